@@ -1,0 +1,214 @@
+"""The command line: verbs and no logic.
+
+``recinject VERB`` and ``accelerate launch -m recinject VERB`` are the same function.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.progress import say
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Inject recommendation knowledge into language models, and compare them honestly with "
+    "collaborative filtering.\n\n"
+    "First steps: `recinject run quickstart`, then open `runs/quickstart/report/report.html`.",
+)
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a .yaml file")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the recipe's"),
+]
+
+
+def _run(recipe: str, overrides: list[str] | None) -> Any:
+    from recinject.pipeline.run import Run
+    from recinject.recipe import load_recipe
+
+    words = ["recinject", "run", recipe, *(overrides or [])]
+    return Run(load_recipe(recipe, overrides or []), " ".join(words))
+
+
+@app.command()
+def run(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Do everything, from the log to the report; what is done already is skipped.
+
+    Example: `recinject run ml_100k data.path=ml-100k training.max_steps=500`
+    """
+    started = _run(recipe, overrides)
+    from recinject.pipeline.check import check_settings
+    from recinject.pipeline.report import report
+
+    check_settings(started.recipe)
+    report(started)
+
+
+@app.command()
+def prepare(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Read, clean and split the log, and name its items.
+
+    Example: `recinject prepare quickstart data.path=log.csv data.columns.item_id=sku`
+    """
+    from recinject.pipeline.prepare import prepare as stage
+
+    stage(_run(recipe, overrides))
+
+
+@app.command()
+def build(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Write the samples of every task to disk, as Parquet and, if asked, JSON lines.
+
+    Example: `recinject build quickstart samples.jsonl=true samples.workers=2`
+    """
+    from recinject.pipeline.build import build as stage
+
+    stage(_run(recipe, overrides))
+
+
+@app.command()
+def train(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Fine-tune the model on the mixture of tasks; go on where it was cut off.
+
+    Example: `accelerate launch -m recinject train quickstart`
+    """
+    started = _run(recipe, overrides)
+    from recinject.pipeline.check import check_settings
+    from recinject.pipeline.train import train as stage
+
+    check_settings(started.recipe)
+    stage(started)
+
+
+@app.command()
+def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Let the model and the baselines answer the same stored queries.
+
+    Example: `recinject evaluate quickstart evaluation.limit=200`
+    """
+    started = _run(recipe, overrides)
+    from recinject.pipeline.check import check_settings
+    from recinject.pipeline.evaluate import evaluate as stage
+
+    check_settings(started.recipe)
+    stage(started)
+
+
+@app.command()
+def report(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Write the report, after whatever is still missing for it.
+
+    Example: `recinject report quickstart`
+    """
+    run(recipe, overrides)
+
+
+@app.command()
+def preview(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    task: Annotated[str | None, typer.Option(help="Only this task")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples a wording")] = 1,
+) -> None:
+    """Show rendered samples with their token counts; writes nothing.
+
+    Example: `recinject preview quickstart --task retrieval -n 3`
+    """
+    from recinject.pipeline.preview import preview_samples
+
+    for sample, tokens in preview_samples(_run(recipe, overrides), task, count):
+        typer.secho(f"\n{sample.sample_id}  {sample.template}", bold=True)
+        typer.echo(f"  prompt ({tokens[0]} tokens): {sample.prompt}")
+        typer.echo(f"  completion ({tokens[1]} tokens): {sample.completion}")
+
+
+@app.command()
+def check(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Read the log, render every template, and bind every setting; writes nothing.
+
+    Example: `recinject check my_recipe.yaml`
+    """
+    started = _run(recipe, overrides)
+    from recinject.pipeline.check import check_run
+
+    for line in check_run(started):
+        say(line)
+
+
+@app.command()
+def ls() -> None:
+    """List the shipped recipes, each with what its header says."""
+    from recinject.recipe import shipped_recipes
+
+    for name, path in shipped_recipes().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+        typer.echo(f"{name:24} {first}")
+
+
+@app.command()
+def show(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Print a recipe with every default written out.
+
+    Example: `recinject show quickstart training.max_steps=10`
+    """
+    import yaml
+
+    from recinject.recipe import load_recipe
+
+    plain = load_recipe(recipe, overrides or []).model_dump(mode="json")
+    typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
+
+
+@app.command()
+def cp(
+    recipe: RecipeName,
+    destination: Annotated[Path, typer.Argument(help="The file to write")],
+) -> None:
+    """Copy a recipe, header and comments with it, to change it.
+
+    Example: `recinject cp quickstart my_recipe.yaml`
+    """
+    from recinject.recipe import find_recipe
+
+    target = destination if destination.suffix else destination.with_suffix(".yaml")
+    if target.exists():
+        raise RecinjectError(f"{target}: exists already", hint="choose another name")
+    try:
+        shutil.copyfile(find_recipe(recipe), target)
+    except OSError as error:
+        message = f"{target}: cannot be written ({error.strerror})"
+        raise RecinjectError(
+            message, hint="choose a folder that is there and open to you"
+        ) from error
+    say(f"{target}: change it, then recinject run {target}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine has: versions, devices, precision, optional parts."""
+    from recinject.doctor import examine
+
+    for line in examine():
+        typer.echo(line)
+
+
+def main() -> None:
+    """Run the command line; a mistake ends with one clear error and exit code 2."""
+    try:
+        app()
+    except RecinjectError as error:
+        say(f"error: {error}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        say("stopped; the same command goes on from what is done")
+        sys.exit(130)

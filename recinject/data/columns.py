@@ -1,0 +1,231 @@
+"""Which column of a file is which of ours, and what its values mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from recinject.data.schema import Columns, Flags, Floats
+from recinject.data.table_reader import Table
+from recinject.foundation.errors import RecinjectError, did_you_mean
+
+EVENT_COLUMNS = tuple(column.value for column in Columns)
+ITEM_COLUMNS = ("item_id", "title", "brand", "category", "categories")
+GUESSES: dict[str, tuple[str, ...]] = {
+    "user_id": ("userid", "user", "reviewerid", "uid", "customerid", "visitorid"),
+    "item_id": ("itemid", "item", "parentasin", "asin", "movieid", "productid", "bookid", "iid"),
+    "rating": ("rating", "overall", "stars", "score"),
+    "timestamp": ("timestamp", "unixreviewtime", "time", "datetime", "date"),
+    "position": ("position",),
+    "title": ("title", "movietitle", "booktitle", "itemtitle", "name", "itemname", "productname"),
+    "brand": ("brand", "store", "manufacturer"),
+    "category": ("category", "maincategory"),
+    "categories": ("categories", "genres", "genre", "class", "categorylist"),
+}
+_FIRST_MILLISECONDS = 1e11  # as seconds, this is the year 5138; as milliseconds, 1973
+
+
+def check_names(columns: Mapping[str, str]) -> None:
+    """Refuse a setting for a column that is none of ours.
+
+    Raises:
+        RecinjectError: a key is not a legal name.
+    """
+    for name in columns:
+        if name not in GUESSES:
+            raise RecinjectError(
+                f"data.columns: unknown column {name!r}", hint=did_you_mean(name, GUESSES)
+            )
+
+
+def match_names(
+    table: Table, wanted: Sequence[str], required: Sequence[str], columns: Mapping[str, str]
+) -> dict[str, str]:
+    """Find the file's column for each of ours: as the settings say, else by well-known names.
+
+    Args:
+        table: the file's rows.
+        wanted: our names that this file may hold.
+        required: those that it must hold.
+        columns: the settings, our name to the file's; an empty text leaves a column out.
+
+    Returns:
+        Our name to the file's, for those found.
+
+    Raises:
+        RecinjectError: a column that was asked for or is required is not there.
+    """
+    theirs = [str(name) for name in table.frame.columns]
+    found = {ours: columns[ours] for ours in wanted if columns.get(ours)}
+    for ours, name in found.items():
+        if name not in theirs:
+            raise RecinjectError(
+                f"{table.path}: there is no column {name!r} to read {ours} from",
+                hint=f"set data.columns.{ours}=NAME: {did_you_mean(name, theirs)}",
+            )
+    plain = {_plain(name): name for name in reversed(theirs) if name not in found.values()}
+    for ours in wanted:
+        guess = next((plain[name] for name in GUESSES[ours] if name in plain), None)
+        if ours not in columns and guess is not None:
+            found[ours] = guess
+    for ours in required:
+        if ours not in found:
+            raise RecinjectError(
+                f"{table.path}: no column looks like {ours}",
+                hint=f"the first line must name the columns; then set data.columns.{ours}=NAME. "
+                f"{did_you_mean(ours, theirs)}",
+            )
+    return found
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def event_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
+    """Return a file's events with checked values under our names.
+
+    Ids are text; ``rating``, ``timestamp`` (seconds since 1970, NaN where unknown) and
+    ``position`` are float64. A column without any value is left out.
+
+    Raises:
+        RecinjectError: there are no rows, or a value is missing or not what its column says.
+    """
+    if table.frame.empty:
+        raise RecinjectError(f"{table.path}: holds no events", hint="give a log with rows")
+    frame = pd.DataFrame(index=table.frame.index)
+    for ours, theirs in names.items():
+        text = as_text(table.frame[theirs])
+        if ours in ("user_id", "item_id"):
+            frame[ours] = _ids(table, ours, text)
+        elif text.ne("").any():
+            read = _timestamps if ours == "timestamp" else _numbers
+            frame[ours] = read(table, ours, text)
+    return frame
+
+
+def item_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
+    """Return a file's items as text under our names, missing values None.
+
+    ``categories`` is a list of text. Columns that are none of ours keep their own name.
+
+    Raises:
+        RecinjectError: an item id is missing.
+    """
+    others = [
+        name
+        for name in table.frame.columns
+        if name not in ("", "__index_level_0__", *names.values(), *ITEM_COLUMNS)
+    ]
+    frame = pd.DataFrame(index=table.frame.index)
+    for ours, theirs in {**names, **{name: name for name in others}}.items():
+        column = table.frame[theirs]
+        lists = ours == "category" and "categories" not in names and _holds_lists(column)
+        if lists or ours == "categories":
+            separator = None if theirs in table.sequences else "|"
+            values = [_labels(value, separator) or None for value in column]
+            frame["categories"] = pd.Series(values, dtype=object)
+        else:
+            text = as_text(column)
+            frame[ours] = _ids(table, ours, text) if ours == "item_id" else _none_for_empty(text)
+    return frame
+
+
+def as_text(column: pd.Series[Any]) -> pd.Series[Any]:
+    """Return a column of any type as text without outer white space, missing values as ``""``.
+
+    Whole numbers that a file stores as floats (as ids with gaps are) read as whole numbers.
+    """
+    missing = column.isna()
+    if pd.api.types.is_float_dtype(column.dtype) and bool((column.dropna() % 1 == 0).all()):
+        column = column.astype("Int64")
+    elif column.dtype == object:
+        column = column.map(_value_text)
+    return column.astype(str).mask(missing, "").str.strip()
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, str):
+        # JSON can spell half of a surrogate pair, which no file can then store as UTF-8.
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, (list, tuple, np.ndarray)):
+        return ", ".join(_flatten(value))
+    if isinstance(value, dict):
+        return json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _flatten(value: Any) -> Iterator[str]:
+    if isinstance(value, (list, tuple, np.ndarray)):
+        for part in value:
+            yield from _flatten(part)
+    elif value is not None:
+        yield _value_text(value).strip()
+
+
+def _labels(value: Any, separator: str | None) -> list[str]:
+    """Split, flatten and tidy one item's categories; each stands once, in the file's order."""
+    if isinstance(value, str):
+        value = _value_text(value).split(separator)
+    elif not isinstance(value, (list, tuple, np.ndarray)):
+        value = [] if pd.isna(value) else [value]
+    return [label for label in dict.fromkeys(_flatten(value)) if label]
+
+
+def _holds_lists(column: pd.Series[Any]) -> bool:
+    present = column.dropna()
+    return not present.empty and isinstance(present.iloc[0], (list, tuple, np.ndarray))
+
+
+def _none_for_empty(text: pd.Series[Any]) -> pd.Series[Any]:
+    return text.astype(object).where(text != "", None)
+
+
+def _ids(table: Table, name: str, text: pd.Series[Any]) -> pd.Series[Any]:
+    _refuse(table, name, text, (text == "").to_numpy(bool), "is empty", "mend or remove it")
+    return text
+
+
+def _numbers(table: Table, name: str, text: pd.Series[Any]) -> Floats:
+    numbers = _parse(text)
+    bad = ~np.isfinite(numbers)
+    _refuse(table, name, text, bad, "is not a number", _leave_out(name))
+    return numbers
+
+
+def _timestamps(table: Table, name: str, text: pd.Series[Any]) -> Floats:
+    seconds = _parse(text)
+    known = (text != "").to_numpy(bool)
+    dated = known & np.isnan(seconds)
+    if dated.any():
+        dates = pd.to_datetime(text[dated], format="ISO8601", utc=True, errors="coerce")
+        seconds[dated] = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+    what = "is neither seconds since 1970 nor a date such as 2014-03-01T10:00:00"
+    _refuse(table, name, text, known & ~np.isfinite(seconds), what, _leave_out(name))
+    numeric = known & ~dated
+    while numeric.any() and np.median(np.abs(seconds[numeric])) > _FIRST_MILLISECONDS:
+        seconds[numeric] /= 1000
+    return seconds
+
+
+def _parse(text: pd.Series[Any]) -> Floats:
+    return pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan, copy=True)
+
+
+def _leave_out(name: str) -> str:
+    return f"mend or remove it, or do without the column with data.columns.{name}=''"
+
+
+def _refuse(
+    table: Table, name: str, text: pd.Series[Any], bad: Flags, what: str, hint: str
+) -> None:
+    if bad.any():
+        row = int(bad.argmax())
+        value = str(text.iloc[row])[:40]
+        raise RecinjectError(f"{table.place(row)}: {name} {value!r} {what}", hint=hint)

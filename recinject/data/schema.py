@@ -1,0 +1,121 @@
+"""The two tables everything starts from, as dense integers: interactions and catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+Integers = NDArray[np.int32]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+class Columns(str, Enum):
+    """The names that a log's columns have after reading; only the first two are required."""
+
+    USER = "user_id"
+    ITEM = "item_id"
+    RATING = "rating"
+    TIMESTAMP = "timestamp"
+    POSITION = "position"
+
+
+@dataclass(frozen=True, eq=False)
+class Interactions:
+    """Who used what, when: one array a column, events ordered by user, then by time.
+
+    Attributes:
+        users: user number of each event, ascending, shape (events,).
+        items: item number of each event, a row of the catalogue, shape (events,).
+        ratings: rating of each event, or None when the log has none, shape (events,).
+        timestamps: seconds since 1970, or None when the log has none; NaN where unknown,
+            shape (events,).
+        user_ids: the log's own id of each user number.
+        n_items: how many items the catalogue has.
+    """
+
+    users: Integers
+    items: Integers
+    ratings: Floats | None
+    timestamps: Floats | None
+    user_ids: Sequence[str]
+    n_items: int
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    @property
+    def n_users(self) -> int:
+        """How many users there are, those without an event among them."""
+        return len(self.user_ids)
+
+    @cached_property
+    def offsets(self) -> NDArray[np.int64]:
+        """Where each user's events start, in CSR form: shape (users + 1,)."""
+        counts = np.bincount(self.users, minlength=self.n_users)
+        return np.concatenate([[0], np.cumsum(counts)])
+
+    def span(self, user: int) -> slice:
+        """Return the slice of the event arrays that holds one user's events."""
+        return slice(int(self.offsets[user]), int(self.offsets[user + 1]))
+
+    def items_of(self, user: int) -> Integers:
+        """Return one user's items, oldest first."""
+        return self.items[self.span(user)]
+
+    def select(self, keep: Flags) -> Interactions:
+        """Return the events that are kept, with the same user and item numbers."""
+        return replace(
+            self,
+            users=self.users[keep],
+            items=self.items[keep],
+            ratings=None if self.ratings is None else self.ratings[keep],
+            timestamps=None if self.timestamps is None else self.timestamps[keep],
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Catalog:
+    """What the items are: one row an item, its row number being the item number.
+
+    Attributes:
+        frame: a table with a range index, the columns ``item_id`` and ``title`` (text, never
+            missing) and whatever else the log knows: ``brand`` and ``category`` are text,
+            ``categories`` a list of text; missing values are None.
+    """
+
+    frame: pd.DataFrame
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @cached_property
+    def item_ids(self) -> list[str]:
+        """The log's own id of each item number."""
+        return [str(value) for value in self.frame["item_id"]]
+
+    @cached_property
+    def titles(self) -> list[str]:
+        """The title of each item number."""
+        return [str(value) for value in self.frame["title"]]
+
+
+@dataclass(frozen=True, eq=False)
+class Log:
+    """A log as every stage after the readers knows it.
+
+    Attributes:
+        interactions: the events.
+        catalog: the items that the events speak of.
+        source: where it came from, in words, for messages and the report.
+    """
+
+    interactions: Interactions
+    catalog: Catalog
+    source: str

@@ -1,0 +1,1 @@
+"""From a model's scores to items: the trie, constrained beam search, candidate scores."""

@@ -1,0 +1,151 @@
+"""Beam search that can say nothing but the identifiers of items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recinject.data.schema import Flags, Floats, Integers
+from recinject.decoding.decoder import BranchingDecoder, log_probabilities
+from recinject.decoding.trie import ROOT, Trie
+
+Numbers = NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class _Paths:
+    """Paths down the trie, as columns: whose, continuing which branch, where, how good."""
+
+    users: Numbers
+    parents: Numbers
+    nodes: Numbers
+    scores: Floats
+
+    def take(self, index: Numbers | Flags) -> _Paths:
+        return _Paths(self.users[index], self.parents[index], self.nodes[index], self.scores[index])
+
+    def best(self, beams: int) -> _Paths:
+        """Keep each user's best, best first; equal scores go by node, so chance has no say."""
+        order = np.lexsort((self.nodes, -self.scores, self.users))
+        return self.take(order[_ranks(self.users[order]) < beams])
+
+    def joined(self, other: _Paths) -> _Paths:
+        return _Paths(
+            np.concatenate([self.users, other.users]),
+            np.concatenate([self.parents, other.parents]),
+            np.concatenate([self.nodes, other.nodes]),
+            np.concatenate([self.scores, other.scores]),
+        )
+
+
+@torch.inference_mode()
+def constrained_beam_search(
+    model: torch.nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    trie: Trie,
+    beams: int,
+    excluded: Sequence[Integers] | None = None,
+) -> tuple[Integers, Floats]:
+    """Find the items whose identifiers a model finds likeliest after each prompt.
+
+    Scores are sums of log-probabilities over the whole vocabulary, so they are comparable with
+    those of :func:`score_candidates`. With as many beams as items the search is exhaustive. It
+    finds ``beams`` items whenever so many are allowed, each once, and no other.
+
+    Args:
+        model: an encoder-decoder model in evaluation mode.
+        input_ids: the prompts' tokens, shape (n, length).
+        attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
+        trie: the items' token sequences.
+        beams: how many paths to follow, and how many items to return.
+        excluded: the items not to return, one array a prompt.
+
+    Returns:
+        Items, best first, -1 where there are no more, shape (n, beams), and their scores, -inf
+        where there are none.
+    """
+    decoder = BranchingDecoder(model, input_ids, attention_mask)
+    n = len(input_ids)
+    left = _ItemsLeft(trie, excluded)
+    users = np.arange(n)
+    live = _Paths(users, np.zeros(n, np.int64), np.full(n, ROOT), np.zeros(n))
+    found = live.take(users[:0])
+    tokens = decoder.start
+    while True:
+        reached = _extend(live, decoder.step(tokens), trie, left)
+        ends = trie.items[reached.nodes] >= 0
+        found = found.joined(reached.take(ends)).best(beams)
+        live = _hopeful(reached.take(~ends), found, n, beams).best(beams)
+        if not len(live.users):
+            return _as_lists(found, trie, n, beams)
+        # Branches that a prompt has no use for read a harmless token and are never looked at.
+        branches = _ranks(live.users)
+        parents = np.zeros((n, int(branches.max()) + 1), np.int64)
+        tokens = np.zeros(parents.shape, np.int32)
+        parents[live.users, branches] = live.parents
+        tokens[live.users, branches] = trie.tokens[live.nodes]
+        decoder.branch(parents)
+
+
+class _ItemsLeft:
+    """How many items a user may still be shown below a node."""
+
+    def __init__(self, trie: Trie, excluded: Sequence[Integers] | None) -> None:
+        self._counts = trie.counts
+        paths = [trie.paths[np.unique(items)] for items in excluded or []]
+        rows = np.repeat(np.arange(len(paths)), [path.size for path in paths])
+        nodes = np.concatenate([path.ravel() for path in paths]) if paths else np.zeros(0, np.int64)
+        keys = (rows * len(trie) + nodes)[nodes >= 0]
+        self._keys, self._gone = np.unique(keys, return_counts=True)
+
+    def any(self, users: Numbers, nodes: Numbers) -> Flags:
+        counts = self._counts[nodes]
+        if not len(self._keys):
+            return np.asarray(counts > 0)
+        keys = users * len(self._counts) + nodes
+        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        gone = np.where(self._keys[place] == keys, self._gone[place], 0)
+        return np.asarray(counts > gone)
+
+
+def _extend(live: _Paths, logits: Tensor, trie: Trie, left: _ItemsLeft) -> _Paths:
+    """Follow every allowed child of every path; ``parents`` are branches of the present step."""
+    starts = trie.first_child[live.nodes]
+    degrees = trie.first_child[live.nodes + 1] - starts
+    row = np.repeat(np.arange(len(live.nodes)), degrees)
+    offsets = np.arange(len(row)) - np.repeat(np.cumsum(degrees) - degrees, degrees)
+    nodes = starts[row] + offsets
+    allowed = left.any(live.users[row], nodes)
+    row, nodes = row[allowed], nodes[allowed]
+    users, branches = live.users[row], _ranks(live.users)[row]
+    gains = log_probabilities(logits, users, branches, trie.tokens[nodes])
+    return _Paths(users, branches, nodes, live.scores[row] + gains)
+
+
+def _hopeful(paths: _Paths, found: _Paths, n: int, beams: int) -> _Paths:
+    """Drop paths already worse than a full list's last item: scores only ever fall."""
+    bars = np.full(n, -np.inf)
+    last = _ranks(found.users) == beams - 1
+    bars[found.users[last]] = found.scores[last]
+    return paths.take(paths.scores >= bars[paths.users])
+
+
+def _ranks(users: Numbers) -> Numbers:
+    """Number the rows of each user from 0; the users must be in order."""
+    return np.arange(len(users)) - np.searchsorted(users, users)
+
+
+def _as_lists(found: _Paths, trie: Trie, n: int, beams: int) -> tuple[Integers, Floats]:
+    items = np.full((n, beams), -1, np.int32)
+    scores = np.full((n, beams), -np.inf)
+    place = found.users, _ranks(found.users)
+    items[place] = trie.items[found.nodes]
+    scores[place] = found.scores
+    return items, scores

@@ -1,0 +1,1 @@
+"""Honest figures: queries, tie-aware metrics, intervals, paired tests, the audit."""

@@ -1,0 +1,99 @@
+"""One task's evaluation: every recommender answers the same queries and is measured alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recinject.data.schema import Catalog, Interactions
+from recinject.evaluation.metrics import MetricResult, evaluate_prediction
+from recinject.evaluation.statistics import Comparison, compare
+from recinject.foundation.progress import say
+from recinject.recommenders.protocol import Prediction, Queries, Recommender
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every recommender of a run is measured.
+
+    Attributes:
+        list_length: how many items each recommends; the cutoff of ``mrr``.
+        cutoffs: the list lengths of ``hr@K`` and ``ndcg@K``.
+        resamples: how often the users are drawn anew for an interval.
+        seed: the seed of those draws, the same for all.
+    """
+
+    list_length: int
+    cutoffs: Sequence[int]
+    resamples: int
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """A recommender's prediction with what it is worth."""
+
+    prediction: Prediction
+    metrics: list[MetricResult]
+
+
+def fit_baselines(
+    baselines: Iterable[Recommender], training: Interactions, seed: int
+) -> list[Recommender]:
+    """Fit every baseline on the training view, and return them."""
+    fitted = []
+    for baseline in baselines:
+        if "rating" not in baseline.tasks or training.ratings is not None:
+            say(f"  fitting {baseline.name}")
+            baseline.fit(training, seed)
+            fitted.append(baseline)
+    return fitted
+
+
+def answer(recommender: Recommender, queries: Queries, protocol: Protocol) -> Answer:
+    """Let a recommender answer queries, and measure its answers."""
+    prediction = recommender.predict(queries, protocol.list_length)
+    return Answer(prediction, measure(prediction, queries, protocol))
+
+
+def measure(prediction: Prediction, queries: Queries, protocol: Protocol) -> list[MetricResult]:
+    """Measure answers by every metric of their task."""
+    return evaluate_prediction(
+        prediction, queries, protocol.cutoffs, protocol.resamples, protocol.seed
+    )
+
+
+def compare_with_all(
+    first: Answer, others: Iterable[Answer], queries: Queries, protocol: Protocol
+) -> list[Comparison]:
+    """Compare one answer with each of the others by every metric, paired over users."""
+    pairs = [(result.metric, other.prediction) for other in others for result in first.metrics]
+    found = [
+        compare(first.prediction, reference, queries, metric, protocol.resamples, protocol.seed)
+        for metric, reference in pairs
+    ]
+    return [comparison for comparison in found if comparison is not None]
+
+
+def save_prediction(
+    folder: Path, prediction: Prediction, queries: Queries, catalog: Catalog
+) -> None:
+    """Write answers with the log's own ids, so that metrics can be had again without the model."""
+    ids = np.array([*catalog.item_ids, None], dtype=object)
+    columns = {
+        "sample_id": list(queries.sample_ids),
+        "target_item_id": ids[queries.targets],
+        "item_ids": None if prediction.items is None else list(ids[prediction.items]),
+        "scores": None if prediction.scores is None else list(prediction.scores),
+        "ahead": prediction.ahead,
+        "tied": prediction.tied,
+        "rating": prediction.ratings,
+        "label": queries.labels,
+    }
+    known = {name: column for name, column in columns.items() if column is not None}
+    path = folder / f"{prediction.task}.{prediction.recommender}.parquet"
+    pd.DataFrame(known).to_parquet(path, index=False)

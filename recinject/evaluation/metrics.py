@@ -1,0 +1,198 @@
+"""What a prediction is worth, in figures that equal scores cannot flatter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recinject.data.schema import Floats
+from recinject.evaluation.resampling import (
+    Clusters,
+    Statistic,
+    auc_of,
+    bootstrap,
+    interval,
+    mean_of,
+    observe,
+    root_mean_of,
+)
+from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.recommenders.protocol import Prediction, Queries
+
+POSITIVE_RATING = 4.0
+"""The lowest true rating that counts as positive in the AUC."""
+
+_RATING_METRICS = ("rmse", "mae", "auc")
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """One figure with its 95 % interval over users.
+
+    Attributes:
+        task: the task that was asked.
+        recommender: the name of what answered.
+        metric: ``hr@K``, ``ndcg@K`` or ``mrr``; for ratings ``rmse``, ``mae`` or ``auc``.
+        value: the figure on all queries.
+        ci_low: lower end of the interval.
+        ci_high: upper end of the interval.
+        n: how many users it rests on.
+    """
+
+    task: str
+    recommender: str
+    metric: str
+    value: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+def hit_rate(ahead: Floats, tied: Floats, k: int) -> Floats:
+    """Return the chance that the target is among the first ``k``: shape (n,).
+
+    Here and below, items with equal scores stand in random order: the target's rank is uniform
+    on ``ahead + 1 .. ahead + tied``, and the metric is its expected value over those ranks.
+
+    Examples:
+        >>> hit_rate(np.array([0.0, 9.0, np.inf]), np.array([1.0, 4.0, 1.0]), 10).tolist()
+        [1.0, 0.25, 0.0]
+    """
+    return _expected(np.ones(k), ahead, tied)
+
+
+def ndcg(ahead: Floats, tied: Floats, k: int) -> Floats:
+    """Return the expected 1 / log2(1 + rank) of the one relevant item, 0 after rank ``k``."""
+    return _expected(1 / np.log2(np.arange(2, k + 2)), ahead, tied)
+
+
+def reciprocal_rank(ahead: Floats, tied: Floats, cutoff: int) -> Floats:
+    """Return the expected 1 / rank, 0 after the cutoff."""
+    return _expected(1 / np.arange(1, cutoff + 1), ahead, tied)
+
+
+def _expected(gains: Floats, ahead: Floats, tied: Floats) -> Floats:
+    total = np.concatenate([[0.0], np.cumsum(gains)])
+    first = np.minimum(ahead, len(gains)).astype(np.int64)
+    last = np.minimum(ahead + tied, len(gains)).astype(np.int64)
+    expected: Floats = (total[last] - total[first]) / tied
+    return expected
+
+
+_LIST_METRICS: dict[str, Callable[[Floats, Floats, int], Floats]] = {
+    "hr": hit_rate,
+    "ndcg": ndcg,
+    "rr": reciprocal_rank,
+}
+
+
+def metric_names(task: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
+    """List the metrics of a task.
+
+    Examples:
+        >>> metric_names("retrieval", [10])
+        ['hr@10', 'ndcg@10', 'mrr']
+    """
+    if task == "rating":
+        return list(_RATING_METRICS)
+    return [f"{name}@{k}" for name in ("hr", "ndcg") for k in cutoffs] + ["mrr"]
+
+
+def statistic_of(
+    prediction: Prediction, queries: Queries, metric: str, clusters: Clusters
+) -> Statistic:
+    """Return one metric of a prediction as a function of how often each user counts.
+
+    ``mrr`` is cut off at the length of the recommended list, since beyond it a recommender that
+    searches rather than scores knows nothing.
+
+    Raises:
+        RecinjectError: the task has no such metric, the prediction does not hold what it
+            needs, or its lists end before the metric's cutoff.
+    """
+    if queries.task == "rating":
+        return _rating_statistic(prediction, queries, metric, clusters)
+    if prediction.items is None or prediction.ahead is None or prediction.tied is None:
+        raise _incomplete(prediction, "a list of items, `ahead` and `tied`")
+    if not np.all(prediction.tied >= 1):
+        raise _incomplete(prediction, "scores that are numbers: a target ties with itself at least")
+    length = prediction.items.shape[1]
+    name, _, cutoff = ("rr", "@", str(length)) if metric == "mrr" else metric.partition("@")
+    if name not in _LIST_METRICS or not cutoff.isdecimal():
+        raise _unknown(metric, queries.task)
+    if int(cutoff) > length:
+        raise RecinjectError(
+            f"{metric} of {prediction.recommender}: its lists end after {length} items",
+            hint="recommend longer lists, or lower evaluation.cutoffs",
+        )
+    values = _LIST_METRICS[name](prediction.ahead, prediction.tied, int(cutoff))
+    return mean_of(values, clusters)
+
+
+def _rating_statistic(
+    prediction: Prediction, queries: Queries, metric: str, clusters: Clusters
+) -> Statistic:
+    ratings, labels = prediction.ratings, queries.labels
+    if ratings is None or labels is None or not np.isfinite(ratings).all():
+        raise _incomplete(prediction, "a number for each rating")
+    if metric == "rmse":
+        return root_mean_of((ratings - labels) ** 2, clusters)
+    if metric == "mae":
+        return mean_of(np.abs(ratings - labels), clusters)
+    if metric == "auc":
+        return auc_of(ratings, labels >= POSITIVE_RATING, clusters)
+    raise _unknown(metric, queries.task)
+
+
+def _incomplete(prediction: Prediction, needed: str) -> RecinjectError:
+    return RecinjectError(
+        f"{prediction.recommender}: its answer to {prediction.task} is incomplete",
+        hint=f"a prediction for {prediction.task} needs {needed}",
+    )
+
+
+def _unknown(metric: str, task: str) -> RecinjectError:
+    return RecinjectError(
+        f"the task {task} has no metric {metric!r}", hint=did_you_mean(metric, metric_names(task))
+    )
+
+
+def evaluate_prediction(
+    prediction: Prediction,
+    queries: Queries,
+    cutoffs: Sequence[int] = (5, 10),
+    resamples: int = 1000,
+    seed: int = 0,
+) -> list[MetricResult]:
+    """Measure a prediction by every metric of its task, with 95 % bootstrap intervals.
+
+    A metric that is not defined on these queries, as the AUC of one class, is left out.
+
+    Args:
+        prediction: the answers.
+        queries: what was asked, row by row as in the prediction.
+        cutoffs: the list lengths of ``hr@K`` and ``ndcg@K``.
+        resamples: how many times the users are drawn anew.
+        seed: what the draws derive from; give all recommenders the same.
+    """
+    clusters = Clusters.of(queries.users)
+    if not clusters.count:
+        return []
+    names = metric_names(queries.task, cutoffs)
+    statistics = [statistic_of(prediction, queries, name, clusters) for name in names]
+    values = observe(statistics, clusters)
+    draws = bootstrap(statistics, clusters, resamples, seed)
+    return [
+        MetricResult(
+            queries.task,
+            prediction.recommender,
+            name,
+            float(value),
+            *interval(draw),
+            clusters.count,
+        )
+        for name, value, draw in zip(names, values, draws.T, strict=True)
+        if np.isfinite(value)
+    ]

@@ -1,0 +1,1 @@
+"""What every room stands on: errors with a hint, derived chance, atomic storage, progress."""

@@ -1,0 +1,42 @@
+"""One kind of error for everything a user can mend, with the mending in it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RecinjectError(Exception):
+    """Something the user can mend: the message names place and fact, the hint the fix.
+
+    Args:
+        message: where it happened and what is wrong, in one sentence.
+        hint: what to do about it, in one sentence.
+
+    Examples:
+        >>> str(RecinjectError("log.csv: no column 'user'", hint="set data.columns.user_id"))
+        "log.csv: no column 'user'\\n  fix: set data.columns.user_id"
+    """
+
+    def __init__(self, message: str, *, hint: str) -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  fix: {self.hint}"
+
+
+def did_you_mean(name: str, legal: Iterable[str]) -> str:
+    """Say which legal name a wrong one most likely meant, and list them all.
+
+    Examples:
+        >>> did_you_mean("lerning_rate", ["learning_rate", "seed"])
+        "did you mean 'learning_rate'? Legal: learning_rate, seed"
+        >>> did_you_mean("x", ["seed"])
+        'Legal: seed'
+    """
+    names = sorted(legal)
+    listing = "Legal: " + (", ".join(names) or "none")
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"did you mean {near[0]!r}? {listing}" if near else listing

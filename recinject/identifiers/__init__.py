@@ -1,0 +1,1 @@
+"""How an item is named in text: a stored table from item number to text."""

@@ -1,0 +1,48 @@
+"""LoRA: a few small matrices are trained in place of the model (Hu et al. 2022)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from transformers import PreTrainedModel
+
+from recinject.foundation.errors import RecinjectError, did_you_mean
+
+_OURS = {"task_type", "peft_type", "inference_mode", "base_model_name_or_path"}
+
+
+def add_lora(model: PreTrainedModel, settings: Mapping[str, Any], seed: int = 0) -> PeftModel:
+    """Freeze a model and add the LoRA matrices that are trained in its place.
+
+    Args:
+        model: an encoder-decoder model; it is changed in place.
+        settings: parameters of ``peft.LoraConfig``, passed on as they are.
+        seed: of the matrices' first values. The global random state is left as it was.
+
+    Raises:
+        RecinjectError: a parameter is unknown, or refused by peft for this model.
+    """
+    legal = set(inspect.signature(LoraConfig).parameters) - _OURS
+    for key in settings:
+        if key not in legal:
+            raise RecinjectError(
+                f"model.lora: LoraConfig takes no {key!r} here", hint=did_you_mean(key, legal)
+            )
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            return get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_2_SEQ_LM, **settings))
+    except (ValueError, TypeError) as error:
+        raise RecinjectError(
+            f"model.lora: peft refuses it ({error})",
+            hint="see peft.LoraConfig; T5's projections are named q, k, v, o, wi_0, wi_1 and wo",
+        ) from error
+
+
+def without_wrapper(model: torch.nn.Module) -> PreTrainedModel:
+    """Return the encoder-decoder model inside a LoRA wrapper, its matrices at work; or itself."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model

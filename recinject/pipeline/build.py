@@ -1,0 +1,54 @@
+"""Build: every sample of every task, on disk."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import recinject
+from recinject.foundation.storage import hash_files, hash_value, shipped_folder
+from recinject.pipeline.facts import data_facts, sample_rows
+from recinject.pipeline.prepare import prepare
+from recinject.pipeline.run import Facts, Run, factory_of, given_tokenizer
+from recinject.recipe import Recipe
+from recinject.reporting.cards import dataset_card
+from recinject.samples.build import build_samples
+
+
+def build(run: Run) -> None:
+    """Make the folder ``samples``, and before it what it needs."""
+    prepare(run)
+    recipe = run.recipe
+    settings = recipe.samples.model_dump(mode="json", exclude={"workers", "tasks"})
+    settings |= {
+        "tasks": {task.name: asdict(task) for task in recipe.tasks()},
+        "tokenizer": recipe.model.tokenizer or recipe.model.name or recipe.model.vocab_size,
+    }
+    inputs = {**run.fingerprints("data", "identifiers"), "prompts": _hash_prompts(recipe)}
+    run.stage("samples", settings, inputs).run(lambda folder: _samples(run, folder))
+
+
+def _hash_prompts(recipe: Recipe) -> str:
+    own = recipe.samples.prompts
+    folders = [shipped_folder("prompts"), *([own] if own and own.is_dir() else [])]
+    names = [f"{task.name}.yaml" for task in recipe.tasks()]
+    files = [folder / name for folder in folders for name in names]
+    return hash_value([hash_files(file) for file in files if file.is_file()])
+
+
+def _samples(run: Run, folder: Path) -> Facts:
+    recipe, samples = run.recipe, run.recipe.samples
+    factory = factory_of(recipe, *run.split, run.identifiers.texts, given_tokenizer(recipe))
+    rows = build_samples(factory, folder, workers=samples.workers, jsonl=samples.jsonl)
+    versions = {task: wording.templates.version for task, wording in factory.wordings.items()}
+    card = dataset_card(
+        recipe.name,
+        data=data_facts(run),
+        samples=sample_rows(rows, {}),
+        prompt_versions=versions,
+        command=run.command,
+        version=recinject.__version__,
+        seed=recipe.seed,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return {"rows": rows, "prompt_versions": versions}

@@ -1,0 +1,99 @@
+"""Check: every setting bound and every template rendered, before anything is written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+from recinject.data.splitting import SPLITS
+from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.identifiers.table import KINDS
+from recinject.models.building import count_parameters
+from recinject.models.lora import add_lora
+from recinject.pipeline.preview import fresh_factory
+from recinject.pipeline.run import Run, given_tokenizer
+from recinject.pipeline.train import base_model
+from recinject.recipe import Recipe
+from recinject.recommenders.baselines import make_baseline
+from recinject.samples.tokenizer import train_tokenizer
+from recinject.training.arguments import check_training_settings
+
+
+def check_settings(recipe: Recipe) -> None:
+    """Bind every setting to what it is for, so that no mistake waits for the last stage.
+
+    Raises:
+        RecinjectError: a setting is unknown, of the wrong kind, or cannot be met here.
+    """
+    for place, name, legal in (
+        ("data.split", recipe.data.split, SPLITS),
+        ("identifiers.kind", recipe.identifiers.kind, KINDS),
+    ):
+        if name not in legal:
+            raise RecinjectError(f"{place}: unknown {name!r}", hint=did_you_mean(name, legal))
+    for name in recipe.evaluation.baselines:
+        make_baseline(name)
+    _check_list_length(recipe)
+    _check_writable(recipe)
+    if recipe.training is not None:
+        check_training_settings(recipe.training.arguments)
+        _check_mixture(recipe)
+    tokenizer = given_tokenizer(recipe) or train_tokenizer([], recipe.model.vocab_size)
+    model = base_model(recipe, tokenizer)
+    if recipe.lora is not None:
+        add_lora(model, recipe.lora, recipe.seed)
+
+
+def _check_list_length(recipe: Recipe) -> None:
+    longest = max(recipe.evaluation.cutoffs)
+    if longest > recipe.evaluation.beams:
+        raise RecinjectError(
+            f"evaluation.cutoffs: {longest} items, but lists end after "
+            f"{recipe.evaluation.beams} (evaluation.beams)",
+            hint=f"set evaluation.beams={longest} or more",
+        )
+
+
+def _check_mixture(recipe: Recipe) -> None:
+    tasks = [task.name for task in recipe.tasks()]
+    for task in recipe.training.mixture if recipe.training else ():
+        if task not in tasks:
+            raise RecinjectError(
+                f"training.mixture: {task!r} is not among the run's tasks",
+                hint=did_you_mean(task, tasks),
+            )
+
+
+def _check_writable(recipe: Recipe) -> None:
+    nearest = next(
+        folder for folder in (recipe.folder, *recipe.folder.absolute().parents) if folder.exists()
+    )
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise RecinjectError(
+            f"{recipe.folder}: {nearest} cannot be written to",
+            hint="choose another place with runs=FOLDER, or mend the permissions",
+        )
+
+
+def check_run(run: Run) -> Iterator[str]:
+    """Check the settings, read the log and render every template; say what was found.
+
+    Raises:
+        RecinjectError: see :func:`check_settings`; or the log or a template is at fault.
+    """
+    check_settings(run.recipe)
+    yield "settings: every key is bound"
+    factory = fresh_factory(run)
+    log = factory.split.interactions
+    yield f"log: {log.n_users:,} users, {log.n_items:,} items, {len(log):,} events"
+    for builder in factory.builders():
+        if not len(builder):
+            yield f"{builder.task.name} ({builder.split}): no sample"
+            continue
+        context = builder.context(0)[0]
+        for template in builder.wording.templates.templates:
+            template.render(context, builder.wording.phrases)
+        yield f"{builder.task.name} ({builder.split}): {len(builder):,} samples"
+    model = base_model(run.recipe, factory.tokenizer)
+    size = factory.tokenizer.get_vocab_size()
+    yield f"model: {count_parameters(model)[1]:,} parameters, {size:,} tokens"

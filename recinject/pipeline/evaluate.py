@@ -1,0 +1,182 @@
+"""Evaluate: the model and the baselines answer the same stored queries."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recinject.data.splitting import Part
+from recinject.evaluation import audit
+from recinject.evaluation.evaluate import (
+    Answer,
+    Protocol,
+    answer,
+    compare_with_all,
+    fit_baselines,
+    save_prediction,
+)
+from recinject.evaluation.examples import draw_examples
+from recinject.evaluation.queries import make_queries
+from recinject.foundation.progress import say
+from recinject.foundation.storage import write_json
+from recinject.models.building import count_parameters
+from recinject.models.storing import load_trained
+from recinject.pipeline.run import Facts, Run, is_first_process
+from recinject.pipeline.train import base_model, train
+from recinject.recommenders.baselines import make_baseline
+from recinject.recommenders.language_model import LanguageModel
+from recinject.recommenders.protocol import Prediction, Queries, Recommender
+from recinject.samples.build import rating_labels
+from recinject.samples.builder import REWORDED
+from recinject.samples.store import read_samples
+from recinject.templating.language import number_text
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_AUDITED_SAMPLES = 2000
+
+
+def evaluate(run: Run) -> None:
+    """Make the folder ``evaluation``, and before it what it needs."""
+    train(run)
+    if not is_first_process():
+        return
+    recipe = run.recipe
+    settings = {
+        **recipe.evaluation.model_dump(),
+        "model": recipe.model.model_dump(),
+        "examples": recipe.report.examples,
+    }
+    trained = ["training"] if recipe.training is not None else []
+    inputs = run.fingerprints("samples", *trained)
+    run.stage("evaluation", settings, inputs).run(lambda folder: _evaluate(run, folder))
+
+
+def _evaluate(run: Run, folder: Path) -> Facts:
+    settings, seed = run.recipe.evaluation, run.recipe.seed
+    predictions = folder / "predictions"
+    predictions.mkdir()
+    evaluation = _Evaluation(
+        run=run,
+        folder=predictions,
+        protocol=Protocol(settings.beams, settings.cutoffs, settings.resamples, seed),
+        model=_model(run),
+        baselines=fit_baselines(
+            [make_baseline(name) for name in settings.baselines], run.split[0].train, seed
+        ),
+    )
+    evaluation.rows["audit"] += map(asdict, _audit_run(run))
+    for task in evaluation.tasks:
+        evaluation.ask(task)
+    for name, content in evaluation.rows.items():
+        write_json(folder / f"{name}.json", content)
+    return {"parameters": count_parameters(evaluation.model)[1]}
+
+
+def _model(run: Run) -> PreTrainedModel:
+    if run.recipe.training is None:
+        return base_model(run.recipe, run.factory.tokenizer).eval()
+    return load_trained(run.folder("training"))[0]
+
+
+def _audit_run(run: Run) -> list[audit.Finding]:
+    split, catalog = run.split
+    tokens = run.manifest("training").facts["tokens"].values() if run.recipe.training else []
+    cut = sum(facts["truncated"] for facts in tokens)
+    unknown = sum(facts["unknown_tokens"] for facts in tokens)
+    return [
+        *audit.time_order(split),
+        audit.held_out_in_training(split, _named_in_training(run)),
+        *audit.duplicates(catalog, run.identifiers.texts),
+        *audit.prompts(sum(facts["samples"] for facts in tokens), cut, unknown),
+    ]
+
+
+def _named_in_training(run: Run) -> Iterator[tuple[int, set[int]]]:
+    """Yield the users and items of training samples made anew, evenly over each task."""
+    for builder in run.factory.builders():
+        if builder.split == "train":
+            for number in range(0, len(builder), max(1, len(builder) // _AUDITED_SAMPLES)):
+                context = builder.context(number)[0]
+                yield context.user, context.items
+
+
+@dataclass(frozen=True, eq=False)
+class _Evaluation:
+    """What stays the same from task to task, and the rows that gather."""
+
+    run: Run
+    folder: Path
+    protocol: Protocol
+    model: PreTrainedModel
+    baselines: Sequence[Recommender]
+    rows: dict[str, list[dict[str, Any]]] = field(
+        default_factory=lambda: {"metrics": [], "comparisons": [], "audit": [], "examples": []}
+    )
+
+    @property
+    def tasks(self) -> list[str]:
+        return [task.name for task in self.run.recipe.tasks() if Part.TEST in task.parts]
+
+    def ask(self, task: str) -> None:
+        """Let everybody answer one task's queries; gather what came of it."""
+        queries, model = self.queries(task, "test"), self.language_model(task)
+        say(f"  {task}: {len(queries)} queries")
+        asked = [model, *(each for each in self.baselines if task in each.tasks)]
+        answers = [answer(each, queries, self.protocol) for each in asked]
+        for given in answers:
+            save_prediction(self.folder, given.prediction, queries, self.run.split[1])
+        self.rows["comparisons"] += map(
+            asdict, compare_with_all(answers[0], answers[1:], queries, self.protocol)
+        )
+        answers += self.reworded(task, model)
+        self.rows["metrics"] += [asdict(result) for given in answers for result in given.metrics]
+        self.show(answers[0].prediction, queries)
+
+    def reworded(self, task: str, model: LanguageModel) -> list[Answer]:
+        """Ask the model the same in a wording that it was never trained on."""
+        wording = self.run.factory.wordings[task].templates
+        if not (self.run.recipe.evaluation.reworded and wording.held_out):
+            return []
+        queries = self.queries(task, REWORDED)
+        given = answer(model, queries, self.protocol)
+        name = f"{model.name}_{REWORDED}"
+        metrics = [replace(result, recommender=name) for result in given.metrics]
+        prediction = replace(given.prediction, recommender=name)
+        save_prediction(self.folder, prediction, queries, self.run.split[1])
+        return [Answer(prediction, metrics)]
+
+    def show(self, prediction: Prediction, queries: Queries) -> None:
+        """Audit the model's lists, and draw examples from them."""
+        catalog, recipe = self.run.split[1], self.run.recipe
+        findings = audit.recommended_lists(prediction, queries, len(catalog))
+        if queries.task == "retrieval":
+            findings += audit.highest_id_rule(self.run.identifiers.numbers, queries)
+        self.rows["audit"] += map(asdict, findings)
+        share = -(-recipe.report.examples // len(self.tasks))
+        drawn = draw_examples(prediction, queries, catalog, share, recipe.seed)
+        self.rows["examples"] += map(asdict, drawn)
+
+    def queries(self, task: str, split: str) -> Queries:
+        """Load the stored queries of a task."""
+        samples = read_samples(self.run.folder("samples"), task, split)
+        limit, seed = self.run.recipe.evaluation.limit, self.run.recipe.seed
+        return make_queries(samples, *self.run.split, limit, seed)
+
+    def language_model(self, task: str) -> LanguageModel:
+        """Make the model a recommender that answers in the task's own words."""
+        factory, recipe = self.run.factory, self.run.recipe
+        rates = task == "rating"
+        labels = {number_text(value): value for value in rating_labels(self.run.split[0])}
+        return LanguageModel(
+            self.model,
+            factory.tokenizer,
+            self.run.identifiers.texts if rates else factory.wordings[task].phrases["target"],
+            labels if rates else None,
+            max_prompt_tokens=recipe.samples.max_prompt_tokens,
+            beams=recipe.evaluation.beams,
+            rows_at_once=recipe.evaluation.batch_size * recipe.evaluation.beams,
+        )

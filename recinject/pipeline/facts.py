@@ -1,0 +1,117 @@
+"""What the finished stages of a run say of themselves, in the rows that reports show."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import recinject
+from recinject.foundation.storage import read_json
+from recinject.pipeline.run import Run
+from recinject.recipe import Recipe
+from recinject.reporting.inputs import (
+    AuditRow,
+    CleaningRow,
+    ComparisonRow,
+    DataFacts,
+    ExampleRow,
+    LossRow,
+    MetricRow,
+    ModelFacts,
+    ReportInputs,
+    SampleRow,
+    read_rows,
+)
+from recinject.tasks.ranking import Ranking
+
+_BEFORE = ("data", "identifiers", "samples", "training", "evaluation")
+_TOKEN_COLUMNS = ("mean_prompt_tokens", "max_prompt_tokens", "truncated")
+
+
+def gather(run: Run) -> ReportInputs:
+    """Gather everything that a finished run's report shows."""
+    evaluation = run.folder("evaluation")
+    stages = [stage for stage in _BEFORE if stage != "training" or run.recipe.training is not None]
+    facts = {stage: run.manifest(stage).facts for stage in stages}
+    first, last = facts["data"], facts["evaluation"]
+    return ReportInputs(
+        name=run.recipe.name,
+        command=run.command,
+        started=_moment(first["finished"] - first["seconds"]),
+        finished=_moment(last["finished"]),
+        version=recinject.__version__,
+        seed=run.recipe.seed,
+        durations={stage: facts[stage]["seconds"] for stage in stages},
+        data=data_facts(run),
+        samples=sample_rows(facts["samples"]["rows"], facts.get("training", {}).get("tokens", {})),
+        model=_model_facts(run),
+        training=read_rows(LossRow, _training_log(run)),
+        metrics=read_rows(MetricRow, read_json(evaluation / "metrics.json")),
+        comparisons=read_rows(ComparisonRow, read_json(evaluation / "comparisons.json")),
+        audit=read_rows(AuditRow, read_json(evaluation / "audit.json")),
+        examples=read_rows(ExampleRow, read_json(evaluation / "examples.json")),
+        sampled_candidates=_negatives(run.recipe),
+    )
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def data_facts(run: Run) -> DataFacts:
+    """Say where the log came from, what cleaning left of it and how it was split."""
+    facts = run.manifest("data").facts
+    return DataFacts(
+        source=facts["source"],
+        cleaning=read_rows(CleaningRow, facts["cleaning"]),
+        split=run.recipe.data.split,
+        train=facts["train"],
+        validation=facts["validation"],
+        test=facts["test"],
+        tie_rate=facts.get("tie_rate"),
+        future_share=facts.get("future_share"),
+    )
+
+
+def sample_rows(
+    rows: Sequence[Mapping[str, Any]], tokens: Mapping[str, Mapping[str, Any]]
+) -> list[SampleRow]:
+    """Count the samples by task and split.
+
+    Args:
+        rows: what the samples stage wrote.
+        tokens: what training found of each task's training samples; empty before it.
+    """
+    found = []
+    for row in rows:
+        counted = tokens.get(row["task"], {}) if row["split"] == "train" else {}
+        columns = {key: row[key] for key in ("task", "split", "samples")}
+        columns |= {key: counted[key] for key in _TOKEN_COLUMNS if key in counted}
+        found.append(SampleRow(**columns, templates=len(row["templates"])))
+    return found
+
+
+def _model_facts(run: Run) -> ModelFacts:
+    recipe = run.recipe
+    settings = ", ".join(f"{key}={value}" for key, value in (recipe.model.config or {}).items())
+    name = recipe.model.name or f"T5 built here ({settings})"
+    if recipe.training is None:
+        total = run.manifest("evaluation").facts["parameters"]
+        return ModelFacts(name, "not trained (zero-shot)", 0, total)
+    facts = run.manifest("training").facts
+    adaptation = "full" if recipe.lora is None else "LoRA"
+    return ModelFacts(name, adaptation, facts["trainable"], facts["parameters"])
+
+
+def _training_log(run: Run) -> list[dict[str, Any]]:
+    path = run.recipe.folder / "logs" / "train.jsonl"
+    if run.recipe.training is None or not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _negatives(recipe: Recipe) -> int:
+    slates = [task.negatives for task in recipe.tasks() if isinstance(task, Ranking)]
+    return slates[0] if slates else Ranking().negatives

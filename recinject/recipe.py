@@ -1,0 +1,255 @@
+"""The recipe: what a run is made of, checked key by key before anything starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.storage import shipped_folder
+from recinject.tasks.registry import TASKS, task_type
+from recinject.tasks.task import Task
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of a recipe; keys that are not its own are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimulatorSection(Section):
+    """The simulated shop, used when no path is given."""
+
+    users: Annotated[int, Field(ge=10)] = 2000
+    items: Annotated[int, Field(ge=30)] = 300
+    events_per_user: Annotated[int, Field(ge=6)] = 14
+
+
+class DataSection(Section):
+    """Where the log comes from, how it is cleaned and split."""
+
+    path: Path | None = None
+    items: Path | None = None
+    format: str | None = None
+    columns: dict[str, str] = {}
+    simulator: SimulatorSection = SimulatorSection()
+    k_core: Annotated[int, Field(ge=0)] = 5
+    split: str = "leave_one_out"
+
+
+class IdentifiersSection(Section):
+    """How an item is named in text."""
+
+    kind: str = "number"
+
+
+class SamplesSection(Section):
+    """Which samples are built, in whose words, and within which lengths."""
+
+    tasks: dict[str, dict[str, Any] | None] = Field(default={name: {} for name in TASKS})
+    prompts: Path | None = None
+    phrases: dict[str, str] = {}
+    max_prompt_tokens: Positive = 512
+    max_completion_tokens: Positive = 64
+    workers: Positive = 1
+    jsonl: bool = False
+
+
+class ModelSection(Section):
+    """A model by hub name or local folder, or a small T5 built from a config.
+
+    ``config`` passes to transformers' ``T5Config``; ``tokenizer`` is a folder, a file or a hub
+    name, and stays empty to take the named model's own, or to learn one of ``vocab_size``.
+    """
+
+    name: str | None = None
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    vocab_size: Positive = 8000
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSection:
+        if (self.name is None) == (self.config is None):
+            raise ValueError("give model.name or model.config, one of the two")
+        return self
+
+
+class TrainingSection(BaseModel):
+    """The mixture, and any argument of transformers' ``Seq2SeqTrainingArguments``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    mixture: dict[str, float] = {}
+    validation_samples: Positive = 500
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that pass to transformers as they are."""
+        return dict(self.model_extra or {})
+
+
+class EvaluationSection(Section):
+    """What is measured, against whom."""
+
+    baselines: list[str] = [
+        *("random", "popularity", "item_knn", "als", "bpr"),
+        *("global_mean", "item_mean", "user_mean"),
+    ]
+    cutoffs: list[Positive] = [5, 10]
+    beams: Positive = 20
+    batch_size: Positive = 32
+    limit: Positive | None = None
+    resamples: Annotated[int, Field(ge=100)] = 1000
+    reworded: bool = True
+
+
+class ReportSection(Section):
+    """What the report shows."""
+
+    examples: Positive = 10
+
+
+class Recipe(Section):
+    """One experiment, from the log to the report."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    runs: Path = Path("runs")
+    seed: int = 1
+    data: DataSection = DataSection()
+    identifiers: IdentifiersSection = IdentifiersSection()
+    samples: SamplesSection = SamplesSection()
+    model: ModelSection
+    lora: dict[str, Any] | None = None
+    training: TrainingSection | None
+    evaluation: EvaluationSection = EvaluationSection()
+    report: ReportSection = ReportSection()
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.runs / self.name
+
+    def tasks(self) -> list[Task]:
+        """Return the samplers with their settings; a task set to null is left out.
+
+        Raises:
+            RecinjectError: an unknown task or setting, or a value of the wrong kind.
+        """
+        chosen = self.samples.tasks.items()
+        return [_make_task(name, settings) for name, settings in chosen if settings is not None]
+
+    def plain(self) -> dict[str, Any]:
+        """Return the recipe with every default written out, as plain YAML values."""
+        return self.model_dump(mode="json")
+
+
+def _make_task(name: str, settings: Mapping[str, Any]) -> Task:
+    kind = task_type(name)
+    legal = [field.name for field in dataclasses.fields(kind)]
+    for key in settings:
+        if key not in legal:
+            raise RecinjectError(
+                f"samples.tasks.{name}: unknown key {key!r}", hint=did_you_mean(key, legal)
+            )
+    try:
+        return TypeAdapter(kind).validate_python(settings)
+    except ValidationError as error:
+        raise _explain(error, f"samples.tasks.{name}.") from error
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that ship with the package, by name."""
+    return {path.stem: path for path in sorted(shipped_folder("recipes").glob("*.yaml"))}
+
+
+def find_recipe(name: str) -> Path:
+    """Return the file of a recipe given by path or by shipped name.
+
+    Raises:
+        RecinjectError: there is none.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return path
+        raise RecinjectError(f"{path}: no such recipe file", hint="check the path")
+    if name not in shipped_recipes():
+        raise RecinjectError(
+            f"no recipe is called {name!r}",
+            hint=f"give a .yaml file or a shipped name. {did_you_mean(name, shipped_recipes())}",
+        )
+    return shipped_recipes()[name]
+
+
+def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Load a recipe, lay ``key=value`` overrides over it, and check every key.
+
+    Args:
+        name: a path of a YAML file, or a shipped recipe's name.
+        overrides: such as ``data.path=log.csv`` or ``training.max_steps=100``; values are YAML.
+
+    Raises:
+        RecinjectError: no such recipe, an unknown key (the nearest legal one is named), or a
+            value of the wrong kind.
+    """
+    path = find_recipe(name)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise RecinjectError(f"{path}: not YAML: {error}", hint="mend the line it names") from error
+    if not isinstance(content, dict):
+        raise RecinjectError(f"{path}: not a recipe", hint="a recipe is sections of keys: values")
+    content.setdefault("name", path.stem)
+    for override in overrides:
+        _lay_over(content, override)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise _explain(error, f"{path.name}: ") from error
+    recipe.tasks()
+    return recipe
+
+
+def _lay_over(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise RecinjectError(
+            f"{override!r} is no override", hint="write key=value, e.g. data.path=log.csv"
+        )
+    *sections, last = key.split(".")
+    for section in sections:
+        if content.get(section) is None:
+            content[section] = {}
+        content = content[section]
+        if not isinstance(content, dict):
+            raise RecinjectError(f"{key}: {section!r} has no keys below it", hint="shorten the key")
+    content[last] = yaml.safe_load(value)
+
+
+def _explain(error: ValidationError, place: str) -> RecinjectError:
+    """Turn pydantic's first complaint into one that names place, fact and fix."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"]]
+    where = f"{place}{'.'.join(keys)}"
+    if first["type"] == "extra_forbidden":
+        return RecinjectError(f"{where}: unknown key", hint=did_you_mean(keys[-1], _legal(keys)))
+    if first["type"] == "missing":
+        return RecinjectError(f"{where}: missing", hint=f"add {keys[-1]} to the recipe")
+    return RecinjectError(
+        f"{where}: {first['msg']}", hint=f"it is {first['input']!r} now; change or remove it"
+    )
+
+
+def _legal(keys: Sequence[str]) -> Iterable[str]:
+    section: type[BaseModel] = Recipe
+    for key in keys[:-1]:
+        found = section.model_fields[key].annotation
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            section = found
+    return section.model_fields

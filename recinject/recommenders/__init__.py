@@ -1,0 +1,1 @@
+"""Everything that recommends, behind one protocol: baselines and the language model."""

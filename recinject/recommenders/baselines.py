@@ -1,0 +1,28 @@
+"""The collaborative filters that every language model is compared with, by name."""
+
+from __future__ import annotations
+
+from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.recommenders.averages import GlobalMean, ItemMean, UserMean
+from recinject.recommenders.factorisation import ALS, BPR
+from recinject.recommenders.neighbourhood import ItemKNN
+from recinject.recommenders.popularity import Popularity, Random
+from recinject.recommenders.protocol import Recommender
+
+BASELINES: dict[str, type[Recommender]] = {
+    baseline.name: baseline
+    for baseline in (Random, Popularity, ItemKNN, ALS, BPR, GlobalMean, ItemMean, UserMean)
+}
+
+
+def make_baseline(name: str) -> Recommender:
+    """Make an unfitted baseline with its default settings.
+
+    Raises:
+        RecinjectError: no baseline has that name.
+    """
+    if name not in BASELINES:
+        raise RecinjectError(
+            f"evaluation.baselines: unknown baseline {name!r}", hint=did_you_mean(name, BASELINES)
+        )
+    return BASELINES[name]()

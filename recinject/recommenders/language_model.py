@@ -1,0 +1,163 @@
+"""The language model as a recommender: it answers the same stored queries as the baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from recinject.data.schema import Floats, Integers, Interactions
+from recinject.decoding.beam_search import constrained_beam_search
+from recinject.decoding.candidates import pad_sequences, score_candidates
+from recinject.decoding.trie import Trie
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.progress import track
+from recinject.recommenders.protocol import Prediction, Queries, Recommender, places, top_k
+
+Rows = NDArray[np.int64]
+
+
+class LanguageModel(Recommender):
+    """Reads a query's prompt and says which items, in what order, or which rating.
+
+    Retrieval searches the identifiers of the whole catalogue; ranking scores the candidates'
+    identifiers; a rating is the mean of the labels' values, weighted by how likely the model
+    finds each label.
+
+    Args:
+        model: a trained encoder-decoder model, LoRA's wrapper allowed.
+        tokenizer: the tokenizer that it was trained with.
+        identifier_texts: the completion that names each item, item number by position.
+        rating_labels: the completions that are ratings, and their values; not needed elsewhere.
+        max_prompt_tokens: longer prompts are cut at the end, as in training.
+        beams: how many paths to follow in retrieval, at least as many as items asked for.
+        rows_at_once: how many beams, candidates or labels to decode in one batch: what bounds
+            the memory needed.
+
+    Raises:
+        RecinjectError: two items cannot be told apart by their identifiers' tokens.
+    """
+
+    name: ClassVar[str] = "language_model"
+    tasks: ClassVar[frozenset[str]] = frozenset({"retrieval", "ranking", "rating"})
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        tokenizer: Tokenizer,
+        identifier_texts: Sequence[str],
+        rating_labels: Mapping[str, float] | None = None,
+        max_prompt_tokens: int = 512,
+        beams: int = 20,
+        rows_at_once: int = 640,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._max_prompt_tokens = max_prompt_tokens
+        self._beams = beams
+        self._rows_at_once = rows_at_once
+        sequences = self._encode(identifier_texts)
+        self._trie = Trie.build(sequences)
+        self._sequences = pad_sequences(sequences)
+        self._label_values = np.array(list((rating_labels or {}).values()), np.float64)
+        self._labels = pad_sequences(self._label_sequences(list(rating_labels or {})))
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Do nothing: the model comes trained, by :func:`recinject.training.fitting.fit`."""
+
+    def predict(self, queries: Queries, k: int) -> Prediction:
+        """Answer queries by reading their prompts.
+
+        Raises:
+            RecinjectError: ratings are asked for and no labels were given.
+        """
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            if queries.task == "retrieval":
+                return self._retrieve(queries, k)
+            if queries.task == "ranking":
+                return self._rank(queries, k)
+            return self._rate(queries)
+        finally:
+            self._model.train(was_training)
+
+    def _retrieve(self, queries: Queries, k: int) -> Prediction:
+        width = max(self._beams, k)
+        items = np.full((len(queries), width), -1, np.int32)
+        scores = np.full((len(queries), width), -np.inf)
+        for rows, prompts in self._batches(queries, width):
+            histories = [queries.histories[row] for row in rows]
+            items[rows], scores[rows] = constrained_beam_search(
+                self._model, *prompts, self._trie, width, histories
+            )
+        ahead, tied = _places_in_lists(items, scores, queries.targets)
+        return Prediction(self.name, queries.task, items[:, :k], scores[:, :k], ahead, tied)
+
+    def _rank(self, queries: Queries, k: int) -> Prediction:
+        if queries.candidates is None:
+            raise RecinjectError("ranking: the queries have no candidates", hint="build them anew")
+        candidates = queries.candidates
+        scores = np.zeros(candidates.shape)
+        for rows, prompts in self._batches(queries, candidates.shape[1]):
+            sequences = self._sequences[candidates[rows]]
+            longest = int((sequences >= 0).sum(2).max())
+            scores[rows] = score_candidates(self._model, *prompts, sequences[:, :, :longest])
+        columns, top_scores = top_k(scores, k)
+        targets = np.argmax(candidates == queries.targets[:, None], axis=1).astype(np.int32)
+        items = np.take_along_axis(candidates, columns, axis=1)
+        return Prediction(self.name, queries.task, items, top_scores, *places(scores, targets))
+
+    def _rate(self, queries: Queries) -> Prediction:
+        if not self._label_values.size:
+            raise RecinjectError(
+                "rating: the language model was given no rating labels",
+                hint="pass rating_labels: the completions that are ratings, with their values",
+            )
+        ratings = np.zeros(len(queries))
+        for rows, prompts in self._batches(queries, len(self._labels)):
+            scores = score_candidates(self._model, *prompts, self._labels)
+            weights = np.exp(scores - scores.max(1, keepdims=True))
+            ratings[rows] = weights @ self._label_values / weights.sum(1)
+        return Prediction(self.name, queries.task, ratings=ratings)
+
+    def _batches(
+        self, queries: Queries, width: int
+    ) -> Iterator[tuple[Rows, tuple[Tensor, Tensor]]]:
+        """Yield rows of the queries with their prompts, the longest first: little is padding."""
+        prompts = [self._shortened(tokens) for tokens in self._encode(queries.prompts)]
+        order = np.argsort([-len(tokens) for tokens in prompts], kind="stable")
+        size = max(1, self._rows_at_once // width)
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        for rows in track(batches, f"Asking the model: {queries.task}"):
+            grid = torch.from_numpy(pad_sequences([prompts[row] for row in rows]).astype(np.int64))
+            yield rows, (grid.clamp(min=0), (grid >= 0).long())
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+
+    def _shortened(self, tokens: list[int]) -> list[int]:
+        if len(tokens) <= self._max_prompt_tokens:
+            return tokens
+        return [*tokens[: self._max_prompt_tokens - 1], tokens[-1]]
+
+    def _label_sequences(self, texts: Sequence[str]) -> list[list[int]]:
+        sequences = self._encode(texts)
+        alone = {tuple(tokens[:-1]) for tokens in sequences}
+        # Labels of one distinct token need no end token to be told apart: one step will do.
+        if len(alone) == len(texts) and all(len(tokens) == 1 for tokens in alone):
+            return [tokens[:-1] for tokens in sequences]
+        return sequences
+
+
+def _places_in_lists(items: Integers, scores: Floats, targets: Integers) -> tuple[Floats, Floats]:
+    """Count what is ahead of each target in its list and tied with it; inf and 1 if not listed."""
+    is_target = items == targets[:, None]
+    listed = is_target.any(1)
+    ahead, tied = places(scores, np.argmax(is_target, axis=1).astype(np.int32))
+    return np.where(listed, ahead, np.inf), np.where(listed, tied, 1.0)

@@ -1,0 +1,191 @@
+"""The one protocol: every recommender answers the same stored queries in the same form."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from recinject.data.schema import Floats, Integers, Interactions
+from recinject.foundation.errors import RecinjectError
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """The stored questions of one task, as columns; n is their number.
+
+    Attributes:
+        task: ``retrieval``, ``ranking`` or ``rating``.
+        sample_ids: the id of the stored sample behind each query.
+        prompts: what the language model reads, one text a query.
+        users: user numbers, shape (n,).
+        histories: the items each user had used before, oldest first; they are never
+            recommended in retrieval.
+        targets: the item that came next, or that was rated, shape (n,).
+        candidates: the items to rank, shape (n, c); None but for ranking.
+        labels: the true ratings, shape (n,); None but for rating.
+    """
+
+    task: str
+    sample_ids: Sequence[str]
+    prompts: Sequence[str]
+    users: Integers
+    histories: Sequence[Integers]
+    targets: Integers
+    candidates: Integers | None = None
+    labels: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What one recommender answered to one task's queries, item numbers and no strings.
+
+    Attributes:
+        recommender: its name.
+        task: the queries' task.
+        items: the recommended items, best first, -1 where there are fewer, shape (n, k).
+        scores: their scores, -inf where there are fewer, shape (n, k).
+        ahead: how many items scored higher than the target; inf when the target is not in a
+            list that ends, shape (n,).
+        tied: how many items scored as the target did, itself among them, shape (n,).
+        ratings: predicted ratings, shape (n,).
+    """
+
+    recommender: str
+    task: str
+    items: Integers | None = None
+    scores: Floats | None = None
+    ahead: Floats | None = None
+    tied: Floats | None = None
+    ratings: Floats | None = None
+
+
+class Recommender(ABC):
+    """Answers queries. Fitting sees the training view only."""
+
+    name: ClassVar[str]
+    tasks: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Learn from the training events."""
+
+    @abstractmethod
+    def predict(self, queries: Queries, k: int) -> Prediction:
+        """Answer queries of one of :attr:`tasks`, with lists of ``k`` items where it lists."""
+
+
+class ItemScorer(Recommender):
+    """A recommender that gives every item of the catalogue a score."""
+
+    tasks: ClassVar[frozenset[str]] = frozenset({"retrieval", "ranking"})
+    _rows_at_once = 512
+
+    @abstractmethod
+    def score(self, queries: Queries, rows: slice) -> Floats:
+        """Score all items for some of the queries: shape (rows, items)."""
+
+    def predict(self, queries: Queries, k: int) -> Prediction:
+        """Rank the catalogue without the history, or the candidates, by score.
+
+        Raises:
+            RecinjectError: a score is not a number, as after a fit that diverged.
+        """
+        blocks = [
+            self._predict_rows(queries, slice(start, start + self._rows_at_once), k)
+            for start in range(0, max(len(queries), 1), self._rows_at_once)
+        ]
+        return Prediction(
+            self.name,
+            queries.task,
+            items=np.concatenate([block[0] for block in blocks]),
+            scores=np.concatenate([block[1] for block in blocks]),
+            ahead=np.concatenate([block[2] for block in blocks]),
+            tied=np.concatenate([block[3] for block in blocks]),
+        )
+
+    def _predict_rows(
+        self, queries: Queries, rows: slice, k: int
+    ) -> tuple[Integers, Floats, Floats, Floats]:
+        scores = np.array(self.score(queries, rows), np.float64)
+        if np.isnan(scores).any():
+            raise RecinjectError(
+                f"{self.name}: some scores are not numbers, so nothing can be ranked by them",
+                hint="its fit diverged: lower its learning rate or raise its regularisation",
+            )
+        targets = queries.targets[rows]
+        if queries.candidates is None:
+            for row, history in enumerate(queries.histories[rows]):
+                scores[row, history] = -np.inf
+            items, top_scores = top_k(scores, k)
+            return (items, top_scores, *places(scores, targets))
+        candidates = queries.candidates[rows]
+        return rank_candidates(
+            np.take_along_axis(scores, candidates, axis=1), candidates, targets, k
+        )
+
+
+def rank_candidates(
+    scores: Floats, candidates: Integers, targets: Integers, k: int
+) -> tuple[Integers, Floats, Floats, Floats]:
+    """Rank each row's candidates by their scores, both of shape (n, c).
+
+    Returns:
+        ``items``, ``scores``, ``ahead`` and ``tied`` as in :class:`Prediction`; a target that is
+        not among its candidates has infinitely many ahead of it.
+    """
+    columns, top_scores = top_k(scores, k)
+    items = np.where(columns < 0, -1, np.take_along_axis(candidates, columns, axis=1))
+    is_target = candidates == targets[:, None]
+    target_columns = np.where(is_target.any(1), np.argmax(is_target, axis=1), -1).astype(np.int32)
+    return (items.astype(np.int32), top_scores, *places(scores, target_columns))
+
+
+def top_k(scores: Floats, k: int) -> tuple[Integers, Floats]:
+    """Return the columns and values of each row's k largest scores, ties in column order.
+
+    Rows with fewer than ``k`` scores above -inf end in columns of -1 with scores of -inf.
+
+    Examples:
+        >>> columns, values = top_k(np.array([[0.1, 0.9, 0.9, -np.inf]]), 4)
+        >>> columns.tolist(), values.tolist()
+        ([[1, 2, 0, -1]], [[0.9, 0.9, 0.1, -inf]])
+    """
+    rows, columns = scores.shape
+    width = min(k, columns)
+    least = np.partition(scores, columns - width, axis=1)[:, columns - width, None]
+    above, level = scores > least, scores == least
+    # A plain partition would choose among equal scores by its own inner workings.
+    room = width - above.sum(1, keepdims=True)
+    kept = above | (level & (np.cumsum(level, axis=1, dtype=np.int32) <= room))
+    chosen = np.nonzero(kept)[1].reshape(rows, width)
+    values = np.take_along_axis(scores, chosen, axis=1)
+    order = np.argsort(-values, axis=1, kind="stable")
+    top = np.full((rows, k), -1, np.int32)
+    top_scores = np.full((rows, k), -np.inf)
+    top[:, :width] = np.take_along_axis(chosen, order, axis=1)
+    top_scores[:, :width] = np.take_along_axis(values, order, axis=1)
+    return np.where(np.isneginf(top_scores), np.int32(-1), top), top_scores
+
+
+def places(scores: Floats, targets: Integers) -> tuple[Floats, Floats]:
+    """Count the columns ahead of each row's target, and those tied with it, itself included.
+
+    A target that can't be recommended, because its column is -1 or its score -inf, has
+    infinitely many ahead of it.
+
+    Examples:
+        >>> ahead, tied = places(np.array([[0.1, 0.9, 0.5, 0.5]]), np.array([2]))
+        >>> ahead.tolist(), tied.tolist()
+        ([1.0], [2.0])
+    """
+    own = np.take_along_axis(scores, targets[:, None], axis=1)
+    ahead, tied = (scores > own).sum(1), (scores == own).sum(1)
+    absent = (targets < 0) | np.isneginf(own[:, 0])
+    return np.where(absent, np.inf, ahead), np.where(absent, 1.0, tied)

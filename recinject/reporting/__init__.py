@@ -1,0 +1,1 @@
+"""What people read: report.html, report.md, figures and cards."""

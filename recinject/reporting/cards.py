@@ -1,0 +1,122 @@
+"""The cards that travel with a folder of samples and with a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import yaml
+
+from recinject.reporting.inputs import DataFacts, ReportInputs, SampleRow
+from recinject.reporting.report import content_of, render
+from recinject.reporting.tables import cleaning_table, sample_table
+from recinject.reporting.wording import time_note
+
+_COLUMNS = {
+    "sample_id": "the sample's key; the same key always gives the same sample",
+    "task": "the task",
+    "template": "the wording that was used",
+    "split": "train, validation or test",
+    "user_id": "the log's own id of the user",
+    "prompt": "what the model reads",
+    "completion": "what it should write",
+    "target_item_id": "the log's own id of the item to predict",
+    "candidate_item_ids": "the items to choose from, empty where a task has none",
+    "label": "the true rating or class, empty where a task has none",
+}
+_SIZES = {1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M", 1e7: "1M<n<10M"}
+
+
+def dataset_card(
+    name: str,
+    *,
+    data: DataFacts,
+    samples: Sequence[SampleRow],
+    prompt_versions: Mapping[str, int | str],
+    command: str,
+    version: str,
+    seed: int,
+) -> str:
+    """Write the README.md of a folder of samples; ``datasets.load_dataset`` reads its front.
+
+    Args:
+        name: the run's name.
+        data: where the log came from and how it was split.
+        samples: counts by task and part; each must have its ``<task>/<part>-*.parquet``.
+        prompt_versions: the version of the prompt file of each task.
+        command: the command line that makes the samples again.
+        version: the version of recinject.
+        seed: the seed of all chance in the run.
+    """
+    total = sum(row.samples for row in samples)
+    front = {
+        "pretty_name": f"{name} (recinject samples)",
+        "language": ["en"],
+        "task_categories": ["text-generation"],
+        "tags": ["recommendation", "recinject"],
+        "size_categories": [next((s for n, s in _SIZES.items() if total < n), "n>10M")],
+        "configs": _configurations(samples),
+    }
+    content = {
+        "front": _front_matter(front),
+        "name": name,
+        "data": data,
+        "time_note": time_note(data.tie_rate, data.future_share),
+        "cleaning_table": cleaning_table(data.cleaning),
+        "sample_table": sample_table(samples),
+        "tasks": list(dict.fromkeys(row.task for row in samples)),
+        "columns": _COLUMNS,
+        "prompt_versions": prompt_versions,
+        "command": command,
+        "version": version,
+        "seed": seed,
+    }
+    return render("dataset_card.md.j2", content)
+
+
+def model_card(
+    inputs: ReportInputs,
+    *,
+    prompt_versions: Mapping[str, int | str],
+    adapter: bool,
+    base_model: str | None = None,
+) -> str:
+    """Write the README.md of a trained model's folder.
+
+    Args:
+        inputs: what the run's report shows.
+        prompt_versions: the version of the prompt file of each task.
+        adapter: whether the folder holds a LoRA adapter, to be read with peft, or a whole model.
+        base_model: the name on a hub of the model that training started from, if it has one.
+    """
+    front = {
+        "library_name": "peft" if adapter else "transformers",
+        **({"base_model": base_model} if base_model else {}),
+        "language": ["en"],
+        "tags": ["recommendation", "recinject", *(["lora"] if adapter else [])],
+    }
+    content = content_of(inputs) | {
+        "front": _front_matter(front),
+        "adapter": adapter,
+        "base_model": base_model,
+        "prompt_versions": prompt_versions,
+        "prompt": next((row.prompt for row in inputs.examples), "Which item comes next?"),
+    }
+    return render("model_card.md.j2", content)
+
+
+def _front_matter(front: Mapping[str, object]) -> str:
+    text = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=1000)
+    return f"---\n{text}---"
+
+
+def _configurations(samples: Sequence[SampleRow]) -> list[dict[str, object]]:
+    parts: dict[str, list[str]] = {}
+    for row in samples:
+        parts.setdefault(row.task, []).append(row.split)
+    return [
+        {
+            "config_name": task,
+            "data_files": [{"split": p, "path": f"{task}/{p}-*.parquet"} for p in found],
+        }
+        for task, found in parts.items()
+    ]

@@ -1,0 +1,190 @@
+"""The first line of a report: where the language model stands, said whether it pleases or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from recinject.reporting.inputs import LANGUAGE_MODEL, ComparisonRow, MetricRow
+from recinject.reporting.wording import (
+    LOWER_IS_BETTER,
+    MAIN_METRICS,
+    SIGNIFICANT,
+    counts,
+    interval,
+    metric_label,
+    number,
+    p_value,
+    recommender_label,
+    signed,
+)
+
+_SIMPLE_BASELINES = ("popularity", "global_mean")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where the language model stands against one baseline on a task's main metric.
+
+    Attributes:
+        own: the language model's metric.
+        other: the baseline's.
+        comparison: the paired test of the two, None when none was made.
+        baselines: how many baselines the task had.
+    """
+
+    own: MetricRow
+    other: MetricRow
+    comparison: ComparisonRow | None
+    baselines: int
+
+    @property
+    def gain(self) -> float:
+        """How much better the language model is; negative when it loses."""
+        return advantage(self.own.metric, self.own.value - self.other.value)
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the paired test tells the two apart."""
+        return self.comparison is not None and self.comparison.p_value < SIGNIFICANT
+
+    @property
+    def verb(self) -> str:
+        """What the language model does to the baseline: beats, ties with, loses to."""
+        if self.gain < 0:
+            return "loses to"
+        if self.gain == 0:
+            return "ties with"
+        return "beats" if self.is_significant else "scores above"
+
+    @property
+    def evidence(self) -> str:
+        """The paired difference and its test, in words."""
+        row = self.comparison
+        if row is None or not isfinite(row.p_value):
+            return "no paired test was made"
+        doubt = "" if self.is_significant else ", not significant"
+        difference = f"{signed(row.difference)} {interval(row.ci_low, row.ci_high)}".rstrip()
+        return f"paired difference {difference}, p {p_value(row.p_value)}{doubt}"
+
+
+def advantage(metric: str, difference: float) -> float:
+    """Turn a difference so that more is better."""
+    return -difference if metric in LOWER_IS_BETTER else difference
+
+
+def ordered_tasks(rows: Sequence[MetricRow] | Sequence[ComparisonRow]) -> list[str]:
+    """Return the tasks that the rows speak of, the main one first."""
+    found = dict.fromkeys(row.task for row in rows)
+    return [t for t in MAIN_METRICS if t in found] + [t for t in found if t not in MAIN_METRICS]
+
+
+def main_metric(task: str, rows: Sequence[MetricRow] | Sequence[ComparisonRow]) -> str:
+    """Return the metric that speaks for a task: the agreed one, else the first measured."""
+    names = [row.metric for row in rows if row.task == task]
+    agreed = MAIN_METRICS.get(task)
+    return agreed if agreed in names else names[0]
+
+
+def ranked(task: str, metric: str, metrics: Sequence[MetricRow]) -> list[MetricRow]:
+    """Return the recommenders' values of one metric, best first, those without a value left out."""
+    rows = [r for r in metrics if (r.task, r.metric) == (task, metric) and isfinite(r.value)]
+    return sorted(rows, key=lambda row: advantage(metric, row.value), reverse=True)
+
+
+def standings(
+    task: str, metrics: Sequence[MetricRow], comparisons: Sequence[ComparisonRow]
+) -> list[Standing]:
+    """Hold the language model's main metric of a task against each baseline's, best first."""
+    metric = main_metric(task, metrics)
+    rows = ranked(task, metric, metrics)
+    tests = {
+        row.reference: row
+        for row in comparisons
+        if (row.task, row.metric, row.recommender) == (task, metric, LANGUAGE_MODEL)
+    }
+    others = [row for row in rows if row.recommender != LANGUAGE_MODEL]
+    return [
+        Standing(own, other, tests.get(other.recommender), len(others))
+        for own in rows
+        if own.recommender == LANGUAGE_MODEL
+        for other in others
+    ]
+
+
+def headline(
+    metrics: Sequence[MetricRow],
+    comparisons: Sequence[ComparisonRow],
+    subject: str = "The language model",
+) -> str:
+    """Say where the language model stands against the best baseline and against a simple one.
+
+    It speaks of retrieval, else of ranking, else of rating. A loss to any baseline on this
+    task stands in the first sentence, losses on other tasks in the last.
+
+    Args:
+        metrics: all metrics of the run.
+        comparisons: language model minus baseline, paired over users.
+        subject: how to call the language model, at the start of a sentence.
+    """
+    return " ".join(sentences(metrics, comparisons, subject))
+
+
+def sentences(
+    metrics: Sequence[MetricRow], comparisons: Sequence[ComparisonRow], subject: str
+) -> list[str]:
+    """Return the sentences of :func:`headline`, the one that matters most first."""
+    by_task = {task: standings(task, metrics, comparisons) for task in ordered_tasks(metrics)}
+    measured = {task: found for task, found in by_task.items() if found}
+    if not measured:
+        return [_alone(metrics, subject)]
+    task, (best, *others) = next(iter(measured.items()))
+    simple = [s for s in others if s.other.recommender in _SIMPLE_BASELINES]
+    said = [_against_best(task, best, subject), *map(_against_simple, simple[:1])]
+    elsewhere = [(name, found[0]) for name, found in measured.items() if name != task]
+    losses = [_loss(name, standing) for name, standing in elsewhere if standing.gain < 0]
+    if losses:
+        said.append(f"It {'also ' if best.gain < 0 else ''}loses {' and '.join(losses)}.")
+    return said
+
+
+def _against_best(task: str, best: Standing, subject: str) -> str:
+    name = recommender_label(best.other.recommender)
+    rank = f", the best of {best.baselines} baselines," if best.baselines > 1 else ""
+    n = counts([best.own.n, best.other.n])
+    return (
+        f"{subject} {best.verb} {name}{rank} on {task}: {metric_label(best.own.metric)} "
+        f"{_with_interval(best.own)} against {_with_interval(best.other)} "
+        f"(n = {n} users; {best.evidence})."
+    )
+
+
+def _against_simple(standing: Standing) -> str:
+    name = recommender_label(standing.other.recommender)
+    return f"It {standing.verb} {name} ({_with_interval(standing.other)}; {standing.evidence})."
+
+
+def _loss(task: str, best: Standing) -> str:
+    doubt = "" if best.is_significant else ", not significantly"
+    return (
+        f"on {task} to {recommender_label(best.other.recommender)} "
+        f"({metric_label(best.own.metric)} {number(best.own.value)} against "
+        f"{number(best.other.value)}{doubt})"
+    )
+
+
+def _alone(metrics: Sequence[MetricRow], subject: str) -> str:
+    for task in ordered_tasks(metrics):
+        for row in ranked(task, main_metric(task, metrics), metrics):
+            if row.recommender == LANGUAGE_MODEL:
+                return (
+                    f"{subject} reaches {metric_label(row.metric)} {_with_interval(row)} on {task} "
+                    f"(n = {counts([row.n])} users); no baseline was measured, "
+                    "so it proves nothing yet."
+                )
+    return f"{subject} was not measured in this run."
+
+
+def _with_interval(row: MetricRow) -> str:
+    return f"{number(row.value)} {interval(row.ci_low, row.ci_high)}".rstrip()

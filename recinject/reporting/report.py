@@ -1,0 +1,129 @@
+"""Writing report.html (one file that opens offline) and report.md from the same content."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from recinject.reporting import tables, wording
+from recinject.reporting.figures import loss_figure, metric_figure, to_png, to_svg
+from recinject.reporting.headline import (
+    Standing,
+    ordered_tasks,
+    ranked,
+    sentences,
+    standings,
+)
+from recinject.reporting.inputs import MetricRow, ModelFacts, ReportInputs
+
+
+def write_report(inputs: ReportInputs, folder: Path) -> None:
+    """Write ``report.html``, ``report.md`` and ``figures/*.png`` into a folder.
+
+    Args:
+        inputs: everything the report shows.
+        folder: where to write; made when absent.
+    """
+    drawings = folder / "figures"
+    drawings.mkdir(parents=True, exist_ok=True)
+    content = content_of(inputs)
+    figures = _png_figures(inputs)
+    for name, figure in figures.items():
+        to_png(figure, drawings / f"{name}.png")
+    page = render("report.html.j2", content | {"figures": _svg_figures(inputs)})
+    text = render("report.md.j2", content | {"figures": list(figures)})
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    (folder / "report.md").write_text(text, encoding="utf-8")
+
+
+def render(template: str, content: Mapping[str, Any]) -> str:
+    """Fill one of this room's templates; HTML is escaped, Markdown by its filter ``md``."""
+    environment = Environment(
+        loader=PackageLoader("recinject.reporting"),
+        autoescape=select_autoescape(["html.j2"], default=False),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    filters: dict[str, Callable[..., str]] = {
+        "md": wording.markdown,
+        "count": wording.count,
+        "share": wording.share,
+        "large": wording.large,
+        "seconds": wording.seconds,
+        "number": wording.number,
+        "metric": wording.metric_label,
+        "recommender": wording.recommender_label,
+        "unbroken": wording.unbroken,
+        "literal": repr,
+    }
+    environment.filters.update(filters)
+    return environment.get_template(template).render(content)
+
+
+def subject(model: ModelFacts) -> str:
+    """Call the language model what it is: trained or not."""
+    return "The language model" if model.trainable else "The untrained (zero-shot) language model"
+
+
+def content_of(inputs: ReportInputs) -> dict[str, Any]:
+    """Work out what the report and the model card say: sentences, tables and totals."""
+    verdicts = [row.verdict for row in inputs.audit]
+    return {
+        "run": inputs,
+        "headline": sentences(inputs.metrics, inputs.comparisons, subject(inputs.model)),
+        "standings": _standings(inputs),
+        "metric_tables": tables.metric_tables(inputs.metrics, inputs.sampled_candidates),
+        "meanings": wording.metric_meanings(row.metric for row in inputs.metrics),
+        "comparison_tables": tables.comparison_tables(inputs.comparisons),
+        "cleaning_table": tables.cleaning_table(inputs.data.cleaning),
+        "sample_table": tables.sample_table(inputs.samples),
+        "audit_table": tables.audit_table(inputs.audit),
+        "time_note": wording.time_note(inputs.data.tie_rate, inputs.data.future_share),
+        "comparison_note": wording.COMPARISON_NOTE,
+        "not_assessed": wording.NOT_ASSESSED,
+        "warnings": verdicts.count("warning"),
+        "total_samples": sum(row.samples for row in inputs.samples),
+        "total_seconds": sum(inputs.durations.values()),
+    }
+
+
+def _standings(inputs: ReportInputs) -> list[tuple[str, Standing]]:
+    """Return for each task how the language model stands against the best baseline."""
+    found = {
+        task: standings(task, inputs.metrics, inputs.comparisons)
+        for task in ordered_tasks(inputs.metrics)
+    }
+    return [(task, order[0]) for task, order in found.items() if order]
+
+
+def _panels(inputs: ReportInputs) -> list[list[MetricRow]]:
+    """Return the rows of each panel, best first, one panel a task and metric."""
+    found = dict.fromkeys((row.task, row.metric) for row in inputs.metrics)
+    order = ordered_tasks(inputs.metrics)
+    pairs = sorted(found, key=lambda pair: order.index(pair[0]))
+    panels = [ranked(task, metric, inputs.metrics) for task, metric in pairs]
+    return [rows for rows in panels if rows]
+
+
+def _png_figures(inputs: ReportInputs) -> dict[str, Figure]:
+    by_task = groupby(_panels(inputs), key=lambda rows: rows[0].task)
+    figures = {f"metrics_{task}": metric_figure(list(panels), 2) for task, panels in by_task}
+    return figures | ({"loss": loss_figure(inputs.training)} if inputs.training else {})
+
+
+def _svg_figures(inputs: ReportInputs) -> dict[str, list[Markup]]:
+    figures: dict[str, list[Markup]] = {}
+    for rows in _panels(inputs):
+        label = f"{rows[0].task}: {wording.metric_label(rows[0].metric)} by recommender"
+        figures.setdefault(rows[0].task, []).append(to_svg(metric_figure([rows]), label))
+    if inputs.training:
+        figures["training"] = [to_svg(loss_figure(inputs.training), "Loss by training step")]
+    return figures

@@ -1,0 +1,176 @@
+"""The tables of a report and of the cards, made once for HTML and Markdown alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from recinject.reporting.headline import advantage, main_metric, ordered_tasks, ranked
+from recinject.reporting.inputs import (
+    LANGUAGE_MODEL,
+    AuditRow,
+    CleaningRow,
+    ComparisonRow,
+    MetricRow,
+    SampleRow,
+)
+from recinject.reporting.wording import (
+    DASH,
+    SIGNIFICANT,
+    count,
+    counts,
+    interval,
+    markdown,
+    metric_label,
+    number,
+    p_value,
+    recommender_label,
+    signed,
+    task_meaning,
+)
+
+_VERDICTS = ("warning", "note", "ok")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: its text, what stands smaller beside it, and whether it stands out.
+
+    Attributes:
+        text: the main text.
+        aside: a second, quieter text, such as an interval.
+        is_best: whether it is the best of its column.
+        kind: a name for the look of it: ``own`` for the language model, or a verdict.
+    """
+
+    text: str
+    aside: str = ""
+    is_best: bool = False
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table with a header; the first ``labels`` columns are text, the others numbers."""
+
+    title: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    labels: int = 1
+    note: str = ""
+
+    def to_markdown(self) -> str:
+        """Write the table, without title and note, in GitHub's Markdown."""
+        rule = ["---" if i < self.labels else "---:" for i in range(len(self.header))]
+        lines = [[markdown(name) for name in self.header], rule]
+        lines += [[_markdown_cell(cell) for cell in row] for row in self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    text = f"**{markdown(cell.text)}**" if cell.is_best else markdown(cell.text)
+    return f"{text} {markdown(cell.aside)}".rstrip()
+
+
+def metric_tables(metrics: Sequence[MetricRow], sampled_candidates: int) -> list[Table]:
+    """Make one table a task: recommenders by metrics, best recommender of the main metric first."""
+    return [_metric_table(t, metrics, sampled_candidates) for t in ordered_tasks(metrics)]
+
+
+def _metric_table(task: str, metrics: Sequence[MetricRow], sampled_candidates: int) -> Table:
+    own = [row for row in metrics if row.task == task]
+    names = list(dict.fromkeys(row.metric for row in own))
+    values = {(row.recommender, row.metric): row for row in own}
+    best = {name: order[0].value for name in names if (order := ranked(task, name, own))}
+    leaders = [row.recommender for row in ranked(task, main_metric(task, own), own)]
+    rows = []
+    for recommender in dict.fromkeys([*leaders, *(row.recommender for row in own)]):
+        kind = "own" if recommender == LANGUAGE_MODEL else ""
+        cells = [_metric_cell(values.get((recommender, name)), best.get(name)) for name in names]
+        rows.append([Cell(recommender_label(recommender), kind=kind), *cells])
+    n = counts(row.n for row in own)
+    note = f"n = {n} users. {task_meaning(task, sampled_candidates)}".rstrip()
+    return Table(task.capitalize(), ["Recommender", *map(metric_label, names)], rows, note=note)
+
+
+def _metric_cell(row: MetricRow | None, best: float | None) -> Cell:
+    if row is None:
+        return Cell(DASH)
+    return Cell(number(row.value), interval(row.ci_low, row.ci_high), row.value == best)
+
+
+def comparison_tables(comparisons: Sequence[ComparisonRow]) -> list[Table]:
+    """Make a table of each task's main metric, and one of all other metrics when there are any."""
+    order = ordered_tasks(comparisons)
+    speaking = {(task, main_metric(task, comparisons)) for task in order}
+    parts: tuple[list[ComparisonRow], list[ComparisonRow]] = ([], [])
+    for row in sorted(comparisons, key=lambda row: order.index(row.task)):
+        parts[(row.task, row.metric) not in speaking].append(row)
+    titles = ("Main metrics", "Other metrics")
+    return [_comparison_table(t, rows) for t, rows in zip(titles, parts, strict=True) if rows]
+
+
+def _comparison_table(title: str, comparisons: Sequence[ComparisonRow]) -> Table:
+    rows = [
+        [
+            Cell(row.task),
+            Cell(metric_label(row.metric)),
+            Cell(recommender_label(row.reference)),
+            _verdict(row),
+            Cell(signed(row.difference), interval(row.ci_low, row.ci_high)),
+            Cell(p_value(row.p_value).removeprefix("= ")),
+            Cell(count(row.n)),
+        ]
+        for row in comparisons
+    ]
+    header = ["Task", "Metric", "Against", "Language model is", "Difference", "p", "n"]
+    return Table(title, header, rows, labels=4)
+
+
+def _verdict(row: ComparisonRow) -> Cell:
+    if not row.p_value < SIGNIFICANT:
+        return Cell("not shown to differ", kind="note")
+    better = advantage(row.metric, row.difference) > 0
+    return Cell("better", kind="ok") if better else Cell("worse", kind="warning")
+
+
+def cleaning_table(steps: Sequence[CleaningRow]) -> Table:
+    """Make the table of what each cleaning step left."""
+    rows = [
+        [Cell(s.name), Cell(s.detail), *(Cell(count(n)) for n in (s.users, s.items, s.events))]
+        for s in steps
+    ]
+    return Table("Cleaning", ["Step", "Detail", "Users", "Items", "Events"], rows, labels=2)
+
+
+def sample_table(samples: Sequence[SampleRow]) -> Table:
+    """Make the table of samples by task and part; token columns only where tokens were counted."""
+    counted = any(row.mean_prompt_tokens is not None for row in samples)
+    header = ["Task", "Part", "Samples", "Templates"]
+    tokens = ["Mean tokens", "Longest", "Cut off"] if counted else []
+    return Table("Samples", header + tokens, [_sample_row(s, counted) for s in samples], labels=2)
+
+
+def _sample_row(row: SampleRow, counted: bool) -> list[Cell]:
+    cells = [Cell(row.task), Cell(row.split), Cell(count(row.samples)), Cell(count(row.templates))]
+    if counted:
+        mean = None if row.mean_prompt_tokens is None else round(row.mean_prompt_tokens)
+        cells += [Cell(count(n)) for n in (mean, row.max_prompt_tokens, row.truncated)]
+    return cells
+
+
+def audit_table(audit: Sequence[AuditRow]) -> Table:
+    """Make the table of the audit's findings, the gravest first."""
+    known = [row for verdict in _VERDICTS for row in audit if row.verdict == verdict]
+    others = [row for row in audit if row.verdict not in _VERDICTS]
+    rows = [
+        [Cell(r.verdict, kind=r.verdict), Cell(r.check), Cell(_plain(r.value)), Cell(r.explanation)]
+        for r in others + known
+    ]
+    return Table("Audit", ["Verdict", "Check", "Value", "What it means"], rows, labels=4)
+
+
+def _plain(value: float | str) -> str:
+    if isinstance(value, str):
+        return value
+    return count(int(value)) if float(value).is_integer() else number(value)

@@ -1,0 +1,188 @@
+"""How names and numbers read in a report: one place, so that they read the same everywhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from math import isfinite
+
+from recinject.reporting.inputs import LANGUAGE_MODEL
+
+LOWER_IS_BETTER = frozenset({"rmse", "mae"})
+MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
+SIGNIFICANT = 0.05
+DASH, _MINUS = "\u2013", "\u2212"
+COMPARISON_NOTE = (
+    "Language model minus baseline, paired over users, with a 95 % interval. "
+    '"Better" and "worse" mean p < .05, not corrected for the number of comparisons.'
+)
+NOT_ASSESSED = (
+    "User well-being, and whether recommendations manipulate: a log of past behaviour cannot tell. "
+    "Both need studies with people.",
+    "What users would have done with other recommendations: the log only holds what they were "
+    "shown or found by themselves.",
+    "Chance in training: the intervals are over users, for one seed. "
+    "Another seed gives another model.",
+)
+_RECOMMENDERS = {
+    LANGUAGE_MODEL: "language model",
+    "item_knn": "item kNN",
+    "als": "ALS",
+    "bpr": "BPR",
+}
+_METRICS = {
+    "hr": "HR (hit rate): share of queries whose item is among the first k",
+    "ndcg": "NDCG: as the hit rate, but a hit counts less the lower it stands",
+    "mrr": "MRR: mean of 1 / rank of the item, 0 where it is not in the list",
+    "auc": "AUC: chance that a liked item scores above another",
+    "rmse": "RMSE: root mean squared error in rating points, lower is better",
+    "mae": "MAE: mean absolute error in rating points, lower is better",
+}
+
+
+def recommender_label(name: str) -> str:
+    """Return a recommender's name as a person writes it."""
+    return _RECOMMENDERS.get(name, name.replace("_", " "))
+
+
+def metric_label(name: str) -> str:
+    """Return a metric's name as a person writes it: ``HR@10``."""
+    return name.upper()
+
+
+def metric_meanings(names: Iterable[str]) -> list[str]:
+    """Explain each family of metrics once."""
+    return [_METRICS[f] for f in dict.fromkeys(n.split("@")[0] for n in names) if f in _METRICS]
+
+
+def task_meaning(task: str, sampled_candidates: int) -> str:
+    """Say what a task's values were measured on."""
+    meanings = {
+        "retrieval": "The whole catalogue is ranked; the user's history is left out.",
+        "ranking": (
+            f"Sampled metrics: 1 positive and {sampled_candidates} sampled candidates, stored once "
+            "and the same for every recommender. Not comparable with retrieval."
+        ),
+        "rating": "A rating is predicted. Lower is better for RMSE and MAE.",
+    }
+    return meanings.get(task, "")
+
+
+def time_note(tie_rate: float | None, future_share: float | None) -> str:
+    """Say how far the split respects time."""
+    if tie_rate is None or future_share is None:
+        return "The log has no timestamps: the order of events is the log's own."
+    return (
+        f"{share(tie_rate)} of the test events have the very time of the event before them, so "
+        f"their order is the log's word. {share(future_share)} of the training events are later "
+        "than the average test event."
+    )
+
+
+def number(value: float | None) -> str:
+    """Write a value with three decimals, or a dash when there is none.
+
+    Examples:
+        >>> number(0.12345), number(-2.0), number(None)
+        ('0.123', '−2.000', '–')
+    """
+    if value is None or not isfinite(value):
+        return DASH
+    return f"{value:,.3f}".replace("-0.000", "0.000").replace("-", _MINUS)
+
+
+def signed(value: float) -> str:
+    """Write a difference with its sign.
+
+    Examples:
+        >>> signed(0.02), signed(-0.02)
+        ('+0.020', '−0.020')
+    """
+    text = number(value)
+    return f"+{text}" if value > 0 and text != "0.000" else text
+
+
+def interval(low: float, high: float) -> str:
+    """Write a 95 % interval, or nothing when there is none.
+
+    Examples:
+        >>> interval(0.11, 0.136)
+        '[0.110, 0.136]'
+    """
+    return f"[{number(low)}, {number(high)}]" if isfinite(low) and isfinite(high) else ""
+
+
+def p_value(p: float) -> str:
+    """Write a p-value as papers do.
+
+    Examples:
+        >>> p_value(0.0001), p_value(0.0421), p_value(1.0)
+        ('< .001', '= .042', '= 1.000')
+    """
+    if not isfinite(p):
+        return DASH
+    return "< .001" if p < 0.001 else "= " + f"{p:.3f}".removeprefix("0")
+
+
+def unbroken(text: str) -> str:
+    """Keep each p-value and each n of a sentence on one line."""
+    return re.sub(r"\b([pn]) ([<=]) ", "\\1\u00a0\\2\u00a0", text)
+
+
+def count(value: int | None) -> str:
+    """Write a count with thousands separated, or a dash when there is none."""
+    return DASH if value is None else f"{value:,}"
+
+
+def counts(values: Iterable[int]) -> str:
+    """Write the one count that all share, or the span of them.
+
+    Examples:
+        >>> counts([1200, 1200]), counts([3, 5])
+        ('1,200', '3 to 5')
+    """
+    found = sorted(set(values))
+    return " to ".join(count(value) for value in (found[:1] + found[-1:])[-len(found) :])
+
+
+def share(value: float | None) -> str:
+    """Write a share as a percentage."""
+    return DASH if value is None or not isfinite(value) else f"{100 * value:.1f} %"
+
+
+def large(value: int) -> str:
+    """Write a number of parameters.
+
+    Examples:
+        >>> large(812), large(45_600), large(1_234_000)
+        ('812', '45.6 k', '1.2 M')
+    """
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.1f}{unit}"
+    return str(value)
+
+
+def seconds(value: float) -> str:
+    """Write a duration.
+
+    Examples:
+        >>> seconds(4.21), seconds(125), seconds(7500)
+        ('4.2 s', '2 min 5 s', '2 h 5 min')
+    """
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def markdown(text: object) -> str:
+    r"""Escape text for one line of Markdown, table cells included.
+
+    Examples:
+        >>> print(markdown("a|b *c* <i> leave_one_out"))
+        a\|b \*c\* &lt;i> leave_one_out
+    """
+    line = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(str(text).split()))
+    line = re.sub(r"<(?=[\w/!?])", "&lt;", line)
+    return re.sub(r"[\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)

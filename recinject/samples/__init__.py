@@ -1,0 +1,1 @@
+"""Samples on disk: built in shards, mixed, stored, tokenised."""

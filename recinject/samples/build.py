@@ -1,0 +1,160 @@
+"""The samples stage: every task's samples of every split, with the tokenizer that reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from recinject.data.schema import Catalog
+from recinject.data.splitting import Part, Split, View
+from recinject.foundation.errors import RecinjectError
+from recinject.samples.builder import REWORDED, Builder, Wording
+from recinject.samples.store import write_samples
+from recinject.samples.tokenizer import train_tokenizer
+from recinject.tasks.task import Task
+from recinject.templating.language import number_text
+from recinject.templating.library import TaskTemplates, load_templates
+
+
+@dataclass(frozen=True, eq=False)
+class SampleFactory:
+    """All tasks of a run, ready to give any sample.
+
+    Attributes:
+        tasks: the samplers.
+        wordings: what each task is worded in, by its name.
+        split: the one split of the run.
+        catalog: the items.
+        tokenizer: what the model reads with.
+        max_prompt_tokens: the longest prompt.
+        seed: the run's seed.
+    """
+
+    tasks: Sequence[Task]
+    wordings: Mapping[str, Wording]
+    split: Split
+    catalog: Catalog
+    tokenizer: Tokenizer
+    max_prompt_tokens: int
+    seed: int
+
+    def builders(self) -> Iterator[Builder]:
+        """Yield the builder of every task and split."""
+        views = {part: self.split.view(part) for part in Part}
+        for task in self.tasks:
+            for part in task.parts:
+                yield self._builder(task, views[part], part.label)
+            if Part.TEST in task.parts and self.wordings[task.name].templates.held_out:
+                yield self._builder(task, views[Part.TEST], REWORDED)
+
+    def _builder(self, task: Task, view: View, split: str) -> Builder:
+        return Builder(
+            task,
+            self.wordings[task.name],
+            view,
+            split,
+            self.catalog.item_ids,
+            self.max_prompt_tokens,
+            self.seed,
+        )
+
+
+def make_factory(
+    *,
+    tasks: Sequence[Task],
+    split: Split,
+    catalog: Catalog,
+    identifiers: Sequence[str],
+    prompts: Path | None,
+    phrases: Mapping[str, str],
+    tokenizer: Tokenizer | None,
+    vocab_size: int,
+    max_prompt_tokens: int,
+    seed: int,
+) -> SampleFactory:
+    """Write the items, find or learn the tokenizer, and get every task ready.
+
+    Args:
+        tasks: the samplers; those that need ratings are refused where the log has none.
+        split: the one split of the run.
+        catalog: the items.
+        identifiers: the identifier of each item.
+        prompts: the user's own folder of templates, or None.
+        phrases: phrases that stand in for the templates' own, by slot.
+        tokenizer: what the model reads with; None to learn one from the phrases and templates.
+        vocab_size: size of a learnt tokenizer.
+        max_prompt_tokens: the longest prompt.
+        seed: the run's seed.
+    """
+    for task in tasks:
+        _check_ratings(task, split)
+    templates = {
+        task.name: load_templates(task.name, task.slots, prompts, phrases) for task in tasks
+    }
+    written = {name: found.write_items(catalog, identifiers) for name, found in templates.items()}
+    ratings = [] if split.train.ratings is None else rating_labels(split)
+    tokenizer = tokenizer or train_tokenizer(
+        _vocabulary(templates.values(), written.values(), ratings), vocab_size
+    )
+    wordings = {
+        name: Wording.measure(templates[name], written[name], tokenizer) for name in templates
+    }
+    return SampleFactory(tasks, wordings, split, catalog, tokenizer, max_prompt_tokens, seed)
+
+
+def rating_labels(split: Split) -> list[float]:
+    """Return the distinct ratings of the training part, ascending: what an answer may be."""
+    ratings = split.train.ratings
+    return [] if ratings is None else [float(value) for value in np.unique(ratings)]
+
+
+def _check_ratings(task: Task, split: Split) -> None:
+    if task.needs_ratings and split.interactions.ratings is None:
+        raise RecinjectError(
+            f"samples.tasks: the task {task.name} needs ratings, and the log has none",
+            hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or name the "
+            "column with data.columns.rating=COLUMN",
+        )
+
+
+def _vocabulary(
+    templates: Iterable[TaskTemplates],
+    written: Iterable[Mapping[str, Sequence[str]]],
+    ratings: Iterable[float],
+) -> Iterator[str]:
+    """Yield every text that prompts are made of, once."""
+    yield from (template.source for found in templates for template in found.templates)
+    yield from dict.fromkeys(
+        text for slots in written for texts in slots.values() for text in texts
+    )
+    yield from map(number_text, ratings)
+
+
+def build_samples(
+    factory: SampleFactory, folder: Path, *, workers: int, jsonl: bool
+) -> list[dict[str, object]]:
+    """Write every sample of every task, and the tokenizer beside them.
+
+    Returns:
+        One row a task and split: its name, its number of samples and its wordings.
+    """
+    factory.tokenizer.save(str(folder / "tokenizer.json"))
+    rows: list[dict[str, object]] = []
+    for builder in factory.builders():
+        task_folder = folder / builder.task.name
+        task_folder.mkdir(exist_ok=True)
+        count = write_samples(builder, task_folder, workers=workers, jsonl=jsonl)
+        wordings = [template.name for template in builder.wordings]
+        rows.append(
+            {
+                "task": builder.task.name,
+                "split": builder.split,
+                "samples": count,
+                "templates": wordings,
+            }
+        )
+    return rows

@@ -1,0 +1,138 @@
+"""T5's tokenizer, or one like it that is learnt from the texts at hand."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+
+from recinject.data.schema import Integers
+from recinject.foundation.errors import RecinjectError
+
+PAD, END, UNKNOWN = "<pad>", "</s>", "<unk>"
+SENTINELS = tuple(f"<extra_id_{number}>" for number in range(100))
+_FILE = "tokenizer.json"
+_HUB_SECONDS = 5.0
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """Learn a tokenizer with T5's conventions: the same texts give the same tokenizer.
+
+    Byte-pair encoding, because training a Unigram model is not reproducible. White space splits
+    first, so tokens(a + " " + b) = tokens(a) + tokens(b). ``<pad>`` is 0, ``</s>`` 1 and
+    ``<unk>`` 2; the hundred sentinels come last; ASCII can always be spelled.
+
+    Args:
+        texts: what to learn from, e.g. item phrases and prompts.
+        vocab_size: how many tokens at most, sentinels among them.
+
+    Raises:
+        RecinjectError: ``vocab_size`` leaves no room beside the special tokens.
+    """
+    room = vocab_size - len(SENTINELS)
+    if room <= 3 + len(string.printable):
+        raise RecinjectError(
+            f"model.vocab_size: {vocab_size} tokens leave no room for pieces of words",
+            hint="set it to 1000 or more; 8000 suits a catalogue of ten thousand titles",
+        )
+    tokenizer = Tokenizer(models.BPE(unk_token=UNKNOWN, fuse_unk=True))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Strip()]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]
+    )
+    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(
+        vocab_size=room,
+        min_frequency=1,
+        show_progress=False,
+        special_tokens=[PAD, END, UNKNOWN],
+        initial_alphabet=list(string.ascii_letters + string.digits + string.punctuation),
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens(
+        [AddedToken(text, normalized=False, special=True) for text in SENTINELS]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A {END}", special_tokens=[(END, tokenizer.token_to_id(END))]
+    )
+    return tokenizer
+
+
+def load_tokenizer(source: str | Path) -> Tokenizer:
+    """Load a tokenizer from a ``tokenizer.json``, a folder that has one, or a hub by its name.
+
+    Raises:
+        RecinjectError: there is no such file, and no such name that the hub can be asked for.
+    """
+    path = Path(source)
+    if not path.exists():
+        path = local_copy(str(source), [_FILE])
+    file = path / _FILE if path.is_dir() else path
+    if not file.is_file():
+        raise RecinjectError(
+            f"{path}: no {_FILE}",
+            hint="save it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained()",
+        )
+    return Tokenizer.from_file(str(file))
+
+
+def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Integers:
+    """Return the number of tokens of each text, end marker left out."""
+    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return np.array([len(encoding.ids) for encoding in encodings], np.int32)
+
+
+def local_copy(name: str, patterns: Sequence[str]) -> Path:
+    """Return the folder that holds a hub repository's files, fetched if they are not here yet.
+
+    What was fetched before is taken as it is. The hub is asked once, briefly, before the
+    download: the libraries' own retries make an offline failure last most of a minute.
+
+    Args:
+        name: ``owner/name`` on the hub.
+        patterns: the files wanted; at least one must be there.
+
+    Raises:
+        RecinjectError: the files are not here and the hub cannot be reached or knows no such name.
+    """
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=[*patterns], local_files_only=True))
+        if any(file for pattern in patterns for file in folder.glob(pattern)):
+            return folder
+    except LocalEntryNotFoundError:
+        pass  # never fetched: ask the hub
+    except HFValidationError as error:
+        raise _unreachable(name, "no such file or folder, and no name that a hub has") from error
+    try:
+        HfApi().model_info(name, timeout=_HUB_SECONDS)
+        return Path(snapshot_download(name, allow_patterns=[*patterns]))
+    except HfHubHTTPError as error:
+        raise _unreachable(name, f"the hub refuses it ({error.response.status_code})") from error
+    except Exception as error:
+        # The HTTP client behind the hub has its own errors, which are not the hub's to promise.
+        raise _unreachable(name, "not on this machine, and the hub cannot be reached") from error
+
+
+def _unreachable(name: str, fact: str) -> RecinjectError:
+    return RecinjectError(
+        f"{name}: {fact}",
+        hint="download it once with a network, give a local folder, or set model.config to build "
+        "a small model whose tokenizer is learnt from the catalogue",
+    )

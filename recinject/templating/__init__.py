@@ -1,0 +1,1 @@
+"""Words: the template language, and the library of shipped templates."""

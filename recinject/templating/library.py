@@ -1,0 +1,173 @@
+"""The library of templates: one YAML a task, shipped or the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from recinject.data.schema import Catalog
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.storage import shipped_folder
+from recinject.templating.context import Context
+from recinject.templating.language import Phrases, Segment, SlotKind, lower
+from recinject.templating.phrases import render_phrases
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    use: Literal["training", "evaluation"] = "training"
+    prompt: str
+    completion: str
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    task: str
+    version: int = Field(ge=1)
+    phrases: dict[str, str]
+    templates: list[_Entry] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Template:
+    """One wording of a task.
+
+    Attributes:
+        name: its name with the file's version, ``next_item@1``: enough to cite it.
+        held_out: never trained on; it measures generalisation over wording.
+        source: the prompt as the file has it.
+        prompt: the segments of the prompt.
+        completion: the segments of the completion.
+    """
+
+    name: str
+    held_out: bool
+    source: str
+    prompt: tuple[Segment, ...]
+    completion: tuple[Segment, ...]
+
+    def render(self, context: Context, phrases: Phrases) -> tuple[str, str]:
+        """Return prompt and completion of one sample."""
+        return (
+            "".join([segment(context, phrases) for segment in self.prompt]),
+            "".join([segment(context, phrases) for segment in self.completion]),
+        )
+
+
+@dataclass(frozen=True)
+class TaskTemplates:
+    """All wordings of one task, and how each of its slots writes an item.
+
+    Attributes:
+        task: the task's name.
+        version: the file's version, bumped when any wording changes.
+        phrases: the phrase of each item slot.
+        templates: the wordings, in the file's order.
+        path: the file, for messages.
+    """
+
+    task: str
+    version: int
+    phrases: Mapping[str, str]
+    templates: tuple[Template, ...]
+    path: Path
+
+    @property
+    def training(self) -> tuple[Template, ...]:
+        """The wordings that samples for training are written in."""
+        return tuple(template for template in self.templates if not template.held_out)
+
+    @property
+    def held_out(self) -> tuple[Template, ...]:
+        """The wordings that are never trained on."""
+        return tuple(template for template in self.templates if template.held_out)
+
+    def write_items(self, catalog: Catalog, identifiers: Sequence[str]) -> dict[str, list[str]]:
+        """Render the phrases: for each slot, the text of every item."""
+        once = {
+            source: render_phrases(source, catalog, identifiers, f"{self.path}: phrases.{slot}")
+            for slot, source in self.phrases.items()
+        }
+        return {slot: once[source] for slot, source in self.phrases.items()}
+
+
+def load_templates(
+    task: str,
+    slots: Mapping[str, SlotKind],
+    folder: Path | None = None,
+    phrases: Mapping[str, str] | None = None,
+) -> TaskTemplates:
+    """Load a task's templates and check every word of them.
+
+    Args:
+        task: the task's name, which is the file's name.
+        slots: the slots that the task fills.
+        folder: the user's own folder; where it lacks the task, the shipped file is used.
+        phrases: phrases that stand in for the file's, by slot.
+
+    Raises:
+        RecinjectError: no such file, an unknown key, slot or filter, or a slot without phrase.
+    """
+    path = _find(task, folder)
+    file = _parse(path, task)
+    chosen = {**file.phrases, **{s: text for s, text in (phrases or {}).items() if s in slots}}
+    item_slots = {slot for slot, kind in slots.items() if kind is not SlotKind.RATING}
+    if chosen.keys() != item_slots:
+        raise RecinjectError(
+            f"{path}: phrases are given for {sorted(chosen)}, the task has {sorted(item_slots)}",
+            hint="give exactly one phrase for each slot that holds items",
+        )
+    templates = tuple(
+        Template(
+            name=f"{entry.name}@{file.version}",
+            held_out=entry.use == "evaluation",
+            source=entry.prompt,
+            prompt=lower(entry.prompt, slots, f"{path}: {entry.name}.prompt"),
+            completion=lower(entry.completion, slots, f"{path}: {entry.name}.completion"),
+        )
+        for entry in file.templates
+    )
+    if all(template.held_out for template in templates):
+        raise RecinjectError(
+            f"{path}: every template is marked 'use: evaluation'",
+            hint="leave at least one without the mark: it is what the model trains on",
+        )
+    return TaskTemplates(task, file.version, chosen, templates, path)
+
+
+def _find(task: str, folder: Path | None) -> Path:
+    own = folder / f"{task}.yaml" if folder else None
+    path = own if own and own.is_file() else shipped_folder("prompts") / f"{task}.yaml"
+    if not path.is_file():
+        raise RecinjectError(
+            f"{path}: no templates for the task {task!r}",
+            hint=f"add {task}.yaml to the folder that samples.prompts names",
+        )
+    return path
+
+
+def _parse(path: Path, task: str) -> _File:
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        file = _File.model_validate(content)
+    except yaml.YAMLError as error:
+        raise RecinjectError(f"{path}: not YAML: {error}", hint="mend the line it names") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RecinjectError(
+            f"{path}: {where}: {first['msg'].lower()}",
+            hint="a file has task, version, phrases, templates; a template name, prompt, "
+            "completion and perhaps use",
+        ) from error
+    if file.task != task:
+        raise RecinjectError(
+            f"{path}: says 'task: {file.task}'", hint=f"write 'task: {task}' or rename the file"
+        )
+    return file

@@ -1,0 +1,105 @@
+"""A recipe's training settings: those of transformers, verbatim, over a few defaults of ours."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import Seq2SeqTrainingArguments
+
+from recinject.foundation.errors import RecinjectError, did_you_mean
+
+_OF_THE_RUN = {"output_dir", "seed", "resume_from_checkpoint", "do_train", "do_eval", "do_predict"}
+_HALF = ("fp16", "fp16_full_eval")
+_DEFAULTS: dict[str, Any] = {
+    "logging_steps": 0.01,
+    "save_strategy": "steps",
+    "save_steps": 0.1,
+    "eval_steps": 0.1,
+    "save_total_limit": 2,
+    "report_to": "none",
+    "disable_tqdm": True,
+    # The Trainer's filter would write a diverged loss as the mean of the losses before it.
+    "logging_nan_inf_filter": False,
+    # The collator chooses the columns; the sampler needs one that the model does not read.
+    "remove_unused_columns": False,
+    "train_sampling_strategy": "group_by_length",
+    "length_column_name": "length",
+    "dataloader_num_workers": 0,
+}
+
+
+def check_training_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse settings that could not train, before anything is written.
+
+    Raises:
+        RecinjectError: a key is unknown or set by the run itself, 16-bit floats are asked for, a
+            single checkpoint is to be kept, or transformers refuses a value.
+    """
+    legal = {field.name for field in fields(Seq2SeqTrainingArguments) if field.init} - _OF_THE_RUN
+    for key in settings:
+        if key not in legal:
+            what = "is set by the run itself" if key in _OF_THE_RUN else "is no training argument"
+            raise RecinjectError(f"training: {key!r} {what}", hint=did_you_mean(key, legal))
+    for key in _HALF:
+        if settings.get(key):
+            raise RecinjectError(
+                f"training.{key}: T5's activations overflow 16-bit floats, the loss becomes NaN",
+                hint="use bf16: true where the device has it, else leave both out",
+            )
+    limit = settings.get("save_total_limit")
+    if limit is not None and limit < 2:
+        raise RecinjectError(
+            f"training.save_total_limit: {limit} checkpoint could be cut off while it is written",
+            hint="keep 2 or more, so that a whole one is always left to resume from",
+        )
+    _make({"output_dir": tempfile.gettempdir(), **_DEFAULTS, **settings})
+
+
+def training_arguments(
+    settings: Mapping[str, Any], folder: Path, seed: int, *, validates: bool = False
+) -> Seq2SeqTrainingArguments:
+    """Turn a recipe's training settings into the Trainer's arguments.
+
+    Args:
+        settings: fields of ``transformers.Seq2SeqTrainingArguments``; they win over our defaults.
+        folder: where checkpoints go.
+        seed: of dropout and of the batches' order.
+        validates: whether there are validation samples to measure a loss on.
+
+    Raises:
+        RecinjectError: see :func:`check_training_settings`.
+    """
+    check_training_settings(settings)
+    cuda = torch.cuda.is_available() and not settings.get("use_cpu")
+    return _make(
+        {
+            **_DEFAULTS,
+            "bf16": cuda and torch.cuda.is_bf16_supported(),
+            "dataloader_pin_memory": cuda,
+            "eval_strategy": "steps" if validates else "no",
+            **settings,
+            "output_dir": str(folder),
+            "seed": seed,
+        }
+    )
+
+
+def _make(values: Mapping[str, Any]) -> Seq2SeqTrainingArguments:
+    try:
+        arguments = Seq2SeqTrainingArguments(**values)
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecinjectError(
+            f"training: transformers refuses the settings ({error})",
+            hint="see transformers.Seq2SeqTrainingArguments for what each may be",
+        ) from error
+    if arguments.n_gpu > 1:
+        raise RecinjectError(
+            f"training: one process sees {arguments.n_gpu} GPUs",
+            hint="start it with accelerate launch, or show it one with CUDA_VISIBLE_DEVICES=0",
+        )
+    return arguments

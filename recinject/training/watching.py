@@ -1,0 +1,152 @@
+"""What is seen and written while a model trains: progress, logs/train.jsonl, divergence."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress, TaskID
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.progress import console, progress_bar, say
+
+_PLAIN_LINE_SECONDS = 15.0
+
+
+class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Writes one JSON line a log entry, for the report's loss curve.
+
+    Args:
+        path: the file; on resuming, lines later than the resumed step are dropped from it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Keep the lines up to the step that training goes on from."""
+        if not state.is_world_process_zero:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        old = self._path.read_text("utf-8").splitlines() if self._path.is_file() else []
+        kept = [line for line in old if _is_entry(line) and _step(line) <= state.global_step]
+        self._path.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Append a line: step, epoch, and loss or eval_loss with what goes with it."""
+        if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
+            return
+        entry = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **logs}
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(entry) + "\n")
+
+
+class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Ends a training whose loss or gradient is no longer a number."""
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Look at what the Trainer logs.
+
+        Raises:
+            RecinjectError: loss or gradient is infinite or NaN.
+        """
+        for name in ("loss", "grad_norm", "eval_loss"):
+            value = (logs or {}).get(name, 0.0)
+            if not math.isfinite(value):
+                raise RecinjectError(
+                    f"training: {name} is {value} at step {state.global_step}",
+                    hint="lower training.learning_rate, or add training.warmup_steps; "
+                    "the next start resumes from the last good checkpoint",
+                )
+
+
+class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
+    """Shows a bar on a terminal, and a plain line every fifteen seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._task = TaskID(0)
+        self._started = self._said = 0.0
+        self._first_step = 0
+        self._loss = ""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Start the clock."""
+        self._started = self._said = time.monotonic()
+        self._first_step = state.global_step
+        if console.is_terminal and state.is_world_process_zero:
+            self._progress = progress_bar()
+            self._progress.start()
+            self._task = self._progress.add_task(
+                "Training", total=state.max_steps, completed=state.global_step
+            )
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Mapping[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Remember the loss."""
+        if logs and "loss" in logs:
+            self._loss = f", loss {logs['loss']:.3f}"
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        """Show how far it is."""
+        if not state.is_world_process_zero:
+            return
+        if self._progress:
+            self._progress.update(
+                self._task, completed=state.global_step, description=f"Training{self._loss}"
+            )
+            return
+        now = time.monotonic()
+        if now - self._said > _PLAIN_LINE_SECONDS:
+            self._said = now
+            pace = (now - self._started) / (state.global_step - self._first_step)
+            left = pace * (state.max_steps - state.global_step)
+            say(
+                f"  Training: step {state.global_step} of {state.max_steps}{self._loss}, "
+                f"about {left:.0f} s left"
+            )
+
+    def close(self) -> None:
+        """Take the bar down, however training ended."""
+        if self._progress:
+            self._progress.stop()
+
+
+def _is_entry(line: str) -> bool:
+    """Whether a line is whole; the last one may have been cut off with the run."""
+    return line.startswith('{"step"') and line.endswith("}")
+
+
+def _step(line: str) -> int:
+    return int(json.loads(line)["step"])

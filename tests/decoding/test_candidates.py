@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+import torch
+
+from recinject.decoding.candidates import pad_sequences, score_candidates
+
+SEQUENCES = [[5, 1], [4, 7, 3, 1], [9], [4, 7, 1], [6, 6, 6, 6, 1]]
+
+
+def test_scores_equal_teacher_forcing(model, prompts, exhaustive):
+    scores = score_candidates(model, *prompts, pad_sequences(SEQUENCES))
+    np.testing.assert_allclose(scores, exhaustive(model, prompts, SEQUENCES), atol=1e-4)
+
+
+def test_each_prompt_may_have_its_own_candidates(model, prompts, exhaustive):
+    order = np.array([[0, 1], [3, 2], [4, 4]])
+    scores = score_candidates(model, *prompts, pad_sequences(SEQUENCES)[order])
+    truth = np.take_along_axis(exhaustive(model, prompts, SEQUENCES), order, 1)
+    np.testing.assert_allclose(scores, truth, atol=1e-4)
+
+
+@pytest.mark.parametrize(("labels", "steps"), [([[4], [5], [6]], 1), ([[4, 1], [5, 1]], 2)])
+def test_one_decoder_step_a_token(model, prompts, labels, steps):
+    calls = []
+    hook = model.decoder.register_forward_hook(lambda *_: calls.append(1))
+    score_candidates(model, *prompts, pad_sequences(labels))
+    hook.remove()
+    assert len(calls) == steps
+
+
+def test_the_prompt_is_read_once_and_its_keys_are_not_copied(model, prompts):
+    encoded, keys = [], []
+    hooks = [
+        model.encoder.register_forward_hook(lambda *_: encoded.append(1)),
+        model.decoder.block[0]
+        .layer[1]
+        .EncDecAttention.k.register_forward_hook(
+            lambda _module, _inputs, output: keys.append(output.shape)
+        ),
+    ]
+    score_candidates(model, *prompts, pad_sequences(SEQUENCES))
+    for hook in hooks:
+        hook.remove()
+    assert encoded == [1]
+    assert keys == [torch.Size([3, 9, 16])]

@@ -1,0 +1,163 @@
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import mean_absolute_error, ndcg_score, roc_auc_score, root_mean_squared_error
+
+from recinject.data.schema import Floats
+from recinject.evaluation.metrics import (
+    evaluate_prediction,
+    hit_rate,
+    metric_names,
+    ndcg,
+    reciprocal_rank,
+    statistic_of,
+)
+from recinject.evaluation.resampling import Clusters
+from recinject.foundation.errors import RecinjectError
+from recinject.recommenders.protocol import Prediction, Queries, places, top_k
+
+
+def asked(task: str, users: list[int], labels: Floats | None = None) -> Queries:
+    n = len(users)
+    nothing = np.zeros(0, np.int32)
+    return Queries(
+        task=task,
+        sample_ids=[str(row) for row in range(n)],
+        prompts=[""] * n,
+        users=np.array(users, np.int32),
+        histories=[nothing] * n,
+        targets=np.zeros(n, np.int32),
+        labels=labels,
+    )
+
+
+def listed(ahead: Floats, tied: Floats, k: int = 10) -> Prediction:
+    items = np.zeros((len(ahead), k), np.int32)
+    return Prediction("model", "retrieval", items, None, ahead, tied)
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.integers(1, 6), st.data())
+def test_metrics_are_means_over_all_orders_of_equal_scores(
+    scores: list[int], k: int, data: st.DataObject
+) -> None:
+    target = data.draw(st.integers(0, len(scores) - 1))
+    ranks = [
+        1 + order.index(target)
+        for order in permutations(range(len(scores)))
+        if all(scores[a] >= scores[b] for a, b in zip(order, order[1:], strict=False))
+    ]
+    place = places(np.array([scores], float), np.array([target], np.int32))
+    for metric, gain in (
+        (hit_rate, lambda rank: 1.0),
+        (ndcg, lambda rank: 1 / np.log2(1 + rank)),
+        (reciprocal_rank, lambda rank: 1 / rank),
+    ):
+        expected = np.mean([gain(rank) if rank <= k else 0.0 for rank in ranks])
+        assert metric(*place, k)[0] == pytest.approx(expected)
+
+
+def test_ndcg_agrees_with_scikit_learn_ties_and_all() -> None:
+    rng = np.random.default_rng(1)
+    scores = rng.integers(0, 6, (40, 25)).astype(float)
+    targets = rng.integers(0, 25, 40).astype(np.int32)
+    relevant = np.eye(25)[targets]
+    got = ndcg(*places(scores, targets), 10)
+    expected = [
+        ndcg_score(truth[None], row[None], k=10)
+        for truth, row in zip(relevant, scores, strict=True)
+    ]
+    np.testing.assert_allclose(got, expected)
+
+
+@pytest.mark.parametrize("k", [1, 5, 10])
+def test_one_score_for_everything_hits_as_chance_does(k: int) -> None:
+    place = places(np.zeros((1, 100)), np.array([42], np.int32))
+    assert hit_rate(*place, k)[0] == pytest.approx(k / 100)
+
+
+def test_a_target_that_is_in_no_list_scores_nothing() -> None:
+    nowhere = np.array([np.inf]), np.array([1.0])
+    for metric in (hit_rate, ndcg, reciprocal_rank):
+        assert metric(*nowhere, 10).tolist() == [0.0]
+
+
+def test_a_full_ranking_and_a_list_that_ends_get_the_same_figures() -> None:
+    rng = np.random.default_rng(2)
+    scores, targets = rng.random((200, 50)), rng.integers(0, 50, 200).astype(np.int32)
+    ahead, tied = places(scores, targets)
+    items, _ = top_k(scores, 10)
+    cut = np.where((items == targets[:, None]).any(1), ahead, np.inf)
+    queries = asked("retrieval", list(range(200)))
+    whole, ended = (
+        evaluate_prediction(listed(each, tied), queries, resamples=20) for each in (ahead, cut)
+    )
+    assert whole == ended
+    assert [result.metric for result in whole] == ["hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"]
+
+
+def test_rating_metrics_agree_with_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    labels = rng.integers(1, 6, 300).astype(float)
+    ratings = np.round(labels + rng.normal(0, 1.5, 300))
+    queries = asked("rating", rng.integers(0, 40, 300).tolist(), labels)
+    results = evaluate_prediction(
+        Prediction("model", "rating", ratings=ratings), queries, resamples=200
+    )
+    expected = {
+        "rmse": root_mean_squared_error(labels, ratings),
+        "mae": mean_absolute_error(labels, ratings),
+        "auc": roc_auc_score(labels >= 4, ratings),
+    }
+    assert {result.metric: result.value for result in results} == pytest.approx(expected)
+    for result in results:
+        assert result.ci_low < result.value < result.ci_high
+        assert result.n == len(set(queries.users.tolist()))
+
+
+def test_auc_of_one_class_is_left_out() -> None:
+    queries = asked("rating", [0, 1], np.array([4.0, 5.0]))
+    results = evaluate_prediction(
+        Prediction("model", "rating", ratings=np.array([3.0, 4.0])), queries, resamples=10
+    )
+    assert [result.metric for result in results] == ["rmse", "mae"]
+
+
+def test_nothing_asked_is_nothing_measured() -> None:
+    assert evaluate_prediction(listed(np.zeros(0), np.zeros(0)), asked("retrieval", [])) == []
+
+
+@pytest.mark.parametrize(
+    ("prediction", "queries", "metric", "message"),
+    [
+        (listed(np.zeros(1), np.ones(1), k=5), asked("retrieval", [0]), "hr@10", "end after 5"),
+        (listed(np.zeros(1), np.ones(1)), asked("retrieval", [0]), "ndgc@5", "no metric 'ndgc@5'"),
+        (
+            Prediction("model", "rating", ratings=np.ones(1)),
+            asked("rating", [0], np.ones(1)),
+            "rsme",
+            "did you mean 'rmse'",
+        ),
+        (listed(np.zeros(1), np.zeros(1)), asked("retrieval", [0]), "mrr", "ties with itself"),
+        (Prediction("model", "retrieval"), asked("retrieval", [0]), "hr@5", "incomplete"),
+        (
+            Prediction("model", "rating", ratings=np.array([np.nan])),
+            asked("rating", [0], np.ones(1)),
+            "rmse",
+            "incomplete",
+        ),
+    ],
+    ids=["short list", "misspelt", "misspelt rating", "NaN", "no list", "no number"],
+)
+def test_what_cannot_be_measured_is_refused(
+    prediction: Prediction, queries: Queries, metric: str, message: str
+) -> None:
+    with pytest.raises(RecinjectError, match=message):
+        statistic_of(prediction, queries, metric, Clusters.of(queries.users))
+
+
+def test_metric_names_are_known_by_task() -> None:
+    assert metric_names("ranking", (1,)) == ["hr@1", "ndcg@1", "mrr"]
+    assert metric_names("rating") == ["rmse", "mae", "auc"]

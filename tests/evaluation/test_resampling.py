@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from recinject.evaluation.resampling import (
+    Clusters,
+    auc_of,
+    bootstrap,
+    mean_of,
+    observe,
+    root_mean_of,
+)
+
+USERS = np.array([7, 7, 3, 9, 3, 3])
+VALUES = np.array([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+CLUSTERS = Clusters.of(USERS)
+
+
+def test_a_weight_counts_all_rows_of_its_user() -> None:
+    weights = np.array([[2.0, 0.0, 1.0]])  # user 3 twice, user 7 not at all, user 9 once
+    rows = np.array([3, 5, 6, 3, 5, 6, 4.0])
+    assert mean_of(VALUES, CLUSTERS)(weights)[0] == pytest.approx(rows.mean())
+    assert root_mean_of(VALUES, CLUSTERS)(weights)[0] == pytest.approx(np.sqrt(rows.mean()))
+
+
+def test_weighted_auc_agrees_with_scikit_learn() -> None:
+    rng = np.random.default_rng(4)
+    users = rng.integers(0, 30, 200)
+    scores, positive = rng.integers(0, 8, 200).astype(float), rng.random(200) < 0.4
+    clusters = Clusters.of(users)
+    weights = rng.integers(0, 4, (5, clusters.count)).astype(float)
+    expected = [
+        roc_auc_score(positive, scores, sample_weight=row[clusters.of_row]) for row in weights
+    ]
+    np.testing.assert_allclose(auc_of(scores, positive, clusters)(weights), expected)
+
+
+def test_auc_without_one_class_is_undefined() -> None:
+    statistic = auc_of(VALUES, USERS == 9, CLUSTERS)
+    assert np.isnan(statistic(np.array([[1.0, 1.0, 0.0], [0.0, 0.0, 1.0]]))).all()
+    assert observe([statistic], CLUSTERS)[0] == pytest.approx(3 / 5)
+
+
+def test_every_draw_has_as_many_users_as_there_are() -> None:
+    totals = bootstrap([lambda weights: weights.sum(1)], CLUSTERS, 70, seed=1)
+    assert totals.shape == (70, 1)
+    assert np.all(totals == 3)
+
+
+def test_a_draw_is_the_same_for_every_figure_and_however_many_are_drawn() -> None:
+    mean = mean_of(VALUES, CLUSTERS)
+    few, many = (bootstrap([mean, mean], CLUSTERS, count, seed=1) for count in (33, 70))
+    np.testing.assert_array_equal(few, many[:33])
+    np.testing.assert_array_equal(many[:, 0], many[:, 1])
+    assert not np.array_equal(few, bootstrap([mean, mean], CLUSTERS, 33, seed=2))

@@ -1,0 +1,93 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from recinject.data.schema import Floats
+from recinject.evaluation.statistics import bootstrap_mean, compare
+from recinject.foundation.errors import RecinjectError
+from recinject.recommenders.protocol import Prediction, Queries
+
+
+def queries(n: int, task: str = "retrieval", labels: Floats | None = None) -> Queries:
+    numbers = np.arange(n, dtype=np.int32)
+    nothing = [np.zeros(0, np.int32)] * n
+    return Queries(task, [""] * n, [""] * n, numbers, nothing, numbers, labels=labels)
+
+
+def ranked(name: str, ranks: Floats) -> Prediction:
+    items = np.zeros((len(ranks), 10), np.int32)
+    return Prediction(name, "retrieval", items, None, ranks - 1.0, np.ones(len(ranks)))
+
+
+def test_interval_agrees_with_scipy() -> None:
+    values = np.random.default_rng(0).exponential(size=300)
+    got = bootstrap_mean(values, np.arange(300), resamples=4000)
+    expected = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=4000, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    assert got.value == pytest.approx(values.mean())
+    assert got.n == 300
+    assert (got.ci_low, got.ci_high) == pytest.approx((expected.low, expected.high), abs=0.01)
+
+
+def test_interval_covers_the_truth_when_rows_of_a_user_are_alike() -> None:
+    rng = np.random.default_rng(2)
+    trials, users = 200, np.repeat(np.arange(60), 5)
+    covered = by_row = 0
+    for trial in range(trials):
+        values = rng.normal(size=60)[users] + 0.1 * rng.normal(size=300)
+        got = bootstrap_mean(values, users, resamples=200, seed=trial)
+        covered += got.ci_low <= 0 <= got.ci_high
+        half_width = 1.96 * values.std() / np.sqrt(300)
+        by_row += abs(values.mean()) <= half_width
+    assert 0.89 <= covered / trials <= 0.99
+    assert by_row / trials < 0.8
+
+
+def test_a_recommender_equals_itself() -> None:
+    one = ranked("model", np.random.default_rng(3).integers(1, 30, 100).astype(float))
+    got = compare(one, one, queries(100), "ndcg@10")
+    assert got is not None
+    assert (got.difference, got.ci_low, got.ci_high, got.p_value) == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_clear_difference_is_found_and_its_sign_kept() -> None:
+    ranks = np.random.default_rng(4).integers(2, 30, 400).astype(float)
+    better, worse = ranked("better", ranks - 1), ranked("worse", ranks)
+    there, back = (
+        compare(a, b, queries(400), "ndcg@10", resamples=999)
+        for a, b in ((better, worse), (worse, better))
+    )
+    assert there is not None and back is not None
+    assert (there.recommender, there.reference, there.n) == ("better", "worse", 400)
+    assert 0 < there.ci_low < there.difference < there.ci_high
+    assert there.p_value == pytest.approx(2 / 1000)
+    assert back.difference == -there.difference
+    assert back.p_value == there.p_value
+
+
+def test_chance_alone_is_seldom_called_a_difference() -> None:
+    rng = np.random.default_rng(5)
+    trials, found = 150, 0
+    for trial in range(trials):
+        pair = [ranked(name, rng.integers(1, 30, 80).astype(float)) for name in "ab"]
+        got = compare(*pair, queries(80), "mrr", resamples=200, seed=trial)
+        assert got is not None
+        found += got.p_value < 0.05
+    assert found / trials < 0.11
+
+
+def test_an_undefined_metric_is_not_compared() -> None:
+    asked = queries(2, "rating", np.array([5.0, 4.0]))
+    guess = Prediction("model", "rating", ratings=np.array([3.0, 4.0]))
+    assert compare(guess, guess, asked, "auc") is None
+    assert compare(guess, guess, asked, "rmse") is not None
+
+
+def test_lists_of_different_lengths_are_not_compared() -> None:
+    one = ranked("long", np.ones(2))
+    other = replace(one, recommender="short", items=np.zeros((2, 5), np.int32))
+    with pytest.raises(RecinjectError, match="long lists 10 items and short 5"):
+        compare(one, other, queries(2), "mrr")

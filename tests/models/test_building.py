@@ -1,0 +1,113 @@
+import pytest
+import torch
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+from recinject.foundation.errors import RecinjectError
+from recinject.models.building import build_t5, count_parameters, load_model, wrap_tokenizer
+from recinject.models.lora import add_lora, without_wrapper
+from recinject.models.storing import load_trained, save_trained
+from recinject.samples.tokenizer import train_tokenizer
+
+TINY = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+TOKENIZER = train_tokenizer(["red car", "blue car"], 300)
+IDS = torch.tensor([TOKENIZER.encode("a red car").ids])
+
+
+def logits(model):
+    with torch.no_grad():
+        return model.eval()(input_ids=IDS, decoder_input_ids=IDS).logits
+
+
+def test_the_seed_alone_decides_the_weights():
+    before = torch.random.get_rng_state()
+    one, same, other = (build_t5(TINY, TOKENIZER, seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert torch.equal(logits(one), logits(same))
+    assert not torch.equal(logits(one), logits(other))
+
+
+def test_the_tokenizer_decides_the_vocabulary():
+    config = build_t5(TINY, TOKENIZER, 0).config
+    assert config.vocab_size % 8 == 0
+    assert 0 <= config.vocab_size - TOKENIZER.get_vocab_size() < 8
+    assert (config.pad_token_id, config.eos_token_id, config.decoder_start_token_id) == (0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"d_modell": 16}, "did you mean 'd_model'"),
+        ({"vocab_size": 100}, "takes no 'vocab_size'"),
+        ({"d_model": "big"}, "T5 refuses it"),
+        ({"feed_forward_proj": "gated-nothing"}, "T5 refuses it"),
+    ],
+)
+def test_a_wrong_config_is_refused(config, said):
+    with pytest.raises(RecinjectError, match=said):
+        build_t5(TINY | config, TOKENIZER, 0)
+
+
+def test_a_wrapped_tokenizer_knows_its_special_tokens():
+    wrapped = wrap_tokenizer(TOKENIZER)
+    assert (wrapped.pad_token_id, wrapped.eos_token_id, wrapped.unk_token_id) == (0, 1, 2)
+    assert wrapped("a red car").input_ids == IDS[0].tolist()
+    assert wrapped.decode(IDS[0], skip_special_tokens=True) == "a red car"
+
+
+def test_lora_trains_little_and_starts_as_the_model_did():
+    model = build_t5(TINY, TOKENIZER, 0)
+    before, (_, size) = logits(model), count_parameters(model)
+    adapted = add_lora(model, {"r": 2, "target_modules": ["q", "v"]}, seed=3)
+    trainable, total = count_parameters(adapted)
+    assert trainable == total - size == 6 * 2 * 2 * 16
+    assert torch.equal(logits(adapted), before)
+    assert torch.equal(logits(without_wrapper(adapted)), before)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"rank": 4}, "Legal: "),
+        ({"lora_alfa": 4}, "did you mean 'lora_alpha'"),
+        ({"target_modules": ["nothing"]}, "peft refuses it"),
+    ],
+)
+def test_wrong_lora_settings_are_refused(settings, said):
+    with pytest.raises(RecinjectError, match=said):
+        add_lora(build_t5(TINY, TOKENIZER, 0), settings)
+
+
+def test_a_saved_model_is_the_same_when_loaded(tmp_path):
+    model = build_t5(TINY, TOKENIZER, 0)
+    save_trained(model, TOKENIZER, tmp_path / "model")
+    loaded, tokenizer = load_trained(tmp_path / "model")
+    assert not loaded.training
+    assert torch.equal(logits(loaded), logits(model))
+    assert tokenizer.encode("a red car").ids == IDS[0].tolist()
+
+
+def test_a_saved_lora_model_loads_with_plain_transformers(tmp_path):
+    model = add_lora(build_t5(TINY, TOKENIZER, 0), {"r": 2}, seed=3)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    save_trained(model, TOKENIZER, tmp_path / "model")
+    loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")
+    torch.testing.assert_close(logits(loaded), logits(model), atol=1e-4, rtol=1e-4)
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")("a red car").input_ids == (
+        IDS[0].tolist()
+    )
+    assert not (tmp_path / "model" / "adapter").exists()
+
+
+def test_an_adapter_over_a_named_base_is_kept(tmp_path):
+    save_trained(build_t5(TINY, TOKENIZER, 0), TOKENIZER, tmp_path / "base")
+    model = add_lora(load_model(str(tmp_path / "base")), {"r": 2}, seed=3)
+    save_trained(model, TOKENIZER, tmp_path / "model")
+    config = (tmp_path / "model" / "adapter" / "adapter_config.json").read_text()
+    assert str(tmp_path / "base") in config
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path):
+    with pytest.raises(RecinjectError, match="no encoder-decoder model"):
+        load_model(str(tmp_path))

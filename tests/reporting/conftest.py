@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import pytest
+
+from recinject.reporting.inputs import (
+    AuditRow,
+    CleaningRow,
+    ComparisonRow,
+    DataFacts,
+    ExampleRow,
+    LossRow,
+    MetricRow,
+    ModelFacts,
+    ReportInputs,
+    SampleRow,
+)
+
+VALUES = {
+    ("retrieval", "hr@10"): {"language_model": 0.052, "item_knn": 0.083, "popularity": 0.031},
+    ("retrieval", "ndcg@10"): {"language_model": 0.027, "item_knn": 0.044, "popularity": 0.016},
+    ("ranking", "hr@10"): {"language_model": 0.512, "item_knn": 0.433, "popularity": 0.391},
+    ("rating", "rmse"): {"language_model": 0.981, "item_mean": 1.012, "global_mean": 1.102},
+}
+
+
+@pytest.fixture
+def metrics() -> list[MetricRow]:
+    return [
+        MetricRow(task, name, metric, value, 0.9 * value, 1.1 * value, 2000)
+        for (task, metric), values in VALUES.items()
+        for name, value in values.items()
+    ]
+
+
+@pytest.fixture
+def comparisons() -> list[ComparisonRow]:
+    rows = []
+    for (task, metric), values in VALUES.items():
+        for name, value in list(values.items())[1:]:
+            gap = values["language_model"] - value
+            row = (task, metric, "language_model", name, gap, gap - 0.01, gap + 0.01, 0.0002, 2000)
+            rows.append(ComparisonRow(*row))
+    return rows
+
+
+@pytest.fixture
+def inputs(metrics: list[MetricRow], comparisons: list[ComparisonRow]) -> ReportInputs:
+    title = 'Cup <script>alert("tea")</script> | a *big* one'
+    return ReportInputs(
+        name="quickstart",
+        command="recinject run quickstart",
+        started="2026-01-02 10:00",
+        finished="2026-01-02 10:02",
+        version="0.1.0",
+        seed=13,
+        durations={"data": 1.2, "training": 95.0, "evaluation": 20.0},
+        data=DataFacts(
+            source="simulated shop, 600 users",
+            cleaning=[
+                CleaningRow("as read", "all rows", 600, 300, 9000),
+                CleaningRow("five_core", "users and items with 5 events", 590, 280, 8700),
+            ],
+            split="leave_one_out",
+            train=7520,
+            validation=590,
+            test=590,
+            tie_rate=0.012,
+            future_share=0.21,
+        ),
+        samples=[
+            SampleRow("retrieval", "train", 7000, 10, 84.2, 211, 3),
+            SampleRow("retrieval", "test", 590, 3, 84.9, 190, 0),
+        ],
+        model=ModelFacts("T5 built here, d_model=64", "full", 1_200_000, 1_200_000),
+        training=[LossRow(10, 5.1), LossRow(20, 4.0), LossRow(20, None, 4.2), LossRow(30, 3.4)],
+        metrics=metrics,
+        comparisons=comparisons,
+        audit=[
+            AuditRow("duplicate titles", 4, "note", "four items share a title with another"),
+            AuditRow("identifier leak", 0.0, "ok", "the next number is never the next item"),
+            AuditRow("truncated prompts", 0.131, "warning", "13 % of prompts were cut"),
+        ],
+        examples=[
+            ExampleRow("retrieval", f"Bought {title}. What next?", "Mug", ["Pot", "Mug"],
+                       "hit at rank 2", True),
+            ExampleRow("rating", f"How much would she like {title}?", title, [],
+                       "predicted 3.7, true 2", False),
+        ],
+    )  # fmt: skip

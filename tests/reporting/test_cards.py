@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pytest
+import yaml
+
+from recinject.reporting.cards import dataset_card, model_card
+from recinject.reporting.inputs import ReportInputs
+
+
+def front_matter(card: str) -> dict[str, object]:
+    assert card.startswith("---\n")
+    return yaml.safe_load(card.split("---\n")[1])
+
+
+def card_of(inputs: ReportInputs, name: str = "quickstart") -> str:
+    return dataset_card(
+        name,
+        data=inputs.data,
+        samples=inputs.samples,
+        prompt_versions={"retrieval": "1.2"},
+        command="recinject samples quickstart",
+        version="0.1.0",
+        seed=13,
+    )
+
+
+def test_the_dataset_card_lets_datasets_read_the_folder(
+    inputs: ReportInputs, tmp_path: Path
+) -> None:
+    folder = tmp_path / "samples"
+    (folder / "retrieval").mkdir(parents=True)
+    for part in ("train", "test"):
+        rows = pd.DataFrame({"sample_id": ["a", "b"], "prompt": [part, part], "label": [1.0, None]})
+        rows.to_parquet(folder / "retrieval" / f"{part}-00000.parquet")
+    (folder / "README.md").write_text(card_of(inputs), encoding="utf-8")
+    loaded = datasets.load_dataset(str(folder), "retrieval", cache_dir=str(tmp_path / "cache"))
+    assert {part: rows["prompt"][0] for part, rows in loaded.items()} == {
+        "train": "train",
+        "test": "test",
+    }
+
+
+def test_the_dataset_card_tells_what_is_in_it(inputs: ReportInputs) -> None:
+    card = card_of(inputs, name="a: 'hostile' | name\n---")
+    front = front_matter(card)
+    assert front["size_categories"] == ["1K<n<10K"]
+    assert front["configs"] == [
+        {
+            "config_name": "retrieval",
+            "data_files": [
+                {"split": "train", "path": "retrieval/train-*.parquet"},
+                {"split": "test", "path": "retrieval/test-*.parquet"},
+            ],
+        }
+    ]
+    assert "prompts version 1.2" in card and "`candidate_item_ids`" in card
+
+
+@pytest.mark.parametrize(("adapter", "library"), [(True, "peft"), (False, "transformers")])
+def test_the_model_card_names_its_library_and_its_snippet_parses(
+    inputs: ReportInputs, adapter: bool, library: str
+) -> None:
+    card = model_card(
+        inputs, prompt_versions={"retrieval": "1.2"}, adapter=adapter, base_model="a/b"
+    )
+    front = front_matter(card)
+    assert (front["library_name"], front["base_model"]) == (library, "a/b")
+    (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
+    imported = [n.module for n in ast.parse(snippet).body if isinstance(n, ast.ImportFrom)]
+    assert library in imported
+    assert "loses to item kNN" in card and "0.083 [0.075, 0.091]" in card
+    assert "manipulate" in card and "<script" not in card.split("```")[2]

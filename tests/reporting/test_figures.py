@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from math import nan
+from pathlib import Path
+
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from recinject.reporting.figures import loss_figure, metric_figure, to_png, to_svg
+from recinject.reporting.inputs import LossRow, MetricRow
+
+ROWS = [
+    MetricRow("retrieval", "als", "hr@10", 0.2, 0.18, 0.23, 50),
+    MetricRow("retrieval", "language_model", "hr@10", 0.1, nan, nan, 50),
+]
+
+
+def test_bars_follow_the_order_given_and_only_the_language_model_is_coloured() -> None:
+    axes = metric_figure([ROWS]).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ALS", "language model"]
+    assert [bar.get_width() for bar in axes.patches] == [0.2, 0.1]
+    assert [to_hex(bar.get_facecolor()) for bar in axes.patches] == ["#aab2bd", "#0072b2"]
+
+
+def test_whiskers_span_the_interval_and_vanish_without_one() -> None:
+    (whiskers,) = metric_figure([ROWS]).axes[0].collections
+    (first, second) = [segment[:, 0].tolist() for segment in whiskers.get_segments()]
+    assert first == pytest.approx([0.18, 0.23]) and second == pytest.approx([0.1, 0.1])
+
+
+def test_all_zero_values_and_odd_numbers_of_panels_can_be_drawn(tmp_path: Path) -> None:
+    zero = [MetricRow("rating", "language_model", "mae", 0.0, 0.0, 0.0, 5)]
+    to_png(metric_figure([ROWS, zero, ROWS], columns=2), tmp_path / "figure.png")
+    assert Image.open(tmp_path / "figure.png").width > 1000
+
+
+def test_a_log_may_hold_training_losses_only_or_nothing_finite() -> None:
+    (axes,) = loss_figure([LossRow(1, 2.0), LossRow(2, nan), LossRow(3, 1.0)]).axes
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1.0, 2.0], [3.0, 1.0]]]
+    assert loss_figure([LossRow(1, nan)]).axes[0].lines[:] == []
+
+
+def test_svg_is_themed_named_and_always_the_same() -> None:
+    first, second = (to_svg(metric_figure([ROWS]), "hits & <misses>") for _ in range(2))
+    assert first == second
+    assert 'aria-label="hits &amp; &lt;misses&gt;"' in first and "var(--accent)" in first
+    assert "DejaVu" not in first and "<metadata" not in first and "#0072b2" not in first

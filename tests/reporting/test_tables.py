@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from recinject.reporting import tables
+from recinject.reporting.inputs import AuditRow, ComparisonRow, MetricRow, ReportInputs, SampleRow
+
+
+def test_the_best_value_of_each_metric_is_bold_lower_being_better_for_errors(
+    metrics: list[MetricRow],
+) -> None:
+    retrieval, ranking, rating = tables.metric_tables(metrics, 49)
+    assert [row[0].text for row in retrieval.rows] == ["item kNN", "language model", "popularity"]
+    assert [cell.is_best for cell in retrieval.rows[0]] == [False, True, True]
+    assert rating.rows[0][1] == tables.Cell("0.981", "[0.883, 1.079]", is_best=True)
+    assert "1 positive and 49 sampled candidates" in ranking.note
+
+
+def test_equal_best_values_are_both_bold_and_holes_are_dashes(metrics: list[MetricRow]) -> None:
+    rows = [replace(row, value=0.5) for row in metrics[:2]] + metrics[3:4]
+    (table,) = tables.metric_tables(rows, 99)
+    assert [row[1].is_best for row in table.rows] == [True, True]
+    assert table.to_markdown().splitlines()[-1] == "| item kNN | **0.500** [0.075, 0.091] | – |"
+
+
+def test_comparisons_are_judged_by_the_test_and_the_metrics_direction(
+    comparisons: list[ComparisonRow],
+) -> None:
+    noisy = [replace(comparisons[0], p_value=0.2), *comparisons[1:]]
+    main, other = tables.comparison_tables(noisy)
+    verdicts = {(row[0].text, row[2].text): row[3].text for row in main.rows}
+    assert verdicts == {
+        ("retrieval", "item kNN"): "not shown to differ",
+        ("retrieval", "popularity"): "better",
+        ("ranking", "item kNN"): "better",
+        ("ranking", "popularity"): "better",
+        ("rating", "item mean"): "better",
+        ("rating", "global mean"): "better",
+    }
+    assert {row[1].text for row in other.rows} == {"NDCG@10"}
+
+
+def test_the_gravest_finding_comes_first_and_an_unknown_verdict_before_all(
+    inputs: ReportInputs,
+) -> None:
+    table = tables.audit_table([*inputs.audit, AuditRow("new", "x", "broken", "?")])
+    assert [row[0].text for row in table.rows] == ["broken", "warning", "note", "ok"]
+
+
+def test_samples_without_token_counts_have_no_token_columns() -> None:
+    assert tables.sample_table([SampleRow("rating", "train", 5, 2)]).header[-1] == "Templates"

@@ -1,0 +1,40 @@
+import pytest
+
+from recinject.foundation.errors import RecinjectError
+from recinject.training.arguments import check_training_settings, training_arguments
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"lerning_rate": 1e-4}, "did you mean 'learning_rate'"),
+        ({"output_dir": "x"}, "set by the run itself"),
+        ({"seed": 1}, "set by the run itself"),
+        ({"fp16": True}, "overflow"),
+        ({"fp16_full_eval": True}, "overflow"),
+        ({"save_total_limit": 1}, "keep 2 or more"),
+        ({"lr_scheduler_type": "wavy"}, "transformers refuses"),
+        ({"optim": "no_such"}, "transformers refuses"),
+    ],
+)
+def test_what_could_not_train_is_refused(settings, said):
+    with pytest.raises(RecinjectError, match=said):
+        check_training_settings(settings)
+
+
+def test_settings_are_passed_on_and_win_over_defaults(tmp_path):
+    given = {"learning_rate": 3e-4, "logging_steps": 7, "use_cpu": True}
+    arguments = training_arguments(given, tmp_path / "new", seed=9)
+    assert (arguments.learning_rate, arguments.logging_steps) == (3e-4, 7)
+    assert (arguments.seed, arguments.output_dir) == (9, str(tmp_path / "new"))
+    assert (arguments.report_to, arguments.save_total_limit) == ([], 2)
+    assert not arguments.bf16 and not arguments.fp16
+    assert arguments.eval_strategy == "no"
+    assert not (tmp_path / "new").exists()
+
+
+def test_validation_samples_are_measured_unless_told_otherwise(tmp_path):
+    assert training_arguments({}, tmp_path, 0, validates=True).eval_strategy == "steps"
+    assert training_arguments(
+        {"eval_strategy": "no"}, tmp_path, 0, validates=True
+    ).eval_strategy == ("no")
