@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -25,10 +26,11 @@ app = typer.Typer(
     "collaborative filtering.\n\n"
     "First steps: `recinject run quickstart`, then open `runs/quickstart/report/report.html`.",
 )
+_INTERRUPTED = 130  # what typer makes of Ctrl-C
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a .yaml file")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[KEY=VALUE]...", help="Settings that win over the recipe's"),
+    typer.Argument(metavar="KEY=VALUE", help="Settings that win over the recipe's"),
 ]
 
 
@@ -37,14 +39,14 @@ def _run(recipe: str, overrides: list[str] | None) -> Any:
     from recinject.recipe import load_recipe
 
     words = ["recinject", "run", recipe, *(overrides or [])]
-    return Run(load_recipe(recipe, overrides or []), " ".join(words))
+    return Run(load_recipe(recipe, overrides or []), shlex.join(words))
 
 
 @app.command()
 def run(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Do everything, from the log to the report; what is done already is skipped.
 
-    Example: `recinject run ml_100k data.path=ml-100k training.max_steps=500`
+    Example: `recinject run quickstart name=short training.max_steps=100`
     """
     started = _run(recipe, overrides)
     from recinject.pipeline.check import check_settings
@@ -118,7 +120,7 @@ def preview(
     recipe: RecipeName,
     overrides: Overrides = None,
     task: Annotated[str | None, typer.Option(help="Only this task")] = None,
-    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples a wording")] = 1,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples of each split")] = 1,
 ) -> None:
     """Show rendered samples with their token counts; writes nothing.
 
@@ -147,7 +149,10 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command()
 def ls() -> None:
-    """List the shipped recipes, each with what its header says."""
+    """List the shipped recipes, each with the first line of its header.
+
+    Example: `recinject ls`
+    """
     from recinject.recipe import shipped_recipes
 
     for name, path in shipped_recipes().items():
@@ -172,7 +177,7 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 @app.command()
 def cp(
     recipe: RecipeName,
-    destination: Annotated[Path, typer.Argument(help="The file to write")],
+    destination: Annotated[Path, typer.Argument(help="The file to write, or a folder for it")],
 ) -> None:
     """Copy a recipe, header and comments with it, to change it.
 
@@ -180,11 +185,14 @@ def cp(
     """
     from recinject.recipe import find_recipe
 
-    target = destination if destination.suffix else destination.with_suffix(".yaml")
+    source = find_recipe(recipe)
+    target = destination / source.name if destination.is_dir() else destination
+    if target.suffix not in (".yaml", ".yml"):
+        target = target.with_name(f"{target.name}.yaml")
     if target.exists():
         raise RecinjectError(f"{target}: exists already", hint="choose another name")
     try:
-        shutil.copyfile(find_recipe(recipe), target)
+        shutil.copyfile(source, target)
     except OSError as error:
         message = f"{target}: cannot be written ({error.strerror})"
         raise RecinjectError(
@@ -195,7 +203,10 @@ def cp(
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine has: versions, devices, precision, optional parts."""
+    """Say what this machine has: versions, devices, precision, optional parts.
+
+    Example: `recinject doctor`
+    """
     from recinject.doctor import examine
 
     for line in examine():
@@ -209,6 +220,7 @@ def main() -> None:
     except RecinjectError as error:
         say(f"error: {error}")
         sys.exit(2)
-    except KeyboardInterrupt:
-        say("stopped; the same command goes on from what is done")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            say("stopped; the same command goes on from what is done")
+        raise

@@ -18,7 +18,7 @@ def examine() -> Iterator[str]:
     yield f"recinject {recinject.__version__}, Python {platform.python_version()}"
     yield f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
     for name in _NEEDED:
-        yield f"{name} {importlib.metadata.version(name)}"
+        yield f"{name} {_version(name) or 'missing: install recinject again'}"
     for name, hint in _OPTIONAL.items():
         yield f"{name} {_version(name) or f'missing: {hint}'}"
     yield from _devices()

@@ -8,14 +8,26 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.storage import shipped_folder
+from recinject.foundation.yaml_reader import load_yaml
 from recinject.tasks.registry import TASKS, task_type
 from recinject.tasks.task import Task
 
+MOST_EXAMPLES = 50
 Positive = Annotated[int, Field(ge=1)]
+# A shell turns data.columns.rating='' into nothing, which YAML reads as null.
+ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else name)]
 
 
 class Section(BaseModel):
@@ -38,7 +50,7 @@ class DataSection(Section):
     path: Path | None = None
     items: Path | None = None
     format: str | None = None
-    columns: dict[str, str] = {}
+    columns: dict[str, ColumnName] = {}
     simulator: SimulatorSection = SimulatorSection()
     k_core: Annotated[int, Field(ge=0)] = 5
     split: str = "leave_one_out"
@@ -77,16 +89,25 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
         if (self.name is None) == (self.config is None):
-            raise ValueError("give model.name or model.config, one of the two")
+            raise RecinjectError(
+                f"model: {'neither' if self.name is None else 'both'} of name and config given",
+                hint="name a model and set model.config=null, or give a config and set "
+                "model.name=null",
+            )
         return self
 
 
 class TrainingSection(BaseModel):
-    """The mixture, and any argument of transformers' ``Seq2SeqTrainingArguments``."""
+    """The mixture, the optimizer, and any argument of ``Seq2SeqTrainingArguments``.
+
+    ``optimizer`` is one that transformers' ``optim`` does not offer, such as ``adafactor`` with
+    steps in proportion to each parameter's size.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    mixture: dict[str, float] = {}
+    mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
     validation_samples: Positive = 500
+    optimizer: str | None = None
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -101,18 +122,18 @@ class EvaluationSection(Section):
         *("random", "popularity", "item_knn", "als", "bpr"),
         *("global_mean", "item_mean", "user_mean"),
     ]
-    cutoffs: list[Positive] = [5, 10]
+    cutoffs: Annotated[list[Positive], Field(min_length=1)] = [5, 10]
     beams: Positive = 20
     batch_size: Positive = 32
     limit: Positive | None = None
-    resamples: Annotated[int, Field(ge=100)] = 1000
+    resamples: Annotated[int, Field(ge=100)] = 2000
     reworded: bool = True
 
 
 class ReportSection(Section):
     """What the report shows."""
 
-    examples: Positive = 10
+    examples: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 10
 
 
 class Recipe(Section):
@@ -178,7 +199,11 @@ def find_recipe(name: str) -> Path:
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return path
-        raise RecinjectError(f"{path}: no such recipe file", hint="check the path")
+        raise RecinjectError(
+            f"{path}: no such recipe file",
+            hint="check the path, or copy a shipped recipe to it with 'recinject cp'; shipped: "
+            + ", ".join(shipped_recipes()),
+        )
     if name not in shipped_recipes():
         raise RecinjectError(
             f"no recipe is called {name!r}",
@@ -199,21 +224,57 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
             value of the wrong kind.
     """
     path = find_recipe(name)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise RecinjectError(f"{path}: not YAML: {error}", hint="mend the line it names") from error
-    if not isinstance(content, dict):
-        raise RecinjectError(f"{path}: not a recipe", hint="a recipe is sections of keys: values")
-    content.setdefault("name", path.stem)
+    content = _read(path)
     for override in overrides:
         _lay_over(content, override)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise _explain(error, f"{path.name}: ") from error
-    recipe.tasks()
+    _check_samples(recipe)
     return recipe
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise RecinjectError(f"{path}: not YAML: {error}", hint="mend the line it names") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecinjectError(
+            f"{path}: cannot be read ({error})", hint="give a text file that you may read"
+        ) from error
+    if not isinstance(content, dict):
+        raise RecinjectError(f"{path}: not a recipe", hint="a recipe is sections of keys: values")
+    content.setdefault("name", path.stem)
+    samples = content.setdefault("samples", {})
+    if isinstance(samples, dict):
+        # Written out, so that overriding one task leaves the others as they are.
+        samples.setdefault("tasks", {task: {} for task in TASKS})
+    return content
+
+
+def _check_samples(recipe: Recipe) -> None:
+    if not recipe.tasks():
+        raise RecinjectError("samples.tasks: every task is left out", hint=did_you_mean("", TASKS))
+    slots = {slot for task in TASKS.values() for slot in task.slots}
+    for slot in sorted(recipe.samples.phrases.keys() - slots):
+        raise RecinjectError(
+            f"samples.phrases: no task has a slot {slot!r}", hint=did_you_mean(slot, slots)
+        )
+    folder = recipe.samples.prompts
+    if folder is None:
+        return
+    if not folder.is_dir():
+        raise RecinjectError(
+            f"samples.prompts: {folder} is no folder",
+            hint="give a folder with files named as the tasks, such as retrieval.yaml",
+        )
+    for file in sorted(folder.glob("*.yaml")):
+        if file.stem not in TASKS:
+            raise RecinjectError(
+                f"{file}: no task is called {file.stem!r}", hint=did_you_mean(file.stem, TASKS)
+            )
 
 
 def _lay_over(content: dict[str, Any], override: str) -> None:
@@ -229,7 +290,15 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
         content = content[section]
         if not isinstance(content, dict):
             raise RecinjectError(f"{key}: {section!r} has no keys below it", hint="shorten the key")
-    content[last] = yaml.safe_load(value)
+    try:
+        content[last] = load_yaml(value)
+    except yaml.YAMLError as error:
+        if "{{" not in value:
+            raise RecinjectError(
+                f"{override!r}: the value is not YAML",
+                hint="close its brackets; text with signs of YAML needs quotes inside the shell's",
+            ) from error
+        content[last] = value  # a phrase in Jinja, whose braces are a broken mapping to YAML
 
 
 def _explain(error: ValidationError, place: str) -> RecinjectError:
@@ -241,8 +310,9 @@ def _explain(error: ValidationError, place: str) -> RecinjectError:
         return RecinjectError(f"{where}: unknown key", hint=did_you_mean(keys[-1], _legal(keys)))
     if first["type"] == "missing":
         return RecinjectError(f"{where}: missing", hint=f"add {keys[-1]} to the recipe")
+    fact = first["msg"].partition(" or instance of ")[0]
     return RecinjectError(
-        f"{where}: {first['msg']}", hint=f"it is {first['input']!r} now; change or remove it"
+        f"{where}: {fact}", hint=f"it is {first['input']!r} now; change or remove it"
     )
 
 

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import NamedTuple
+from unittest import mock
 
+import hypothesis
+import numpy as np
 import pytest
+from hypothesis import strategies as st
+
+from recinject.cli import main
+from recinject.data.schema import Interactions
+from recinject.data.splitting import Split, leave_one_out
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
+
+# The same examples every time, and no test that fails because the machine is busy.
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +36,86 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; name its place with RECINJECT_DATA")
     return folder
+
+
+def _split_of(histories: list[list[int]], n_items: int = 30) -> Split:
+    items = np.array([item for history in histories for item in history], np.int32)
+    lengths = [len(history) for history in histories]
+    log = Interactions(
+        users=np.repeat(np.arange(len(histories), dtype=np.int32), lengths),
+        items=items,
+        ratings=(np.arange(len(items)) * 7 % 10 + 1) / 2,
+        timestamps=None,
+        user_ids=[f"customer-{user}" for user in range(len(histories))],
+        n_items=n_items,
+    )
+    return leave_one_out(log)
+
+
+@pytest.fixture(scope="session")
+def split_of() -> Callable[..., Split]:
+    """Make a split from the items of each user, oldest first; the last two are held out."""
+    return _split_of
+
+
+@pytest.fixture(scope="session")
+def splits() -> Callable[..., st.SearchStrategy[Split]]:
+    """Strategies of small splits of 30 items; ``repeats`` lets users come back to an item."""
+
+    def strategy(repeats: bool = False) -> st.SearchStrategy[Split]:
+        history = st.lists(st.integers(0, 29), max_size=12, unique=not repeats)
+        return st.lists(history, min_size=1, max_size=5).map(_split_of)
+
+    return strategy
+
+
+class Ended(NamedTuple):
+    """How a command ended: its exit code, and what it wrote to standard output and error."""
+
+    code: int
+    output: str
+
+
+def _recinject(*words: object) -> Ended:
+    written = io.StringIO()
+    argv = mock.patch("sys.argv", ["recinject", *map(str, words)])
+    with argv, redirect_stdout(written), redirect_stderr(written):
+        try:
+            main()
+        except SystemExit as end:
+            return Ended(int(end.code or 0), written.getvalue())
+    return Ended(0, written.getvalue())
+
+
+@pytest.fixture(scope="session")
+def recinject() -> Callable[..., Ended]:
+    """Run a command line within this process."""
+    return _recinject
+
+
+_TINY_RECIPE = """
+data:
+  simulator: {users: 60, items: 40, events_per_user: 10}
+  k_core: 2
+samples:
+  tasks:
+    masked_item_modelling: {}
+    masked_language_modelling: {}
+    bpr: {max_per_user: 2}
+    retrieval: {}
+    ranking: {negatives: 9, train_negatives: 4, max_per_user: 2}
+    rating: {max_per_user: 2}
+model:
+  config: {d_model: 16, d_kv: 8, d_ff: 32, num_layers: 1, num_heads: 2}
+  vocab_size: 600
+training: {max_steps: 8, per_device_train_batch_size: 8, validation_samples: 20, use_cpu: true}
+evaluation: {resamples: 100, beams: 10}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe with every task and every baseline that runs in seconds."""
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(_TINY_RECIPE, "utf-8")
+    return path

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 
 from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Split
@@ -32,7 +33,8 @@ def save_split(folder: Path, split: Split, catalog: Catalog) -> None:
 def load_split(folder: Path) -> tuple[Split, Catalog]:
     """Read what :func:`save_split` wrote."""
     events = pd.read_parquet(folder / _EVENTS)
-    catalog = Catalog(pd.read_parquet(folder / _ITEMS))
+    # pandas would read None as NaN and lists as arrays, which a phrase takes for something there.
+    catalog = Catalog(pd.DataFrame(pq.read_table(folder / _ITEMS).to_pydict(), dtype=object))
     interactions = Interactions(
         users=events["user"].to_numpy(np.int32),
         items=events["item"].to_numpy(np.int32),

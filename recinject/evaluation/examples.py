@@ -38,14 +38,14 @@ class Example:
 def draw_examples(
     prediction: Prediction, queries: Queries, catalog: Catalog, count: int, seed: int
 ) -> list[Example]:
-    """Draw examples by the seed, half of them failures as far as there are both kinds."""
+    """Draw examples by the seed: hits and failures in turn, as far as there are both."""
     hits = _hits(prediction, queries)
     rng = derive_rng(seed, "examples", queries.task)
     good, bad = (rng.permutation(np.flatnonzero(kind)) for kind in (hits, ~hits))
-    failures = max(count // 2, count - len(good))
-    rows = [*good[: max(count - failures, count - len(bad))], *bad[:failures]]
+    in_turn = np.stack([good[: len(bad)], bad[: len(good)]], axis=1).ravel()
+    rows = np.concatenate([in_turn, good[len(bad) :], bad[len(good) :]])[:count]
     names = [title or name for title, name in zip(catalog.titles, catalog.item_ids, strict=True)]
-    return [_example(prediction, queries, names, int(row), bool(hits[row])) for row in rows[:count]]
+    return [_example(prediction, queries, names, int(row), bool(hits[row])) for row in rows]
 
 
 def _hits(prediction: Prediction, queries: Queries) -> Flags:

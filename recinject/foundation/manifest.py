@@ -50,8 +50,10 @@ class RunManifest:
     @classmethod
     def read(cls, folder: Path) -> RunManifest | None:
         """Read a stage's manifest, or return None when the stage was never finished."""
-        path = folder / MANIFEST_NAME
-        return cls(**read_json(path)) if path.is_file() else None
+        try:
+            return cls(**read_json(folder / MANIFEST_NAME))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:

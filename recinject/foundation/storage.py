@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ from recinject.foundation.errors import RecinjectError
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a temporary folder that takes the place of ``path`` when the block succeeds.
 
-    When the block raises, the temporary folder is removed and ``path`` is as it was before.
+    When the block raises, the temporary folder is removed, with the folders above that were made
+    for it, and ``path`` is as it was before.
 
     Raises:
         RecinjectError: the parent folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # A killed process may have left one, and in a container its number comes again.
+    shutil.rmtree(temporary, ignore_errors=True)
+    made = [folder for folder in path.parents if not folder.exists()]
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
@@ -38,6 +42,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary.rename(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # by now others may have put something into them
+            for folder in made:
+                folder.rmdir()
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -66,11 +66,11 @@ def _number(catalog: Catalog, seed: int) -> Identifiers:
 
 
 def _title(catalog: Catalog, seed: int) -> Identifiers:
-    counts = Counter(_unlike_number(title) for title in catalog.titles)
+    counts = Counter(map(unlike_number, catalog.titles))
     numbers = _number(catalog, seed).texts
     texts = [
         title if title and counts[title] == 1 else f"{title} {number}".strip()
-        for title, number in zip(map(_unlike_number, catalog.titles), numbers, strict=True)
+        for title, number in zip(map(unlike_number, catalog.titles), numbers, strict=True)
     ]
     resolved = sum(count for title, count in counts.items() if title and count > 1)
     return Identifiers("title", tuple(texts), resolved)
@@ -82,9 +82,14 @@ def _number_and_title(catalog: Catalog, seed: int) -> Identifiers:
     return Identifiers("number_title", tuple(f"{n} {title}".strip() for n, title in pairs))
 
 
-def _unlike_number(title: str) -> str:
-    """Keep a title from looking as a number does: that sign is for numbers alone."""
-    return title.replace("#", "no. ").strip()
+def unlike_number(title: str) -> str:
+    """Keep a title from looking as a number does: that sign is for numbers alone.
+
+    Examples:
+        >>> unlike_number("Mug #1 # blue")
+        'Mug no. 1 no. blue'
+    """
+    return " ".join(title.replace("#", "no. ").split())
 
 
 KINDS: dict[str, Callable[[Catalog, int], Identifiers]] = {

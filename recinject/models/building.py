@@ -17,10 +17,13 @@ from transformers import (
     T5Config,
     T5ForConditionalGeneration,
 )
+from transformers.utils import logging
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.samples.tokenizer import END, PAD, SENTINELS, UNKNOWN, local_copy
 
+# Loading and saving take a moment here, and their bars would cut through the training's own.
+logging.disable_progress_bar()
 _VOCABULARY_MULTIPLE = 8
 _FROM_TOKENIZER = {"vocab_size", "pad_token_id", "eos_token_id", "decoder_start_token_id"}
 _NOT_IN_SIGNATURE = {"tie_word_embeddings"}

@@ -30,7 +30,7 @@ def add_lora(model: PreTrainedModel, settings: Mapping[str, Any], seed: int = 0)
     for key in settings:
         if key not in legal:
             raise RecinjectError(
-                f"model.lora: LoraConfig takes no {key!r} here", hint=did_you_mean(key, legal)
+                f"lora: LoraConfig takes no {key!r} here", hint=did_you_mean(key, legal)
             )
     try:
         with torch.random.fork_rng():
@@ -38,7 +38,7 @@ def add_lora(model: PreTrainedModel, settings: Mapping[str, Any], seed: int = 0)
             return get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_2_SEQ_LM, **settings))
     except (ValueError, TypeError) as error:
         raise RecinjectError(
-            f"model.lora: peft refuses it ({error})",
+            f"lora: peft refuses it ({error})",
             hint="see peft.LoraConfig; T5's projections are named q, k, v, o, wi_0, wi_1 and wo",
         ) from error
 

@@ -13,12 +13,16 @@ from recinject.pipeline.run import Facts, Run, factory_of, given_tokenizer
 from recinject.recipe import Recipe
 from recinject.reporting.cards import dataset_card
 from recinject.samples.build import build_samples
+from recinject.templating.library import load_templates
 
 
 def build(run: Run) -> None:
     """Make the folder ``samples``, and before it what it needs."""
+    recipe, own = run.recipe, run.recipe.samples
+    # Loaded only to be checked: a mistake in a template should not wait for the log to be read.
+    for task in recipe.tasks():
+        load_templates(task.name, task.slots, own.prompts, own.phrases)
     prepare(run)
-    recipe = run.recipe
     settings = recipe.samples.model_dump(mode="json", exclude={"workers", "tasks"})
     settings |= {
         "tasks": {task.name: asdict(task) for task in recipe.tasks()},
@@ -30,7 +34,7 @@ def build(run: Run) -> None:
 
 def _hash_prompts(recipe: Recipe) -> str:
     own = recipe.samples.prompts
-    folders = [shipped_folder("prompts"), *([own] if own and own.is_dir() else [])]
+    folders = [shipped_folder("prompts"), *([own] if own else [])]
     names = [f"{task.name}.yaml" for task in recipe.tasks()]
     files = [folder / name for folder in folders for name in names]
     return hash_value([hash_files(file) for file in files if file.is_file()])

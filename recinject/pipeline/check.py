@@ -17,6 +17,7 @@ from recinject.recipe import Recipe
 from recinject.recommenders.baselines import make_baseline
 from recinject.samples.tokenizer import train_tokenizer
 from recinject.training.arguments import check_training_settings
+from recinject.training.optimizers import choose_optimizer
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -37,6 +38,7 @@ def check_settings(recipe: Recipe) -> None:
     _check_writable(recipe)
     if recipe.training is not None:
         check_training_settings(recipe.training.arguments)
+        choose_optimizer(recipe.training.optimizer, 0.0)
         _check_mixture(recipe)
     tokenizer = given_tokenizer(recipe) or train_tokenizer([], recipe.model.vocab_size)
     model = base_model(recipe, tokenizer)

@@ -25,6 +25,7 @@ from recinject.models.building import count_parameters
 from recinject.models.storing import load_trained
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.pipeline.train import base_model, train
+from recinject.recipe import MOST_EXAMPLES
 from recinject.recommenders.baselines import make_baseline
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries, Recommender
@@ -45,11 +46,7 @@ def evaluate(run: Run) -> None:
     if not is_first_process():
         return
     recipe = run.recipe
-    settings = {
-        **recipe.evaluation.model_dump(),
-        "model": recipe.model.model_dump(),
-        "examples": recipe.report.examples,
-    }
+    settings = {**recipe.evaluation.model_dump(), "model": recipe.model.model_dump()}
     trained = ["training"] if recipe.training is not None else []
     inputs = run.fingerprints("samples", *trained)
     run.stage("evaluation", settings, inputs).run(lambda folder: _evaluate(run, folder))
@@ -156,8 +153,7 @@ class _Evaluation:
         if queries.task == "retrieval":
             findings += audit.highest_id_rule(self.run.identifiers.numbers, queries)
         self.rows["audit"] += map(asdict, findings)
-        share = -(-recipe.report.examples // len(self.tasks))
-        drawn = draw_examples(prediction, queries, catalog, share, recipe.seed)
+        drawn = draw_examples(prediction, queries, catalog, MOST_EXAMPLES, recipe.seed)
         self.rows["examples"] += map(asdict, drawn)
 
     def queries(self, task: str, split: str) -> Queries:

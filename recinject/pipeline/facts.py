@@ -51,7 +51,7 @@ def gather(run: Run) -> ReportInputs:
         metrics=read_rows(MetricRow, read_json(evaluation / "metrics.json")),
         comparisons=read_rows(ComparisonRow, read_json(evaluation / "comparisons.json")),
         audit=read_rows(AuditRow, read_json(evaluation / "audit.json")),
-        examples=read_rows(ExampleRow, read_json(evaluation / "examples.json")),
+        examples=_examples(run),
         sampled_candidates=_negatives(run.recipe),
     )
 
@@ -103,6 +103,16 @@ def _model_facts(run: Run) -> ModelFacts:
     facts = run.manifest("training").facts
     adaptation = "full" if recipe.lora is None else "LoRA"
     return ModelFacts(name, adaptation, facts["trainable"], facts["parameters"])
+
+
+def _examples(run: Run) -> list[ExampleRow]:
+    """Take as many of the drawn examples as the recipe asks for, evenly over the tasks."""
+    rows = read_rows(ExampleRow, read_json(run.folder("evaluation") / "examples.json"))
+    by_task: dict[str, list[ExampleRow]] = {}
+    for row in rows:
+        by_task.setdefault(row.task, []).append(row)
+    share = -(-run.recipe.report.examples // max(1, len(by_task)))
+    return [row for found in by_task.values() for row in found[:share]]
 
 
 def _training_log(run: Run) -> list[dict[str, Any]]:

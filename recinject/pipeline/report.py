@@ -10,7 +10,7 @@ from recinject.pipeline.facts import gather
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.reporting.cards import model_card
 from recinject.reporting.headline import headline
-from recinject.reporting.report import write_report
+from recinject.reporting.report import subject, write_report
 
 
 def report(run: Run) -> None:
@@ -23,7 +23,7 @@ def report(run: Run) -> None:
         lambda folder: _report(run, folder)
     )
     inputs = gather(run)
-    say(f"\n{headline(inputs.metrics, inputs.comparisons)}\n")
+    say(f"\n{headline(inputs.metrics, inputs.comparisons, subject(inputs.model))}\n")
     say(f"Report: {run.folder('report') / 'report.html'}")
 
 

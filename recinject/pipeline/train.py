@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recinject.data.splitting import Part
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.pipeline.build import build
 from recinject.pipeline.run import Facts, Run, is_first_process
@@ -58,18 +59,19 @@ def _fit(
     model = base_model(recipe, tokenizer)
     trained = model if recipe.lora is None else add_lora(model, recipe.lora, recipe.seed)
     trainable, total = count_parameters(trained)
-    say(f"  {trainable:,} of {total:,} parameters train on {len(train_set):,} samples an epoch")
+    if is_first_process():
+        say(f"  {trainable:,} of {total:,} parameters train on {len(train_set):,} samples an epoch")
     log_path = recipe.folder / "logs" / "train.jsonl"
-    arguments = training.arguments
     fit(
         trained,
         tokenizer,
         train_set,
         validation_set,
-        arguments,
+        training.arguments,
         checkpoints,
         log_path,
         recipe.seed,
+        training.optimizer,
     )
     return trained, {"trainable": trainable, "parameters": total, "tokens": tokens}
 
@@ -82,6 +84,12 @@ def _datasets(
     tasks = recipe.tasks()
     names = [task.name for task in tasks]
     mixed, facts = mix_tasks(samples, names, training.mixture, tokenizer, limits, recipe.seed)
+    if not len(mixed):
+        raise RecinjectError(
+            "training: none of its tasks has a training sample",
+            hint="give a log whose users have more events than validation and test take, or "
+            "set training=null to evaluate the model as it is",
+        )
     validated = [t.name for t in tasks if t.name in facts and Part.VALIDATION in t.parts]
     count = training.validation_samples
     validation = (

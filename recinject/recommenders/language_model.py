@@ -17,7 +17,13 @@ from recinject.decoding.candidates import pad_sequences, score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
-from recinject.recommenders.protocol import Prediction, Queries, Recommender, places, top_k
+from recinject.recommenders.protocol import (
+    Prediction,
+    Queries,
+    Recommender,
+    places,
+    rank_candidates,
+)
 
 Rows = NDArray[np.int64]
 
@@ -108,10 +114,8 @@ class LanguageModel(Recommender):
             sequences = self._sequences[candidates[rows]]
             longest = int((sequences >= 0).sum(2).max())
             scores[rows] = score_candidates(self._model, *prompts, sequences[:, :, :longest])
-        columns, top_scores = top_k(scores, k)
-        targets = np.argmax(candidates == queries.targets[:, None], axis=1).astype(np.int32)
-        items = np.take_along_axis(candidates, columns, axis=1)
-        return Prediction(self.name, queries.task, items, top_scores, *places(scores, targets))
+        found = rank_candidates(scores, candidates, queries.targets, k)
+        return Prediction(self.name, queries.task, *found)
 
     def _rate(self, queries: Queries) -> Prediction:
         if not self._label_values.size:

@@ -104,7 +104,8 @@ def standings(
         for row in comparisons
         if (row.task, row.metric, row.recommender) == (task, metric, LANGUAGE_MODEL)
     }
-    others = [row for row in rows if row.recommender != LANGUAGE_MODEL]
+    # A second wording of the language model is no baseline.
+    others = [row for row in rows if not row.recommender.startswith(LANGUAGE_MODEL)]
     return [
         Standing(own, other, tests.get(other.recommender), len(others))
         for own in rows

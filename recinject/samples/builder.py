@@ -21,9 +21,8 @@ from recinject.templating.context import Context
 from recinject.templating.language import SlotKind
 from recinject.templating.library import TaskTemplates, Template
 
-# More than a separator, a letter or a rating takes beside an item in the shipped templates;
-# prompts that come near the budget by this bound are counted exactly.
-_TOKENS_AROUND_ITEM = 4
+# More than a letter or a rating takes; prompts near the budget by this bound are counted exactly.
+_LETTER_TOKENS = 5
 REWORDED = "reworded"
 
 
@@ -65,6 +64,7 @@ class Wording:
         phrases: for each slot the text of every item.
         item_tokens: for each slot the number of tokens of every item's text.
         prompt_tokens: tokens that the longest prompt takes without its items.
+        tokens_beside: the most tokens that stand beside an item in a list.
         tokenizer: what counted them.
     """
 
@@ -72,6 +72,7 @@ class Wording:
     phrases: Mapping[str, Sequence[str]]
     item_tokens: Mapping[str, Integers]
     prompt_tokens: int
+    tokens_beside: int
     tokenizer: Tokenizer
 
     @classmethod
@@ -84,8 +85,10 @@ class Wording:
         """Count the tokens of every phrase, so that prompts can be kept within a budget."""
         counts = {slot: count_tokens(tokenizer, texts) for slot, texts in phrases.items()}
         sources = [template.source for template in templates.templates]
-        longest = int(count_tokens(tokenizer, sources).max())
-        return cls(templates, phrases, counts, longest, tokenizer)
+        segments = [segment for template in templates.templates for segment in template.prompt]
+        separators = [" ".join(segment.args[1:]) for segment in segments]
+        longest, beside = (int(count_tokens(tokenizer, t).max()) for t in (sources, separators))
+        return cls(templates, phrases, counts, longest, beside + _LETTER_TOKENS, tokenizer)
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,9 +179,9 @@ class Builder:
         """Leave out the oldest items of a plain history until the prompt fits."""
         if self.task.slots["history"] not in (SlotKind.ITEMS, SlotKind.RATED):
             return context
-        items = self.wording.item_tokens
+        items, beside = self.wording.item_tokens, self.wording.tokens_beside
         most = self.wording.prompt_tokens + sum(
-            int(items[slot][list(numbers)].sum()) + _TOKENS_AROUND_ITEM * len(numbers)
+            int(items[slot][list(numbers)].sum()) + beside * len(numbers)
             for slot, numbers in context.slots.items()
         )
         while most > self.max_prompt_tokens and len(context.slots["history"]) > 1:
@@ -186,7 +189,7 @@ class Builder:
             most = len(self.wording.tokenizer.encode(prompt).ids)
             surplus = most - self.max_prompt_tokens
             if surplus > 0:
-                oldest = items["history"][list(context.slots["history"])] + _TOKENS_AROUND_ITEM
+                oldest = items["history"][list(context.slots["history"])] + beside
                 dropped = int(np.searchsorted(np.cumsum(oldest), surplus, side="right"))
                 context = context.without_oldest(max(1, min(dropped, len(oldest) - 1)))
         return context

@@ -35,7 +35,7 @@ def mixture_counts(sizes: Mapping[str, int], rates: Mapping[str, float]) -> dict
         {'retrieval': 750, 'bpr': 250}
     """
     for task, rate in rates.items():
-        if task not in sizes or rate <= 0:
+        if not sizes.get(task) or rate <= 0:
             raise RecinjectError(
                 f"training.mixture: {task}: {rate} is no rate of a task with samples",
                 hint="rates are above 0. " + did_you_mean(task, sizes),
@@ -53,7 +53,7 @@ def draw_passes(seed: int, task: str, size: int, count: int) -> NDArray[np.int64
     """
     passes = [
         derive_rng(seed, "mixture", task, number).permutation(size)
-        for number in range(-(-count // size))
+        for number in range(-(-count // max(1, size)))
     ]
     return np.concatenate([np.empty(0, np.int64), *passes])[:count].astype(np.int64)
 
@@ -94,6 +94,8 @@ def validation_samples(
 ) -> Dataset:
     """Tokenise validation samples of several tasks: the first ``count``, dealt out in turn."""
     tables = [read_samples(folder, task, "validation") for task in tasks]
-    share = -(-count // max(1, len(tables)))
-    mixed = pa.concat_tables([table.slice(0, share) for table in tables])
+    shares = [len(range(turn, count, len(tables))) for turn in range(len(tables))]
+    mixed = pa.concat_tables(
+        [table.slice(0, share) for table, share in zip(tables, shares, strict=True)]
+    )
     return tokenise(mixed, tokenizer, *limits)[0]

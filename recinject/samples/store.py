@@ -36,7 +36,7 @@ def write_samples(builder: Builder, folder: Path, *, workers: int = 1, jsonl: bo
     """Write all samples of a builder as ``folder/SPLIT-00000-of-00001.parquet`` and so on.
 
     What stands in which shard depends on the samples' order alone, so the bytes are the same
-    whatever the number of workers.
+    whatever the number of workers. Without any sample there is one shard without rows.
 
     Args:
         builder: the samples.
@@ -49,7 +49,7 @@ def write_samples(builder: Builder, folder: Path, *, workers: int = 1, jsonl: bo
     """
     shards = [
         range(start, min(start + SAMPLES_PER_SHARD, len(builder)))
-        for start in range(0, len(builder), SAMPLES_PER_SHARD)
+        for start in range(0, max(1, len(builder)), SAMPLES_PER_SHARD)
     ]
     names = [f"{builder.split}-{n:05d}-of-{len(shards):05d}" for n in range(len(shards))]
     jobs = [(folder / name, numbers, jsonl) for name, numbers in zip(names, shards, strict=True)]
@@ -63,6 +63,10 @@ _Job = tuple[Path, range, bool]
 _worker_builder: list[Builder] = []
 
 
+def _start_worker(builder: Builder) -> None:
+    _worker_builder.append(builder)
+
+
 def _run(builder: Builder, jobs: list[_Job], workers: int) -> Iterator[None]:
     if workers <= 1 or len(jobs) <= 1:
         for job in jobs:
@@ -72,7 +76,7 @@ def _run(builder: Builder, jobs: list[_Job], workers: int) -> Iterator[None]:
     with ProcessPoolExecutor(
         min(workers, len(jobs)),
         mp_context=get_context("spawn"),
-        initializer=_worker_builder.append,
+        initializer=_start_worker,
         initargs=(builder,),
     ) as pool:
         yield from pool.map(_write_shard_in_worker, jobs)
@@ -83,14 +87,12 @@ def _write_shard_in_worker(job: _Job) -> None:
 
 
 def _write_shard(builder: Builder, stem: Path, numbers: range, jsonl: bool) -> None:
-    samples = [builder.sample(number) for number in numbers]
-    columns = zip(*samples, strict=True)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+    samples = [builder.sample(number)._asdict() for number in numbers]
     partial = stem.with_suffix(".partial")
-    pq.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA), partial, compression="zstd")
+    pq.write_table(pa.Table.from_pylist(samples, SCHEMA), partial, compression="zstd")
     partial.rename(stem.with_suffix(".parquet"))
     if jsonl:
-        lines = [json.dumps(sample._asdict(), ensure_ascii=False) + "\n" for sample in samples]
+        lines = [json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples]
         partial.write_text("".join(lines), encoding="utf-8")
         partial.rename(stem.with_suffix(".jsonl"))
 
@@ -99,7 +101,7 @@ def read_samples(folder: Path, task: str, split: str) -> pa.Table:
     """Read all samples of one task and split, in their order.
 
     Raises:
-        RecinjectError: there are none.
+        RecinjectError: they were never built.
     """
     files = sorted((folder / task).glob(f"{split}-*.parquet"))
     if not files:

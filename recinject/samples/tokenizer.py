@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from tokenizers import (
     AddedToken,
     Regex,
@@ -112,6 +110,10 @@ def local_copy(name: str, patterns: Sequence[str]) -> Path:
     Raises:
         RecinjectError: the files are not here and the hub cannot be reached or knows no such name.
     """
+    # A tenth of a second to import, and most runs ask no hub.
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         folder = Path(snapshot_download(name, allow_patterns=[*patterns], local_files_only=True))
         if any(file for pattern in patterns for file in folder.glob(pattern)):

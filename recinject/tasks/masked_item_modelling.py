@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from recinject.data.schema import Integers
 from recinject.data.splitting import View
@@ -27,7 +28,7 @@ class MaskedItemModelling(WindowTask):
 
     name = "masked_item_modelling"
     slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.MASKED, "masked": SlotKind.ITEMS}
-    mask_share: float = 0.2
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
 
     def sample(
         self, view: View, user: int, index: int, rng: np.random.Generator, words: Integers

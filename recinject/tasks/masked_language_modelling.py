@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from recinject.data.schema import Integers
 from recinject.data.splitting import View
@@ -29,8 +30,8 @@ class MaskedLanguageModelling(WindowTask):
 
     name = "masked_language_modelling"
     slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.GAPPED}
-    noise_share: float = 0.15
-    mean_span: float = 3.0
+    noise_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mean_span: Annotated[float, Field(ge=1)] = 3.0
 
     def sample(
         self, view: View, user: int, index: int, rng: np.random.Generator, words: Integers

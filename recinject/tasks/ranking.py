@@ -11,7 +11,7 @@ import numpy as np
 from recinject.data.negatives import draw_negatives
 from recinject.data.schema import Integers
 from recinject.data.splitting import Part, View
-from recinject.tasks.task import TargetTask, items_at
+from recinject.tasks.task import Positive, TargetTask, items_at
 from recinject.templating.context import Context
 from recinject.templating.language import SlotKind
 
@@ -35,8 +35,8 @@ class Ranking(TargetTask):
         "target": SlotKind.ITEM,
     }
     parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
-    negatives: int = 99
-    train_negatives: int = 19
+    negatives: Positive = 99
+    train_negatives: Positive = 19
 
     def sample(
         self, view: View, user: int, index: int, rng: np.random.Generator, words: Integers

@@ -5,15 +5,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from recinject.data.schema import Integers
 from recinject.data.splitting import Part, View
 from recinject.templating.context import Context
 from recinject.templating.language import SlotKind
+
+Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,16 @@ class TargetTask(Task):
             user's targets are cut into that many equal strata, and one is drawn from each.
     """
 
-    history_length: int = 20
-    max_per_user: int | None = None
+    history_length: Positive = 20
+    max_per_user: Positive | None = None
 
     def count(self, view: View) -> NDArray[np.int64]:
         """Return the number of targets with a past of each user, at most the cap."""
         return np.minimum(view.target_counts, self._cap(view))
 
     def _cap(self, view: View) -> int:
-        capped = view.part is Part.TRAIN and self.max_per_user is not None
-        return self.max_per_user or 1 if capped else np.iinfo(np.int64).max
+        cap = self.max_per_user if view.part is Part.TRAIN else None
+        return np.iinfo(np.int64).max if cap is None else cap
 
     def target(self, view: View, user: int, index: int, rng: np.random.Generator) -> int:
         """Return the target's event number of a user's sample."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 from recinject.data.splitting import View
+from recinject.foundation.errors import RecinjectError
 from recinject.tasks.task import Task
 
 
@@ -21,9 +24,17 @@ class WindowTask(Task):
         per_event: windows a user has for each of the user's training events.
     """
 
-    shortest: int = 5
+    shortest: Annotated[int, Field(ge=2)] = 5
     longest: int = 10
-    per_event: float = 0.25
+    per_event: Annotated[float, Field(ge=0)] = 0.25
+
+    def __post_init__(self) -> None:
+        if self.longest < self.shortest:
+            raise RecinjectError(
+                f"samples.tasks.{self.name}: longest={self.longest} is below "
+                f"shortest={self.shortest}",
+                hint=f"set samples.tasks.{self.name}.longest to {self.shortest} or more",
+            )
 
     def count(self, view: View) -> NDArray[np.int64]:
         """Return the number of windows of each user: at least one where one fits."""

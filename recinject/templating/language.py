@@ -18,7 +18,8 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.templating.context import Context
 
 Phrases = Mapping[str, Sequence[str]]
-Segment = Callable[[Context, Phrases], str]
+# Called with a context and the phrases; its arguments are a slot and the texts of its filter.
+Segment = partial[str]
 _PARSER = Environment(autoescape=False)  # it only parses: nothing is ever executed
 
 
@@ -195,9 +196,15 @@ def _filtered(node: nodes.Filter, slot: str, kind: SlotKind, place: str) -> Segm
         )
     arguments = [arg.value for arg in node.args if isinstance(arg, nodes.Const)]
     texts = [value for value in arguments if isinstance(value, str)]
-    if len(texts) != len(node.args) or len(texts) != legal[node.name].arguments or node.kwargs:
+    others = node.kwargs or node.dyn_args or node.dyn_kwargs
+    if len(texts) != len(node.args) or len(texts) != legal[node.name].arguments or others:
         raise RecinjectError(
             f"{place}: filter {node.name!r} takes {legal[node.name].arguments} texts",
             hint=f"write {{{{ {slot} | {legal[node.name].usage} }}}}",
+        )
+    if kind is SlotKind.GAPPED and len(f"a{texts[0]}b".split()) != 2:
+        raise RecinjectError(
+            f"{place}: {texts[0]!r} adds words to those of the items, or joins them",
+            hint=f"gaps are counted in items' words: write {{{{ {slot} | {node.name}('; ') }}}}",
         )
     return partial(legal[node.name].write, slot, *texts)

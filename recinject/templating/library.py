@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.storage import shipped_folder
+from recinject.foundation.yaml_reader import load_yaml
 from recinject.templating.context import Context
 from recinject.templating.language import Phrases, Segment, SlotKind, lower
 from recinject.templating.phrases import render_phrases
@@ -154,7 +155,7 @@ def _find(task: str, folder: Path | None) -> Path:
 
 def _parse(path: Path, task: str) -> _File:
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content: Any = load_yaml(path.read_text(encoding="utf-8"))
         file = _File.model_validate(content)
     except yaml.YAMLError as error:
         raise RecinjectError(f"{path}: not YAML: {error}", hint="mend the line it names") from error

@@ -9,6 +9,7 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.identifiers.table import unlike_number
 
 _SANDBOX = SandboxedEnvironment(autoescape=False)
 # A phrase may ask for these in any log; where the log lacks them they are empty.
@@ -55,4 +56,7 @@ def render_phrases(
 
 
 def _item(identifier: str, title: str) -> str:
-    return identifier if title in identifier else f"{identifier} {title}"
+    # By whole words: the film "12" is not named by the number #12.
+    forms = (f" {title} ", f" {unlike_number(title)} ")
+    held = any(form in f" {identifier} " for form in forms)
+    return identifier if held else f"{identifier} {title}"

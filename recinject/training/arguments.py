@@ -6,15 +6,22 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from transformers import Seq2SeqTrainingArguments
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 
 _OF_THE_RUN = {"output_dir", "seed", "resume_from_checkpoint", "do_train", "do_eval", "do_predict"}
+_OF_THE_MIXTURE = {"mixture", "validation_samples"}
 _HALF = ("fp16", "fp16_full_eval")
+_COUNTS = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+)
 _DEFAULTS: dict[str, Any] = {
     "logging_steps": 0.01,
     "save_strategy": "steps",
@@ -30,21 +37,29 @@ _DEFAULTS: dict[str, Any] = {
     "train_sampling_strategy": "group_by_length",
     "length_column_name": "length",
     "dataloader_num_workers": 0,
+    # Every parameter of an encoder-decoder is used in every step.
+    "ddp_find_unused_parameters": False,
 }
 
 
-def check_training_settings(settings: Mapping[str, Any]) -> None:
+def check_training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Refuse settings that could not train, before anything is written.
 
+    Returns:
+        The settings, each of the kind that transformers declares.
+
     Raises:
-        RecinjectError: a key is unknown or set by the run itself, 16-bit floats are asked for, a
-            single checkpoint is to be kept, or transformers refuses a value.
+        RecinjectError: a key is unknown or set by the run itself, a value is of the wrong kind,
+            16-bit floats are asked for, a single checkpoint is to be kept, or transformers
+            refuses a value.
     """
     legal = {field.name for field in fields(Seq2SeqTrainingArguments) if field.init} - _OF_THE_RUN
     for key in settings:
         if key not in legal:
             what = "is set by the run itself" if key in _OF_THE_RUN else "is no training argument"
-            raise RecinjectError(f"training: {key!r} {what}", hint=did_you_mean(key, legal))
+            hint = did_you_mean(key, legal | _OF_THE_MIXTURE)
+            raise RecinjectError(f"training: {key!r} {what}", hint=hint)
+    settings = {key: _of_its_kind(key, value) for key, value in settings.items()}
     for key in _HALF:
         if settings.get(key):
             raise RecinjectError(
@@ -58,6 +73,21 @@ def check_training_settings(settings: Mapping[str, Any]) -> None:
             hint="keep 2 or more, so that a whole one is always left to resume from",
         )
     _make({"output_dir": tempfile.gettempdir(), **_DEFAULTS, **settings})
+    return settings
+
+
+def _of_its_kind(key: str, value: Any) -> Any:
+    # Transformers stores whatever it is given, and stumbles over it in the middle of a training.
+    kinds = get_type_hints(Seq2SeqTrainingArguments)
+    kind: Any = Annotated[int, Field(ge=1)] if key in _COUNTS else kinds[key]
+    try:
+        adapter = TypeAdapter[Any](kind, config=ConfigDict(arbitrary_types_allowed=True))
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise RecinjectError(
+            f"training.{key}: {error.errors()[0]['msg']}",
+            hint=f"it is {value!r} now; change or remove it",
+        ) from error
 
 
 def training_arguments(
@@ -74,7 +104,7 @@ def training_arguments(
     Raises:
         RecinjectError: see :func:`check_training_settings`.
     """
-    check_training_settings(settings)
+    settings = check_training_settings(settings)
     cuda = torch.cuda.is_available() and not settings.get("use_cpu")
     return _make(
         {

@@ -20,6 +20,7 @@ from recinject.models.building import wrap_tokenizer
 from recinject.training.arguments import training_arguments
 from recinject.training.batches import LengthBuckets, make_collator
 from recinject.training.checkpoints import MarkComplete, newest_complete, remove_torn
+from recinject.training.optimizers import choose_optimizer
 from recinject.training.watching import ShowProgress, StopDivergence, WriteLog
 
 
@@ -32,6 +33,7 @@ def fit(
     folder: Path,
     log_path: Path,
     seed: int,
+    optimizer: str | None = None,
 ) -> PreTrainedModel | PeftModel:
     """Train a model, going on from the newest whole checkpoint when there is one.
 
@@ -48,6 +50,7 @@ def fit(
         folder: where checkpoints go.
         log_path: where loss and learning rate go, one JSON line a log entry.
         seed: of dropout and of the batches' order.
+        optimizer: see :func:`~recinject.training.optimizers.choose_optimizer`.
 
     Raises:
         RecinjectError: the arguments are wrong, the loss diverges, or the device's memory is full.
@@ -62,6 +65,7 @@ def fit(
         eval_dataset=validation_dataset,
         data_collator=make_collator(model, wrapped),
         processing_class=wrapped,
+        optimizer_cls_and_kwargs=choose_optimizer(optimizer, settings.learning_rate),
         compute_loss_func=partial(token_loss, smoothing=settings.label_smoothing_factor),
         # A diverged entry is written first, so that the log shows what stopped the run.
         callbacks=[MarkComplete(), WriteLog(log_path), progress, StopDivergence()],

@@ -1,0 +1,30 @@
+# make demo, make test: both need nothing but Python 3.10 or later and make.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: install demo test lint clean
+
+# The stamp is younger than what it was installed from, or pip runs again.
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[cf,notebooks,dev]' --constraint constraints.txt
+	touch $@
+
+install: .venv/installed
+
+demo: install
+	$(BIN)/recinject run quickstart
+	@echo "Open $(CURDIR)/runs/quickstart/report/report.html in a browser."
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest --doctest-modules recinject tests
+	$(BIN)/python -m pytest --nbmake notebooks
+
+clean:
+	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache

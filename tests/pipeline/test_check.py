@@ -1,0 +1,60 @@
+import pytest
+
+from recinject.foundation.errors import RecinjectError
+from recinject.pipeline.check import check_run, check_settings
+from recinject.pipeline.run import Run
+from recinject.recipe import load_recipe
+
+
+@pytest.fixture
+def load(tiny_recipe, tmp_path):
+    def make(*overrides):
+        return load_recipe(str(tiny_recipe), [f"runs={tmp_path / 'runs'}", *overrides])
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("data.split=leave_two_out", "data.split: unknown 'leave_two_out'\n  fix: did you mean"),
+        (
+            "identifiers.kind=titel",
+            "identifiers.kind: unknown 'titel'\n  fix: did you mean 'title'",
+        ),
+        ("evaluation.baselines=[alz]", "unknown baseline 'alz'\n  fix: did you mean 'als'"),
+        ("evaluation.cutoffs=[5, 11]", "11 items, but lists end after 10 (evaluation.beams)"),
+        ("training.mixture.retreival=1", "training.mixture: 'retreival' is not among the run's"),
+        ("training.mixtur={}", "did you mean 'mixture'?"),
+        ("training.seed=3", "training: 'seed' is set by the run itself"),
+        ("training.learning_rate=fast", "training.learning_rate: Input should be a valid number"),
+        ("training.max_steps=0.5", "training.max_steps: Input should be a valid integer"),
+        ("training.per_device_train_batch_size=0", "batch_size: Input should be greater than"),
+        ("training.save_total_limit=x", "training.save_total_limit: Input should be"),
+        ("training.fp16=true", "training.fp16: T5's activations overflow"),
+        ("model.config.d_modl=8", "model.config: T5Config takes no 'd_modl' here\n  fix: did you"),
+        ("model.config.d_model=x", "model.config: T5 refuses it"),
+        ("model.vocab_size=50", "model.vocab_size: 50 tokens leave no room"),
+        ("model.tokenizer=/no/such/tokenizer.json", "/no/such/tokenizer.json: no such file"),
+        ("lora.lora_alfa=4", "lora: LoraConfig takes no 'lora_alfa' here\n  fix: did you mean"),
+        ("lora={target_modules: [qq]}", "lora: peft refuses it"),
+    ],
+)
+def test_a_setting_that_cannot_be_met_is_refused(load, override, said):
+    with pytest.raises(RecinjectError) as caught:
+        check_settings(load(override))
+    assert said in str(caught.value)
+
+
+def test_what_can_be_met_passes(load, tmp_path):
+    check_settings(load())
+    check_settings(load("training=null", "evaluation.baselines=[]"))
+    check_settings(load("lora.r=2", "training.learning_rate='1e-3'"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_without_samples_is_said(load):
+    run = Run(load("samples.tasks.masked_item_modelling={shortest: 90, longest: 99}"), "")
+    lines = list(check_run(run))
+    assert "masked_item_modelling (train): no sample" in lines
+    assert "retrieval (train): " in " ".join(lines)

@@ -1,0 +1,106 @@
+import json
+
+import pandas as pd
+import pytest
+
+KEYS = {"task", "recommender", "metric", "value", "ci_low", "ci_high", "n"}
+LISTS = {
+    *("language_model", "language_model_reworded"),
+    *("random", "popularity", "item_knn", "als", "bpr"),
+}
+RATERS = {
+    *("language_model", "language_model_reworded"),
+    *("global_mean", "item_mean", "user_mean"),
+}
+RECOMMENDERS = {"retrieval": LISTS, "ranking": LISTS, "rating": RATERS}
+
+
+def read(folder, name):
+    return json.loads((folder / "evaluation" / f"{name}.json").read_text("utf-8"))
+
+
+def test_metrics_json_has_every_recommender_with_every_metric_of_every_task(finished):
+    rows = read(finished.folder, "metrics")
+    assert all(row.keys() == KEYS for row in rows)
+    found = {(row["task"], row["recommender"], row["metric"]) for row in rows}
+    wanted = {
+        (task, name, metric)
+        for task, names in RECOMMENDERS.items()
+        for name in names
+        for metric in (
+            ["rmse", "mae", "auc"]
+            if task == "rating"
+            else ["hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"]
+        )
+    }
+    assert found == wanted and len(rows) == len(wanted)
+    for row in rows:
+        assert row["ci_low"] <= row["value"] <= row["ci_high"] and row["n"] == 60
+
+
+def test_the_model_is_compared_with_every_baseline(finished):
+    rows = read(finished.folder, "comparisons")
+    assert {row["recommender"] for row in rows} == {"language_model"}
+    for task, names in RECOMMENDERS.items():
+        references = {row["reference"] for row in rows if row["task"] == task}
+        assert references == {name for name in names if not name.startswith("language_model")}
+
+
+def test_every_answer_is_stored_with_the_logs_own_ids(finished):
+    predictions = finished.folder / "evaluation" / "predictions"
+    assert {path.stem for path in predictions.iterdir()} == {
+        f"{task}.{name}" for task, names in RECOMMENDERS.items() for name in names
+    }
+    lists = pd.read_parquet(predictions / "ranking.popularity.parquet")
+    samples = pd.read_parquet(next((finished.folder / "samples" / "ranking").glob("test-*")))
+    assert list(lists["sample_id"]) == list(samples["sample_id"])
+    assert list(lists["target_item_id"]) == list(samples["target_item_id"])
+    for answered, slate in zip(lists["item_ids"], samples["candidate_item_ids"], strict=True):
+        assert set(answered) == set(slate)
+
+
+def test_nobody_recommends_in_retrieval_what_the_user_had(finished):
+    events = pd.read_parquet(finished.folder / "data" / "interactions.parquet")
+    users = pd.read_parquet(finished.folder / "data" / "users.parquet")["user_id"]
+    items = pd.read_parquet(finished.folder / "data" / "items.parquet")["item_id"]
+    past = events[events["part"] < 2]
+    had = {
+        (users[user], items[item]) for user, item in zip(past["user"], past["item"], strict=True)
+    }
+    for path in (finished.folder / "evaluation" / "predictions").glob("retrieval.*"):
+        for row in pd.read_parquet(path).itertuples():
+            user = row.sample_id.split("/")[2]
+            assert not had & {(user, item) for item in row.item_ids}
+
+
+def test_the_audit_finds_no_leak(finished):
+    found = {row["check"]: row["verdict"] for row in read(finished.folder, "audit")}
+    assert len(found) >= 5 and "ok" in found.values()
+    leaks = [row for row in read(finished.folder, "audit") if "held" in row["check"].lower()]
+    assert leaks and all(row["verdict"] == "ok" for row in leaks)
+
+
+@pytest.mark.parametrize("model", ["config", "folder"])
+def test_an_untrained_model_is_evaluated_as_it_is(model, finished, again, copied):
+    folder = finished.folder / "model"
+    named = [f"model.name={folder}", "model.config=null"] if model == "folder" else []
+    made = again("report", "training=null", "evaluation.limit=6", *named)
+    assert made == (["samples"] if named else []) + ["evaluation", "report"]
+    rows = read(copied, "metrics")
+    assert {row["n"] for row in rows} == {6}
+    assert "zero-shot" in (copied / "report" / "report.md").read_text("utf-8")
+    assert "untrained" in (copied / "report" / "report.html").read_text("utf-8")
+
+
+def test_wordings_and_baselines_can_be_left_out(again, copied):
+    settings = ["evaluation.reworded=false", "evaluation.baselines=[popularity]"]
+    assert again("evaluate", *settings, "evaluation.limit=6") == ["evaluation"]
+    names = {row["recommender"] for row in read(copied, "metrics")}
+    assert names == {"language_model", "popularity"}
+
+
+def test_a_run_without_a_task_to_evaluate_still_ends(again, copied):
+    tasks = "samples.tasks={bpr: {max_per_user: 1}}"
+    assert "report" in again("report", tasks)
+    assert read(copied, "metrics") == []
+    assert "was not measured" in (copied / "report" / "report.md").read_text("utf-8")

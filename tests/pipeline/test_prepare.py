@@ -1,0 +1,68 @@
+import pandas as pd
+import pytest
+
+from recinject.data.schema import Columns
+from recinject.data.store import load_split
+from recinject.foundation.manifest import RunManifest
+
+ROWS = 300
+NAMES = {
+    Columns.USER: "who",
+    Columns.ITEM: "what",
+    Columns.RATING: "how",
+    Columns.TIMESTAMP: "when",
+}
+
+
+@pytest.fixture
+def odd_log(tmp_path):
+    """A log whose columns nobody would guess."""
+    numbers = range(ROWS)
+    frame = pd.DataFrame(
+        {
+            "when": [1000 + 7 * n for n in numbers],
+            "how": [n * 3 % 5 + 1 for n in numbers],
+            "what": [f"thing {(7 * n + n // 30) % 37}" for n in numbers],
+            "who": [f"person {n % 30}" for n in numbers],
+        }
+    )
+    path = tmp_path / "odd.csv"
+    frame.to_csv(path, index=False)
+    return path
+
+
+def test_a_log_with_odd_column_names_is_read_by_overrides(start, odd_log, tmp_path):
+    columns = [f"data.columns.{ours.value}={theirs}" for ours, theirs in NAMES.items()]
+    ended = start("prepare", f"data.path={odd_log}", *columns)
+    assert ended.code == 0, ended.output
+    split, catalog = load_split(tmp_path / "tiny" / "data")
+    frame = pd.read_csv(odd_log)
+    assert set(split.interactions.user_ids) == set(frame["who"])
+    assert set(catalog.item_ids) == set(frame["what"])
+    assert len(split.interactions) == len(frame) == ROWS
+    assert split.interactions.ratings.sum() == frame["how"].sum()
+    facts = RunManifest.read(tmp_path / "tiny" / "data").facts
+    assert facts["train"] + facts["validation"] + facts["test"] == ROWS
+    assert "user_id from 'who'" in facts["source"]
+
+
+def test_a_changed_log_is_read_again(start, odd_log):
+    settings = [f"data.path={odd_log}", "data.columns={user_id: who, item_id: what}"]
+    start("prepare", *settings)
+    assert "data: nothing to do" in start("prepare", *settings).output
+    odd_log.write_text(odd_log.read_text("utf-8") + "5000,5,thing 1,person 1\n", "utf-8")
+    assert f"data: again, since input {odd_log} changed" in start("prepare", *settings).output
+
+
+def test_a_log_without_ratings_says_how_to_leave_the_rating_task_out(start, odd_log, tmp_path):
+    settings = [f"data.path={odd_log}", "data.columns={user_id: who, item_id: what}"]
+    ended = start("run", *settings)
+    assert ended.code == 2
+    assert "the task rating needs ratings, and the log has none" in ended.output
+    assert "samples.tasks.rating=null" in ended.output
+    assert not (tmp_path / "tiny" / "samples").exists()
+    metrics = tmp_path / "tiny" / "evaluation" / "metrics.json"
+    ended = start("evaluate", *settings, "samples.tasks.rating=null", "evaluation.limit=5")
+    assert ended.code == 0, ended.output
+    assert set(pd.read_json(metrics)["task"]) == {"retrieval", "ranking"}
+    assert not {"global_mean", "item_mean"} & set(pd.read_json(metrics)["recommender"])

@@ -1,0 +1,121 @@
+import json
+import os
+import threading
+import time
+
+import pytest
+
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.manifest import RunManifest
+from recinject.pipeline.run import Run, Stage, is_first_process
+from recinject.recipe import load_recipe
+
+STAGES = ["data", "identifiers", "samples", "training", "evaluation", "report"]
+
+
+def times(folder):
+    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_run_makes_every_stage_and_leaves_nothing_half_written(finished):
+    assert [line for line in finished.output.splitlines() if line.endswith(": starting")] == [
+        f"{stage}: starting" for stage in STAGES
+    ]
+    assert {path.name for path in finished.folder.iterdir()} == {
+        *("data", "identifiers", "samples", "model", "evaluation", "report"),
+        *("checkpoints", "logs"),
+    }
+    assert not list(finished.folder.rglob("*partial*"))
+    assert "The language model " in finished.output
+    assert f"Report: {finished.folder}/report/report.html" in finished.output
+
+
+def test_the_same_command_again_does_nothing_and_says_so(finished, recinject, tiny_recipe):
+    before = times(finished.folder)
+    ended = recinject("run", tiny_recipe, f"runs={finished.folder.parent}")
+    assert ended.code == 0
+    for stage in STAGES:
+        assert f"{stage}: nothing to do, settings and inputs are those of" in ended.output
+    assert times(finished.folder) == before
+
+
+@pytest.mark.parametrize(
+    ("verb", "override", "made"),
+    [
+        ("report", "training.learning_rate=1e-3", ["training", "evaluation", "report"]),
+        ("report", "evaluation.cutoffs=[1, 10]", ["evaluation", "report"]),
+        ("report", "report.examples=4", ["report"]),
+        ("train", "lora={r: 2}", ["training"]),
+        ("build", "samples.max_prompt_tokens=100", ["samples"]),
+        ("build", "samples.tasks.bpr=null", ["samples"]),
+        ("build", "samples.workers=2", []),
+        ("build", "identifiers.kind=title", ["identifiers", "samples"]),
+        ("build", "data.k_core=3", ["data", "identifiers", "samples"]),
+        ("build", "seed=2", ["data", "identifiers", "samples"]),
+    ],
+)
+def test_a_changed_setting_makes_only_what_depends_on_it_again(again, copied, verb, override, made):
+    before = times(copied)
+    assert again(verb, override) == made
+    for stage in set(STAGES) - set(made):
+        kept = str(copied / ("model" if stage == "training" else stage)) + os.sep
+        unchanged = {path for path in before if path.startswith(kept) and "README" not in path}
+        assert unchanged and all(times(copied)[path] == before[path] for path in unchanged)
+    assert again(verb, override) == []
+
+
+def test_what_was_changed_is_said(recinject, tiny_recipe, copied):
+    ended = recinject("build", tiny_recipe, f"runs={copied.parent}", "samples.jsonl=true")
+    assert "samples: again, since jsonl changed" in ended.output
+    assert list(copied.glob("samples/rating/test-*.jsonl"))
+
+
+def test_a_stage_that_fails_leaves_what_was_there(recinject, tiny_recipe, copied):
+    before = times(copied)
+    ended = recinject("prepare", tiny_recipe, f"runs={copied.parent}", "data.k_core=50")
+    assert ended.code == 2 and times(copied).keys() == before.keys()
+    assert RunManifest.read(copied / "data").settings["k_core"] == 2
+
+
+def test_a_stage_that_was_cut_off_is_made_again(again, copied):
+    (copied / "identifiers" / "manifest.json").unlink()
+    assert again("build") == ["identifiers"]
+
+
+def test_the_manifest_says_what_a_stage_was_made_of(finished):
+    manifest = json.loads((finished.folder / "samples" / "manifest.json").read_text("utf-8"))
+    assert manifest["settings"]["tasks"]["ranking"]["negatives"] == 9
+    assert manifest["settings"]["seed"] == 1
+    assert manifest["inputs"].keys() == {"data", "identifiers", "prompts"}
+    assert manifest["inputs"]["data"] == RunManifest.read(finished.folder / "data").fingerprint
+    assert manifest["facts"]["seconds"] >= 0
+
+
+def test_the_results_are_the_same_whatever_was_run_before(finished, again, copied):
+    again("evaluate", "evaluation.limit=5")
+    again("evaluate")
+    for name in ("metrics", "comparisons", "examples", "audit"):
+        path = f"evaluation/{name}.json"
+        assert (copied / path).read_text("utf-8") == (finished.folder / path).read_text("utf-8")
+
+
+def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
+    stage = Stage("data", tmp_path / "data", {"seed": 1}, {})
+    monkeypatch.setenv("RANK", "1")
+    assert not is_first_process()
+    waiting = threading.Thread(target=stage.run, args=[lambda folder: pytest.fail("it wrote")])
+    waiting.start()
+    time.sleep(0.3)
+    assert waiting.is_alive() and not stage.is_done
+    stage.folder.mkdir()
+    stage.wanted.write(stage.folder)
+    waiting.join(timeout=5)
+    assert not waiting.is_alive()
+    monkeypatch.setenv("RANK", "0")
+    assert is_first_process()
+
+
+def test_a_stage_that_is_not_there_is_refused_with_the_command_that_makes_it(tiny_recipe, tmp_path):
+    run = Run(load_recipe(str(tiny_recipe), [f"runs={tmp_path}"]), "recinject run tiny")
+    with pytest.raises(RecinjectError, match="the stage data has not been finished"):
+        run.fingerprints("data")

@@ -1,0 +1,72 @@
+"""A few users, thirty items, and every task ready to give samples of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from recinject.data.schema import Catalog
+from recinject.data.splitting import Split
+from recinject.identifiers.table import name_items
+from recinject.samples.build import SampleFactory, build_samples, make_factory
+from recinject.tasks.ranking import Ranking
+from recinject.tasks.registry import TASKS
+from recinject.tasks.task import Task
+
+
+@pytest.fixture(scope="session")
+def tasks() -> list[Task]:
+    """Every task, with slates that thirty items allow."""
+    return [
+        Ranking(negatives=9, train_negatives=4) if n == "ranking" else TASKS[n]() for n in TASKS
+    ]
+
+
+@pytest.fixture(scope="session")
+def make(tasks: list[Task]) -> Callable[..., SampleFactory]:
+    """Make a factory over a split; whatever is not given is small."""
+    frame = pd.DataFrame({"item_id": [f"i{n}" for n in range(30)], "title": list(_titles())})
+    catalog = Catalog(frame.assign(brand=["Acme", None, "Owl & Co"] * 10))
+
+    def factory(split: Split, kind: str = "number", **changes: Any) -> SampleFactory:
+        settings = {
+            "tasks": tasks,
+            "identifiers": name_items(kind, catalog, 1).texts,
+            "prompts": None,
+            "phrases": {},
+            "tokenizer": None,
+            "vocab_size": 500,
+            "max_prompt_tokens": 512,
+            "seed": 1,
+        }
+        return make_factory(split=split, catalog=catalog, **settings | changes)
+
+    return factory
+
+
+def _titles() -> list[str]:
+    kinds = ["Bear", "Rag Doll", "", "Castle; 900 pieces", "Rag Doll"]
+    return [f"{kinds[n % 5]} {'of oak ' * (n % 7)}".strip() for n in range(30)]
+
+
+@pytest.fixture(scope="session")
+def small_split(split_of: Callable[..., Split]) -> Split:
+    """Six users; the fourth has too few events for a window, the fifth for a test."""
+    starts = [(0, 12), (5, 20), (10, 9), (3, 5), (20, 2), (8, 15)]
+    return split_of([[(start + 7 * n) % 30 for n in range(length)] for start, length in starts])
+
+
+@pytest.fixture(scope="session")
+def built(
+    make: Callable[..., SampleFactory],
+    small_split: Split,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[SampleFactory, Path, list[dict[str, Any]]]:
+    """A folder with every sample of every task, what made it, and its rows."""
+    folder = tmp_path_factory.mktemp("samples")
+    factory = make(small_split, kind="number_title")
+    return factory, folder, build_samples(factory, folder, workers=1, jsonl=True)

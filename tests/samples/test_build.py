@@ -1,0 +1,69 @@
+from dataclasses import replace
+
+import pytest
+
+from recinject.data.splitting import Split
+from recinject.foundation.errors import RecinjectError
+from recinject.samples.build import rating_labels
+from recinject.samples.store import read_samples
+from recinject.samples.tokenizer import load_tokenizer
+from recinject.tasks.masked_item_modelling import MaskedItemModelling
+from recinject.tasks.registry import TASKS
+
+
+def without_ratings(split: Split) -> Split:
+    return Split(replace(split.interactions, ratings=None), split.parts)
+
+
+def test_a_row_for_every_task_and_split_tells_what_is_there(built):
+    factory, folder, rows = built
+    names = [(row["task"], row["split"]) for row in rows]
+    tested = ["train", "validation", "test", "reworded"]
+    assert names == [
+        (task, split)
+        for task in TASKS
+        for split in (tested if task in ("retrieval", "ranking", "rating") else ["train"])
+    ]
+    for row in rows:
+        assert row["samples"] == len(read_samples(folder, row["task"], row["split"])) > 0
+        assert len(row["templates"]) == (2 if row["split"] == "train" else 1)
+    assert load_tokenizer(folder).to_str() == factory.tokenizer.to_str()
+
+
+def test_the_learnt_tokenizer_spells_every_sample(built):
+    factory, folder, rows = built
+    for row in rows:
+        table = read_samples(folder, row["task"], row["split"])
+        for text in (*table["prompt"].to_pylist(), *table["completion"].to_pylist()):
+            assert "<unk>" not in factory.tokenizer.encode(text).tokens
+
+
+def test_a_phrase_of_ones_own_stands_in_for_the_templates(make, small_split):
+    factory = make(small_split, phrases={"history": "<{{ title }}>", "pair": "({{ identifier }})"})
+    prompts = {b.task.name: b.sample(0).prompt for b in factory.builders() if b.split == "train"}
+    assert "<Bear>" in prompts["retrieval"]
+    assert "(#" in prompts["bpr"]
+
+
+def test_a_task_of_ratings_needs_a_log_with_ratings(make, small_split, tasks):
+    plain = without_ratings(small_split)
+    with pytest.raises(RecinjectError, match=r"the task rating needs ratings(.|\n)*rating=null"):
+        make(plain)
+    others = [task for task in tasks if not task.needs_ratings]
+    assert len(list(make(plain, tasks=others).builders())) == 3 + 2 * 4
+
+
+def test_ratings_of_the_training_part_are_the_labels(small_split):
+    held_out = small_split.parts > 0
+    ratings = small_split.interactions.ratings.copy()
+    ratings[held_out] = 99.0
+    split = Split(replace(small_split.interactions, ratings=ratings), small_split.parts)
+    labels = rating_labels(split)
+    assert labels == sorted(set(ratings[~held_out].tolist()))
+    assert 99.0 not in labels
+    assert rating_labels(without_ratings(small_split)) == []
+
+
+def test_a_task_without_any_sample_is_written_all_the_same(make, split_of):
+    factory = make(split_of([[1, 2, 3, 4]]), tasks=[MaskedItemModelling()])
+    assert [len(builder) for builder in factory.builders()] == [0]

@@ -1,0 +1,18 @@
+import pytest
+
+from recinject.data.splitting import Part
+from recinject.tasks.retrieval import Retrieval
+
+
+@pytest.mark.parametrize(
+    ("part", "samples"),
+    [
+        (Part.TRAIN, [([5], 3), ([5, 3], 8)]),
+        (Part.VALIDATION, [([3, 8], 1)]),
+        (Part.TEST, [([8, 1], 0)]),
+    ],
+)
+def test_histories_and_targets_of_a_small_log(split_of, contexts, part, samples):
+    view = split_of([[5, 3, 8, 1, 0]]).view(part)
+    found = list(contexts(Retrieval(history_length=2), view))
+    assert [(list(c.slots["history"]), c.target) for c in found] == samples

@@ -1,0 +1,138 @@
+"""What holds for the samples of every task, and for all tasks with a target."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+from scipy import stats
+
+from recinject.data.splitting import Part
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.randomness import derive_rng
+from recinject.tasks.bpr import BPR
+from recinject.tasks.masked_item_modelling import MaskedItemModelling
+from recinject.tasks.masked_language_modelling import MaskedLanguageModelling
+from recinject.tasks.ranking import Ranking
+from recinject.tasks.rating import Rating
+from recinject.tasks.registry import TASKS
+from recinject.tasks.retrieval import Retrieval
+
+TARGET_TASKS = [
+    BPR(history_length=3),
+    Retrieval(history_length=4),
+    Ranking(negatives=6, train_negatives=3),
+    Rating(history_length=2),
+]
+EVERY_TASK = [
+    MaskedItemModelling(shortest=2, longest=6, per_event=0.5),
+    MaskedLanguageModelling(shortest=2, longest=6, per_event=0.5),
+    *TARGET_TASKS,
+]
+TASK_PARTS = [
+    pytest.param(task, part, id=f"{task.name}-{part.label}")
+    for task in EVERY_TASK
+    for part in task.parts
+]
+
+
+def test_here_is_every_task():
+    assert {task.name for task in EVERY_TASK} == TASKS.keys()
+    assert all(Part.TRAIN in task.parts for task in EVERY_TASK)
+
+
+@pytest.mark.parametrize(("task", "part"), TASK_PARTS)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_no_sample_names_what_is_held_out(task, part, splits, contexts, data):
+    view = data.draw(splits(repeats=True)).view(part)
+    for context in contexts(task, view):
+        seen = set(view.interactions.items_of(context.user).tolist())
+        held_out = set(view.later.items_of(context.user).tolist()) - seen
+        assert not context.items & held_out
+        if part is Part.TRAIN:
+            assert {*context.slots["history"], context.target} - {None} <= seen
+
+
+@pytest.mark.parametrize(("task", "part"), TASK_PARTS)
+@settings(max_examples=20)
+@given(data=st.data())
+def test_there_are_as_many_samples_as_are_counted(task, part, splits, contexts, data):
+    view = data.draw(splits()).view(part)
+    found = list(contexts(task, view))
+    assert np.bincount([c.user for c in found], minlength=len(task.count(view))).tolist() == list(
+        task.count(view)
+    )
+    assert all(context.slots.keys() <= task.slots.keys() for context in found)
+
+
+@pytest.mark.parametrize(("task", "part"), [p for p in TASK_PARTS if "masked" not in str(p.id)])
+@settings(max_examples=20)
+@given(data=st.data())
+def test_a_history_is_what_is_just_before_the_target(task, part, splits, contexts, data):
+    split = data.draw(splits())
+    targets: dict[int, list[int]] = {}
+    for context in contexts(task, split.view(part)):
+        # No item comes twice here, so an item tells its place in the user's whole history.
+        everything = split.interactions.items_of(context.user).tolist()
+        position = everything.index(context.target)
+        earliest = max(0, position - task.history_length)
+        assert list(context.slots["history"]) == everything[earliest:position]
+        assert list(context.slots["target"]) == [context.target]
+        targets.setdefault(context.user, []).append(position)
+    for user in range(split.interactions.n_users):
+        parts = split.parts[split.interactions.span(user)]
+        with_past = [place for place, of in enumerate(parts) if of == part and place]
+        assert targets.get(user, []) == with_past
+
+
+@pytest.mark.parametrize("task", TARGET_TASKS, ids=lambda task: task.name)
+def test_under_a_cap_every_position_is_equally_likely(task, split_of):
+    view = split_of([[4, 9], list(range(10)), [7]]).view(Part.TRAIN)
+    capped = type(task)(**vars(task) | {"max_per_user": 3})
+    assert capped.count(view).tolist() == [1, 3, 0]
+    found: Counter[int] = Counter()
+    for seed in range(700):
+        targets = [
+            capped.sample(view, 1, index, derive_rng(seed, index), np.ones(30, np.int32)).target
+            for index in range(3)
+        ]
+        # One from each third of the seven, so they come in order.
+        assert targets == sorted(targets)
+        found.update(targets)
+    assert sorted(found) == list(range(1, 8))
+    assert stats.chisquare(list(found.values())).pvalue > 0.01
+
+
+def test_a_cap_is_for_training_alone(split_of):
+    split = split_of([list(range(10))])
+    task = Retrieval(max_per_user=1)
+    assert [int(task.count(split.view(part))[0]) for part in Part] == [1, 1, 1]
+    assert int(Retrieval(max_per_user=50).count(split.view(Part.TRAIN))[0]) == 7
+    assert int(Retrieval().count(split.view(Part.TRAIN))[0]) == 7
+
+
+@pytest.mark.parametrize(
+    ("task", "settings_", "fragment"),
+    [
+        ("retrieval", {"history_length": 0}, "history_length"),
+        ("retrieval", {"max_per_user": 0}, "max_per_user"),
+        ("ranking", {"negatives": 0}, "negatives"),
+        ("ranking", {"train_negatives": -1}, "train_negatives"),
+        ("masked_item_modelling", {"shortest": 1}, "shortest"),
+        ("masked_item_modelling", {"mask_share": 1.0}, "mask_share"),
+        ("masked_item_modelling", {"per_event": -1}, "per_event"),
+        ("masked_language_modelling", {"noise_share": 0}, "noise_share"),
+        ("masked_language_modelling", {"mean_span": 0.5}, "mean_span"),
+    ],
+)
+def test_settings_out_of_range_are_refused_where_recipes_are_read(task, settings_, fragment):
+    with pytest.raises(ValidationError, match=fragment):
+        TypeAdapter(TASKS[task]).validate_python(settings_)
+
+
+def test_a_window_longer_than_its_longest_is_refused():
+    with pytest.raises(RecinjectError, match="longest=3 is below shortest=5"):
+        TypeAdapter(MaskedItemModelling).validate_python({"longest": 3})

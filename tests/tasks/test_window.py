@@ -1,0 +1,44 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from recinject.data.splitting import Part
+from recinject.foundation.randomness import derive_rng
+from recinject.tasks.masked_item_modelling import MaskedItemModelling
+from recinject.tasks.masked_language_modelling import MaskedLanguageModelling
+
+
+@pytest.mark.parametrize("kind", [MaskedItemModelling, MaskedLanguageModelling])
+@settings(max_examples=20)
+@given(data=st.data())
+def test_a_window_is_a_stretch_of_the_training_part(kind, splits, contexts, data):
+    view = data.draw(splits()).view(Part.TRAIN)
+    for context in contexts(kind(shortest=3, longest=5), view):
+        window = context.slots["history"]
+        items = view.interactions.items_of(context.user).tolist()
+        start = items.index(window[0])
+        assert list(window) == items[start : start + len(window)]
+        assert 3 <= len(window) <= 5
+
+
+def test_users_have_windows_by_their_events(split_of):
+    lengths = [0, 4, 6, 7, 12, 30]
+    view = split_of([list(range(n)) for n in lengths]).view(Part.TRAIN)
+    # In training two fewer; five make a window.
+    counts = MaskedItemModelling(per_event=0.25).count(view)
+    assert counts.tolist() == [0, 0, 0, 1, 2, 7]
+
+
+def test_length_and_place_are_uniform(split_of):
+    view = split_of([list(range(9))]).view(Part.TRAIN)
+    task = MaskedItemModelling(shortest=2, longest=4)
+    drawn = [task.window(view, 0, derive_rng(seed)) for seed in range(6000)]
+    found = Counter((len(window), window[0]) for window in drawn)
+    expected = {(n, at): 6000 / 3 / (8 - n) for n in (2, 3, 4) for at in range(8 - n)}
+    assert found.keys() == expected.keys()
+    observed = np.array([found[key] for key in expected])
+    assert stats.chisquare(observed, list(expected.values())).pvalue > 0.01

@@ -1,0 +1,63 @@
+import pandas as pd
+import pytest
+
+from recinject.data.schema import Catalog
+from recinject.foundation.errors import RecinjectError
+from recinject.identifiers.table import KINDS, name_items
+from recinject.templating.phrases import render_phrases
+
+CATALOG = Catalog(
+    pd.DataFrame(
+        {
+            "item_id": ["a", "b", "c", "d"],
+            "title": ["Rag Doll", "", "1", "Mug #7"],
+            "brand": pd.Series(["Dolly", None, None, "Potter  &\nSons"], dtype=object),
+            "colour": pd.Series([None, "red", None, None], dtype=object),
+        }
+    )
+)
+NUMBERS = ("#2", "#0", "#1", "#3")
+
+
+def phrases(source, identifiers=NUMBERS):
+    return render_phrases(source, CATALOG, identifiers, "f.yaml: phrases.history")
+
+
+def test_a_phrase_knows_every_column_and_collapses_white_space():
+    source = "{{ title }} {% if brand %} by {{ brand }}{% endif %}{{ ' ' ~ colour if colour }}\n"
+    assert phrases(source) == ["Rag Doll by Dolly", "red", "1", "Mug #7 by Potter & Sons"]
+
+
+def test_an_empty_phrase_falls_back_on_the_identifier():
+    assert phrases("{{ brand or '' }}") == ["Dolly", "#0", "#1", "Potter & Sons"]
+    assert phrases("{{ category }}{{ categories | join(', ') }}") == list(NUMBERS)
+
+
+def test_an_item_is_its_identifier_and_its_title_each_once():
+    # A title of digits stands in many a number without being said by it.
+    numbers = ("#2", "#0", "#11", "#3")
+    assert phrases("{{ item }}", numbers) == ["#2 Rag Doll", "#0", "#11 1", "#3 Mug #7"]
+    assert phrases("{{ item }}")[2] == "#1 1"
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_no_kind_of_identifier_says_a_title_twice(kind):
+    doll, missing, _, mug = phrases("{{ item }}", name_items(kind, CATALOG, 1).texts)
+    assert (doll.count("Doll"), mug.count("Mug")) == (1, 1)
+    assert missing.startswith("#") and " " not in missing
+
+
+@pytest.mark.parametrize(
+    ("source", "fragments"),
+    [
+        ("{{ titel }}", ["phrases.history", "no column 'titel'", "did you mean 'title'"]),
+        ("{{ item_id }}", ["no column 'item_id'", "Legal: brand, categories, category, colour"]),
+        ("{{ title", ["phrases.history", "end of", "Jinja over one item's columns"]),
+        ("{{ title | nosuchfilter }}", ["nosuchfilter"]),
+        ("{{ title.__class__.__mro__ }}", ["unsafe"]),
+    ],
+)
+def test_bad_phrases_are_refused(source, fragments):
+    with pytest.raises(RecinjectError) as caught:
+        phrases(source)
+    assert all(fragment in str(caught.value) for fragment in fragments)
