@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -191,8 +190,11 @@ def cp(
         target = target.with_name(f"{target.name}.yaml")
     if target.exists():
         raise RecinjectError(f"{target}: exists already", hint="choose another name")
+    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
+    # A copy goes by its file's name, or it would fill the run that it was copied from.
+    kept = [line for line in lines if not line.startswith("name:")]
     try:
-        shutil.copyfile(source, target)
+        target.write_text("".join(kept), encoding="utf-8")
     except OSError as error:
         message = f"{target}: cannot be written ({error.strerror})"
         raise RecinjectError(

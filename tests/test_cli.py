@@ -205,7 +205,8 @@ def test_cp_copies_a_recipe_that_runs_under_its_own_name(recinject, folder):
     ]:  # fmt: skip
         ended = recinject("cp", "quickstart", destination)
         assert ended.code == 0 and f"recinject run {target}" in ended.output
-        assert (folder / target).read_text("utf-8").startswith("# Quickstart")
+        copy = (folder / target).read_text("utf-8")
+        assert copy.startswith("# Quickstart") and "\nname:" not in copy
     assert "name: mine\n" in recinject("show", "mine.yaml").output
 
 

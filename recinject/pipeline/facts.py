@@ -8,22 +8,15 @@ from datetime import datetime, timezone
 from typing import Any
 
 import recinject
+from recinject.data.cleaning import CleaningStep
+from recinject.evaluation.audit import Finding
+from recinject.evaluation.examples import Example
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import Comparison
 from recinject.foundation.storage import read_json
 from recinject.pipeline.run import Run
 from recinject.recipe import Recipe
-from recinject.reporting.inputs import (
-    AuditRow,
-    CleaningRow,
-    ComparisonRow,
-    DataFacts,
-    ExampleRow,
-    LossRow,
-    MetricRow,
-    ModelFacts,
-    ReportInputs,
-    SampleRow,
-    read_rows,
-)
+from recinject.reporting.inputs import DataFacts, LossRow, ModelFacts, ReportInputs, SampleRow
 from recinject.tasks.ranking import Ranking
 
 _BEFORE = ("data", "identifiers", "samples", "training", "evaluation")
@@ -47,10 +40,10 @@ def gather(run: Run) -> ReportInputs:
         data=data_facts(run),
         samples=sample_rows(facts["samples"]["rows"], facts.get("training", {}).get("tokens", {})),
         model=_model_facts(run),
-        training=read_rows(LossRow, _training_log(run)),
-        metrics=read_rows(MetricRow, read_json(evaluation / "metrics.json")),
-        comparisons=read_rows(ComparisonRow, read_json(evaluation / "comparisons.json")),
-        audit=read_rows(AuditRow, read_json(evaluation / "audit.json")),
+        training=_training_log(run),
+        metrics=[MetricResult(**row) for row in read_json(evaluation / "metrics.json")],
+        comparisons=[Comparison(**row) for row in read_json(evaluation / "comparisons.json")],
+        audit=[Finding(**row) for row in read_json(evaluation / "audit.json")],
         examples=_examples(run),
         sampled_candidates=_negatives(run.recipe),
     )
@@ -65,7 +58,7 @@ def data_facts(run: Run) -> DataFacts:
     facts = run.manifest("data").facts
     return DataFacts(
         source=facts["source"],
-        cleaning=read_rows(CleaningRow, facts["cleaning"]),
+        cleaning=[CleaningStep(**step) for step in facts["cleaning"]],
         split=run.recipe.data.split,
         train=facts["train"],
         validation=facts["validation"],
@@ -105,21 +98,22 @@ def _model_facts(run: Run) -> ModelFacts:
     return ModelFacts(name, adaptation, facts["trainable"], facts["parameters"])
 
 
-def _examples(run: Run) -> list[ExampleRow]:
+def _examples(run: Run) -> list[Example]:
     """Take as many of the drawn examples as the recipe asks for, evenly over the tasks."""
-    rows = read_rows(ExampleRow, read_json(run.folder("evaluation") / "examples.json"))
-    by_task: dict[str, list[ExampleRow]] = {}
+    rows = [Example(**row) for row in read_json(run.folder("evaluation") / "examples.json")]
+    by_task: dict[str, list[Example]] = {}
     for row in rows:
         by_task.setdefault(row.task, []).append(row)
     share = -(-run.recipe.report.examples // max(1, len(by_task)))
     return [row for found in by_task.values() for row in found[:share]]
 
 
-def _training_log(run: Run) -> list[dict[str, Any]]:
+def _training_log(run: Run) -> list[LossRow]:
     path = run.recipe.folder / "logs" / "train.jsonl"
     if run.recipe.training is None or not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [LossRow(row["step"], row.get("loss"), row.get("eval_loss")) for row in rows]
 
 
 def _negatives(recipe: Recipe) -> int:

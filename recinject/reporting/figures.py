@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from recinject.reporting.inputs import LANGUAGE_MODEL, LossRow, MetricRow
+from recinject.evaluation.metrics import MetricResult
+from recinject.reporting.inputs import LANGUAGE_MODEL, LossRow
 from recinject.reporting.wording import LOWER_IS_BETTER, metric_label, number, recommender_label
 
 # Blue against grey stays apart in every kind of colour blindness (Okabe and Ito, 2008).
@@ -32,7 +33,7 @@ _THEMED = {
 _PANEL_WIDTH = 4.4
 
 
-def metric_figure(panels: Sequence[Sequence[MetricRow]], columns: int = 1) -> Figure:
+def metric_figure(panels: Sequence[Sequence[MetricResult]], columns: int = 1) -> Figure:
     """Draw one panel a metric: horizontal bars, the best on top, with 95 % intervals.
 
     Args:
@@ -53,7 +54,7 @@ def metric_figure(panels: Sequence[Sequence[MetricRow]], columns: int = 1) -> Fi
     return figure
 
 
-def _draw_metric(axes: Axes, rows: Sequence[MetricRow]) -> None:
+def _draw_metric(axes: Axes, rows: Sequence[MetricResult]) -> None:
     values = np.array([row.value for row in rows])
     whiskers = np.nan_to_num([[r.value - r.ci_low, r.ci_high - r.value] for r in rows]).T.clip(0)
     own = [row.recommender == LANGUAGE_MODEL for row in rows]

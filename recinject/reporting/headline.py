@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from recinject.reporting.inputs import LANGUAGE_MODEL, ComparisonRow, MetricRow
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import Comparison
+from recinject.reporting.inputs import LANGUAGE_MODEL
 from recinject.reporting.wording import (
     LOWER_IS_BETTER,
     MAIN_METRICS,
@@ -34,9 +36,9 @@ class Standing:
         baselines: how many baselines the task had.
     """
 
-    own: MetricRow
-    other: MetricRow
-    comparison: ComparisonRow | None
+    own: MetricResult
+    other: MetricResult
+    comparison: Comparison | None
     baselines: int
 
     @property
@@ -74,27 +76,27 @@ def advantage(metric: str, difference: float) -> float:
     return -difference if metric in LOWER_IS_BETTER else difference
 
 
-def ordered_tasks(rows: Sequence[MetricRow] | Sequence[ComparisonRow]) -> list[str]:
+def ordered_tasks(rows: Sequence[MetricResult] | Sequence[Comparison]) -> list[str]:
     """Return the tasks that the rows speak of, the main one first."""
     found = dict.fromkeys(row.task for row in rows)
     return [t for t in MAIN_METRICS if t in found] + [t for t in found if t not in MAIN_METRICS]
 
 
-def main_metric(task: str, rows: Sequence[MetricRow] | Sequence[ComparisonRow]) -> str:
+def main_metric(task: str, rows: Sequence[MetricResult] | Sequence[Comparison]) -> str:
     """Return the metric that speaks for a task: the agreed one, else the first measured."""
     names = [row.metric for row in rows if row.task == task]
     agreed = MAIN_METRICS.get(task)
     return agreed if agreed in names else names[0]
 
 
-def ranked(task: str, metric: str, metrics: Sequence[MetricRow]) -> list[MetricRow]:
+def ranked(task: str, metric: str, metrics: Sequence[MetricResult]) -> list[MetricResult]:
     """Return the recommenders' values of one metric, best first, those without a value left out."""
     rows = [r for r in metrics if (r.task, r.metric) == (task, metric) and isfinite(r.value)]
     return sorted(rows, key=lambda row: advantage(metric, row.value), reverse=True)
 
 
 def standings(
-    task: str, metrics: Sequence[MetricRow], comparisons: Sequence[ComparisonRow]
+    task: str, metrics: Sequence[MetricResult], comparisons: Sequence[Comparison]
 ) -> list[Standing]:
     """Hold the language model's main metric of a task against each baseline's, best first."""
     metric = main_metric(task, metrics)
@@ -115,8 +117,8 @@ def standings(
 
 
 def headline(
-    metrics: Sequence[MetricRow],
-    comparisons: Sequence[ComparisonRow],
+    metrics: Sequence[MetricResult],
+    comparisons: Sequence[Comparison],
     subject: str = "The language model",
 ) -> str:
     """Say where the language model stands against the best baseline and against a simple one.
@@ -133,7 +135,7 @@ def headline(
 
 
 def sentences(
-    metrics: Sequence[MetricRow], comparisons: Sequence[ComparisonRow], subject: str
+    metrics: Sequence[MetricResult], comparisons: Sequence[Comparison], subject: str
 ) -> list[str]:
     """Return the sentences of :func:`headline`, the one that matters most first."""
     by_task = {task: standings(task, metrics, comparisons) for task in ordered_tasks(metrics)}
@@ -175,7 +177,7 @@ def _loss(task: str, best: Standing) -> str:
     )
 
 
-def _alone(metrics: Sequence[MetricRow], subject: str) -> str:
+def _alone(metrics: Sequence[MetricResult], subject: str) -> str:
     for task in ordered_tasks(metrics):
         for row in ranked(task, main_metric(task, metrics), metrics):
             if row.recommender == LANGUAGE_MODEL:
@@ -187,5 +189,5 @@ def _alone(metrics: Sequence[MetricRow], subject: str) -> str:
     return f"{subject} was not measured in this run."
 
 
-def _with_interval(row: MetricRow) -> str:
+def _with_interval(row: MetricResult) -> str:
     return f"{number(row.value)} {interval(row.ci_low, row.ci_high)}".rstrip()

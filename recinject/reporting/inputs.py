@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
-from math import nan
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from recinject.foundation.errors import RecinjectError
+from recinject.data.cleaning import CleaningStep
+from recinject.evaluation.audit import Finding
+from recinject.evaluation.examples import Example
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import Comparison
 
 LANGUAGE_MODEL = "language_model"
-
-
-@dataclass(frozen=True)
-class CleaningRow:
-    """What one cleaning step left of the log."""
-
-    name: str
-    detail: str
-    users: int
-    items: int
-    events: int
 
 
 @dataclass(frozen=True)
@@ -38,7 +29,7 @@ class DataFacts:
     """
 
     source: str
-    cleaning: Sequence[CleaningRow]
+    cleaning: Sequence[CleaningStep]
     split: str
     train: int
     validation: int
@@ -94,62 +85,6 @@ class LossRow:
 
 
 @dataclass(frozen=True)
-class MetricRow:
-    """One metric of one recommender on one task, with its 95 % interval over ``n`` users."""
-
-    task: str
-    recommender: str
-    metric: str
-    value: float
-    ci_low: float
-    ci_high: float
-    n: int
-
-
-@dataclass(frozen=True)
-class ComparisonRow:
-    """A recommender's metric minus a reference's, paired over ``n`` users."""
-
-    task: str
-    metric: str
-    recommender: str
-    reference: str
-    difference: float
-    ci_low: float
-    ci_high: float
-    p_value: float
-    n: int
-
-
-@dataclass(frozen=True)
-class AuditRow:
-    """One finding of the audit; the verdict is ``ok``, ``note`` or ``warning``."""
-
-    check: str
-    value: float | str
-    verdict: str
-    explanation: str
-
-
-@dataclass(frozen=True)
-class ExampleRow:
-    """One sample prediction of the language model, to be read by a person.
-
-    Attributes:
-        answers: what it answered, best first: titles; may be empty for a rating.
-        outcome: the result in words, e.g. ``hit at rank 3`` or ``predicted 3.7, true 2``.
-        hit: whether it counts as a success.
-    """
-
-    task: str
-    prompt: str
-    target: str
-    answers: Sequence[str]
-    outcome: str
-    hit: bool
-
-
-@dataclass(frozen=True)
 class ReportInputs:
     """Everything a report shows.
 
@@ -174,41 +109,8 @@ class ReportInputs:
     samples: Sequence[SampleRow]
     model: ModelFacts
     training: Sequence[LossRow]
-    metrics: Sequence[MetricRow]
-    comparisons: Sequence[ComparisonRow]
-    audit: Sequence[AuditRow]
-    examples: Sequence[ExampleRow]
+    metrics: Sequence[MetricResult]
+    comparisons: Sequence[Comparison]
+    audit: Sequence[Finding]
+    examples: Sequence[Example]
     sampled_candidates: int = 99
-
-
-Row = TypeVar(
-    "Row", CleaningRow, SampleRow, LossRow, MetricRow, ComparisonRow, AuditRow, ExampleRow
-)
-
-
-def read_rows(kind: type[Row], rows: Iterable[Mapping[str, Any]]) -> list[Row]:
-    """Make rows of one kind from a file's dicts; keys that a row does not know are dropped.
-
-    A missing number (``null`` in JSON) becomes NaN where the row needs a float.
-
-    Raises:
-        RecinjectError: a key that the row needs is missing.
-
-    Examples:
-        >>> read_rows(LossRow, [{"step": 10, "loss": 2.5, "learning_rate": 0.001}])
-        [LossRow(step=10, loss=2.5, eval_loss=None)]
-    """
-    return [_read_row(kind, number, row) for number, row in enumerate(rows, start=1)]
-
-
-def _read_row(kind: type[Row], number: int, row: Mapping[str, Any]) -> Row:
-    known = {field.name: field for field in fields(kind)}
-    missing = [n for n, field in known.items() if n not in row and field.default is MISSING]
-    if missing:
-        raise RecinjectError(
-            f"report: row {number} of {kind.__name__} has no {', '.join(missing)}",
-            hint="the file was written by another version: run the stage that makes it again",
-        )
-    values = {n: row[n] for n in known if n in row}
-    holes = {n: nan for n, value in values.items() if value is None and known[n].type == "float"}
-    return kind(**values | holes)

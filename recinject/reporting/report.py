@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
+from recinject.evaluation.metrics import MetricResult
 from recinject.reporting import tables, wording
 from recinject.reporting.figures import loss_figure, metric_figure, to_png, to_svg
 from recinject.reporting.headline import (
@@ -20,7 +21,7 @@ from recinject.reporting.headline import (
     sentences,
     standings,
 )
-from recinject.reporting.inputs import MetricRow, ModelFacts, ReportInputs
+from recinject.reporting.inputs import ModelFacts, ReportInputs
 
 
 def write_report(inputs: ReportInputs, folder: Path) -> None:
@@ -104,7 +105,7 @@ def _standings(inputs: ReportInputs) -> list[tuple[str, Standing]]:
     return [(task, order[0]) for task, order in found.items() if order]
 
 
-def _panels(inputs: ReportInputs) -> list[list[MetricRow]]:
+def _panels(inputs: ReportInputs) -> list[list[MetricResult]]:
     """Return the rows of each panel, best first, one panel a task and metric."""
     found = dict.fromkeys((row.task, row.metric) for row in inputs.metrics)
     order = ordered_tasks(inputs.metrics)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from recinject.data.cleaning import CleaningStep
+from recinject.evaluation.audit import Finding
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import Comparison
 from recinject.reporting.headline import advantage, main_metric, ordered_tasks, ranked
-from recinject.reporting.inputs import (
-    LANGUAGE_MODEL,
-    AuditRow,
-    CleaningRow,
-    ComparisonRow,
-    MetricRow,
-    SampleRow,
-)
+from recinject.reporting.inputs import LANGUAGE_MODEL, SampleRow
 from recinject.reporting.wording import (
     DASH,
     SIGNIFICANT,
@@ -72,12 +69,12 @@ def _markdown_cell(cell: Cell) -> str:
     return f"{text} {markdown(cell.aside)}".rstrip()
 
 
-def metric_tables(metrics: Sequence[MetricRow], sampled_candidates: int) -> list[Table]:
+def metric_tables(metrics: Sequence[MetricResult], sampled_candidates: int) -> list[Table]:
     """Make one table a task: recommenders by metrics, best recommender of the main metric first."""
     return [_metric_table(t, metrics, sampled_candidates) for t in ordered_tasks(metrics)]
 
 
-def _metric_table(task: str, metrics: Sequence[MetricRow], sampled_candidates: int) -> Table:
+def _metric_table(task: str, metrics: Sequence[MetricResult], sampled_candidates: int) -> Table:
     own = [row for row in metrics if row.task == task]
     names = list(dict.fromkeys(row.metric for row in own))
     values = {(row.recommender, row.metric): row for row in own}
@@ -93,24 +90,24 @@ def _metric_table(task: str, metrics: Sequence[MetricRow], sampled_candidates: i
     return Table(task.capitalize(), ["Recommender", *map(metric_label, names)], rows, note=note)
 
 
-def _metric_cell(row: MetricRow | None, best: float | None) -> Cell:
+def _metric_cell(row: MetricResult | None, best: float | None) -> Cell:
     if row is None:
         return Cell(DASH)
     return Cell(number(row.value), interval(row.ci_low, row.ci_high), row.value == best)
 
 
-def comparison_tables(comparisons: Sequence[ComparisonRow]) -> list[Table]:
+def comparison_tables(comparisons: Sequence[Comparison]) -> list[Table]:
     """Make a table of each task's main metric, and one of all other metrics when there are any."""
     order = ordered_tasks(comparisons)
     speaking = {(task, main_metric(task, comparisons)) for task in order}
-    parts: tuple[list[ComparisonRow], list[ComparisonRow]] = ([], [])
+    parts: tuple[list[Comparison], list[Comparison]] = ([], [])
     for row in sorted(comparisons, key=lambda row: order.index(row.task)):
         parts[(row.task, row.metric) not in speaking].append(row)
     titles = ("Main metrics", "Other metrics")
     return [_comparison_table(t, rows) for t, rows in zip(titles, parts, strict=True) if rows]
 
 
-def _comparison_table(title: str, comparisons: Sequence[ComparisonRow]) -> Table:
+def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
     rows = [
         [
             Cell(row.task),
@@ -127,14 +124,14 @@ def _comparison_table(title: str, comparisons: Sequence[ComparisonRow]) -> Table
     return Table(title, header, rows, labels=4)
 
 
-def _verdict(row: ComparisonRow) -> Cell:
+def _verdict(row: Comparison) -> Cell:
     if not row.p_value < SIGNIFICANT:
         return Cell("not shown to differ", kind="note")
     better = advantage(row.metric, row.difference) > 0
     return Cell("better", kind="ok") if better else Cell("worse", kind="warning")
 
 
-def cleaning_table(steps: Sequence[CleaningRow]) -> Table:
+def cleaning_table(steps: Sequence[CleaningStep]) -> Table:
     """Make the table of what each cleaning step left."""
     rows = [
         [Cell(s.name), Cell(s.detail), *(Cell(count(n)) for n in (s.users, s.items, s.events))]
@@ -159,7 +156,7 @@ def _sample_row(row: SampleRow, counted: bool) -> list[Cell]:
     return cells
 
 
-def audit_table(audit: Sequence[AuditRow]) -> Table:
+def audit_table(audit: Sequence[Finding]) -> Table:
     """Make the table of the audit's findings, the gravest first."""
     known = [row for verdict in _VERDICTS for row in audit if row.verdict == verdict]
     others = [row for row in audit if row.verdict not in _VERDICTS]

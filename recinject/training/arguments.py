@@ -15,7 +15,7 @@ from transformers import Seq2SeqTrainingArguments
 from recinject.foundation.errors import RecinjectError, did_you_mean
 
 _OF_THE_RUN = {"output_dir", "seed", "resume_from_checkpoint", "do_train", "do_eval", "do_predict"}
-_OF_THE_MIXTURE = {"mixture", "validation_samples"}
+_OF_THE_RECIPE = {"mixture", "validation_samples", "optimizer"}
 _HALF = ("fp16", "fp16_full_eval")
 _COUNTS = (
     "per_device_train_batch_size",
@@ -57,7 +57,7 @@ def check_training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     for key in settings:
         if key not in legal:
             what = "is set by the run itself" if key in _OF_THE_RUN else "is no training argument"
-            hint = did_you_mean(key, legal | _OF_THE_MIXTURE)
+            hint = did_you_mean(key, legal | _OF_THE_RECIPE)
             raise RecinjectError(f"training: {key!r} {what}", hint=hint)
     settings = {key: _of_its_kind(key, value) for key, value in settings.items()}
     for key in _HALF:

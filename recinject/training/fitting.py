@@ -12,7 +12,7 @@ from datasets import Dataset
 from peft import PeftModel
 from tokenizers import Tokenizer
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel, PrinterCallback, Seq2SeqTrainer
+from transformers import PreTrainedModel, PrinterCallback, Trainer
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from recinject.foundation.errors import RecinjectError
@@ -118,7 +118,7 @@ def token_loss(
     return total / ((labels != -100).sum() if num_items_in_batch is None else num_items_in_batch)
 
 
-class TokenTrainer(Seq2SeqTrainer):  # type: ignore[misc]  # transformers is untyped here
+class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """The Trainer, but for its order of batches and what it hands to the model."""
 
     def __init__(self, **settings: Any) -> None:

@@ -33,7 +33,7 @@ def choose_optimizer(name: str | None, learning_rate: float) -> OptimizerChoice 
     if name not in OPTIMIZERS:
         raise RecinjectError(
             f"training.optimizer: unknown {name!r}",
-            hint=f"{did_you_mean(name, OPTIMIZERS)}; or give training.optim, a name of transformers",
+            hint=f"{did_you_mean(name, OPTIMIZERS)}; transformers' own go by training.optim",
         )
     kind, settings = OPTIMIZERS[name]
     return kind, {**settings, "lr": learning_rate}

@@ -39,6 +39,13 @@ def test_nothing_half_written_stays_when_the_block_raises(tmp_path, existed):
     assert [p.name for p in tmp_path.rglob("*")] == (["samples", "old"] if existed else [])
 
 
+def test_folders_made_on_the_way_go_too(tmp_path):
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(KeyError), atomic_folder(tmp_path / "runs" / "new" / "samples"):
+        raise KeyError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
+
+
 def test_what_a_killed_process_left_is_no_obstacle(tmp_path):
     left = tmp_path / f".samples.{os.getpid()}.partial"
     left.mkdir()

@@ -30,6 +30,12 @@ def test_the_card_beside_the_samples_counts_them(finished):
     assert finished.folder.name in card
 
 
+def test_the_card_repeats_the_command_so_that_a_shell_understands_it(again, copied):
+    phrase = "samples.phrases.history={{ title }} ({{ brand }})"
+    again("build", phrase)
+    assert f"'{phrase}'" in (copied / "samples" / "README.md").read_text("utf-8")
+
+
 def test_the_tokenizer_lies_beside_the_samples(finished):
     tokenizer = Tokenizer.from_file(str(finished.folder / "samples" / "tokenizer.json"))
     text = "A customer chose these items"

@@ -26,6 +26,8 @@ def load(tiny_recipe, tmp_path):
         ("evaluation.cutoffs=[5, 11]", "11 items, but lists end after 10 (evaluation.beams)"),
         ("training.mixture.retreival=1", "training.mixture: 'retreival' is not among the run's"),
         ("training.mixtur={}", "did you mean 'mixture'?"),
+        ("training.optimizer=adafacto", "unknown 'adafacto'\n  fix: did you mean 'adafactor'"),
+        ("training.optimzer=adafactor", "did you mean 'optimizer'?"),
         ("training.seed=3", "training: 'seed' is set by the run itself"),
         ("training.learning_rate=fast", "training.learning_rate: Input should be a valid number"),
         ("training.max_steps=0.5", "training.max_steps: Input should be a valid integer"),

@@ -1,7 +1,6 @@
 import json
 
 import pandas as pd
-import pytest
 
 KEYS = {"task", "recommender", "metric", "value", "ci_low", "ci_high", "n"}
 LISTS = {
@@ -80,16 +79,20 @@ def test_the_audit_finds_no_leak(finished):
     assert leaks and all(row["verdict"] == "ok" for row in leaks)
 
 
-@pytest.mark.parametrize("model", ["config", "folder"])
-def test_an_untrained_model_is_evaluated_as_it_is(model, finished, again, copied):
-    folder = finished.folder / "model"
-    named = [f"model.name={folder}", "model.config=null"] if model == "folder" else []
-    made = again("report", "training=null", "evaluation.limit=6", *named)
-    assert made == (["samples"] if named else []) + ["evaluation", "report"]
-    rows = read(copied, "metrics")
-    assert {row["n"] for row in rows} == {6}
-    assert "zero-shot" in (copied / "report" / "report.md").read_text("utf-8")
-    assert "untrained" in (copied / "report" / "report.html").read_text("utf-8")
+def test_an_untrained_model_is_evaluated_as_it_is(recinject, tiny_recipe, copied):
+    settings = [f"runs={copied.parent}", "training=null", "evaluation.limit=6"]
+    ended = recinject("report", tiny_recipe, *settings)
+    assert ended.code == 0 and "training: null" in ended.output
+    assert "The untrained (zero-shot) language model" in ended.output
+    assert {row["n"] for row in read(copied, "metrics")} == {6}
+    for kind in ("md", "html"):
+        assert "zero-shot" in (copied / "report" / f"report.{kind}").read_text("utf-8")
+
+
+def test_a_model_in_a_folder_is_evaluated_with_its_own_tokenizer(finished, again, copied):
+    named = [f"model.name={finished.folder / 'model'}", "model.config=null", "training=null"]
+    assert again("evaluate", *named) == ["samples", "evaluation"]
+    assert read(copied, "metrics") == read(finished.folder, "metrics")
 
 
 def test_wordings_and_baselines_can_be_left_out(again, copied):

@@ -26,13 +26,6 @@ def test_the_models_card_speaks_of_its_results(finished):
     assert "AutoModelForSeq2SeqLM" in card and "HR@10" in card
 
 
-def test_the_report_repeats_the_command_so_that_a_shell_understands_it(again, copied):
-    phrase = "samples.phrases.history={{ title }} ({{ brand }})"
-    again("report", phrase, "evaluation.limit=5", "training.max_steps=1")
-    text = (copied / "report" / "report.md").read_text("utf-8")
-    assert f"'{phrase}'" in text
-
-
 def test_what_the_report_shows_is_gathered_from_the_stages(finished, tiny_recipe):
     overrides = [f"runs={finished.folder.parent}", "report.examples=4"]
     inputs = gather(Run(load_recipe(str(tiny_recipe), overrides), "recinject run tiny"))

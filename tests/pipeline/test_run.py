@@ -45,7 +45,6 @@ def test_the_same_command_again_does_nothing_and_says_so(finished, recinject, ti
         ("report", "training.learning_rate=1e-3", ["training", "evaluation", "report"]),
         ("report", "evaluation.cutoffs=[1, 10]", ["evaluation", "report"]),
         ("report", "report.examples=4", ["report"]),
-        ("train", "lora={r: 2}", ["training"]),
         ("build", "samples.max_prompt_tokens=100", ["samples"]),
         ("build", "samples.tasks.bpr=null", ["samples"]),
         ("build", "samples.workers=2", []),

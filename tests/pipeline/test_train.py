@@ -84,6 +84,9 @@ def launch(recipe, runs, *words):
     )
     assert ended.returncode == 0, ended.stderr
     folder = runs / "tiny"
+    assert {path.name for path in folder.iterdir()} == {
+        *("data", "identifiers", "samples", "model", "checkpoints", "logs"),
+    }
     assert not list(folder.rglob("*partial*")) and load(folder / "model")
     assert ended.stderr.count("training: starting") == 1
     assert ended.stderr.count("parameters train on") == 1

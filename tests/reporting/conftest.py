@@ -2,18 +2,12 @@ from __future__ import annotations
 
 import pytest
 
-from recinject.reporting.inputs import (
-    AuditRow,
-    CleaningRow,
-    ComparisonRow,
-    DataFacts,
-    ExampleRow,
-    LossRow,
-    MetricRow,
-    ModelFacts,
-    ReportInputs,
-    SampleRow,
-)
+from recinject.data.cleaning import CleaningStep
+from recinject.evaluation.audit import Finding
+from recinject.evaluation.examples import Example
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import Comparison
+from recinject.reporting.inputs import DataFacts, LossRow, ModelFacts, ReportInputs, SampleRow
 
 VALUES = {
     ("retrieval", "hr@10"): {"language_model": 0.052, "item_knn": 0.083, "popularity": 0.031},
@@ -24,27 +18,27 @@ VALUES = {
 
 
 @pytest.fixture
-def metrics() -> list[MetricRow]:
+def metrics() -> list[MetricResult]:
     return [
-        MetricRow(task, name, metric, value, 0.9 * value, 1.1 * value, 2000)
+        MetricResult(task, name, metric, value, 0.9 * value, 1.1 * value, 2000)
         for (task, metric), values in VALUES.items()
         for name, value in values.items()
     ]
 
 
 @pytest.fixture
-def comparisons() -> list[ComparisonRow]:
+def comparisons() -> list[Comparison]:
     rows = []
     for (task, metric), values in VALUES.items():
         for name, value in list(values.items())[1:]:
             gap = values["language_model"] - value
             row = (task, metric, "language_model", name, gap, gap - 0.01, gap + 0.01, 0.0002, 2000)
-            rows.append(ComparisonRow(*row))
+            rows.append(Comparison(*row))
     return rows
 
 
 @pytest.fixture
-def inputs(metrics: list[MetricRow], comparisons: list[ComparisonRow]) -> ReportInputs:
+def inputs(metrics: list[MetricResult], comparisons: list[Comparison]) -> ReportInputs:
     title = 'Cup <script>alert("tea")</script> | a *big* one'
     return ReportInputs(
         name="quickstart",
@@ -57,8 +51,8 @@ def inputs(metrics: list[MetricRow], comparisons: list[ComparisonRow]) -> Report
         data=DataFacts(
             source="simulated shop, 600 users",
             cleaning=[
-                CleaningRow("as read", "all rows", 600, 300, 9000),
-                CleaningRow("five_core", "users and items with 5 events", 590, 280, 8700),
+                CleaningStep("as read", "all rows", 600, 300, 9000),
+                CleaningStep("five_core", "users and items with 5 events", 590, 280, 8700),
             ],
             split="leave_one_out",
             train=7520,
@@ -76,14 +70,14 @@ def inputs(metrics: list[MetricRow], comparisons: list[ComparisonRow]) -> Report
         metrics=metrics,
         comparisons=comparisons,
         audit=[
-            AuditRow("duplicate titles", 4, "note", "four items share a title with another"),
-            AuditRow("identifier leak", 0.0, "ok", "the next number is never the next item"),
-            AuditRow("truncated prompts", 0.131, "warning", "13 % of prompts were cut"),
+            Finding("duplicate titles", 4, "note", "four items share a title with another"),
+            Finding("identifier leak", 0.0, "ok", "the next number is never the next item"),
+            Finding("truncated prompts", 0.131, "warning", "13 % of prompts were cut"),
         ],
         examples=[
-            ExampleRow("retrieval", f"Bought {title}. What next?", "Mug", ["Pot", "Mug"],
+            Example("retrieval", f"Bought {title}. What next?", "Mug", ["Pot", "Mug"],
                        "hit at rank 2", True),
-            ExampleRow("rating", f"How much would she like {title}?", title, [],
+            Example("rating", f"How much would she like {title}?", title, [],
                        "predicted 3.7, true 2", False),
         ],
     )  # fmt: skip

@@ -7,12 +7,13 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from recinject.evaluation.metrics import MetricResult
 from recinject.reporting.figures import loss_figure, metric_figure, to_png, to_svg
-from recinject.reporting.inputs import LossRow, MetricRow
+from recinject.reporting.inputs import LossRow
 
 ROWS = [
-    MetricRow("retrieval", "als", "hr@10", 0.2, 0.18, 0.23, 50),
-    MetricRow("retrieval", "language_model", "hr@10", 0.1, nan, nan, 50),
+    MetricResult("retrieval", "als", "hr@10", 0.2, 0.18, 0.23, 50),
+    MetricResult("retrieval", "language_model", "hr@10", 0.1, nan, nan, 50),
 ]
 
 
@@ -30,7 +31,7 @@ def test_whiskers_span_the_interval_and_vanish_without_one() -> None:
 
 
 def test_all_zero_values_and_odd_numbers_of_panels_can_be_drawn(tmp_path: Path) -> None:
-    zero = [MetricRow("rating", "language_model", "mae", 0.0, 0.0, 0.0, 5)]
+    zero = [MetricResult("rating", "language_model", "mae", 0.0, 0.0, 0.0, 5)]
     to_png(metric_figure([ROWS, zero, ROWS], columns=2), tmp_path / "figure.png")
     assert Image.open(tmp_path / "figure.png").width > 1000
 

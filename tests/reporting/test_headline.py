@@ -6,17 +6,18 @@ from math import nan
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import Comparison
 from recinject.reporting.headline import headline
-from recinject.reporting.inputs import ComparisonRow, MetricRow
 
 
-def measured(task: str, metric: str, **values: float) -> list[MetricRow]:
-    return [MetricRow(task, k, metric, v, v - 0.01, v + 0.01, 1500) for k, v in values.items()]
+def measured(task: str, metric: str, **values: float) -> list[MetricResult]:
+    return [MetricResult(task, k, metric, v, v - 0.01, v + 0.01, 1500) for k, v in values.items()]
 
 
-def compared(task: str, metric: str, reference: str, gap: float, p: float) -> ComparisonRow:
+def compared(task: str, metric: str, reference: str, gap: float, p: float) -> Comparison:
     row = (task, metric, "language_model", reference, gap, gap - 0.005, gap + 0.005, p, 1500)
-    return ComparisonRow(*row)
+    return Comparison(*row)
 
 
 def test_a_win_is_told_with_values_intervals_n_and_test() -> None:

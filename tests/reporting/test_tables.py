@@ -2,12 +2,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from recinject.evaluation.audit import Finding
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import Comparison
 from recinject.reporting import tables
-from recinject.reporting.inputs import AuditRow, ComparisonRow, MetricRow, ReportInputs, SampleRow
+from recinject.reporting.inputs import ReportInputs, SampleRow
 
 
 def test_the_best_value_of_each_metric_is_bold_lower_being_better_for_errors(
-    metrics: list[MetricRow],
+    metrics: list[MetricResult],
 ) -> None:
     retrieval, ranking, rating = tables.metric_tables(metrics, 49)
     assert [row[0].text for row in retrieval.rows] == ["item kNN", "language model", "popularity"]
@@ -16,7 +19,7 @@ def test_the_best_value_of_each_metric_is_bold_lower_being_better_for_errors(
     assert "1 positive and 49 sampled candidates" in ranking.note
 
 
-def test_equal_best_values_are_both_bold_and_holes_are_dashes(metrics: list[MetricRow]) -> None:
+def test_equal_best_values_are_both_bold_and_holes_are_dashes(metrics: list[MetricResult]) -> None:
     rows = [replace(row, value=0.5) for row in metrics[:2]] + metrics[3:4]
     (table,) = tables.metric_tables(rows, 99)
     assert [row[1].is_best for row in table.rows] == [True, True]
@@ -24,7 +27,7 @@ def test_equal_best_values_are_both_bold_and_holes_are_dashes(metrics: list[Metr
 
 
 def test_comparisons_are_judged_by_the_test_and_the_metrics_direction(
-    comparisons: list[ComparisonRow],
+    comparisons: list[Comparison],
 ) -> None:
     noisy = [replace(comparisons[0], p_value=0.2), *comparisons[1:]]
     main, other = tables.comparison_tables(noisy)
@@ -43,7 +46,7 @@ def test_comparisons_are_judged_by_the_test_and_the_metrics_direction(
 def test_the_gravest_finding_comes_first_and_an_unknown_verdict_before_all(
     inputs: ReportInputs,
 ) -> None:
-    table = tables.audit_table([*inputs.audit, AuditRow("new", "x", "broken", "?")])
+    table = tables.audit_table([*inputs.audit, Finding("new", "x", "broken", "?")])
     assert [row[0].text for row in table.rows] == ["broken", "warning", "note", "ok"]
 
 

@@ -1,6 +1,7 @@
 """What holds for the samples of every task, and for all tasks with a target."""
 
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -104,6 +105,18 @@ def test_under_a_cap_every_position_is_equally_likely(task, split_of):
         found.update(targets)
     assert sorted(found) == list(range(1, 8))
     assert stats.chisquare(list(found.values())).pvalue > 0.01
+
+
+@pytest.mark.parametrize(("length", "cap"), [(2, 1), (5, 2), (7, 3), (9, 8), (10, 4)])
+def test_strata_weigh_every_position_the_same(split_of, length, cap):
+    view = split_of([list(range(length + 3))]).view(Part.TRAIN)
+    task = Retrieval(max_per_user=cap)
+    # Chance that takes every value of a grid once, in place of a stream that may take any.
+    grid = [
+        SimpleNamespace(random=lambda step=step: (step + 0.5) / length) for step in range(length)
+    ]
+    found = Counter(task.target(view, 0, index, rng) for index in range(cap) for rng in grid)
+    assert found == dict.fromkeys(range(1, length + 1), cap)
 
 
 def test_a_cap_is_for_training_alone(split_of):

@@ -1,0 +1,75 @@
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from recinject.data.schema import Catalog
+from recinject.data.splitting import Part
+from recinject.evaluation.queries import make_queries
+from recinject.samples.store import SCHEMA
+
+HISTORIES = [[4, 7, 1, 9, 2], [3, 8], [5, 0, 6, 7], [2, 4, 6, 8, 9, 1]]
+CATALOG = Catalog(pd.DataFrame({"item_id": [f"item-{9 - n}" for n in range(10)], "title": ""}))
+
+
+@pytest.fixture
+def split(split_of):
+    return split_of(HISTORIES, 10)
+
+
+def stored(of, task="retrieval", **columns):
+    view = of.view(Part.TEST)
+    events = np.flatnonzero(view.is_target)
+    users = [of.interactions.user_ids[user] for user in view.interactions.users[events]]
+    rows = {
+        "sample_id": [f"{task}/test/{user}/0" for user in users],
+        "task": task,
+        "template": "one@1",
+        "split": "test",
+        "user_id": users,
+        "prompt": [f"prompt of {user}" for user in users],
+        "completion": "",
+        "target_item_id": [CATALOG.item_ids[item] for item in view.interactions.items[events]],
+        "candidate_item_ids": None,
+        "label": None,
+    }
+    filled = {
+        name: value if isinstance(value, list) else [value] * len(users)
+        for name, value in {**rows, **columns}.items()
+    }
+    return pa.table(filled, schema=SCHEMA)
+
+
+def test_a_query_knows_everything_before_the_test_and_nothing_after(split):
+    queries = make_queries(stored(split), split, CATALOG, None, seed=1)
+    tested = [user for user, history in enumerate(HISTORIES) if len(history) >= 3]
+    assert queries.task == "retrieval" and list(queries.users) == tested
+    assert [list(history) for history in queries.histories] == [HISTORIES[u][:-1] for u in tested]
+    assert list(queries.targets) == [HISTORIES[user][-1] for user in tested]
+    assert queries.prompts == [f"prompt of customer-{user}" for user in tested]
+    assert queries.candidates is None and queries.labels is None
+
+
+def test_slates_and_labels_keep_their_order(split):
+    slates = [[f"item-{(3 * n + place) % 10}" for place in range(4)] for n in range(3)]
+    samples = stored(split, "ranking", candidate_item_ids=slates)
+    numbers = make_queries(samples, split, CATALOG, None, seed=1).candidates
+    assert [[CATALOG.item_ids[item] for item in row] for row in numbers] == slates
+    samples = stored(split, "rating", label=[4.5, 1.0, 3.0])
+    assert make_queries(samples, split, CATALOG, None, seed=1).labels.tolist() == [4.5, 1.0, 3.0]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 99])
+def test_two_wordings_keep_the_same_queries(split, limit):
+    first = make_queries(stored(split), split, CATALOG, limit, seed=1)
+    other = stored(split, prompt="reworded", split="reworded")
+    second = make_queries(other, split, CATALOG, limit, seed=1)
+    assert len(first) == min(limit, 3) and list(first.users) == list(second.users)
+    assert list(first.users) == sorted(first.users)
+
+
+def test_another_seed_keeps_other_queries(split):
+    kept = {
+        tuple(make_queries(stored(split), split, CATALOG, 1, seed=seed).users) for seed in range(20)
+    }
+    assert len(kept) == 3
