@@ -89,7 +89,7 @@ def _highest_id_finding(step: NDArray[np.integer], k: int, n_items: int) -> Find
         f"highest_id_rule_hr@{k}",
         rate,
         "warning" if leaks else "ok",
-        f"hit rate of the {k} numbers after the highest in the history; chance is {chance:.2g}"
+        f"hit rate of the {k} next item numbers after the history's highest; chance: {chance:.2g}"
         + (": the item numbers tell who follows whom" if leaks else ""),
     )
 

@@ -33,6 +33,6 @@ def _report(run: Run, folder: Path) -> Facts:
     if run.recipe.training is not None:
         versions = run.manifest("samples").facts["prompt_versions"]
         base = run.recipe.model.name
-        card = model_card(inputs, prompt_versions=versions, adapter=False, base_model=base)
+        card = model_card(inputs, prompt_versions=versions, base_model=base)
         (run.folder("training") / "README.md").write_text(card, encoding="utf-8")
     return {}

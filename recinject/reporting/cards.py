@@ -15,7 +15,7 @@ _COLUMNS = {
     "sample_id": "the sample's key; the same key always gives the same sample",
     "task": "the task",
     "template": "the wording that was used",
-    "split": "train, validation or test",
+    "split": "train, validation, test, or reworded: the test in a wording never trained on",
     "user_id": "the log's own id of the user",
     "prompt": "what the model reads",
     "completion": "what it should write",
@@ -77,26 +77,23 @@ def model_card(
     inputs: ReportInputs,
     *,
     prompt_versions: Mapping[str, int | str],
-    adapter: bool,
     base_model: str | None = None,
 ) -> str:
-    """Write the README.md of a trained model's folder.
+    """Write the README.md of a trained model's folder; what LoRA learnt is merged into it.
 
     Args:
         inputs: what the run's report shows.
         prompt_versions: the version of the prompt file of each task.
-        adapter: whether the folder holds a LoRA adapter, to be read with peft, or a whole model.
         base_model: the name on a hub of the model that training started from, if it has one.
     """
     front = {
-        "library_name": "peft" if adapter else "transformers",
+        "library_name": "transformers",
         **({"base_model": base_model} if base_model else {}),
         "language": ["en"],
-        "tags": ["recommendation", "recinject", *(["lora"] if adapter else [])],
+        "tags": ["recommendation", "recinject"],
     }
     content = content_of(inputs) | {
         "front": _front_matter(front),
-        "adapter": adapter,
         "base_model": base_model,
         "prompt_versions": prompt_versions,
         "prompt": next((row.prompt for row in inputs.examples), "Which item comes next?"),
@@ -112,7 +109,8 @@ def _front_matter(front: Mapping[str, object]) -> str:
 def _configurations(samples: Sequence[SampleRow]) -> list[dict[str, object]]:
     parts: dict[str, list[str]] = {}
     for row in samples:
-        parts.setdefault(row.task, []).append(row.split)
+        if row.samples:  # `datasets` refuses a configuration whose only split is empty
+            parts.setdefault(row.task, []).append(row.split)
     return [
         {
             "config_name": task,

@@ -76,18 +76,23 @@ def fit(
         if settings.should_save:
             remove_torn(folder)
     try:
+        _train(trainer, checkpoint)
+    finally:
+        progress.close()
+    return model
+
+
+def _train(trainer: Trainer, checkpoint: Path | None) -> None:
+    try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except torch.OutOfMemoryError as error:
         raise RecinjectError(
             f"training: the device's memory is full with per_device_train_batch_size="
-            f"{settings.per_device_train_batch_size}",
+            f"{trainer.args.per_device_train_batch_size}",
             hint="halve training.per_device_train_batch_size and double "
             "training.gradient_accumulation_steps, which trains the same; or set "
             "training.gradient_checkpointing: true",
         ) from error
-    finally:
-        progress.close()
-    return model
 
 
 def token_loss(

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import datasets
 import pandas as pd
-import pytest
 import yaml
 
 from recinject.reporting.cards import dataset_card, model_card
-from recinject.reporting.inputs import ReportInputs
+from recinject.reporting.inputs import ReportInputs, SampleRow
 
 
 def front_matter(card: str) -> dict[str, object]:
@@ -62,17 +61,21 @@ def test_the_dataset_card_tells_what_is_in_it(inputs: ReportInputs) -> None:
     assert "prompts version 1.2" in card and "`candidate_item_ids`" in card
 
 
-@pytest.mark.parametrize(("adapter", "library"), [(True, "peft"), (False, "transformers")])
-def test_the_model_card_names_its_library_and_its_snippet_parses(
-    inputs: ReportInputs, adapter: bool, library: str
-) -> None:
-    card = model_card(
-        inputs, prompt_versions={"retrieval": "1.2"}, adapter=adapter, base_model="a/b"
+def test_a_task_without_samples_is_no_configuration(inputs: ReportInputs) -> None:
+    rows = [SampleRow("retrieval", "train", 5, 2), SampleRow("bpr", "train", 0, 2)]
+    card = dataset_card(
+        "x", data=inputs.data, samples=rows, prompt_versions={}, command="", version="", seed=1
     )
+    names = [config["config_name"] for config in front_matter(card)["configs"]]
+    assert names == ["retrieval"]
+
+
+def test_the_model_card_names_its_library_and_its_snippet_parses(inputs: ReportInputs) -> None:
+    card = model_card(inputs, prompt_versions={"retrieval": "1.2"}, base_model="a/b")
     front = front_matter(card)
-    assert (front["library_name"], front["base_model"]) == (library, "a/b")
+    assert (front["library_name"], front["base_model"]) == ("transformers", "a/b")
     (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     imported = [n.module for n in ast.parse(snippet).body if isinstance(n, ast.ImportFrom)]
-    assert library in imported
+    assert imported == ["transformers"]
     assert "loses to item kNN" in card and "0.083 [0.075, 0.091]" in card
     assert "manipulate" in card and "<script" not in card.split("```")[2]
