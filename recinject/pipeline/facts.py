@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from itertools import zip_longest
 from typing import Any
 
 import recinject
@@ -99,13 +100,13 @@ def _model_facts(run: Run) -> ModelFacts:
 
 
 def _examples(run: Run) -> list[Example]:
-    """Take as many of the drawn examples as the recipe asks for, evenly over the tasks."""
+    """Take as many of the drawn examples as the recipe asks for, dealt evenly over the tasks."""
     rows = [Example(**row) for row in read_json(run.folder("evaluation") / "examples.json")]
-    by_task: dict[str, list[Example]] = {}
-    for row in rows:
-        by_task.setdefault(row.task, []).append(row)
-    share = -(-run.recipe.report.examples // max(1, len(by_task)))
-    return [row for found in by_task.values() for row in found[:share]]
+    tasks = list(dict.fromkeys(row.task for row in rows))
+    by_task = [[row for row in rows if row.task == task] for task in tasks]
+    dealt = [row for turn in zip_longest(*by_task) for row in turn if row is not None]
+    chosen = dealt[: run.recipe.report.examples]
+    return sorted(chosen, key=lambda row: tasks.index(row.task))
 
 
 def _training_log(run: Run) -> list[LossRow]:
