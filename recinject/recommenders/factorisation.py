@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 from abc import abstractmethod
+from collections.abc import Mapping
+from functools import partial
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from scipy.sparse import csr_matrix
@@ -22,18 +24,21 @@ class Factorisation(ItemScorer):
     """Scores an item by the product of the user's factors and its own.
 
     A user of whom nothing is known gets the scores of item popularity.
+
+    Raises:
+        RecinjectError: the ``implicit`` library is not installed.
     """
 
-    def fit(self, training: Interactions, seed: int) -> None:
-        """Learn the factors, on the CPU and one thread, so that the fit can be repeated.
+    def __init__(self, model: str, settings: Mapping[str, float]) -> None:
+        module, _, kind = model.rpartition(".")
+        self._make = partial(getattr(_optional(module), kind), **settings)
 
-        Raises:
-            RecinjectError: the ``implicit`` library is not installed.
-        """
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Learn the factors, on the CPU and one thread, so that the fit can be repeated."""
         state = int(derive_rng(seed, self.name).integers(2**31))
         # implicit runs its own threads over users: BLAS threads inside them only get in the way.
         with _optional("threadpoolctl").threadpool_limits(1, "blas"):
-            self._model = self._make_model(state)
+            self._model = self._make(random_state=state, num_threads=1, use_gpu=False)
             self._model.fit(csr_matrix(user_item_matrix(training)), show_progress=False)
         self._item_factors = self._model.item_factors.astype(np.float64)
         self._popularity = item_counts(training)
@@ -46,10 +51,6 @@ class Factorisation(ItemScorer):
         # depends on nothing but its own query.
         scores = (factors.astype(np.float64) @ self._item_factors.T).astype(np.float32)
         return np.where(known[:, None], scores, self._popularity)
-
-    @abstractmethod
-    def _make_model(self, state: int) -> Any:
-        """Make the unfitted model of ``implicit``."""
 
     @abstractmethod
     def _user_factors(self, queries: Queries, rows: slice) -> tuple[Floats, Flags]:
@@ -80,17 +81,13 @@ class ALS(Factorisation):
         alpha: float = 10.0,
         iterations: int = 15,
     ) -> None:
-        self._settings = {
+        settings = {
             "factors": factors,
             "regularization": regularization,
             "alpha": alpha,
             "iterations": iterations,
         }
-
-    def _make_model(self, state: int) -> Any:
-        return _optional("implicit.als").AlternatingLeastSquares(
-            **self._settings, random_state=state, num_threads=1, use_gpu=False
-        )
+        super().__init__("implicit.als.AlternatingLeastSquares", settings)
 
     def _user_factors(self, queries: Queries, rows: slice) -> tuple[Floats, Flags]:
         histories = csr_matrix(history_matrix(queries.histories[rows], len(self._item_factors)))
@@ -119,17 +116,13 @@ class BPR(Factorisation):
         regularization: float = 0.03,
         iterations: int = 100,
     ) -> None:
-        self._settings = {
+        settings = {
             "factors": factors,
             "learning_rate": learning_rate,
             "regularization": regularization,
             "iterations": iterations,
         }
-
-    def _make_model(self, state: int) -> Any:
-        return _optional("implicit.bpr").BayesianPersonalizedRanking(
-            **self._settings, random_state=state, num_threads=1, use_gpu=False
-        )
+        super().__init__("implicit.bpr.BayesianPersonalizedRanking", settings)
 
     def _user_factors(self, queries: Queries, rows: slice) -> tuple[Floats, Flags]:
         users = queries.users[rows]

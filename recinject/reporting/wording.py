@@ -26,7 +26,7 @@ NOT_ASSESSED = (
 )
 _RECOMMENDERS = {
     LANGUAGE_MODEL: "language model",
-    f"{LANGUAGE_MODEL}_reworded": "the same, new wording",
+    f"{LANGUAGE_MODEL}_reworded": "model, new wording",
     "item_knn": "item kNN",
     "als": "ALS",
     "bpr": "BPR",

@@ -7,6 +7,7 @@ import pytest
 
 from recinject.data.schema import Interactions
 from recinject.foundation.errors import RecinjectError
+from recinject.recommenders.baselines import make_baseline
 from recinject.recommenders.factorisation import ALS, BPR, Factorisation
 from recinject.recommenders.neighbourhood import user_item_matrix
 from recinject.recommenders.protocol import Queries
@@ -73,3 +74,9 @@ def test_says_how_to_install_what_is_missing(
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(RecinjectError, match=r"recinject\[cf\]"):
         model().fit(training, seed=1)
+
+
+def test_a_missing_library_is_said_before_anything_is_fitted(monkeypatch):
+    monkeypatch.setitem(sys.modules, "implicit.als", None)
+    with pytest.raises(RecinjectError, match="'implicit', which is not installed"):
+        make_baseline("als")
