@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -45,7 +45,12 @@ class SimulatorSection(Section):
 
 
 class DataSection(Section):
-    """Where the log comes from, how it is cleaned and split."""
+    """Where the log comes from, how it is cleaned and split.
+
+    ``test_share`` is held out for the test and as much again for validation: of the events, of
+    each user's events or of the items, as ``split`` says; ``leave_one_out`` takes no share.
+    ``ties: hash`` orders events of one user and one time by user and item, not by the log's rows.
+    """
 
     path: Path | None = None
     items: Path | None = None
@@ -53,13 +58,17 @@ class DataSection(Section):
     columns: dict[str, ColumnName] = {}
     simulator: SimulatorSection = SimulatorSection()
     k_core: Annotated[int, Field(ge=0)] = 5
+    ties: Literal["log_order", "hash"] = "log_order"
     split: str = "leave_one_out"
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
 
 
 class IdentifiersSection(Section):
-    """How an item is named in text."""
+    """How an item is named in text; the kind ``collaborative`` alone reads the two sizes."""
 
     kind: str = "number"
+    clusters: Annotated[int, Field(ge=2)] = 20
+    leaf_items: Positive = 50
 
 
 class SamplesSection(Section):
@@ -119,7 +128,7 @@ class EvaluationSection(Section):
     """What is measured, against whom."""
 
     baselines: list[str] = [
-        *("random", "popularity", "item_knn", "als", "bpr"),
+        *("random", "popularity", "item_knn", "als", "bpr", "markov_chain"),
         *("global_mean", "item_mean", "user_mean"),
     ]
     cutoffs: Annotated[list[Positive], Field(min_length=1)] = [5, 10]

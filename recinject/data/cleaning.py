@@ -15,7 +15,7 @@ import pandas as pd
 from recinject.data.schema import Catalog, Flags, Interactions, Log
 from recinject.foundation.errors import RecinjectError
 
-SPECIAL_TOKENS = re.compile(r"<(extra_id_\d+|/s|s|pad|unk)>")
+SPECIAL_TOKENS = re.compile(r"<(extra_id_\d+|item_\d+|/s|s|pad|unk)>")
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 

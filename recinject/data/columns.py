@@ -26,6 +26,8 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "category": ("category", "maincategory"),
     "categories": ("categories", "genres", "genre", "class", "categorylist"),
 }
+_FIRST_NO_INTEGER = 2.0**63  # of 64 bits
+_EPOCH = pd.Timestamp("1970-01-01", tz="UTC").as_unit("s")  # nanoseconds end in 2262
 _FIRST_MILLISECONDS = 1e11  # as seconds, this is the year 5138; as milliseconds, 1973
 
 
@@ -141,24 +143,27 @@ def as_text(column: pd.Series[Any]) -> pd.Series[Any]:
     Whole numbers that a file stores as floats (as ids with gaps are) read as whole numbers.
     """
     missing = column.isna()
-    if pd.api.types.is_float_dtype(column.dtype) and bool((column.dropna() % 1 == 0).all()):
+    whole = pd.api.types.is_float_dtype(column.dtype) and (column.dropna() % 1 == 0).all()
+    if whole and not (column.abs() >= _FIRST_NO_INTEGER).any():
         column = column.astype("Int64")
     elif column.dtype == object:
-        column = column.map(_value_text)
+        column = column.map(value_text)
     return column.astype(str).mask(missing, "").str.strip()
 
 
-def _value_text(value: Any) -> str:
-    if isinstance(value, str):
-        # JSON can spell half of a surrogate pair, which no file can then store as UTF-8.
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+def value_text(value: Any) -> str:
+    """Return a value of any type as text that UTF-8 can store."""
     if isinstance(value, (list, tuple, np.ndarray)):
         return ", ".join(_flatten(value))
-    if isinstance(value, dict):
-        return json.dumps(value, ensure_ascii=False, default=str)
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
-    return str(value)
+    text = (
+        json.dumps(value, ensure_ascii=False, default=str)
+        if isinstance(value, dict)
+        else str(value)
+    )
+    # JSON can spell half of a surrogate pair, which no file can then store as UTF-8.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _flatten(value: Any) -> Iterator[str]:
@@ -166,13 +171,13 @@ def _flatten(value: Any) -> Iterator[str]:
         for part in value:
             yield from _flatten(part)
     elif value is not None:
-        yield _value_text(value).strip()
+        yield value_text(value).strip()
 
 
 def _labels(value: Any, separator: str | None) -> list[str]:
     """Split, flatten and tidy one item's categories; each stands once, in the file's order."""
     if isinstance(value, str):
-        value = _value_text(value).split(separator)
+        value = value_text(value).split(separator)
     elif not isinstance(value, (list, tuple, np.ndarray)):
         value = [] if pd.isna(value) else [value]
     return [label for label in dict.fromkeys(_flatten(value)) if label]
@@ -205,7 +210,7 @@ def _timestamps(table: Table, name: str, text: pd.Series[Any]) -> Floats:
     dated = known & np.isnan(seconds)
     if dated.any():
         dates = pd.to_datetime(text[dated], format="ISO8601", utc=True, errors="coerce")
-        seconds[dated] = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+        seconds[dated] = (dates - _EPOCH) / pd.Timedelta(seconds=1)
     what = "is neither seconds since 1970 nor a date such as 2014-03-01T10:00:00"
     _refuse(table, name, text, known & ~np.isfinite(seconds), what, _leave_out(name))
     numeric = known & ~dated

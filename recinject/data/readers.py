@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -17,38 +20,20 @@ from recinject.data.columns import (
     event_frame,
     item_frame,
     match_names,
+    value_text,
 )
+from recinject.data.formats import find_files
 from recinject.data.schema import Catalog, Interactions, Log
-from recinject.data.table_reader import (
-    KINDS,
-    Table,
-    kind_of,
-    listing,
-    read_table,
-    require_path,
-    shown,
-)
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.data.table_reader import Table, refuse_repeated, require_path
+from recinject.foundation.errors import RecinjectError
 
 
-@dataclass(frozen=True)
-class Format:
-    """One form that logs come in: which files it has.
+@runtime_checkable
+class Tabular(Protocol):
+    """What makes itself a pandas frame: an Arrow table, a ``datasets.Dataset``, polars."""
 
-    How a file of a kind is read is ``table_reader.KINDS``; a new form is an entry there, here,
-    or in both.
-
-    Attributes:
-        name: what messages call it.
-        expects: what a path of this form is, in words.
-        matches: whether a path looks like this form.
-        files: the events file of a path and its items file, None when it has none.
-    """
-
-    name: str
-    expects: str
-    matches: Callable[[Path], bool]
-    files: Callable[[Path], tuple[Path, Path | None]]
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the rows as a frame."""
 
 
 def read_log(
@@ -61,13 +46,14 @@ def read_log(
     """Read a log of events, and what is known of its items.
 
     Args:
-        path: a RecBole folder or ``.inter`` file; a csv, tsv, jsonl or parquet file, plain or
-            ``.gz``; or a folder with ``interactions.KIND`` and optionally ``items.KIND``.
+        path: a folder of RecBole, MovieLens or Amazon reviews, or its file of events; a csv, tsv,
+            jsonl or parquet file, plain or ``.gz``; or a folder with ``interactions.KIND`` and
+            optionally ``items.KIND``.
         columns: our column names to the file's, where the well-known names do not do. An empty
             text leaves a column out. When there is no item table, item columns named here are
             read from the events file.
         items: the item table, when it is not where the format expects it.
-        format: a name in :data:`FORMATS`; guessed from the files when None.
+        format: a name in :data:`formats.FORMATS`; guessed from the files when None.
 
     Returns:
         The log; its ``source`` says what was read and which columns were guessed.
@@ -78,22 +64,41 @@ def read_log(
     """
     require_path(path, "data.path")
     check_names(columns)
-    chosen = _choose_format(path, format)
-    events_path, items_path = chosen.files(path)
     if items is not None:
         require_path(items, "data.items")
-        items_path = items
-    events_table = read_table(events_path)
-    names = match_names(events_table, EVENT_COLUMNS, ("user_id", "item_id"), columns)
-    events = event_frame(events_table, names)
+    chosen, events_path, items_path = find_files(path, format, items)
+    described = f"{chosen.name} {events_path.name}"
+    events = chosen.read(events_path, None)
     if items_path is None:
-        items_table, item_names = _items_among_events(events_table, names["item_id"], columns)
-    else:
-        items_table = read_table(items_path)
-        item_names = _match_items(items_table, columns)
-    files = events_path.name + (f" and {items_path.name}" if items_path else "")
-    source = f"{chosen.name} {files}{_renamed({**names, **item_names})}"
-    return make_log(events, item_frame(items_table, item_names), source)
+        return _join(events, None, columns, described)
+    read_items = partial(chosen.read, items_path)
+    return _join(events, read_items, columns, f"{described} and {items_path.name}")
+
+
+def read_frame(
+    events: pd.DataFrame | Tabular,
+    items: pd.DataFrame | Tabular | None = None,
+    columns: Mapping[str, str] = MappingProxyType({}),
+) -> Log:
+    """Make a log of tables that are in memory, by the same guesses as :func:`read_log`.
+
+    Args:
+        events: a row an event: a pandas frame, or whatever has ``to_pandas``, e.g. an Arrow table
+            or a ``datasets.Dataset``.
+        items: a row an item, in any of these forms.
+        columns: our column names to the tables', as for :func:`read_log`.
+
+    Raises:
+        RecinjectError: a table is none, or as for :func:`read_log`; the message names the row,
+            counted from 1.
+    """
+    check_names(columns)
+    table, described = _frame_table("events", events), type(events).__name__
+    if items is None:
+        return _join(table, None, columns, f"{described} of events")
+    item_table = _frame_table("items", items)
+    described = f"{described} of events and {type(items).__name__} of items"
+    return _join(table, lambda _used: item_table, columns, described)
 
 
 def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> Log:
@@ -153,6 +158,38 @@ def _catalog(item_ids: list[str], items: pd.DataFrame | None) -> Catalog:
     return Catalog(frame)
 
 
+def _join(
+    table: Table,
+    read_items: Callable[[frozenset[str]], Table] | None,
+    columns: Mapping[str, str],
+    source: str,
+) -> Log:
+    names = match_names(table, EVENT_COLUMNS, ("user_id", "item_id"), columns)
+    events = event_frame(table, names)
+    if read_items is None:
+        items, item_names = _items_among_events(table, names["item_id"], columns)
+    else:
+        items = read_items(frozenset(events["item_id"]))
+        item_names = _match_items(items, columns)
+    source += _renamed({**names, **item_names})
+    return make_log(events, item_frame(items, item_names), source)
+
+
+def _frame_table(name: str, rows: object) -> Table:
+    frame = rows.to_pandas() if isinstance(rows, Tabular) else rows
+    if not isinstance(frame, pd.DataFrame):
+        raise RecinjectError(
+            f"{name}: a {type(rows).__name__} is no table",
+            hint="give a pandas frame, an Arrow table or a datasets.Dataset (one split of it)",
+        )
+    named = [level for level in frame.index.names if level is not None]
+    frame = frame.reset_index(named, allow_duplicates=True) if named else frame
+    columns = list(map(value_text, frame.columns))
+    refuse_repeated(name, columns)
+    frame = frame.reset_index(drop=True).set_axis(columns, axis=1)
+    return Table(name, frame, lambda row: f"{name}, row {row + 1}")
+
+
 def _match_items(table: Table, columns: Mapping[str, str]) -> dict[str, str]:
     # The item table may name its id otherwise than the events do.
     own = {ours: name for ours, name in columns.items() if ours != "item_id" or name in table.frame}
@@ -170,69 +207,3 @@ def _items_among_events(
 def _renamed(names: Mapping[str, str]) -> str:
     renamed = [f"{ours} from {theirs!r}" for ours, theirs in names.items() if ours != theirs]
     return f" ({', '.join(renamed)})" if renamed else ""
-
-
-def _choose_format(path: Path, asked: str | None) -> Format:
-    if asked is None:
-        matching = [known for known in FORMATS.values() if known.matches(path)]
-        if matching:
-            return matching[0]
-        found = f"it holds {shown(listing(path))}" if path.is_dir() else "by its ending"
-        expected = "; ".join(f"{name}: {known.expects}" for name, known in FORMATS.items())
-        raise RecinjectError(
-            f"{path}: is no log of a known form ({found})", hint=f"give {expected}"
-        )
-    if asked not in FORMATS:
-        raise RecinjectError(
-            f"data.format: unknown format {asked!r}", hint=did_you_mean(asked, FORMATS)
-        )
-    return FORMATS[asked]
-
-
-def _matching(folder: Path, pattern: str) -> list[Path]:
-    return [file for file in sorted(folder.glob(pattern)) if kind_of(file) in KINDS]
-
-
-def _one_file(folder: Path, pattern: str) -> Path:
-    """Return the only file of a folder that matches, one named as the folder going first."""
-    files = _matching(folder, pattern)
-    files = [file for file in files if file.stem == folder.name] or files
-    if len(files) == 1:
-        return files[0]
-    raise RecinjectError(
-        f"{folder}: {len(files) or 'no'} files match {pattern}, where one is needed",
-        hint="set data.path (or data.items) to the very file; "
-        f"the folder holds {shown([file.name for file in files] or listing(folder))}",
-    )
-
-
-def _recbole_files(path: Path) -> tuple[Path, Path | None]:
-    events = path if path.is_file() else _one_file(path, "*.inter")
-    items = events.with_suffix(".item")
-    return events, items if items.is_file() else None
-
-
-def _table_files(path: Path) -> tuple[Path, Path | None]:
-    if path.is_file():
-        return path, None
-    items = _one_file(path, "items.*") if _matching(path, "items.*") else None
-    return _one_file(path, "interactions.*"), items
-
-
-FORMATS: dict[str, Format] = {
-    "recbole": Format(
-        name="RecBole atomic files",
-        expects="a folder with NAME.inter and maybe NAME.item, or a .inter file",
-        matches=lambda path: kind_of(path) == ".inter" or bool(_matching(path, "*.inter")),
-        files=_recbole_files,
-    ),
-    "table": Format(
-        name="table",
-        expects="a folder with interactions.KIND and maybe items.KIND, or a file of one of the "
-        f"kinds {', '.join(KINDS)} (each also .gz)",
-        matches=lambda path: (
-            kind_of(path) in KINDS if path.is_file() else bool(_matching(path, "interactions.*"))
-        ),
-        files=_table_files,
-    ),
-}

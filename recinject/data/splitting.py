@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
-from recinject.data.schema import Flags, Floats, Integers, Interactions
+from recinject.data.schema import Flags, Floats, Integers, Interactions, Log
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.randomness import derive_rng
+
+Parts = NDArray[np.uint8]
 
 
 class Part(IntEnum):
@@ -31,6 +36,9 @@ class Part(IntEnum):
 class View:
     """What the samples of one part may see: nothing later than it, all that is earlier.
 
+    Parts need not follow one another in a user's events: a history is what stands before its
+    target and belongs to an earlier part (in training: to the training part).
+
     Attributes:
         part: the part whose samples these are.
         interactions: the events in sight; events of later parts are not among them.
@@ -39,6 +47,7 @@ class View:
         touched: every event of the log: negatives are drawn outside of it. This is all that
             a sample may learn of later parts, and it says only which items are no negatives.
         later: the events out of sight, which no sample may name.
+        cold: where whole items are held out, those of later parts; nothing elsewhere.
     """
 
     part: Part
@@ -47,6 +56,7 @@ class View:
     is_target: Flags
     touched: Interactions
     later: Interactions
+    cold: Integers
 
     @cached_property
     def _targets(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -81,6 +91,15 @@ class View:
         events = np.flatnonzero(self.is_history[start:event]) + start
         return events if length is None else events[-length:]
 
+    def no_negatives_of(self, user: int) -> Integers:
+        """Return the items that must not be drawn as a user's negatives.
+
+        They are what the user touched in any part, and cold items: a model that met an item as a
+        negative alone would have learnt never to name it.
+        """
+        own = self.touched.items_of(user)
+        return np.concatenate([own, self.cold]) if len(self.cold) else own
+
 
 @dataclass(frozen=True, eq=False)
 class Split:
@@ -89,10 +108,12 @@ class Split:
     Attributes:
         interactions: every event of the log.
         parts: the :class:`Part` of each event, shape (events,).
+        by_item: whether all events of an item are in one part, by the rule and not by chance.
     """
 
     interactions: Interactions
-    parts: NDArray[np.uint8]
+    parts: Parts
+    by_item: bool = False
 
     @cached_property
     def train(self) -> Interactions:
@@ -102,14 +123,15 @@ class Split:
     def view(self, part: Part) -> View:
         """Return what the samples of one part may see."""
         seen = self.parts <= part
-        parts = self.parts[seen]
+        parts, later = self.parts[seen], self.interactions.select(~seen)
         return View(
             part=part,
             interactions=self.interactions.select(seen),
             is_history=np.ones(len(parts), bool) if part is Part.TRAIN else parts < part,
             is_target=parts == part,
             touched=self.interactions,
-            later=self.interactions.select(~seen),
+            later=later,
+            cold=np.unique(later.items) if self.by_item else np.empty(0, np.int32),
         )
 
 
@@ -126,33 +148,127 @@ def leave_one_out(interactions: Interactions) -> Split:
     return Split(interactions, parts)
 
 
-SPLITS: dict[str, Callable[[Interactions], Split]] = {"leave_one_out": leave_one_out}
+def global_time(interactions: Interactions, share: float) -> Split:
+    """Hold out the last share of all events for the test, and the share before it.
 
-
-def split_by(name: str, interactions: Interactions) -> Split:
-    """Split by a named rule.
+    Events of the same time go together, into the later part. Users and items may be new there.
+    An event of unknown time has the time of the event that it follows.
 
     Raises:
-        RecinjectError: the name is unknown, or nothing is left to test on.
+        RecinjectError: the log has no timestamps.
+    """
+    if interactions.timestamps is None:
+        raise RecinjectError(
+            "data.split: global_time needs timestamps, and the log has none",
+            hint="name their column with data.columns.timestamp=COLUMN, or set "
+            "data.split=user_ratio, which goes by each user's order",
+        )
+    known = pd.Series(interactions.timestamps).groupby(interactions.users).ffill()
+    times = known.fillna(-np.inf).to_numpy(np.float64)
+    held_out = max(1, round(share * len(times)))
+    boundaries = np.sort(times)[::-1][[min(n * held_out, len(times)) - 1 for n in (2, 1)]]
+    return Split(interactions, np.searchsorted(boundaries, times, side="right").astype(np.uint8))
+
+
+def user_ratio(interactions: Interactions, share: float) -> Split:
+    """Hold out the last share of each user's events for the test, and the share before it.
+
+    At least one event each; users with fewer than three events stay whole in the training part.
+    """
+    counts = np.diff(interactions.offsets)
+    # The least surplus keeps 0.29 of 100 events from being 28.
+    held_out = np.maximum(1, np.floor(share * counts + 1e-9)) * (counts >= 3)
+    users = interactions.users
+    from_the_end = interactions.offsets[1:][users] - 1 - np.arange(len(interactions))
+    later = [from_the_end < n * held_out[users] for n in (1, 2)]
+    return Split(interactions, (later[0].astype(np.uint8) + later[1]).astype(np.uint8))
+
+
+def cold_items(interactions: Interactions, share: float, seed: int) -> Split:
+    """Hold out all events of a seeded share of the items for the test, and of another share.
+
+    Training never meets these items; their events stand anywhere in a user's history.
+    """
+    order = derive_rng(seed, "cold_items").permutation(interactions.n_items)
+    held_out = max(1, round(share * interactions.n_items))
+    parts = np.full(interactions.n_items, Part.TRAIN, np.uint8)
+    parts[order[: 2 * held_out]] = Part.VALIDATION
+    parts[order[:held_out]] = Part.TEST
+    return Split(interactions, parts[interactions.items], by_item=True)
+
+
+SPLITS: dict[str, Callable[[Interactions, float, int], Split]] = {
+    "leave_one_out": lambda log, share, seed: leave_one_out(log),
+    "global_time": lambda log, share, seed: global_time(log, share),
+    "user_ratio": lambda log, share, seed: user_ratio(log, share),
+    "cold_items": cold_items,
+}
+
+
+def split_by(name: str, interactions: Interactions, share: float = 0.1, seed: int = 0) -> Split:
+    """Split by a named rule.
+
+    Args:
+        name: one of :data:`SPLITS`.
+        interactions: every event of the log.
+        share: how much is the test, and how much more the validation: a share of the events
+            (``global_time``), of each user's events (``user_ratio``) or of the items
+            (``cold_items``); ``leave_one_out`` has no use for it. Below one half.
+        seed: decides which items ``cold_items`` holds out.
+
+    Raises:
+        RecinjectError: the name is unknown, the log lacks what the rule needs, or nothing is
+            left to train or to test on.
     """
     if name not in SPLITS:
         raise RecinjectError(f"data.split: unknown rule {name!r}", hint=did_you_mean(name, SPLITS))
-    split = SPLITS[name](interactions)
-    if not np.any(split.parts == Part.TEST):
-        raise RecinjectError(
-            f"data.split: {name} leaves no event to test on",
-            hint="every user has fewer than three events: take a larger log or another split",
-        )
+    split = SPLITS[name](interactions, share, seed)
+    for what, left in (
+        ("train", len(split.train)),
+        ("test", split.view(Part.TEST).target_counts.sum()),
+    ):
+        if not left:
+            raise RecinjectError(
+                f"data.split: {name} leaves no event to {what} on",
+                hint="tests need users with an event before the tested one, leave_one_out and "
+                "user_ratio at least three events a user: take a larger log or another split",
+            )
     return split
+
+
+def order_ties(log: Log, seed: int) -> Log:
+    """Put neighbouring events of one user and one time in an order that the rows have no part in.
+
+    They are ordered by a hash of seed, user and item. Events of unknown time stay where they are,
+    and so does every event of a log without timestamps.
+    """
+    events, times = log.interactions, log.interactions.timestamps
+    if times is None:
+        return log
+    starts = np.ones(len(events), bool)
+    starts[1:] = (np.diff(events.users) != 0) | (times[1:] != times[:-1])
+    runs = np.cumsum(starts)
+    tied = np.flatnonzero(np.bincount(runs)[runs] > 1)
+    hashes = np.zeros(len(events), np.uint64)
+    for event in tied:
+        user, item = events.user_ids[events.users[event]], log.catalog.item_ids[events.items[event]]
+        key = "\x1f".join((str(seed), user, item)).encode()
+        hashes[event] = int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+    # Of one event told twice, cleaning keeps the first: the rating must not leave that to chance.
+    ratings = np.zeros(len(events)) if events.ratings is None else events.ratings
+    order = np.lexsort((ratings, hashes, runs))
+    kept = None if events.ratings is None else ratings[order]
+    return replace(log, interactions=replace(events, items=events.items[order], ratings=kept))
 
 
 def time_facts(split: Split) -> dict[str, float]:
     """Measure how far the split respects time.
 
     Returns:
-        ``tie_rate``: share of tested users whose test event has the very time of the event
-        before it (their order is the log's word); ``future_share``: share of training events
-        later than the average test event. Empty when the log has no timestamps.
+        ``tie_rate``: share of tested users with a test event that has the very time of the
+        event before it, one of an earlier part (their order is the log's word, or the hash's);
+        ``future_share``: share of training events later than the average test event. Empty
+        when the log has no timestamps.
     """
     timestamps = split.interactions.timestamps
     if timestamps is None:
@@ -160,10 +276,11 @@ def time_facts(split: Split) -> dict[str, float]:
     tests = np.flatnonzero(split.parts == Part.TEST)
     test_times: Floats = timestamps[tests]
     users: Integers = split.interactions.users
-    same_user = (tests > 0) & (users[tests - 1] == users[tests])
-    tied = same_user & (timestamps[tests - 1] == test_times)
+    before = tests - 1
+    same_user = (tests > 0) & (users[before] == users[tests])
+    tied = same_user & (timestamps[before] == test_times) & (split.parts[before] < Part.TEST)
     training = timestamps[split.parts == Part.TRAIN]
     return {
-        "tie_rate": float(tied.mean()),
+        "tie_rate": len(np.unique(users[tests[tied]])) / len(np.unique(users[tests])),
         "future_share": float(np.mean(training > np.nanmean(test_times))),
     }

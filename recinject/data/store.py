@@ -25,7 +25,9 @@ def save_split(folder: Path, split: Split, catalog: Catalog) -> None:
         "part": split.parts,
     }
     known = {name: column for name, column in columns.items() if column is not None}
-    pd.DataFrame(known).to_parquet(folder / _EVENTS, index=False)
+    frame = pd.DataFrame(known)
+    frame.attrs["by_item"] = split.by_item
+    frame.to_parquet(folder / _EVENTS, index=False)
     pd.DataFrame({"user_id": list(events.user_ids)}).to_parquet(folder / _USERS, index=False)
     catalog.frame.to_parquet(folder / _ITEMS, index=False)
 
@@ -43,4 +45,5 @@ def load_split(folder: Path) -> tuple[Split, Catalog]:
         user_ids=pd.read_parquet(folder / _USERS)["user_id"].tolist(),
         n_items=len(catalog),
     )
-    return Split(interactions, events["part"].to_numpy(np.uint8)), catalog
+    parts, by_item = events["part"].to_numpy(np.uint8), bool(events.attrs.get("by_item"))
+    return Split(interactions, parts, by_item), catalog

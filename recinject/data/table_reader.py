@@ -23,6 +23,7 @@ from recinject.foundation.errors import RecinjectError
 
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 _NAMES_SHOWN = 12
+JSON_LINES = (".jsonl", ".ndjson", ".json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +31,13 @@ class Table:
     """A file's rows under the file's own column names.
 
     Attributes:
-        path: the file.
+        path: the file, or what a table from Python is called.
         frame: its rows, with a range index; text files give text only.
         place: says where in the file a row of the frame stands, e.g. ``log.csv, line 7``.
         sequences: columns whose text is a list separated by spaces (RecBole's ``token_seq``).
     """
 
-    path: Path
+    path: Path | str
     frame: pd.DataFrame
     place: Callable[[int], str]
     sequences: frozenset[str] = frozenset()
@@ -56,6 +57,15 @@ def read_table(path: Path) -> Table:
             hint=f"give it one of these kinds and endings: {', '.join(KINDS)} (each also .gz)",
         )
     return KINDS[kind](path, _read_bytes(path))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file in UTF-8 or Latin-1, plain or ``.gz``.
+
+    Raises:
+        RecinjectError: the file is absent, empty, broken or no text.
+    """
+    return _decode(path, _read_bytes(path))
 
 
 def kind_of(path: Path) -> str:
@@ -106,7 +116,12 @@ def _read_bytes(path: Path) -> bytes:
     return data
 
 
-def _refuse_repeated(path: Path, names: list[str]) -> None:
+def refuse_repeated(path: Path | str, names: list[str]) -> None:
+    """Refuse a table that has two columns of one name.
+
+    Raises:
+        RecinjectError: a name stands more than once.
+    """
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise RecinjectError(
@@ -127,28 +142,49 @@ def _decode(path: Path, data: bytes) -> str:
         return data.decode("latin-1")
 
 
-def _csv_rows(text: str, separator: str, quoted: bool) -> Iterator[tuple[int, list[str]]]:
-    """Yield each row with the line it starts on: slow and exact, for the header and for errors."""
+def _csv_rows(
+    text: str, separator: str, quoted: bool, first: int = 1
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield each row with the line it starts on: slow and exact, for the header and for errors.
+
+    ``first`` is the number of the first line, 0 for a header that the file itself has not.
+    """
     csv.field_size_limit(max(len(text), 1 << 17))  # its default refuses long descriptions
     reader = csv.reader(
         io.StringIO(text, newline=""),
         delimiter=separator,
         quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE,
     )
-    line = 1
+    line = first
     for row in reader:
         if row:
             yield line, row
-        line = reader.line_num + 1
+        line = reader.line_num + first
 
 
-def _read_delimited(path: Path, data: bytes, separator: str | None, quoted: bool) -> Table:
-    text = _decode(path, data)
+def read_delimited(
+    path: Path, text: str, separator: str | None, quoted: bool, header: Sequence[str] = ()
+) -> Table:
+    """Read a file's text whose lines are rows of columns.
+
+    Args:
+        path: the file, for errors.
+        text: its text.
+        separator: one ASCII letter; None takes the header's most frequent of ``,;|`` and tab.
+        quoted: whether quotes may enclose a value.
+        header: the columns' names when the first line does not name them.
+
+    Raises:
+        RecinjectError: a row has not the header's columns, or a quote never closes.
+    """
+    first = 0 if header else 1
+    if header:
+        text = f"{(separator or ',').join(header)}\n{text}"
     if separator is None:
         header_line = text.lstrip().split("\n", 1)[0]
         separator = max(",;\t|", key=header_line.count)
-    header = next(_csv_rows(text, separator, quoted))[1]
-    _refuse_repeated(path, header)
+    names = next(_csv_rows(text, separator, quoted))[1]
+    refuse_repeated(path, names)
     ragged: list[Any] = []
 
     def note(row: Any) -> str:
@@ -165,38 +201,39 @@ def _read_delimited(path: Path, data: bytes, separator: str | None, quoted: bool
                 invalid_row_handler=note,
             ),
             convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(header, pa.string()), strings_can_be_null=False
+                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
             ),
         )
     except pa.ArrowInvalid as error:
-        _refuse_rows(path, text, separator, quoted)
+        _refuse_rows(path, text, separator, quoted, first)
         raise RecinjectError(
             f"{path}: cannot be read as a table ({str(error).splitlines()[0]})",
             hint="save the table anew, as csv with quotes or as jsonl",
         ) from error
     # An odd number of quotes is the one trace that a quote swallowing the file's end leaves.
     if ragged or (quoted and text.count('"') % 2):
-        _refuse_rows(path, text, separator, quoted)
+        _refuse_rows(path, text, separator, quoted, first)
 
     def place(row: int) -> str:
-        rows = _csv_rows(text, separator, quoted)
+        rows = _csv_rows(text, separator, quoted, first)
         return f"{path}, line {next(islice(rows, row + 1, None))[0]}"
 
     return Table(path, arrow.to_pandas(), place)
 
 
-def _refuse_rows(path: Path, text: str, separator: str, quoted: bool) -> None:
+def _refuse_rows(path: Path, text: str, separator: str, quoted: bool, first: int) -> None:
     """Refuse the first row of another length than the header, and a quote that never closes."""
     end = ["end of the file"]
-    rows = _csv_rows(f"{text}\n{end[0]}", separator, quoted)
+    rows = _csv_rows(f"{text}\n{end[0]}", separator, quoted, first)
     expected, line, row = 0, 1, end
     for line, row in rows:
         expected = expected or len(row)
         if len(row) != expected and row != end:
             raise RecinjectError(
-                f"{path}, line {line}: {len(row)} columns where the header has {expected}",
-                hint="mend or remove that line; a separator inside a value needs quotes, and a "
-                "quote that opens a value must close it",
+                f"{path}, line {line}: {len(row)} columns where "
+                f"{'the header has' if first else 'there must be'} {expected}",
+                hint="mend or remove that line"
+                + ("; a separator inside a value needs quotes, closed ones" if quoted else ""),
             )
     if row != end:
         raise RecinjectError(
@@ -206,7 +243,7 @@ def _refuse_rows(path: Path, text: str, separator: str, quoted: bool) -> None:
 
 
 def _read_recbole(path: Path, data: bytes) -> Table:
-    table = _read_delimited(path, data, "\t", quoted=False)
+    table = read_delimited(path, _decode(path, data), "\t", quoted=False)
     typed = {str(name): str(name).rpartition(":") for name in table.frame.columns}
     for name, (_, _, kind) in typed.items():
         if kind not in _RECBOLE_TYPES:
@@ -216,26 +253,37 @@ def _read_recbole(path: Path, data: bytes) -> Table:
                 f"types: {', '.join(_RECBOLE_TYPES)}",
             )
     frame = table.frame.rename(columns={name: parts[0] for name, parts in typed.items()})
-    _refuse_repeated(path, list(frame.columns))
+    refuse_repeated(path, list(frame.columns))
     sequences = frozenset(parts[0] for parts in typed.values() if parts[2].endswith("_seq"))
     return replace(table, frame=frame, sequences=sequences)
 
 
-def _read_json_lines(path: Path, data: bytes) -> Table:
-    # Only \n ends a line of JSON: str.splitlines would also cut at U+2028 inside a title.
-    lines = _decode(path, data).split("\n")
+def read_json_lines(
+    path: Path,
+    text: str,
+    parse: Callable[[str], Any] = json.loads,
+    wanted: Callable[[str], bool] = lambda line: True,
+) -> Table:
+    """Read a file's text that has one object a line.
+
+    ``parse`` makes a line's object, or raises ValueError; ``wanted`` says which lines are read.
+
+    Raises:
+        RecinjectError: a line is no object.
+    """
     records, numbers = [], []
-    for number, line in enumerate(lines, start=1):
-        if line and not line.isspace():
-            records.append(_json_object(f"{path}, line {number}", line))
+    # Only \n ends a line of JSON: str.splitlines would also cut at U+2028 inside a title.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line and not line.isspace() and wanted(line):
+            records.append(_json_object(f"{path}, line {number}", line, parse))
             numbers.append(number)
     frame = pd.DataFrame(records, dtype=object)
     return Table(path, frame, lambda row: f"{path}, line {numbers[row]}")
 
 
-def _json_object(place: str, line: str) -> dict[str, Any]:
+def _json_object(place: str, line: str, parse: Callable[[str], Any]) -> dict[str, Any]:
     try:
-        record = json.loads(line)
+        record = parse(line)
     except (ValueError, RecursionError) as error:
         raise RecinjectError(
             f"{place}: is not JSON ({error})", hint="write one JSON object a line, or mend the line"
@@ -245,28 +293,30 @@ def _json_object(place: str, line: str) -> dict[str, Any]:
             f"{place}: is JSON, but no object: {line.strip()[:40]}",
             hint='write one JSON object a line, e.g. {"user_id": "u1", "item_id": "i1"}',
         )
-    return record
+    if "\\u" not in line:
+        return record
+    # A name may be spelled as half of a surrogate pair, which no table can hold.
+    return {name.encode("utf-8", "replace").decode(): value for name, value in record.items()}
 
 
 def _read_parquet(path: Path, data: bytes) -> Table:
     try:
-        table = parquet.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
+        table = parquet.read_table(pa.BufferReader(data)).replace_schema_metadata(None)
+        table.validate(full=True)  # a broken page may hold texts that are none
+        refuse_repeated(path, table.column_names)
+        frame = table.to_pandas()
+    except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise RecinjectError(
-            f"{path}: is no readable Parquet file ({str(error).splitlines()[0]})",
+            f"{path}: is no readable Parquet file ({str(error).partition(chr(10))[0]})",
             hint="fetch or write the file again",
         ) from error
-    _refuse_repeated(path, table.column_names)
-    frame = table.to_pandas(ignore_metadata=True)
     return Table(path, frame, lambda row: f"{path}, row {row + 1}")
 
 
 KINDS: dict[str, Callable[[Path, bytes], Table]] = {
-    ".csv": lambda path, data: _read_delimited(path, data, None, quoted=True),
-    ".tsv": lambda path, data: _read_delimited(path, data, "\t", quoted=True),
-    ".jsonl": _read_json_lines,
-    ".ndjson": _read_json_lines,
-    ".json": _read_json_lines,
+    ".csv": lambda path, data: read_delimited(path, _decode(path, data), None, quoted=True),
+    ".tsv": lambda path, data: read_delimited(path, _decode(path, data), "\t", quoted=True),
+    **dict.fromkeys(JSON_LINES, lambda path, data: read_json_lines(path, _decode(path, data))),
     ".parquet": _read_parquet,
     ".inter": _read_recbole,
     ".item": _read_recbole,

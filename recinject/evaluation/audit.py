@@ -49,14 +49,14 @@ def time_order(split: Split) -> list[Finding]:
             tied,
             "note" if tied > 0.01 else "ok",
             "share of tested users whose test event has the very time of the event before it, so "
-            "that only the order in the log says which came last",
+            "that only the log's own order, or a hash, says which came last",
         ),
         Finding(
             "future_training",
             future,
             "note" if future > 0.01 else "ok",
-            "share of training events later than the average test event: the split is by user, "
-            "not by date, so popularity is partly known from the future",
+            "share of training events later than the average test event: the split is not "
+            "by date, so popularity is partly known from the future",
         ),
     ]
 

@@ -18,7 +18,8 @@ def make_queries(
 
     Args:
         samples: the samples of one task.
-        split: the split they were made from; histories are the events before the test.
+        split: the split they were made from. The history of a query is what the sampler could
+            see: the events before the query's own target that belong to earlier parts.
         catalog: the items.
         limit: how many queries to keep, drawn by the seed; None keeps all. The draw depends
             on the number of samples only, so two wordings keep the same queries.
@@ -31,14 +32,17 @@ def make_queries(
     item_numbers = {name: n for n, name in enumerate(catalog.item_ids)}
     view = split.view(Part.TEST)
     users = [user_numbers[name] for name in samples["user_id"].to_pylist()]
-    known = view.interactions.select(view.is_history)
+    sample_ids = samples["sample_id"].to_pylist()
+    # A sample id ends with the place of its target among the user's.
+    places = [int(name.rpartition("/")[2]) for name in sample_ids]
+    events = [view.targets_of(user)[place] for user, place in zip(users, places, strict=True)]
     slates = samples["candidate_item_ids"].to_pylist()
     return Queries(
         task=samples["task"][0].as_py(),
-        sample_ids=samples["sample_id"].to_pylist(),
+        sample_ids=sample_ids,
         prompts=samples["prompt"].to_pylist(),
         users=np.array(users, np.int32),
-        histories=[known.items_of(user) for user in users],
+        histories=[view.interactions.items[view.history_before(event)] for event in events],
         targets=_numbers(samples["target_item_id"].to_pylist(), item_numbers),
         candidates=np.stack([_numbers(slate, item_numbers) for slate in slates])
         if slates[0] is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from recinject.data.schema import Catalog, Integers
+from recinject.data.splitting import Split
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.randomness import derive_rng
+from recinject.identifiers.clustering import cluster_items
 
 TABLE_NAME = "items.parquet"
+ITEM_TOKEN = re.compile(r"<item_(\d+)>")
+_NUMBER = re.compile(rf"#(\d+)|{ITEM_TOKEN.pattern}")
 
 
 @dataclass(frozen=True)
@@ -44,9 +50,15 @@ class Identifiers:
     @property
     def numbers(self) -> Integers | None:
         """The number in each item's identifier, shape (items,); None for kinds without."""
-        if not self.kind.startswith("number"):
+        if self.kind not in _NUMBERED:
             return None
-        return np.array([int(text.split()[0].removeprefix("#")) for text in self.texts], np.int32)
+        found = [_NUMBER.match(text) for text in self.texts]
+        return np.array([int(match[1] or match[2]) for match in found if match], np.int32)
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The texts that a tokenizer must read as one token each; none for most kinds."""
+        return self.texts if self.kind == "token" else ()
 
     def save(self, folder: Path, catalog: Catalog) -> None:
         """Write the table, with the log's own ids and titles beside the identifiers."""
@@ -60,14 +72,53 @@ class Identifiers:
         return cls(kind, tuple(frame["identifier"]))
 
 
-def _number(catalog: Catalog, seed: int) -> Identifiers:
-    numbers = derive_rng(seed, "identifiers").permutation(len(catalog))
-    return Identifiers("number", tuple(f"#{number}" for number in numbers))
+@dataclass(frozen=True)
+class _Naming:
+    """All that a kind may go by; see :func:`name_items`."""
+
+    catalog: Catalog
+    seed: int
+    split: Split | None
+    clusters: int
+    leaf_items: int
+
+    def numbers(self) -> NDArray[np.int64]:
+        return derive_rng(self.seed, "identifiers").permutation(len(self.catalog))
+
+    def known_split(self, kind: str) -> Split:
+        if self.split is None:
+            raise RecinjectError(
+                f"identifiers.kind={kind}: it goes by the log's events, and none are given",
+                hint="call name_items with the split, or choose identifiers.kind=number",
+            )
+        return self.split
 
 
-def _title(catalog: Catalog, seed: int) -> Identifiers:
+def _number(naming: _Naming) -> Identifiers:
+    return Identifiers("number", tuple(f"#{number}" for number in naming.numbers()))
+
+
+def _token(naming: _Naming) -> Identifiers:
+    return Identifiers("token", tuple(f"<item_{number}>" for number in naming.numbers()))
+
+
+def _collaborative(naming: _Naming) -> Identifiers:
+    training = naming.known_split("collaborative").train
+    paths = cluster_items(training, naming.clusters, naming.leaf_items, naming.seed)
+    return Identifiers("collaborative", tuple(" ".join(f"c{n}" for n in path) for path in paths))
+
+
+def _order_of_appearance(naming: _Naming) -> Identifiers:
+    kind = "order_of_appearance_which_leaks"
+    items = naming.known_split(kind).interactions.items
+    order = pd.unique(np.concatenate([items, np.arange(len(naming.catalog), dtype=np.int32)]))
+    return Identifiers(kind, tuple(f"#{number}" for number in np.argsort(order)))
+
+
+def _title(naming: _Naming) -> Identifiers:
+    catalog = naming.catalog
     counts = Counter(map(unlike_number, catalog.titles))
-    numbers = _number(catalog, seed).texts
+    numbers = _number(naming).texts
     texts = [
         title if title and counts[title] == 1 else f"{title} {number}".strip()
         for title, number in zip(map(unlike_number, catalog.titles), numbers, strict=True)
@@ -76,9 +127,8 @@ def _title(catalog: Catalog, seed: int) -> Identifiers:
     return Identifiers("title", tuple(texts), resolved)
 
 
-def _number_and_title(catalog: Catalog, seed: int) -> Identifiers:
-    numbers = _number(catalog, seed).texts
-    pairs = zip(numbers, catalog.titles, strict=True)
+def _number_and_title(naming: _Naming) -> Identifiers:
+    pairs = zip(_number(naming).texts, naming.catalog.titles, strict=True)
     return Identifiers("number_title", tuple(f"{n} {title}".strip() for n, title in pairs))
 
 
@@ -92,26 +142,45 @@ def unlike_number(title: str) -> str:
     return " ".join(title.replace("#", "no. ").split())
 
 
-KINDS: dict[str, Callable[[Catalog, int], Identifiers]] = {
+_NUMBERED = frozenset({"number", "number_title", "token", "order_of_appearance_which_leaks"})
+KINDS: dict[str, Callable[[_Naming], Identifiers]] = {
     "number": _number,
     "title": _title,
     "number_title": _number_and_title,
+    "token": _token,
+    "collaborative": _collaborative,
+    "order_of_appearance_which_leaks": _order_of_appearance,
 }
 
 
-def name_items(kind: str, catalog: Catalog, seed: int) -> Identifiers:
+def name_items(
+    kind: str,
+    catalog: Catalog,
+    seed: int,
+    split: Split | None = None,
+    *,
+    clusters: int = 20,
+    leaf_items: int = 50,
+) -> Identifiers:
     """Name every item of a catalogue.
 
     Args:
         kind: ``number`` (a seeded permutation: an order of appearance would tell who follows
-            whom), ``title`` (a number is added where a title is missing or not unique) or
-            ``number_title``.
+            whom), ``title`` (a number is added where a title is missing or not unique),
+            ``number_title``, ``token`` (as ``number``, but one new token of the tokenizer's),
+            ``collaborative`` (see :func:`~recinject.identifiers.clustering.cluster_items`) or
+            ``order_of_appearance_which_leaks`` (numbers in the order in which the whole log,
+            user by user, first names the items: to show what it does to a comparison).
         catalog: the items.
         seed: decides which item gets which number.
+        split: the log's events; the last two kinds need it. ``collaborative`` goes by its
+            training part alone.
+        clusters: the most clusters a level, for ``collaborative``.
+        leaf_items: the most items in a leaf, for ``collaborative``.
 
     Raises:
-        RecinjectError: the kind is unknown.
+        RecinjectError: the kind is unknown, or needs a split that is not given.
     """
     if kind not in KINDS:
         raise RecinjectError(f"identifiers.kind: unknown {kind!r}", hint=did_you_mean(kind, KINDS))
-    return KINDS[kind](catalog, seed)
+    return KINDS[kind](_Naming(catalog, seed, split, clusters, leaf_items))

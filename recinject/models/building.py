@@ -72,10 +72,9 @@ def build_t5(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int) -> PreT
             raise RecinjectError(
                 f"model.config: T5Config takes no {key!r} here", hint=did_you_mean(key, legal)
             )
-    size = -(-tokenizer.get_vocab_size() // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE
     pad = tokenizer.token_to_id(PAD)
     special = {
-        "vocab_size": size,
+        "vocab_size": _padded_size(tokenizer),
         "pad_token_id": pad,
         "eos_token_id": tokenizer.token_to_id(END),
         "decoder_start_token_id": pad,
@@ -89,6 +88,26 @@ def build_t5(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int) -> PreT
             f"model.config: T5 refuses it ({error})",
             hint="see transformers.T5Config for what each parameter may be",
         ) from error
+
+
+def embed_all_tokens(model: PreTrainedModel, tokenizer: Tokenizer, seed: int) -> PreTrainedModel:
+    """Add embeddings where a tokenizer has outgrown a model; a model with enough is left alone.
+
+    Args:
+        model: it is changed in place, and returned.
+        tokenizer: its size is rounded up to a multiple of 8.
+        seed: of the new rows, which are drawn around the mean of the old ones. The global random
+            state is left as it was.
+    """
+    if tokenizer.get_vocab_size() > model.get_input_embeddings().num_embeddings:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model.resize_token_embeddings(_padded_size(tokenizer))
+    return model
+
+
+def _padded_size(tokenizer: Tokenizer) -> int:
+    return int(-(-tokenizer.get_vocab_size() // _VOCABULARY_MULTIPLE) * _VOCABULARY_MULTIPLE)
 
 
 def wrap_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,13 +15,20 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 _OURS = {"task_type", "peft_type", "inference_mode", "base_model_name_or_path"}
 
 
-def add_lora(model: PreTrainedModel, settings: Mapping[str, Any], seed: int = 0) -> PeftModel:
+def add_lora(
+    model: PreTrainedModel,
+    settings: Mapping[str, Any],
+    seed: int = 0,
+    new_tokens: Sequence[int] = (),
+) -> PeftModel:
     """Freeze a model and add the LoRA matrices that are trained in its place.
 
     Args:
         model: an encoder-decoder model; it is changed in place.
         settings: parameters of ``peft.LoraConfig``, passed on as they are.
         seed: of the matrices' first values. The global random state is left as it was.
+        new_tokens: tokens that the model has never read: their embeddings, and no others, are
+            trained too, as they are nothing but chance yet.
 
     Raises:
         RecinjectError: a parameter is unknown, or refused by peft for this model.
@@ -32,10 +39,12 @@ def add_lora(model: PreTrainedModel, settings: Mapping[str, Any], seed: int = 0)
             raise RecinjectError(
                 f"lora: LoraConfig takes no {key!r} here", hint=did_you_mean(key, legal)
             )
+    rows = {"trainable_token_indices": list(new_tokens)} if new_tokens else {}
     try:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return get_peft_model(model, LoraConfig(task_type=TaskType.SEQ_2_SEQ_LM, **settings))
+            config = LoraConfig(task_type=TaskType.SEQ_2_SEQ_LM, **{**rows, **settings})
+            return get_peft_model(model, config)
     except (ValueError, TypeError) as error:
         raise RecinjectError(
             f"lora: peft refuses it ({error})",

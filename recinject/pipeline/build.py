@@ -42,7 +42,7 @@ def _hash_prompts(recipe: Recipe) -> str:
 
 def _samples(run: Run, folder: Path) -> Facts:
     recipe, samples = run.recipe, run.recipe.samples
-    factory = factory_of(recipe, *run.split, run.identifiers.texts, given_tokenizer(recipe))
+    factory = factory_of(recipe, *run.split, run.identifiers, given_tokenizer(recipe))
     rows = build_samples(factory, folder, workers=samples.workers, jsonl=samples.jsonl)
     versions = {task: wording.templates.version for task, wording in factory.wordings.items()}
     card = dataset_card(

@@ -6,27 +6,37 @@ from dataclasses import asdict
 from pathlib import Path
 
 from recinject.data.cleaning import CleaningStep, clean
+from recinject.data.formats import find_files
 from recinject.data.readers import read_log
 from recinject.data.schema import Catalog, Log
 from recinject.data.simulator import simulate_shop
-from recinject.data.splitting import Part, Split, split_by, time_facts
+from recinject.data.splitting import Part, Split, order_ties, split_by, time_facts
 from recinject.data.store import save_split
+from recinject.data.table_reader import require_path
 from recinject.foundation.storage import hash_files
-from recinject.identifiers.table import name_items
+from recinject.identifiers.table import Identifiers, name_items
 from recinject.pipeline.run import Facts, Run
-from recinject.recipe import Recipe
+from recinject.recipe import DataSection, Recipe
 
 
 def prepare(run: Run) -> None:
     """Make the folders ``data`` and ``identifiers``."""
     data, identifiers = run.recipe.data, run.recipe.identifiers
-    files = [path for path in (data.path, data.items) if path is not None and path.exists()]
-    inputs = {str(path): hash_files(path) for path in files}
+    inputs = _hash_log(data)
     run.stage("data", data.model_dump(), inputs).run(lambda folder: _data(run, folder))
     inputs = run.fingerprints("data")
     run.stage("identifiers", identifiers.model_dump(), inputs).run(
         lambda folder: _identifiers(run, folder)
     )
+
+
+def _hash_log(data: DataSection) -> dict[str, str]:
+    """Hash the very files that the log will be read from, an item table found beside it too."""
+    if data.path is None:
+        return {}
+    require_path(data.path, "data.path")
+    _, *files = find_files(data.path, data.format, data.items)
+    return {str(file): hash_files(file) for file in files if file is not None}
 
 
 def read_data(recipe: Recipe) -> Log:
@@ -39,8 +49,19 @@ def read_data(recipe: Recipe) -> Log:
 
 def split_data(recipe: Recipe) -> tuple[Split, Catalog, str, list[CleaningStep]]:
     """Read, clean and split the log; return also where it came from and what cleaning did."""
-    log, steps = clean(read_data(recipe), k_core=recipe.data.k_core)
-    return split_by(recipe.data.split, log.interactions), log.catalog, log.source, steps
+    data, log = recipe.data, read_data(recipe)
+    if data.ties == "hash":
+        log = order_ties(log, recipe.seed)
+    log, steps = clean(log, k_core=data.k_core)
+    split = split_by(data.split, log.interactions, data.test_share, recipe.seed)
+    return split, log.catalog, log.source, steps
+
+
+def name_all(recipe: Recipe, split: Split, catalog: Catalog) -> Identifiers:
+    """Name every item of a catalogue as a recipe asks."""
+    section = recipe.identifiers
+    sizes = {"clusters": section.clusters, "leaf_items": section.leaf_items}
+    return name_items(section.kind, catalog, recipe.seed, split, **sizes)
 
 
 def _data(run: Run, folder: Path) -> Facts:
@@ -52,7 +73,7 @@ def _data(run: Run, folder: Path) -> Facts:
 
 
 def _identifiers(run: Run, folder: Path) -> Facts:
-    catalog = run.split[1]
-    named = name_items(run.recipe.identifiers.kind, catalog, run.recipe.seed)
+    split, catalog = run.split
+    named = name_all(run.recipe, split, catalog)
     named.save(folder, catalog)
     return {"items": len(catalog), "duplicates_resolved": named.duplicates_resolved}

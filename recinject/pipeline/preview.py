@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.identifiers.table import name_items
-from recinject.pipeline.prepare import split_data
+from recinject.pipeline.prepare import name_all, split_data
 from recinject.pipeline.run import Run, factory_of, given_tokenizer
 from recinject.samples.build import SampleFactory
 from recinject.samples.builder import Sample
@@ -17,7 +16,7 @@ def fresh_factory(run: Run) -> SampleFactory:
     """Get every task ready from the log itself, whatever is stored."""
     recipe = run.recipe
     split, catalog, _, _ = split_data(recipe)
-    names = name_items(recipe.identifiers.kind, catalog, recipe.seed).texts
+    names = name_all(recipe, split, catalog)
     return factory_of(recipe, split, catalog, names, given_tokenizer(recipe))
 
 

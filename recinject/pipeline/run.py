@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -133,7 +133,7 @@ class Run:
     def factory(self) -> SampleFactory:
         """The tasks of the stored samples, with the tokenizer stored beside them."""
         tokenizer = load_tokenizer(self.folder("samples") / "tokenizer.json")
-        return factory_of(self.recipe, *self.split, self.identifiers.texts, tokenizer)
+        return factory_of(self.recipe, *self.split, self.identifiers, tokenizer)
 
 
 def is_first_process() -> bool:
@@ -151,7 +151,7 @@ def factory_of(
     recipe: Recipe,
     split: Split,
     catalog: Catalog,
-    identifiers: Sequence[str],
+    identifiers: Identifiers,
     tokenizer: Tokenizer | None,
 ) -> SampleFactory:
     """Get every task of a recipe ready to give samples."""
@@ -160,7 +160,8 @@ def factory_of(
         tasks=recipe.tasks(),
         split=split,
         catalog=catalog,
-        identifiers=identifiers,
+        identifiers=identifiers.texts,
+        new_tokens=identifiers.tokens,
         prompts=samples.prompts,
         phrases=samples.phrases,
         tokenizer=tokenizer,

@@ -57,7 +57,11 @@ def _fit(
     recipe, tokenizer = run.recipe, run.factory.tokenizer
     train_set, validation_set, tokens = _datasets(run, training)
     model = base_model(recipe, tokenizer)
-    trained = model if recipe.lora is None else add_lora(model, recipe.lora, recipe.seed)
+    trained = model
+    if recipe.lora is not None:
+        known = tokenizer.get_vocab()
+        new_tokens = [known[token] for token in run.identifiers.tokens]
+        trained = add_lora(model, recipe.lora, recipe.seed, new_tokens)
     trainable, total = count_parameters(trained)
     if is_first_process():
         say(f"  {trainable:,} of {total:,} parameters train on {len(train_set):,} samples an epoch")
@@ -95,13 +99,18 @@ def _datasets(
     validation = (
         validation_samples(samples, validated, count, tokenizer, limits) if validated else None
     )
+    # Where time or items decide the split, no sample may fall to validation.
+    validation = validation if validation else None
     return mixed, validation, {task: asdict(fact) for task, fact in facts.items()}
 
 
 def base_model(recipe: Recipe, tokenizer: Tokenizer) -> PreTrainedModel:
-    """Load the named model, or build the small one that the config describes."""
-    from recinject.models.building import build_t5, load_model
+    """Load the named model, or build the small one that the config describes.
+
+    Either has an embedding for every token of the tokenizer.
+    """
+    from recinject.models.building import build_t5, embed_all_tokens, load_model
 
     if recipe.model.name is not None:
-        return load_model(recipe.model.name)
+        return embed_all_tokens(load_model(recipe.model.name), tokenizer, recipe.seed)
     return build_t5(recipe.model.config or {}, tokenizer, recipe.seed)

@@ -8,10 +8,14 @@ from recinject.recommenders.factorisation import ALS, BPR
 from recinject.recommenders.neighbourhood import ItemKNN
 from recinject.recommenders.popularity import Popularity, Random
 from recinject.recommenders.protocol import Recommender
+from recinject.recommenders.sequential import MarkovChain
 
 BASELINES: dict[str, type[Recommender]] = {
     baseline.name: baseline
-    for baseline in (Random, Popularity, ItemKNN, ALS, BPR, GlobalMean, ItemMean, UserMean)
+    for baseline in (
+        *(Random, Popularity, ItemKNN, ALS, BPR, MarkovChain),
+        *(GlobalMean, ItemMean, UserMean),
+    )
 }
 
 

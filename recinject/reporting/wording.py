@@ -28,6 +28,7 @@ _RECOMMENDERS = {
     LANGUAGE_MODEL: "language model",
     f"{LANGUAGE_MODEL}_reworded": "model, new wording",
     "item_knn": "item kNN",
+    "markov_chain": "Markov chain",
     "als": "ALS",
     "bpr": "BPR",
 }

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
+from recinject.identifiers.table import ITEM_TOKEN
 from recinject.samples.builder import REWORDED, Builder, Wording
 from recinject.samples.store import write_samples
-from recinject.samples.tokenizer import train_tokenizer
+from recinject.samples.tokenizer import add_tokens, train_tokenizer
 from recinject.tasks.task import Task
 from recinject.templating.language import number_text
 from recinject.templating.library import TaskTemplates, load_templates
@@ -75,6 +76,7 @@ def make_factory(
     vocab_size: int,
     max_prompt_tokens: int,
     seed: int,
+    new_tokens: Sequence[str] = (),
 ) -> SampleFactory:
     """Write the items, find or learn the tokenizer, and get every task ready.
 
@@ -89,6 +91,8 @@ def make_factory(
         vocab_size: size of a learnt tokenizer.
         max_prompt_tokens: the longest prompt.
         seed: the run's seed.
+        new_tokens: texts that the tokenizer, given or learnt, is made to read as one token each,
+            beyond ``vocab_size``.
     """
     for task in tasks:
         _check_ratings(task, split)
@@ -100,6 +104,7 @@ def make_factory(
     tokenizer = tokenizer or train_tokenizer(
         _vocabulary(templates.values(), written.values(), ratings), vocab_size
     )
+    add_tokens(tokenizer, new_tokens)
     wordings = {
         name: Wording.measure(templates[name], written[name], tokenizer) for name in templates
     }
@@ -128,8 +133,9 @@ def _vocabulary(
 ) -> Iterator[str]:
     """Yield every text that prompts are made of, once."""
     yield from (template.source for found in templates for template in found.templates)
+    # Item tokens are one piece each already: their letters are not worth learning.
     yield from dict.fromkeys(
-        text for slots in written for texts in slots.values() for text in texts
+        ITEM_TOKEN.sub("", text) for slots in written for texts in slots.values() for text in texts
     )
     yield from map(number_text, ratings)
 

@@ -73,6 +73,12 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def add_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
+    """Make a tokenizer read each text as one token; those that are new end its vocabulary."""
+    # A blank before such a token would be a token of its own to some tokenizers.
+    tokenizer.add_tokens([AddedToken(text, normalized=False, lstrip=True) for text in texts])
+
+
 def load_tokenizer(source: str | Path) -> Tokenizer:
     """Load a tokenizer from a ``tokenizer.json``, a folder that has one, or a hub by its name.
 

@@ -36,7 +36,7 @@ class BPR(TargetTask):
         """Return a history and two items in random order, the chosen one among them."""
         event = self.target(view, user, index, rng)
         item = int(view.interactions.items[event])
-        touched = view.touched.items_of(user)
+        touched = view.no_negatives_of(user)
         other = int(draw_negatives(rng, touched, view.touched.n_items, 1)[0])
         pair = [item, other] if rng.random() < 0.5 else [other, item]
         history = items_at(view, self.history(view, event))

@@ -45,7 +45,7 @@ class Ranking(TargetTask):
         event = self.target(view, user, index, rng)
         item = int(view.interactions.items[event])
         count = self.train_negatives if view.part is Part.TRAIN else self.negatives
-        touched = view.touched.items_of(user)
+        touched = view.no_negatives_of(user)
         slate = [item, *draw_negatives(rng, touched, view.touched.n_items, count).tolist()]
         rng.shuffle(slate)
         history = items_at(view, self.history(view, event))

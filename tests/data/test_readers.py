@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recinject.data.readers import FORMATS, make_log, read_log
+from recinject.data.formats import FORMATS
+from recinject.data.readers import make_log, read_log
 from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError
 
@@ -206,6 +207,7 @@ def test_without_times_the_file_gives_the_order(tmp_path: Path) -> None:
         ("2014-03-01T00:00:00Z", 1393632000.0),
         ("2014-03-01T10:00:00", 1393668000.0),
         ("2014-03-01 01:00:00+01:00", 1393632000.0),
+        ("3014-03-01", 32950540800.0),
         ("-5", -5.0),
         ("0", 0.0),
     ],
@@ -230,7 +232,7 @@ def test_times_in_every_spelling(tmp_path: Path, text: str, seconds: float) -> N
         ({"path": "logg.csv"}, ["logg.csv", "did you mean log.csv", "data.path="]),
         ({"path": "no/such/log.csv"}, ["no such file", "holds items.csv, log.csv"]),
         ({"path": "."}, ["no log", "holds items.csv, log.csv"]),
-        ({"path": ".", "format": "table"}, ["no files match interactions.*", "log.csv"]),
+        ({"path": ".", "format": "table"}, ["no files match", "interactions.KIND", "log.csv"]),
     ],
 )
 def test_wrong_settings_name_the_right_ones(
@@ -254,6 +256,18 @@ def test_several_event_files_are_a_question(tmp_path: Path) -> None:
         read_log(tmp_path, columns={})
     write(tmp_path / f"{tmp_path.name}.inter", INTER + "7\t8\t3\t4\n")
     assert rows_of(read_log(tmp_path, columns={})) == [("7", "8")]
+
+
+def test_several_item_tables_are_a_question_that_a_setting_answers(tmp_path: Path) -> None:
+    write(tmp_path / "interactions.csv", "user,item\n1,2\n")
+    for kind in ("csv", "tsv"):
+        write(
+            tmp_path / f"items.{kind}", "item{}title\n2{}Two\n".replace("{}", ",\t"[kind == "tsv"])
+        )
+    with pytest.raises(RecinjectError, match=r"2 files match.*items.KIND\n.*data.items"):
+        read_log(tmp_path, columns={})
+    log = read_log(tmp_path, columns={}, items=tmp_path / "items.tsv")
+    assert log.catalog.titles == ["Two"]
 
 
 texts = st.text(alphabet='ab,"; \u00e9\u0663', min_size=1, max_size=4).filter(str.strip)
@@ -287,7 +301,7 @@ def test_numbers_do_not_tell_the_order_of_appearance() -> None:
 
 
 def test_formats_are_known_by_name() -> None:
-    assert set(FORMATS) == {"recbole", "table"}
+    assert list(FORMATS) == ["recbole", "movielens", "amazon", "table"]
 
 
 def test_reading_imports_no_heavy_library() -> None:

@@ -1,12 +1,27 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recinject.data.cleaning import clean
+from recinject.data.negatives import draw_negatives
+from recinject.data.readers import make_log
 from recinject.data.schema import Interactions
-from recinject.data.splitting import Part, Split, leave_one_out, split_by, time_facts
+from recinject.data.splitting import (
+    SPLITS,
+    Part,
+    Split,
+    cold_items,
+    global_time,
+    leave_one_out,
+    order_ties,
+    split_by,
+    time_facts,
+    user_ratio,
+)
 from recinject.foundation.errors import RecinjectError
 
 
@@ -88,7 +103,9 @@ def test_part_labels() -> None:
     ("name", "lengths", "fragments"),
     [
         ("leave_one_uot", [4], ["data.split", "did you mean 'leave_one_out'"]),
-        ("leave_one_out", [2, 1], ["no event to test on", "fewer than three events"]),
+        ("leave_one_out", [2, 1], ["no event to test on", "at least three events"]),
+        ("global_time", [4], ["needs timestamps", "data.columns.timestamp"]),
+        ("cold_items", [1], ["no event to train on"]),
     ],
 )
 def test_bad_splits_are_refused(name: str, lengths: list[int], fragments: list[str]) -> None:
@@ -117,3 +134,145 @@ def test_without_timestamps_there_are_no_time_facts() -> None:
 def test_a_split_by_name_is_the_split() -> None:
     split = split_by("leave_one_out", log_of([3]))
     assert isinstance(split, Split) and split.parts.tolist() == [0, 1, 2]
+
+
+@st.composite
+def timed_logs(draw: st.DrawFn) -> Interactions:
+    """Small logs with repeated items, ties, and times that are sometimes unknown."""
+    lengths = draw(st.lists(st.integers(0, 9), min_size=1, max_size=6).filter(any))
+    events = sum(lengths)
+    times = st.lists(st.integers(0, 8), min_size=events, max_size=events)
+    items = st.lists(st.integers(0, 11), min_size=events, max_size=events)
+    log = log_of(lengths)
+    moments = np.array(draw(times), np.float64)
+    ordered = moments[np.lexsort((moments, log.users))]
+    ordered[draw(st.lists(st.integers(0, events - 1), max_size=2))] = np.nan
+    return Interactions(
+        users=log.users,
+        items=np.array(draw(items), np.int32),
+        ratings=None,
+        timestamps=ordered,
+        user_ids=log.user_ids,
+        n_items=12,
+    )
+
+
+shares = st.sampled_from([0.05, 0.1, 0.25, 0.49])
+
+
+@given(timed_logs(), st.sampled_from(sorted(SPLITS)), shares, st.sampled_from(list(Part)))
+def test_the_histories_of_every_rule_are_earlier_parts_before_the_target(
+    log: Interactions, rule: str, share: float, part: Part
+) -> None:
+    split = SPLITS[rule](log, share, 1)
+    view = split.view(part)
+    places = np.flatnonzero(split.parts <= part)  # of the view's events in the whole log
+    allowed = [0] if part is Part.TRAIN else range(part)
+    for user in range(log.n_users):
+        for target in view.targets_of(user):
+            at = places[target]
+            past = [e for e in range(log.offsets[user], at) if split.parts[e] in allowed]
+            assert split.parts[at] == part and past
+            assert places[view.history_before(target)].tolist() == past
+            assert places[view.history_before(target, 2)].tolist() == past[-2:]
+
+
+@given(timed_logs(), shares)
+def test_global_time_cuts_at_two_moments(log: Interactions, share: float) -> None:
+    parts = global_time(log, share).parts
+    known = pd.Series(log.timestamps).groupby(log.users).ffill().fillna(-np.inf).to_numpy()
+    for earlier, later in ((0, 1), (1, 2), (0, 2)):
+        if (parts == earlier).any() and (parts == later).any():
+            assert known[parts == earlier].max() < known[parts == later].min()
+    at_least = max(1, round(share * len(log)))
+    assert (parts == Part.TEST).sum() >= at_least
+    # But for the events of the boundary's own time there would be too few.
+    assert (known > known[parts == Part.TEST].min()).sum() < at_least
+
+
+@given(lengths_of_users, shares)
+def test_a_user_ratio_is_the_end_of_each_history(lengths: list[int], share: float) -> None:
+    log = log_of(lengths)
+    split = user_ratio(log, share)
+    for user, length in enumerate(lengths):
+        held_out = max(1, int(share * length)) if length >= 3 else 0
+        expected = [0] * (length - 2 * held_out) + [1] * held_out + [2] * held_out
+        assert split.parts[log.span(user)].tolist() == expected
+
+
+def test_a_round_share_of_a_round_count_is_not_one_too_few() -> None:
+    assert (user_ratio(log_of([100]), 0.29).parts == Part.TEST).sum() == 29
+
+
+@given(timed_logs(), shares, st.integers(0, 3))
+def test_cold_items_are_never_met_in_training(log: Interactions, share: float, seed: int) -> None:
+    split = cold_items(log, share, seed)
+    assert split.parts.tolist() == cold_items(log, share, seed).parts.tolist()
+    of_item = {int(item): set(split.parts[log.items == item].tolist()) for item in log.items}
+    assert all(len(parts) == 1 for parts in of_item.values())
+    view = split.view(Part.TRAIN)
+    cold = {item for item, parts in of_item.items() if parts != {Part.TRAIN}}
+    assert not cold & set(view.interactions.items.tolist())
+    for user in range(log.n_users):
+        barred = set(view.no_negatives_of(user).tolist())
+        assert barred == cold | set(log.items_of(user).tolist())
+        if count := 12 - len(barred):
+            drawn = draw_negatives(np.random.default_rng(0), view.no_negatives_of(user), 12, count)
+            assert not cold & set(drawn.tolist())
+
+
+def test_another_seed_holds_other_items_out() -> None:
+    log = log_of([40])
+    assert len({cold_items(log, 0.1, seed).parts.tobytes() for seed in range(5)}) == 5
+
+
+def test_ties_count_where_another_part_stands_before() -> None:
+    # Two tests each; that the second has the first's time is of no account.
+    times = [1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 1.0, 2.0, 3.0, 4.0, 4.0, 6.0]
+    assert time_facts(user_ratio(log_of([6, 6], times), 0.4))["tie_rate"] == 0.5
+
+
+events = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 6), st.integers(0, 3), st.integers(1, 5)),
+    min_size=8,
+    max_size=24,
+)
+
+
+@pytest.mark.parametrize("rule", sorted(SPLITS))
+@pytest.mark.parametrize("ties", ["hash", "position"])
+@given(rows=events, shuffled=st.randoms(use_true_random=False))
+def test_the_split_does_not_depend_on_the_order_of_rows(
+    ties: str, rule: str, rows: list[tuple[int, ...]], shuffled
+) -> None:
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "rating"])
+    frame = frame.astype({"user_id": str, "item_id": str, "timestamp": float, "rating": float})
+    if ties == "position":
+        frame["position"] = np.arange(len(frame), dtype=np.float64)
+    found = []
+    for order in (list(range(len(frame))), shuffled.sample(range(len(frame)), len(frame))):
+        log = make_log(frame.iloc[order].reset_index(drop=True), None, "a test")
+        log = clean(log if ties == "position" else order_ties(log, 7), k_core=0)[0]
+        kept = log.interactions
+        columns = (kept.users, kept.items, kept.ratings, SPLITS[rule](kept, 0.2, 7).parts)
+        found.append([column.tolist() for column in columns])
+    assert found[0] == found[1]
+
+
+def test_the_hash_orders_ties_and_nothing_else() -> None:
+    frame = pd.DataFrame(
+        {
+            "user_id": ["u"] * 12,
+            "item_id": [str(n) for n in range(12)],
+            "timestamp": [1.0, 2.0] + [3.0] * 8 + [4.0, np.nan],
+        }
+    )
+    log = make_log(frame, None, "a test")
+    orders = [order_ties(log, seed).interactions.items.tolist() for seed in (1, 1, 2)]
+    assert orders[0] == orders[1] != orders[2]
+    for order in orders:
+        assert order[:2] == [log.catalog.item_ids.index(name) for name in ("0", "1")]
+        assert sorted(order) == list(range(12))
+        assert order[10:] == [log.catalog.item_ids.index(name) for name in ("10", "11")]
+    untimed = make_log(frame.drop(columns="timestamp"), None, "a test")
+    assert order_ties(untimed, 1) is untimed

@@ -27,13 +27,14 @@ def test_a_split_comes_back_as_it_was(split_of, tmp_path, columns):
     values = {"ratings": np.arange(6) / 2, "timestamps": np.array([1, 2, np.nan, 4, 5, 6.5])}
     kept = {name: values[name] if name in columns else None for name in values}
     events = replace(split.interactions, **kept)
-    save_split(tmp_path, Split(events, split.parts), Catalog(FRAME))
+    by_item = "ratings" in columns
+    save_split(tmp_path, Split(events, split.parts, by_item), Catalog(FRAME))
     loaded, catalog = load_split(tmp_path)
     found = loaded.interactions
     for name in ("users", "items", "ratings", "timestamps"):
         np.testing.assert_array_equal(vars(found)[name], vars(events)[name])
     assert (found.users.dtype, loaded.parts.dtype) == (np.int32, np.uint8)
-    assert loaded.parts.tolist() == split.parts.tolist()
+    assert loaded.parts.tolist() == split.parts.tolist() and loaded.by_item is by_item
     assert (found.user_ids, found.n_items) == (list(events.user_ids), 3)
     assert catalog.item_ids == ["007", "b", "c"]
 

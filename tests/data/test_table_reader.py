@@ -98,9 +98,9 @@ HOSTILE: dict[str, tuple[str, str | bytes, list[str]]] = {
     "broken Parquet": ("log.parquet", b"PAR1 rubbish PAR1", ["log.parquet", "Parquet"]),
     "RecBole without types": ("x.inter", "user_id\titem_id\n1\t2\n", ["line 1", "'user_id'"]),
     "an unknown kind": (
-        "ratings.dat",
+        "log.dat",
         "1::2::3",
-        ["ratings.dat", "no log", "recbole: ", "table: "],
+        ["log.dat", "no log", "recbole: ", "movielens: ", "amazon: ", "table: "],
     ),
 }
 

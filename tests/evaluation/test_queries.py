@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
 
 from recinject.data.schema import Catalog
-from recinject.data.splitting import Part
+from recinject.data.splitting import SPLITS, Part, Split
 from recinject.evaluation.queries import make_queries
+from recinject.foundation.randomness import derive_rng
 from recinject.samples.store import SCHEMA
+from recinject.tasks.retrieval import Retrieval
 
 HISTORIES = [[4, 7, 1, 9, 2], [3, 8], [5, 0, 6, 7], [2, 4, 6, 8, 9, 1]]
 CATALOG = Catalog(pd.DataFrame({"item_id": [f"item-{9 - n}" for n in range(10)], "title": ""}))
@@ -73,3 +77,40 @@ def test_another_seed_keeps_other_queries(split):
         tuple(make_queries(stored(split), split, CATALOG, 1, seed=seed).users) for seed in range(20)
     }
     assert len(kept) == 3
+
+
+def sampled(of: Split):
+    """Every test sample of a retrieval task, as stored rows and as what the sampler showed."""
+    view, task, contexts, rows = of.view(Part.TEST), Retrieval(history_length=1000), [], []
+    for user, count in enumerate(task.count(view)):
+        name = of.interactions.user_ids[user]
+        for index in range(count):
+            context = task.sample(view, user, index, derive_rng(1), np.empty(0, np.int32))
+            contexts.append(context)
+            rows.append(
+                {
+                    "sample_id": f"retrieval/test/{name}/{index}",
+                    "task": "retrieval",
+                    "user_id": name,
+                    "target_item_id": CATALOG.item_ids[context.target],
+                }
+            )
+    return contexts, pa.Table.from_pylist(rows, SCHEMA)
+
+
+@pytest.mark.parametrize("rule", sorted(SPLITS))
+def test_a_query_has_the_history_that_the_sampler_used(split_of, rule):
+    rng = np.random.default_rng(3)
+    log = split_of([rng.integers(0, 10, 14).tolist() for _ in range(6)], 10).interactions
+    # Names with a stroke must not be taken for a part of the sample's key.
+    log = replace(
+        log, timestamps=np.tile(np.arange(14.0), 6), user_ids=[f"a/{n}" for n in "012345"]
+    )
+    split = SPLITS[rule](log, 0.2, 1)
+    contexts, rows = sampled(split)
+    queries = make_queries(rows, split, CATALOG, None, seed=1)
+    assert [list(items) for items in queries.histories] == [c.slots["history"] for c in contexts]
+    assert list(queries.targets) == [context.target for context in contexts]
+    assert list(queries.users) == [context.user for context in contexts]
+    several = np.bincount(queries.users).max() > 1
+    assert several == (rule != "leave_one_out")

@@ -1,17 +1,41 @@
+import re
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recinject.data.schema import Catalog
+from recinject.data.cleaning import clean
+from recinject.data.readers import read_log
+from recinject.data.schema import Catalog, Interactions
+from recinject.data.splitting import Part, leave_one_out
+from recinject.evaluation.audit import highest_id_rule
 from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.table import KINDS, Identifiers, name_items
+from recinject.recommenders.protocol import Queries
 
 
 def catalog_of(titles):
     return Catalog(
         pd.DataFrame({"item_id": [f"i{n}" for n in range(len(titles))], "title": titles})
+    )
+
+
+def split_over(n_items, seed=0):
+    """Nine users with some of the items each; the last item is nobody's."""
+    rng = np.random.default_rng(seed)
+    items = [rng.integers(0, max(1, n_items - 1), 4) for _ in range(9)]
+    return leave_one_out(
+        Interactions(
+            users=np.repeat(np.arange(9, dtype=np.int32), 4),
+            items=np.concatenate(items).astype(np.int32),
+            ratings=None,
+            timestamps=None,
+            user_ids=[str(user) for user in range(9)],
+            n_items=n_items,
+        )
     )
 
 
@@ -23,7 +47,8 @@ titles = st.lists(
 @settings(max_examples=50)
 @given(titles, st.sampled_from(sorted(KINDS)), st.integers(0, 9))
 def test_no_two_items_share_a_text_even_when_white_space_collapses(titles, kind, seed):
-    names = name_items(kind, catalog_of(titles), seed)
+    catalog = catalog_of(titles)
+    names = name_items(kind, catalog, seed, split_over(len(catalog)), clusters=2, leaf_items=2)
     assert len({" ".join(text.split()) for text in names.texts}) == len(titles)
     assert all(text == " ".join(text.split()) != "" for text in names.texts)
 
@@ -35,7 +60,68 @@ def test_numbers_are_a_permutation_and_one_for_all_kinds(titles, seed):
     numbers = name_items("number", catalog, seed).numbers
     assert sorted(numbers.tolist()) == list(range(len(titles)))
     assert name_items("number_title", catalog, seed).numbers.tolist() == numbers.tolist()
+    assert name_items("token", catalog, seed).numbers.tolist() == numbers.tolist()
     assert name_items("title", catalog, seed).numbers is None
+
+
+def test_a_token_is_one_word_with_the_number_in_it():
+    names = name_items("token", catalog_of(["Bear", "Doll", "#3"]), 1)
+    assert names.texts == tuple(f"<item_{number}>" for number in names.numbers)
+    assert names.tokens == names.texts
+    assert name_items("number", catalog_of(["Bear"]), 1).tokens == ()
+
+
+def test_the_order_of_appearance_counts_the_items_as_the_log_names_them():
+    kind, split = "order_of_appearance_which_leaks", split_over(8)
+    names = name_items(kind, catalog_of([""] * 8), 1, split)
+    first = list(dict.fromkeys(split.interactions.items.tolist()))
+    unseen = [item for item in range(8) if item not in first]
+    assert [int(names.numbers[item]) for item in first + unseen] == list(range(8))
+    assert names.texts[first[0]] == "#0" and 7 in unseen
+
+
+def test_collaborative_codes_are_words_and_go_by_training_alone():
+    split = split_over(30)
+    log, catalog = split.interactions, catalog_of([""] * 30)
+    names = name_items("collaborative", catalog, 1, split, clusters=3, leaf_items=4)
+    assert all(re.fullmatch(r"c\d+( c\d+)+", text) for text in names.texts)
+    assert names.numbers is None
+    other = np.where(split.parts == Part.TRAIN, log.items, 29 - log.items).astype(np.int32)
+    changed = replace(split, interactions=replace(log, items=other))
+    assert names == name_items("collaborative", catalog, 1, changed, clusters=3, leaf_items=4)
+
+
+@pytest.mark.parametrize("kind", ["collaborative", "order_of_appearance_which_leaks"])
+def test_kinds_that_go_by_events_ask_for_them(kind):
+    with pytest.raises(RecinjectError, match=f"identifiers.kind={kind}.*none are given"):
+        name_items(kind, catalog_of(["a"]), 1)
+
+
+@pytest.mark.slow
+def test_the_order_of_appearance_leaks_on_amazon_beauty_and_a_permutation_does_not(shared_data):
+    log = clean(read_log(shared_data / "amazon-2014-beauty", columns={}), k_core=5)[0]
+    split = leave_one_out(log.interactions)
+    view = split.view(Part.TEST)
+    events = np.concatenate([view.targets_of(user) for user in range(log.interactions.n_users)])
+    items = view.interactions.items
+    queries = Queries(
+        task="retrieval",
+        sample_ids=[""] * len(events),
+        prompts=[""] * len(events),
+        users=view.interactions.users[events],
+        histories=[items[view.history_before(event)] for event in events],
+        targets=items[events],
+    )
+
+    def rule(kind):
+        numbers = name_items(kind, log.catalog, 1, split).numbers
+        return {f.check[-1]: (f.value, f.verdict) for f in highest_id_rule(numbers, queries)}
+
+    leaking = rule("order_of_appearance_which_leaks")
+    # Users in the order of their ids; in the order of the file it is 4.4 %.
+    assert leaking["1"] == (pytest.approx(0.055, abs=0.001), "warning")
+    permuted = rule("number")
+    assert permuted["0"][0] < 0.001 and {verdict for _, verdict in permuted.values()} == {"ok"}
 
 
 def test_numbers_do_not_follow_the_order_of_appearance():

@@ -1,12 +1,19 @@
 import pytest
 import torch
+from tokenizers import Tokenizer
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 from recinject.foundation.errors import RecinjectError
-from recinject.models.building import build_t5, count_parameters, load_model, wrap_tokenizer
+from recinject.models.building import (
+    build_t5,
+    count_parameters,
+    embed_all_tokens,
+    load_model,
+    wrap_tokenizer,
+)
 from recinject.models.lora import add_lora, without_wrapper
 from recinject.models.storing import load_trained, save_trained
-from recinject.samples.tokenizer import train_tokenizer
+from recinject.samples.tokenizer import add_tokens, train_tokenizer
 
 TINY = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
 TOKENIZER = train_tokenizer(["red car", "blue car"], 300)
@@ -111,3 +118,60 @@ def test_an_adapter_over_a_named_base_is_kept(tmp_path):
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(RecinjectError, match="no encoder-decoder model"):
         load_model(str(tmp_path))
+
+
+ITEMS = [f"<item_{number}>" for number in range(20)]
+
+
+@pytest.fixture
+def outgrown(tmp_path):
+    """A model folder, loaded with a tokenizer that has since been given twenty tokens."""
+    save_trained(build_t5(TINY, TOKENIZER, 0), TOKENIZER, tmp_path / "base")
+    tokenizer = Tokenizer.from_str(TOKENIZER.to_str())
+    add_tokens(tokenizer, ITEMS)
+    model = load_model(str(tmp_path / "base"))
+    ids = [tokenizer.token_to_id(text) for text in ITEMS]
+    return embed_all_tokens(model, tokenizer, 1), tokenizer, ids
+
+
+def test_embeddings_grow_with_the_tokenizer_and_not_without_need(outgrown):
+    base, (model, tokenizer, ids) = build_t5(TINY, TOKENIZER, 0), outgrown
+    before, after = base.shared.weight, model.shared.weight
+    assert len(after) == model.config.vocab_size >= tokenizer.get_vocab_size() > len(before)
+    assert torch.equal(after[: len(before)], before)
+    assert embed_all_tokens(base, TOKENIZER, 1).shared.weight is before
+    state = torch.random.get_rng_state()
+    same, other = (
+        embed_all_tokens(build_t5(TINY, TOKENIZER, 0), tokenizer, seed) for seed in (1, 2)
+    )
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert torch.equal(same.shared.weight[ids], after[ids])
+    assert not torch.equal(other.shared.weight[ids], after[ids])
+
+
+@pytest.mark.parametrize("separate_head", [False, True])
+def test_under_lora_only_the_new_rows_train_and_they_are_kept(outgrown, tmp_path, separate_head):
+    model, tokenizer, ids = outgrown
+    if separate_head:
+        model.lm_head.weight = torch.nn.Parameter(model.shared.weight.detach() + 0.1)
+    before = model.shared.weight.detach().clone()
+    adapted = add_lora(model, {"r": 2, "target_modules": ["q", "v"]}, 3, ids)
+    assert count_parameters(adapted)[0] == 6 * 2 * 2 * 16 + len(ids) * 16
+    prompt = torch.tensor([tokenizer.encode("a red car, <item_3> <item_4>").ids])
+    answer = torch.tensor([tokenizer.encode("<item_7>").ids])
+    optimizer = torch.optim.SGD([p for p in adapted.parameters() if p.requires_grad], 0.5)
+    adapted(input_ids=prompt, labels=answer).loss.backward()
+    optimizer.step()
+    save_trained(adapted, tokenizer, tmp_path / "model")
+    loaded, again = load_trained(tmp_path / "model")
+    rows = loaded.shared.weight
+    others = [row for row in range(len(before)) if row not in ids]
+    assert torch.equal(rows[others], before[others])
+    assert not torch.equal(rows[ids[7]], before[ids[7]])
+    assert not torch.equal(rows[ids[3]], before[ids[3]])
+    asked = {"input_ids": prompt, "decoder_input_ids": answer}
+    with torch.no_grad():
+        found, expected = loaded(**asked).logits, adapted.eval()(**asked).logits
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    assert again.encode("<item_7>").ids == [ids[7], 1]
+    assert AutoTokenizer.from_pretrained(tmp_path / "model")("<item_7>").input_ids == [ids[7], 1]

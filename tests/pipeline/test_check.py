@@ -18,6 +18,9 @@ def load(tiny_recipe, tmp_path):
     ("override", "said"),
     [
         ("data.split=leave_two_out", "data.split: unknown 'leave_two_out'\n  fix: did you mean"),
+        ("data.ties=hsh", "data.ties: Input should be 'log_order' or 'hash'"),
+        ("data.test_share=0.5", "data.test_share: Input should be less than 0.5"),
+        ("identifiers.clusters=1", "identifiers.clusters: Input should be greater than"),
         (
             "identifiers.kind=titel",
             "identifiers.kind: unknown 'titel'\n  fix: did you mean 'title'",

@@ -1,11 +1,14 @@
 import json
 
 import pandas as pd
+import pytest
+
+from recinject.foundation.manifest import RunManifest
 
 KEYS = {"task", "recommender", "metric", "value", "ci_low", "ci_high", "n"}
 LISTS = {
     *("language_model", "language_model_reworded"),
-    *("random", "popularity", "item_knn", "als", "bpr"),
+    *("random", "popularity", "item_knn", "als", "bpr", "markov_chain"),
 }
 RATERS = {
     *("language_model", "language_model_reworded"),
@@ -107,3 +110,25 @@ def test_a_run_without_a_task_to_evaluate_still_ends(again, copied):
     assert "report" in again("report", tasks)
     assert read(copied, "metrics") == []
     assert "was not measured" in (copied / "report" / "report.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("token", ["data.split=global_time", "lora={r: 2, target_modules: [q, v]}"]),
+        ("collaborative", ["data.split=user_ratio", "identifiers.clusters=4"]),
+        ("order_of_appearance_which_leaks", ["data.split=cold_items", "data.ties=hash"]),
+    ],
+)
+def test_every_split_and_identifier_goes_to_the_end(again, copied, kind, settings):
+    again("report", f"identifiers.kind={kind}", "data.test_share=0.2", *settings)
+    queries = pd.read_parquet(next(copied.glob("evaluation/predictions/retrieval.language*")))
+    assert queries["sample_id"].is_unique and len(queries) > 10
+    findings = {row["check"]: row for row in read(copied, "audit")}
+    assert findings["held_out_in_training"]["value"] == 0
+    assert findings["truncated_prompts"]["value"] == 0
+    assert ("highest_id_rule_hr@1" in findings) == (kind != "collaborative")
+    if kind == "token":
+        items = len(pd.read_parquet(copied / "identifiers" / "items.parquet"))
+        trained = RunManifest.read(copied / "model").facts["trainable"]
+        assert trained == items * 16 + 6 * 2 * 2 * 16

@@ -66,3 +66,15 @@ def test_a_log_without_ratings_says_how_to_leave_the_rating_task_out(start, odd_
     assert ended.code == 0, ended.output
     assert set(pd.read_json(metrics)["task"]) == {"retrieval", "ranking"}
     assert not {"global_mean", "item_mean"} & set(pd.read_json(metrics)["recommender"])
+
+
+def test_a_changed_item_table_that_was_found_beside_the_log_is_read_again(start, tmp_path):
+    rows = [f"u{n % 20},i{(n * 7 + n // 20) % 23}" for n in range(200)]
+    events, items = tmp_path / "interactions.csv", tmp_path / "items.csv"
+    events.write_text("\n".join(["user_id,item_id", *rows]))
+    items.write_text("\n".join(["item_id,title", *(f"i{n},Thing {n}" for n in range(23))]))
+    settings = [f"data.path={events}", "data.k_core=0", "samples.tasks.rating=null"]
+    assert "data: done" in start("prepare", *settings).output
+    assert "data: nothing to do" in start("prepare", *settings).output
+    items.write_text(items.read_text().replace("Thing 3", "Other 3"))
+    assert "data: done" in start("prepare", *settings).output

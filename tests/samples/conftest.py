@@ -33,9 +33,11 @@ def make(tasks: list[Task]) -> Callable[..., SampleFactory]:
     catalog = Catalog(frame.assign(brand=["Acme", None, "Owl & Co"] * 10))
 
     def factory(split: Split, kind: str = "number", **changes: Any) -> SampleFactory:
+        names = name_items(kind, catalog, 1)
         settings = {
             "tasks": tasks,
-            "identifiers": name_items(kind, catalog, 1).texts,
+            "identifiers": names.texts,
+            "new_tokens": names.tokens,
             "prompts": None,
             "phrases": {},
             "tokenizer": None,

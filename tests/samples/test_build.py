@@ -67,3 +67,13 @@ def test_ratings_of_the_training_part_are_the_labels(small_split):
 def test_a_task_without_any_sample_is_written_all_the_same(make, split_of):
     factory = make(split_of([[1, 2, 3, 4]]), tasks=[MaskedItemModelling()])
     assert [len(builder) for builder in factory.builders()] == [0]
+
+
+def test_item_tokens_come_on_top_of_what_is_learnt(make, small_split):
+    plain, tokens = make(small_split), make(small_split, kind="token")
+    learnt = {text for text in tokens.tokenizer.get_vocab() if not text.startswith("<item_")}
+    assert len(learnt) == tokens.tokenizer.get_vocab_size() - 30 <= 500
+    assert "item_" not in "".join(learnt) and plain.tokenizer.get_vocab_size() <= 500
+    for builder in tokens.builders():
+        for text in builder.wording.phrases["history"]:
+            assert len(tokens.tokenizer.encode(text.split()[0], add_special_tokens=False)) == 1

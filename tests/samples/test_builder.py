@@ -210,7 +210,7 @@ def test_an_item_used_before_may_be_named_though_it_is_held_out(make, split_of):
 PLAIN = (SlotKind.ITEMS, SlotKind.RATED)
 
 
-@pytest.mark.parametrize("kind", ["number", "title", "number_title"])
+@pytest.mark.parametrize("kind", ["number", "title", "number_title", "token"])
 @pytest.mark.parametrize("learnt", [True, False])
 def test_prompts_keep_the_budget_by_leaving_out_the_oldest(make, splits, kind, learnt, request):
     given_one = None if learnt else t5(request.getfixturevalue("shared_data"))

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from recinject.foundation.errors import RecinjectError
-from recinject.samples.tokenizer import SENTINELS, load_tokenizer, train_tokenizer
+from recinject.samples.tokenizer import SENTINELS, add_tokens, load_tokenizer, train_tokenizer
 
 TITLES = ["The  Brick\tHouse", "Brick by brick", "Pokémon cards, 60 pieces", "rag doll (blue)"] * 3
 LEARNT = train_tokenizer(TITLES, 400)
@@ -72,3 +73,28 @@ def test_t5s_own_tokenizer(shared_data: Path):
     tokenizer = load_tokenizer(shared_data / "t5-tokenizer")
     assert tokenizer.encode("hello world").ids == [21820, 296, 1]
     assert plain(tokenizer, "a toy  car") == plain(tokenizer, "a toy") + plain(tokenizer, "car")
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_an_added_token_is_one_token_wherever_it_stands(learnt, request, tmp_path):
+    if learnt:
+        tokenizer = Tokenizer.from_str(LEARNT.to_str())
+    else:
+        folder = request.getfixturevalue("shared_data") / "t5-tokenizer"
+        if not folder.is_dir():
+            pytest.skip(f"no tokenizer at {folder}")
+        tokenizer = load_tokenizer(folder)
+    before = plain(tokenizer, "rag doll; (A) brick")
+    size = tokenizer.get_vocab_size()
+    for _ in range(2):  # what is there already is not added again
+        add_tokens(tokenizer, ["<item_1>", "<item_12>"])
+        assert tokenizer.get_vocab_size() == size + 2
+    one, twelve = (tokenizer.token_to_id(text) for text in ("<item_1>", "<item_12>"))
+    assert plain(tokenizer, "<item_12> <item_1><item_1>") == [twelve, one, one]
+    assert tokenizer.encode("<item_12>").ids == [twelve, 1]
+    listed = plain(tokenizer, "(A) <item_12>; (B) <item_1>, rated 4")
+    assert plain(tokenizer, "(A)") == listed[: listed.index(twelve)]
+    assert listed.count(twelve) == listed.count(one) == 1
+    assert plain(tokenizer, "rag doll; (A) brick") == before
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert plain(load_tokenizer(tmp_path), "<item_12>") == [twelve]

@@ -3,9 +3,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from recinject.data.splitting import Part
+from recinject.data.splitting import Part, cold_items
 from recinject.foundation.randomness import derive_rng
 from recinject.tasks.bpr import BPR
+from recinject.tasks.ranking import Ranking
 
 
 @settings(max_examples=30)
@@ -17,6 +18,16 @@ def test_the_other_item_is_one_the_user_never_touched(splits, contexts, data):
         touched = set(view.touched.items_of(context.user).tolist())
         assert {first, second} & touched == {context.target}
         assert first != second
+
+
+def test_a_cold_item_is_never_the_other_one(split_of, contexts):
+    log = split_of([list(range(user, user + 12)) for user in range(8)]).interactions
+    split = cold_items(log, 0.3, 1)
+    cold = set(log.items[split.parts > Part.TRAIN].tolist())
+    view = split.view(Part.TRAIN)
+    for task in (BPR(), Ranking(train_negatives=2)):
+        named = {item for context in contexts(task, view) for item in context.items}
+        assert named and not named & cold
 
 
 def test_either_item_comes_first_equally_often(split_of):

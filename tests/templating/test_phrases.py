@@ -3,7 +3,7 @@ import pytest
 
 from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.table import KINDS, name_items
+from recinject.identifiers.table import name_items
 from recinject.templating.phrases import render_phrases
 
 CATALOG = Catalog(
@@ -40,7 +40,7 @@ def test_an_item_is_its_identifier_and_its_title_each_once():
     assert phrases("{{ item }}")[2] == "#1 1"
 
 
-@pytest.mark.parametrize("kind", sorted(KINDS))
+@pytest.mark.parametrize("kind", ["number", "title", "number_title"])
 def test_no_kind_of_identifier_says_a_title_twice(kind):
     doll, missing, _, mug = phrases("{{ item }}", name_items(kind, CATALOG, 1).texts)
     assert (doll.count("Doll"), mug.count("Mug")) == (1, 1)
