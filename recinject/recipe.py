@@ -21,7 +21,7 @@ from pydantic import (
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.storage import shipped_folder
 from recinject.foundation.yaml_reader import load_yaml
-from recinject.tasks.registry import TASKS, task_type
+from recinject.tasks.registry import TASKS, find_tasks, task_type
 from recinject.tasks.task import Task
 
 MOST_EXAMPLES = 50
@@ -172,15 +172,12 @@ class Recipe(Section):
             RecinjectError: an unknown task or setting, or a value of the wrong kind.
         """
         chosen = self.samples.tasks.items()
-        return [_make_task(name, settings) for name, settings in chosen if settings is not None]
-
-    def plain(self) -> dict[str, Any]:
-        """Return the recipe with every default written out, as plain YAML values."""
-        return self.model_dump(mode="json")
+        folder = self.samples.prompts
+        return [_make_task(name, given, folder) for name, given in chosen if given is not None]
 
 
-def _make_task(name: str, settings: Mapping[str, Any]) -> Task:
-    kind = task_type(name)
+def _make_task(name: str, settings: Mapping[str, Any], folder: Path | None) -> Task:
+    kind = task_type(name, folder)
     legal = [field.name for field in dataclasses.fields(kind)]
     for key in settings:
         if key not in legal:
@@ -264,25 +261,25 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_samples(recipe: Recipe) -> None:
-    if not recipe.tasks():
-        raise RecinjectError("samples.tasks: every task is left out", hint=did_you_mean("", TASKS))
-    slots = {slot for task in TASKS.values() for slot in task.slots}
-    for slot in sorted(recipe.samples.phrases.keys() - slots):
-        raise RecinjectError(
-            f"samples.phrases: no task has a slot {slot!r}", hint=did_you_mean(slot, slots)
-        )
     folder = recipe.samples.prompts
-    if folder is None:
-        return
-    if not folder.is_dir():
+    if folder is not None and not folder.is_dir():
         raise RecinjectError(
             f"samples.prompts: {folder} is no folder",
             hint="give a folder with files named as the tasks, such as retrieval.yaml",
         )
-    for file in sorted(folder.glob("*.yaml")):
-        if file.stem not in TASKS:
+    tasks = find_tasks(folder)
+    if not recipe.tasks():
+        raise RecinjectError("samples.tasks: every task is left out", hint=did_you_mean("", tasks))
+    slots = {slot for task in tasks.values() for slot in task.slots}
+    for slot in sorted(recipe.samples.phrases.keys() - slots):
+        raise RecinjectError(
+            f"samples.phrases: no task has a slot {slot!r}", hint=did_you_mean(slot, slots)
+        )
+    for file in sorted(folder.glob("*.yaml")) if folder else ():
+        if file.stem not in tasks:
             raise RecinjectError(
-                f"{file}: no task is called {file.stem!r}", hint=did_you_mean(file.stem, TASKS)
+                f"{file}: no task is called {file.stem!r}, and no {file.stem}.py is beside it",
+                hint=did_you_mean(file.stem, tasks),
             )
 
 

@@ -36,7 +36,7 @@ def test_what_is_not_written_has_a_default(smallest):
 def test_a_recipe_written_out_loads_as_itself(smallest, tmp_path):
     recipe = load_recipe(str(smallest), ["data.path=log.csv", "samples.tasks.bpr=null"])
     path = tmp_path / "copy.yaml"
-    path.write_text(yaml.safe_dump(recipe.plain()), "utf-8")
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")), "utf-8")
     assert load_recipe(str(path)) == recipe
 
 
@@ -65,7 +65,7 @@ def test_a_recipe_written_out_loads_as_itself(smallest, tmp_path):
     ],
 )
 def test_an_override_wins(smallest, override, place, value):
-    found = load_recipe(str(smallest), [override]).plain()
+    found = load_recipe(str(smallest), [override]).model_dump(mode="json")
     for key in place:
         found = found[key]
     assert found == value and type(found) is type(value)

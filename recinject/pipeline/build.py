@@ -35,7 +35,7 @@ def build(run: Run) -> None:
 def _hash_prompts(recipe: Recipe) -> str:
     own = recipe.samples.prompts
     folders = [shipped_folder("prompts"), *([own] if own else [])]
-    names = [f"{task.name}.yaml" for task in recipe.tasks()]
+    names = [f"{task.name}{kind}" for task in recipe.tasks() for kind in (".yaml", ".py")]
     files = [folder / name for folder in folders for name in names]
     return hash_value([hash_files(file) for file in files if file.is_file()])
 

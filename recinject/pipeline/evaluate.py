@@ -116,7 +116,8 @@ class _Evaluation:
 
     @property
     def tasks(self) -> list[str]:
-        return [task.name for task in self.run.recipe.tasks() if Part.TEST in task.parts]
+        asked = [task.name for task in self.run.recipe.tasks() if Part.TEST in task.parts]
+        return [task for task in asked if task in LanguageModel.tasks]
 
     def ask(self, task: str) -> None:
         """Let everybody answer one task's queries; gather what came of it."""

@@ -1,6 +1,11 @@
-"""The tasks by name."""
+"""The tasks by name: the project's own, those of installed packages, and a folder's."""
 
 from __future__ import annotations
+
+import importlib
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.tasks.bpr import BPR
@@ -11,19 +16,59 @@ from recinject.tasks.rating import Rating
 from recinject.tasks.retrieval import Retrieval
 from recinject.tasks.task import Task
 
+ENTRY_POINTS = "recinject.tasks"
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (MaskedItemModelling, MaskedLanguageModelling, BPR, Retrieval, Ranking, Rating)
 }
 
 
-def task_type(name: str) -> type[Task]:
-    """Return the task of a name.
+def find_tasks(folder: Path | None = None) -> dict[str, type[Task]]:
+    """Return every task that a recipe may name.
+
+    Args:
+        folder: where a user keeps tasks of their own: ``NAME.py`` with the sampler beside
+            ``NAME.yaml`` with its templates. A package offers its tasks by the entry point
+            group ``recinject.tasks``.
+
+    Raises:
+        RecinjectError: a file cannot be imported, or holds no task of its name.
+    """
+    installed = {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
+    files = sorted(folder.glob("*.py")) if folder else []
+    own = {file.stem: _load(file) for file in files if file.with_suffix(".yaml").is_file()}
+    return {**TASKS, **installed, **own}
+
+
+def _load(file: Path) -> type[Task]:
+    # On the path, and not only loaded, so that the processes of a build find it too.
+    if str(file.parent.resolve()) not in sys.path:
+        sys.path.append(str(file.parent.resolve()))
+    try:
+        module = importlib.import_module(file.stem)
+    except Exception as error:  # a user's file may raise anything
+        raise RecinjectError(
+            f"{file}: cannot be imported ({type(error).__name__}: {error})",
+            hint=f"mend it; 'python {file}' shows where it fails",
+        ) from error
+    found = [kind for kind in vars(module).values() if isinstance(kind, type)]
+    for kind in found:
+        if issubclass(kind, Task) and vars(kind).get("name") == file.stem:
+            return kind
+    raise RecinjectError(
+        f"{file}: holds no task called {file.stem!r}",
+        hint=f'give a subclass of recinject.tasks.task.Task with name = "{file.stem}"',
+    )
+
+
+def task_type(name: str, folder: Path | None = None) -> type[Task]:
+    """Return the task of a name; see :func:`find_tasks`.
 
     Raises:
         RecinjectError: there is none.
     """
-    if name not in TASKS:
+    known = find_tasks(folder)
+    if name not in known:
         message = f"samples.tasks: unknown task {name!r}"
-        raise RecinjectError(message, hint=did_you_mean(name, TASKS))
-    return TASKS[name]
+        raise RecinjectError(message, hint=did_you_mean(name, known))
+    return known[name]
