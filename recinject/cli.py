@@ -12,11 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
+import recinject
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 
 app = typer.Typer(
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -31,6 +33,15 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that win over the recipe's"),
 ]
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Say the version and exit")] = False,
+) -> None:
+    if version:
+        typer.echo(f"recinject {recinject.__version__}")
+        raise typer.Exit
 
 
 def _run(recipe: str, overrides: list[str] | None) -> Any:

@@ -238,3 +238,8 @@ def test_an_interrupted_command_says_how_to_go_on(recinject, monkeypatch):
     monkeypatch.setattr("recinject.recipe.shipped_recipes", interrupt)
     ended = recinject("ls")
     assert ended == (130, "stopped; the same command goes on from what is done\n")
+
+
+def test_it_says_its_version(recinject):
+    ended = recinject("--version")
+    assert ended.code == 0 and "recinject 0.1.0" in ended.output
