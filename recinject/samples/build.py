@@ -19,6 +19,7 @@ from recinject.samples.tokenizer import add_tokens, train_tokenizer
 from recinject.tasks.task import Task
 from recinject.templating.language import number_text
 from recinject.templating.library import TaskTemplates, load_templates
+from recinject.templating.phrases import Phrasebook
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,8 @@ def make_factory(
     templates = {
         task.name: load_templates(task.name, task.slots, prompts, phrases) for task in tasks
     }
-    written = {name: found.write_items(catalog, identifiers) for name, found in templates.items()}
+    book = Phrasebook(catalog, identifiers)
+    written = {name: found.write_items(book) for name, found in templates.items()}
     ratings = [] if split.train.ratings is None else rating_labels(split)
     tokenizer = tokenizer or train_tokenizer(
         _vocabulary(templates.values(), written.values(), ratings), vocab_size

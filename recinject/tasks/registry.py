@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -34,10 +35,14 @@ def find_tasks(folder: Path | None = None) -> dict[str, type[Task]]:
     Raises:
         RecinjectError: a file cannot be imported, or holds no task of its name.
     """
-    installed = {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
     files = sorted(folder.glob("*.py")) if folder else []
     own = {file.stem: _load(file) for file in files if file.with_suffix(".yaml").is_file()}
-    return {**TASKS, **installed, **own}
+    return {**TASKS, **_installed(), **own}
+
+
+@cache
+def _installed() -> dict[str, type[Task]]:
+    return {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
 
 
 def _load(file: Path) -> type[Task]:

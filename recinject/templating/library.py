@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,13 +10,12 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.storage import shipped_folder
 from recinject.foundation.yaml_reader import load_yaml
 from recinject.templating.context import Context
 from recinject.templating.language import Phrases, Segment, SlotKind, lower
-from recinject.templating.phrases import render_phrases
+from recinject.templating.phrases import Phrasebook
 
 
 class _Entry(BaseModel):
@@ -89,13 +88,12 @@ class TaskTemplates:
         """The wordings that are never trained on."""
         return tuple(template for template in self.templates if template.held_out)
 
-    def write_items(self, catalog: Catalog, identifiers: Sequence[str]) -> dict[str, list[str]]:
-        """Render the phrases: for each slot, the text of every item."""
-        once = {
-            source: render_phrases(source, catalog, identifiers, f"{self.path}: phrases.{slot}")
+    def write_items(self, book: Phrasebook) -> dict[str, list[str]]:
+        """Return the text of every item for each slot."""
+        return {
+            slot: book.write(source, f"{self.path}: phrases.{slot}")
             for slot, source in self.phrases.items()
         }
-        return {slot: once[source] for slot, source in self.phrases.items()}
 
 
 def load_templates(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from jinja2 import TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
@@ -14,6 +15,27 @@ from recinject.identifiers.table import unlike_number
 _SANDBOX = SandboxedEnvironment(autoescape=False)
 # A phrase may ask for these in any log; where the log lacks them they are empty.
 _STANDARD = frozenset({"title", "brand", "category", "categories"})
+
+
+@dataclass(frozen=True, eq=False)
+class Phrasebook:
+    """The items of a catalogue, written by any phrase once and only once.
+
+    Attributes:
+        catalog: the items.
+        identifiers: the identifier of each item.
+    """
+
+    catalog: Catalog
+    identifiers: Sequence[str]
+    _written: dict[str, list[str]] = field(default_factory=dict)
+
+    def write(self, source: str, place: str) -> list[str]:
+        """Return the text of every item; see :func:`render_phrases`."""
+        if source not in self._written:
+            texts = render_phrases(source, self.catalog, self.identifiers, place)
+            self._written[source] = texts
+        return self._written[source]
 
 
 def render_phrases(

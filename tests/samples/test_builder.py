@@ -26,6 +26,7 @@ from recinject.tasks.retrieval import Retrieval
 from recinject.templating.context import Context
 from recinject.templating.language import SlotKind
 from recinject.templating.library import load_templates
+from recinject.templating.phrases import Phrasebook
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_CATALOG = Catalog(
@@ -67,7 +68,7 @@ def golden_text(task: str) -> str:
     blocks = []
     for kind in ("number", "title", "number_title"):
         names = name_items(kind, GOLDEN_CATALOG, 1).texts
-        phrases = templates.write_items(GOLDEN_CATALOG, names)
+        phrases = templates.write_items(Phrasebook(GOLDEN_CATALOG, names))
         for template in templates.templates:
             prompt, completion = template.render(GOLDEN_CONTEXTS[task], phrases)
             held_out = ", held out" if template.held_out else ""
