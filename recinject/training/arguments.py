@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
@@ -117,6 +118,27 @@ def training_arguments(
             "seed": seed,
         }
     )
+
+
+def count_in_steps(arguments: Seq2SeqTrainingArguments, samples: int) -> None:
+    """Turn intervals that are shares of the run into steps, in place.
+
+    The Trainer would do so too, but warn on each resumption that 0.1 is not 300.
+
+    Args:
+        arguments: the Trainer's arguments.
+        samples: the number of training samples.
+    """
+    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps
+    epoch = math.ceil(samples / (batch * arguments.world_size))
+    total = arguments.max_steps if arguments.max_steps > 0 else arguments.num_train_epochs * epoch
+    arguments.logging_steps = _steps(arguments.logging_steps, total)
+    arguments.save_steps = _steps(arguments.save_steps, total)
+    arguments.eval_steps = _steps(arguments.eval_steps or 1.0, total)
+
+
+def _steps(interval: float, total: float) -> float:
+    return interval if interval >= 1 else max(1, math.ceil(interval * total))
 
 
 def _make(values: Mapping[str, Any]) -> Seq2SeqTrainingArguments:

@@ -16,8 +16,9 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.progress import say
 from recinject.models.building import wrap_tokenizer
-from recinject.training.arguments import training_arguments
+from recinject.training.arguments import count_in_steps, training_arguments
 from recinject.training.batches import LengthBuckets, make_collator
 from recinject.training.checkpoints import MarkComplete, newest_complete, remove_torn
 from recinject.training.optimizers import choose_optimizer
@@ -56,6 +57,7 @@ def fit(
         RecinjectError: the arguments are wrong, the loss diverges, or the device's memory is full.
     """
     settings = training_arguments(arguments, folder, seed, validates=validation_dataset is not None)
+    count_in_steps(settings, len(train_dataset))
     wrapped = wrap_tokenizer(tokenizer)
     progress = ShowProgress()
     trainer = TokenTrainer(
@@ -83,6 +85,8 @@ def fit(
 
 
 def _train(trainer: Trainer, checkpoint: Path | None) -> None:
+    if checkpoint is not None and trainer.is_world_process_zero():
+        say(f"  going on from {checkpoint}")
     try:
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except torch.OutOfMemoryError as error:

@@ -1,7 +1,11 @@
 import pytest
 
 from recinject.foundation.errors import RecinjectError
-from recinject.training.arguments import check_training_settings, training_arguments
+from recinject.training.arguments import (
+    check_training_settings,
+    count_in_steps,
+    training_arguments,
+)
 
 
 @pytest.mark.parametrize(
@@ -38,3 +42,10 @@ def test_validation_samples_are_measured_unless_told_otherwise(tmp_path):
     assert training_arguments(
         {"eval_strategy": "no"}, tmp_path, 0, validates=True
     ).eval_strategy == ("no")
+
+
+def test_intervals_given_as_shares_become_steps(tmp_path):
+    given = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_steps": 7}
+    arguments = training_arguments({**given, "num_train_epochs": 2, "use_cpu": True}, tmp_path, 0)
+    count_in_steps(arguments, 800)
+    assert (arguments.logging_steps, arguments.eval_steps, arguments.save_steps) == (2, 20, 7)
