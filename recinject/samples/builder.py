@@ -24,6 +24,7 @@ from recinject.templating.library import TaskTemplates, Template
 # More than a letter or a rating takes; prompts near the budget by this bound are counted exactly.
 _LETTER_TOKENS = 5
 REWORDED = "reworded"
+_NOTHING: frozenset[int] = frozenset()
 
 
 class Sample(NamedTuple):
@@ -164,10 +165,20 @@ class Builder:
             label=context.label,
         )
 
+    @cached_property
+    def _held_out(self) -> dict[int, set[int]]:
+        """The items of later parts that each user has not in sight, for users who have any."""
+        held_out: dict[int, set[int]] = {}
+        later = self.view.later
+        for user, item in zip(later.users.tolist(), later.items.tolist(), strict=True):
+            held_out.setdefault(user, set()).add(item)
+        for user, items in held_out.items():
+            items.difference_update(self.view.interactions.items_of(user).tolist())
+        return held_out
+
     def _refuse_leak(self, context: Context) -> None:
         """Stop a sampler that names an item of a later part: no setting makes that right."""
-        later = set(self.view.later.items_of(context.user).tolist()) & context.items
-        if leaked := later - set(self.view.interactions.items_of(context.user).tolist()):
+        if leaked := self._held_out.get(context.user, _NOTHING) & context.items:
             raise RecinjectError(
                 f"task {self.task.name}: a {self.split} sample of user "
                 f"{self.view.interactions.user_ids[context.user]} names the held-out item "
@@ -175,21 +186,26 @@ class Builder:
                 hint="a sampler may draw negatives outside view.touched only",
             )
 
+    @cached_property
+    def _costs(self) -> dict[str, list[int]]:
+        """For each slot the most tokens that each item takes in a prompt; lists index fastest."""
+        beside = self.wording.tokens_beside
+        return {slot: (n + beside).tolist() for slot, n in self.wording.item_tokens.items()}
+
     def _within_budget(self, context: Context, template: Template) -> Context:
         """Leave out the oldest items of a plain history until the prompt fits."""
         if self.task.slots["history"] not in (SlotKind.ITEMS, SlotKind.RATED):
             return context
-        items, beside = self.wording.item_tokens, self.wording.tokens_beside
         most = self.wording.prompt_tokens + sum(
-            int(items[slot][list(numbers)].sum()) + beside * len(numbers)
-            for slot, numbers in context.slots.items()
+            sum([self._costs[slot][item] for item in items])
+            for slot, items in context.slots.items()
         )
         while most > self.max_prompt_tokens and len(context.slots["history"]) > 1:
             prompt = template.render(context, self.wording.phrases)[0]
             most = len(self.wording.tokenizer.encode(prompt).ids)
             surplus = most - self.max_prompt_tokens
             if surplus > 0:
-                oldest = items["history"][list(context.slots["history"])] + beside
+                oldest = [self._costs["history"][item] for item in context.slots["history"]]
                 dropped = int(np.searchsorted(np.cumsum(oldest), surplus, side="right"))
                 context = context.without_oldest(max(1, min(dropped, len(oldest) - 1)))
         return context
