@@ -68,6 +68,7 @@ class TaskTemplates:
         task: the task's name.
         version: the file's version, bumped when any wording changes.
         phrases: the phrase of each item slot.
+        places: where each of them was given, for messages.
         templates: the wordings, in the file's order.
         path: the file, for messages.
     """
@@ -75,6 +76,7 @@ class TaskTemplates:
     task: str
     version: int
     phrases: Mapping[str, str]
+    places: Mapping[str, str]
     templates: tuple[Template, ...]
     path: Path
 
@@ -90,10 +92,7 @@ class TaskTemplates:
 
     def write_items(self, book: Phrasebook) -> dict[str, list[str]]:
         """Return the text of every item for each slot."""
-        return {
-            slot: book.write(source, f"{self.path}: phrases.{slot}")
-            for slot, source in self.phrases.items()
-        }
+        return {slot: book.write(text, self.places[slot]) for slot, text in self.phrases.items()}
 
 
 def load_templates(
@@ -115,7 +114,9 @@ def load_templates(
     """
     path = _find(task, folder)
     file = _parse(path, task)
-    chosen = {**file.phrases, **{s: text for s, text in (phrases or {}).items() if s in slots}}
+    own = {slot: text for slot, text in (phrases or {}).items() if slot in slots}
+    chosen = {**file.phrases, **own}
+    places = {s: f"samples.phrases.{s}" if s in own else f"{path}: phrases.{s}" for s in chosen}
     item_slots = {slot for slot, kind in slots.items() if kind is not SlotKind.RATING}
     if chosen.keys() != item_slots:
         raise RecinjectError(
@@ -137,7 +138,7 @@ def load_templates(
             f"{path}: every template is marked 'use: evaluation'",
             hint="leave at least one without the mark: it is what the model trains on",
         )
-    return TaskTemplates(task, file.version, chosen, templates, path)
+    return TaskTemplates(task, file.version, chosen, places, templates, path)
 
 
 def _find(task: str, folder: Path | None) -> Path:
@@ -165,6 +166,13 @@ def _parse(path: Path, task: str) -> _File:
             hint="a file has task, version, phrases, templates; a template name, prompt, "
             "completion and perhaps use",
         ) from error
+    names = [entry.name for entry in file.templates]
+    for name in names:
+        if names.count(name) > 1:
+            raise RecinjectError(
+                f"{path}: {names.count(name)} templates are called {name!r}",
+                hint="give each a name of its own: samples and reports cite it",
+            )
     if file.task != task:
         raise RecinjectError(
             f"{path}: says 'task: {file.task}'", hint=f"write 'task: {task}' or rename the file"

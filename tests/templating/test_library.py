@@ -1,14 +1,17 @@
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
+from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.storage import shipped_folder
 from recinject.samples.tokenizer import load_tokenizer
 from recinject.tasks.registry import TASKS
 from recinject.templating.language import SlotKind, lower
 from recinject.templating.library import load_templates
+from recinject.templating.phrases import Phrasebook
 
 SLOTS = {"history": SlotKind.ITEMS, "target": SlotKind.ITEM, "rating": SlotKind.RATING}
 FILE = {
@@ -20,6 +23,11 @@ FILE = {
         {"name": "b", "prompt": "{{ target }}?", "completion": "{{ rating }}", "use": "evaluation"},
     ],
 }
+
+
+@pytest.fixture
+def catalog_of():
+    return lambda *titles: Catalog(pd.DataFrame({"item_id": range(len(titles)), "title": titles}))
 
 
 def load(folder: Path, content, **arguments):
@@ -34,6 +42,12 @@ def test_a_file_of_ones_own(tmp_path):
     assert [template.name for template in found.held_out] == ["b@3"]
     assert (found.version, found.path) == (3, tmp_path / "own.yaml")
     assert found.phrases == {"history": "{{ item }}", "target": "{{ brand }}"}
+
+
+def test_a_mistaken_phrase_is_looked_for_where_it_was_given(tmp_path, catalog_of):
+    found = load(tmp_path, FILE, phrases={"target": "{{ colour }}"})
+    with pytest.raises(RecinjectError, match=r"^samples\.phrases\.target: .* 'colour'"):
+        found.write_items(Phrasebook(catalog_of("Cup"), ["#0"]))
 
 
 def test_a_folder_without_the_task_leaves_the_shipped_words(tmp_path):
@@ -55,6 +69,10 @@ REFUSED = {
     "missing key": ({"task": "own"}, ["version", "field required"]),
     "wrong use": (template(use="test"), ["templates.0.use", "'training' or 'evaluation'"]),
     "name with spaces": (template(name="A B"), ["templates.0.name"]),
+    "one name twice": (
+        FILE | {"templates": [FILE["templates"][0]] * 2},
+        ["2 templates are called 'a'", "a name of its own"],
+    ),
     "no version": (FILE | {"version": 0}, ["version", "greater than or equal to 1"]),
     "no templates": (FILE | {"templates": []}, ["templates", "at least 1"]),
     "wrong task": (FILE | {"task": "other"}, ["says 'task: other'", "write 'task: own'"]),
