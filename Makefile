@@ -1,4 +1,4 @@
-# make demo, make test: both need nothing but Python 3.10 or later and make.
+# make demo, make test: both need nothing but Python 3.11 or later and make.
 PYTHON ?= python3
 BIN := .venv/bin
 
