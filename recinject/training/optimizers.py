@@ -12,7 +12,8 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 OptimizerChoice = tuple[type[torch.optim.Optimizer], dict[str, Any]]
 
 # T5 was trained with steps in proportion to each parameter's own size. The Trainer's
-# `optim: adafactor` turns that off, and a small T5 then learns next to nothing from scratch.
+# `optim: adafactor` turns that off, and a small T5 then learns far less from scratch
+# (docs/results.md).
 OPTIMIZERS: dict[str, OptimizerChoice] = {
     "adafactor": (Adafactor, {"scale_parameter": True, "relative_step": False}),
 }
