@@ -16,19 +16,23 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
 
-Parts = NDArray[np.uint8]
+Parts = NDArray[np.int8]
 
 
 class Part(IntEnum):
-    """The part of a split that an event belongs to."""
+    """The part of a split that an event belongs to.
 
+    What is ``HISTORY`` stands in histories alone: nothing is learnt from it, and nothing asked.
+    """
+
+    HISTORY = -1
     TRAIN = 0
     VALIDATION = 1
     TEST = 2
 
     @property
     def label(self) -> str:
-        """The part's name in files and keys: ``train``, ``validation`` or ``test``."""
+        """The part's name in files and keys: ``train``, ``validation``, ``test``, ``history``."""
         return self.name.lower()
 
 
@@ -132,7 +136,7 @@ def leave_one_out(interactions: Interactions) -> Split:
     Users with fewer than three events stay whole in the training part.
     """
     counts = np.diff(interactions.offsets)
-    parts = np.full(len(interactions), Part.TRAIN, np.uint8)
+    parts = np.full(len(interactions), Part.TRAIN, np.int8)
     last = interactions.offsets[1:][counts >= 3] - 1
     parts[last] = Part.TEST
     parts[last - 1] = Part.VALIDATION
@@ -157,7 +161,7 @@ def global_time(interactions: Interactions, share: float) -> Split:
     times = known_times(interactions.timestamps, interactions.users)
     held_out = max(1, round(share * len(times)))
     boundaries = np.sort(times)[::-1][[min(n * held_out, len(times)) - 1 for n in (2, 1)]]
-    return Split(interactions, np.searchsorted(boundaries, times, side="right").astype(np.uint8))
+    return Split(interactions, np.searchsorted(boundaries, times, side="right").astype(np.int8))
 
 
 def user_ratio(interactions: Interactions, share: float) -> Split:
@@ -171,7 +175,7 @@ def user_ratio(interactions: Interactions, share: float) -> Split:
     users = interactions.users
     from_the_end = interactions.offsets[1:][users] - 1 - np.arange(len(interactions))
     later = [from_the_end < n * held_out[users] for n in (1, 2)]
-    return Split(interactions, (later[0].astype(np.uint8) + later[1]).astype(np.uint8))
+    return Split(interactions, (later[0].astype(np.int8) + later[1]).astype(np.int8))
 
 
 def cold_items(interactions: Interactions, share: float, seed: int) -> Split:
@@ -181,16 +185,30 @@ def cold_items(interactions: Interactions, share: float, seed: int) -> Split:
     """
     order = derive_rng(seed, "cold_items").permutation(interactions.n_items)
     held_out = max(1, round(share * interactions.n_items))
-    parts = np.full(interactions.n_items, Part.TRAIN, np.uint8)
+    parts = np.full(interactions.n_items, Part.TRAIN, np.int8)
     parts[order[: 2 * held_out]] = Part.VALIDATION
     parts[order[:held_out]] = Part.TEST
     return Split(interactions, parts[interactions.items], by_item=True)
+
+
+def random(interactions: Interactions, share: float, seed: int) -> Split:
+    """Hold out a seeded share of all events for the test, and as many for validation.
+
+    Events later than a tested one train, as in most published figures for ratings.
+    """
+    order = derive_rng(seed, "random").permutation(len(interactions))
+    held_out = max(1, round(share * len(interactions)))
+    parts = np.full(len(interactions), Part.TRAIN, np.int8)
+    parts[order[: 2 * held_out]] = Part.VALIDATION
+    parts[order[:held_out]] = Part.TEST
+    return Split(interactions, parts)
 
 
 SPLITS: dict[str, Callable[[Interactions, float, int], Split]] = {
     "leave_one_out": lambda log, share, seed: leave_one_out(log),
     "global_time": lambda log, share, seed: global_time(log, share),
     "user_ratio": lambda log, share, seed: user_ratio(log, share),
+    "random": random,
     "cold_items": cold_items,
 }
 
@@ -202,9 +220,9 @@ def split_by(name: str, interactions: Interactions, share: float = 0.1, seed: in
         name: one of :data:`SPLITS`.
         interactions: every event of the log.
         share: how much is the test, and how much more the validation: a share of the events
-            (``global_time``), of each user's events (``user_ratio``) or of the items
+            (``global_time``, ``random``), of each user's events (``user_ratio``) or of the items
             (``cold_items``); ``leave_one_out`` has no use for it. Below one half.
-        seed: decides which items ``cold_items`` holds out.
+        seed: decides what ``random`` and ``cold_items`` hold out.
 
     Raises:
         RecinjectError: the name is unknown, the log lacks what the rule needs, or nothing is
@@ -224,6 +242,24 @@ def split_by(name: str, interactions: Interactions, share: float = 0.1, seed: in
                 "user_ratio at least three events a user: take a larger log or another split",
             )
     return split
+
+
+def without_validation(split: Split) -> Split:
+    """Give the training part the events that validate."""
+    parts = split.parts
+    return replace(split, parts=np.where(parts == Part.VALIDATION, np.int8(Part.TRAIN), parts))
+
+
+def learn_from(split: Split, share: float, seed: int) -> Split:
+    """Leave a seeded share of the training events to learn from; the others are histories alone.
+
+    The events of a smaller share are among those of a larger one of the same seed.
+    """
+    parts, training = split.parts.copy(), np.flatnonzero(split.parts == Part.TRAIN)
+    kept = max(1, round(share * len(training)))
+    order = derive_rng(seed, "train_share").permutation(len(training))
+    parts[training[order[kept:]]] = Part.HISTORY
+    return replace(split, parts=parts)
 
 
 def order_ties(log: Log, seed: int) -> Log:

@@ -13,9 +13,12 @@ from scipy.stats import binom
 
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, time_facts
+from recinject.recommenders.answers import WrittenRatings
+from recinject.recommenders.language_model import RatingsByLabel
 from recinject.recommenders.protocol import Prediction, Queries
 
 Verdict = Literal["ok", "note", "warning"]
+_MOST_UNPARSED = 0.05
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,7 @@ def held_out_in_training(split: Split, named: Iterable[tuple[int, Iterable[int]]
     """
     log, train = split.interactions, split.train
     held_out: dict[int, set[int]] = {}
-    later = split.parts != Part.TRAIN
+    later = split.parts > Part.TRAIN
     for user, item in zip(log.users[later].tolist(), log.items[later].tolist(), strict=True):
         held_out.setdefault(user, set()).add(item)
     for user, items in held_out.items():
@@ -188,6 +191,34 @@ def _legal(items: NDArray[np.int32], queries: Queries) -> NDArray[np.bool_]:
         return np.array(allowed, bool).reshape(items.shape)
     unseen = [np.isin(row, h, invert=True) for row, h in zip(items, queries.histories, strict=True)]
     return np.array(unseen, bool).reshape(items.shape)
+
+
+def read_ratings(prediction: Prediction) -> list[Finding]:
+    """Say how far a language model answered with ratings at all, where it answered in words."""
+    source = prediction.recommender
+    if isinstance(prediction, WrittenRatings) and prediction.parsed is not None:
+        share = 1 - float(prediction.parsed.mean())
+        return [
+            Finding(
+                f"unparsed_ratings:{source}",
+                share,
+                "warning" if share > _MOST_UNPARSED else "note" if share else "ok",
+                f"share of the texts of {source} that state no rating of the scale; its answer "
+                "there is the mean of the ratings in the query's history, or of all",
+            )
+        ]
+    if isinstance(prediction, RatingsByLabel) and prediction.mass is not None:
+        mass = float(prediction.mass.mean())
+        return [
+            Finding(
+                f"label_mass:{source}",
+                mass,
+                "ok" if mass >= 1 - _MOST_UNPARSED else "note",
+                f"mean probability, by {source}, that an answer begins with one of the ratings; "
+                "the predicted rating is the mean over these alone",
+            )
+        ]
+    return []
 
 
 def prompts(count: int, truncated: int, unknown_tokens: int) -> list[Finding]:

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recinject.data.schema import Catalog, Interactions
+from recinject.data.schema import Catalog
+from recinject.data.splitting import Part, Split
 from recinject.evaluation.metrics import MetricResult, evaluate_prediction
 from recinject.evaluation.statistics import Comparison, compare
 from recinject.foundation.progress import say
-from recinject.recommenders.protocol import Prediction, Queries, Recommender
+from recinject.recommenders.protocol import Prediction, Queries, Recommender, Sources
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,15 @@ class Answer:
 
 
 def fit_baselines(
-    baselines: Iterable[Recommender], training: Interactions, seed: int
+    baselines: Iterable[Recommender], split: Split, catalog: Catalog, seed: int
 ) -> list[Recommender]:
     """Fit every baseline on the training view, and return them."""
-    fitted = []
+    fitted, training = [], split.train
+    sources = Sources(catalog, split.view(Part.TRAIN))
     for baseline in baselines:
         if "rating" not in baseline.tasks or training.ratings is not None:
             say(f"  fitting {baseline.name}")
+            baseline.read(sources)
             baseline.fit(training, seed)
             fitted.append(baseline)
     return fitted

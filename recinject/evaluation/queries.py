@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from recinject.data.schema import Catalog, Floats, Integers
 from recinject.data.splitting import Part, Split
+from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.protocol import Queries
 
@@ -37,19 +38,25 @@ def make_queries(
     places = np.array([int(name.rpartition("/")[2]) for name in sample_ids], np.int64)
     events = view.targets.values[view.targets.offsets[users] + places]
     histories = view.histories(events)
+    ratings = view.interactions.ratings
     slates = samples["candidate_item_ids"].to_pylist()
     return Queries(
         task=samples["task"][0].as_py(),
         sample_ids=sample_ids,
         prompts=samples["prompt"].to_pylist(),
         users=np.array(users, np.int32),
-        histories=[view.interactions.items[histories[row]] for row in range(len(events))],
+        histories=_rows(histories, view.interactions.items),
         targets=_numbers(samples["target_item_id"].to_pylist(), item_numbers),
         candidates=np.stack([_numbers(slate, item_numbers) for slate in slates])
         if slates[0] is not None
         else None,
         labels=_labels(samples),
+        history_ratings=None if ratings is None else _rows(histories, ratings),
     )
+
+
+def _rows(events: Ragged, column: Array) -> list[Array]:
+    return [column[events[row]] for row in range(len(events))]
 
 
 def _numbers(ids: list[str], numbers: dict[str, int]) -> Integers:

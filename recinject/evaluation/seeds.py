@@ -64,8 +64,9 @@ def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Q
         targets=targets,
         labels=columns.get("label"),
     )
-    answered = {name: columns.get(name) for name in ("ahead", "tied")}
-    return Prediction(recommender, task, items, ratings=columns.get("rating"), **answered), queries
+    ahead, tied, ratings = (columns.get(name) for name in ("ahead", "tied", "rating"))
+    answered = Prediction(recommender, task, items, ahead=ahead, tied=tied, ratings=ratings)
+    return answered, queries
 
 
 def _numbers(frame: pd.DataFrame) -> tuple[Integers, Integers | None]:

@@ -67,7 +67,7 @@ def _evaluate(run: Run, folder: Path) -> Facts:
         protocol=Protocol(settings.beams, settings.cutoffs, settings.resamples, seed),
         model=_model(run),
         baselines=fit_baselines(
-            [make_baseline(name) for name in settings.baselines], run.split[0].train, seed
+            [make_baseline(name) for name in settings.baselines], *run.split, seed
         ),
     )
     evaluation.rows["audit"] += map(asdict, _audit_run(run))

@@ -13,7 +13,15 @@ from recinject.data.formats import find_files
 from recinject.data.readers import read_log
 from recinject.data.schema import Catalog, Log
 from recinject.data.simulator import simulate_shop
-from recinject.data.splitting import Part, Split, order_ties, split_by, time_facts
+from recinject.data.splitting import (
+    Part,
+    Split,
+    learn_from,
+    order_ties,
+    split_by,
+    time_facts,
+    without_validation,
+)
 from recinject.data.store import save_split
 from recinject.data.table_reader import require_path
 from recinject.foundation.storage import hash_files
@@ -68,6 +76,10 @@ def split_data(recipe: Recipe) -> tuple[Split, Catalog, str, list[CleaningStep]]
         log = order_ties(log, recipe.seed)
     log, steps = clean(log, k_core=data.k_core)
     split = split_by(data.split, log.interactions, data.test_share, recipe.seed)
+    if not data.validation:
+        split = without_validation(split)
+    if data.train_share < 1:
+        split = learn_from(split, data.train_share, recipe.seed)
     return split, log.catalog, log.source, steps
 
 

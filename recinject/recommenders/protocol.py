@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from recinject.data.schema import Floats, Integers, Interactions
+from recinject.data.schema import Catalog, Floats, Integers, Interactions
+from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 
 
@@ -28,6 +29,7 @@ class Queries:
         targets: the item that came next, or that was rated, shape (n,).
         candidates: the items to rank, shape (n, c); None but for ranking.
         labels: the true ratings, shape (n,); None but for rating.
+        history_ratings: the ratings of each history; None where the log has none.
     """
 
     task: str
@@ -38,6 +40,7 @@ class Queries:
     targets: Integers
     candidates: Integers | None = None
     labels: Floats | None = None
+    history_ratings: Sequence[Floats] | None = None
 
     def __len__(self) -> int:
         return len(self.users)
@@ -56,6 +59,9 @@ class Prediction:
             list that ends, shape (n,).
         tied: how many items scored as the target did, itself among them, shape (n,).
         ratings: predicted ratings, shape (n,).
+        probabilities: how likely each rating is, where that was predicted, shape (n, values).
+        values: the ratings that these belong to, ascending, shape (values,).
+        texts: what was read as a rating, where the answer was text.
     """
 
     recommender: str
@@ -65,6 +71,22 @@ class Prediction:
     ahead: Floats | None = None
     tied: Floats | None = None
     ratings: Floats | None = None
+    probabilities: Floats | None = None
+    values: Floats | None = None
+    texts: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What may be learnt from beside the training events themselves.
+
+    Attributes:
+        catalog: the items, with their texts.
+        view: the training view: its targets are the training events, each with its history.
+    """
+
+    catalog: Catalog
+    view: View
 
 
 class Recommender(ABC):
@@ -72,6 +94,9 @@ class Recommender(ABC):
 
     name: ClassVar[str]
     tasks: ClassVar[frozenset[str]]
+
+    def read(self, sources: Sources) -> None:  # noqa: B027  # most have nothing to read
+        """Note what :meth:`fit` learns from beside the training events; called before it."""
 
     @abstractmethod
     def fit(self, training: Interactions, seed: int) -> None:

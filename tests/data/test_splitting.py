@@ -16,11 +16,14 @@ from recinject.data.splitting import (
     Split,
     cold_items,
     global_time,
+    learn_from,
     leave_one_out,
     order_ties,
+    random,
     split_by,
     time_facts,
     user_ratio,
+    without_validation,
 )
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import Chance
@@ -96,7 +99,12 @@ def test_the_train_view_is_the_training_part_alone() -> None:
 
 
 def test_part_labels() -> None:
-    assert [part.label for part in Part] == ["train", "validation", "test"]
+    assert [part.label for part in Part] == [
+        "history",
+        "train",
+        "validation",
+        "test",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -160,7 +168,7 @@ def timed_logs(draw: st.DrawFn) -> Interactions:
 shares = st.sampled_from([0.05, 0.1, 0.25, 0.49])
 
 
-@given(timed_logs(), st.sampled_from(sorted(SPLITS)), shares, st.sampled_from(list(Part)))
+@given(timed_logs(), st.sampled_from(sorted(SPLITS)), shares, st.sampled_from(list(Part)[1:]))
 def test_the_histories_of_every_rule_are_earlier_parts_before_the_target(
     log: Interactions, rule: str, share: float, part: Part
 ) -> None:
@@ -232,6 +240,46 @@ def test_cold_items_are_never_met_in_training(log: Interactions, share: float, s
         chance = Chance(np.array([seed], np.uint64))
         drawn = draw_negatives(view, np.array([user]), chance, len(untouched))
         assert set(drawn[0].tolist()) == untouched
+
+
+@given(timed_logs(), shares, st.integers(0, 3))
+def test_a_random_split_holds_out_a_share_of_the_events(
+    log: Interactions, share: float, seed: int
+) -> None:
+    parts = random(log, share, seed).parts
+    held_out = max(1, round(share * len(log)))
+    assert (parts == Part.TEST).sum() == held_out
+    assert (parts == Part.VALIDATION).sum() == min(held_out, len(log) - held_out)
+
+
+@given(timed_logs(), st.sampled_from(sorted(SPLITS)), shares)
+def test_without_validation_its_events_train(log: Interactions, rule: str, share: float) -> None:
+    split = SPLITS[rule](log, share, 1)
+    parts = without_validation(split).parts
+    assert ((parts == Part.TEST) == (split.parts == Part.TEST)).all()
+    assert ((parts == Part.TRAIN) == (split.parts <= Part.VALIDATION)).all()
+
+
+@given(timed_logs(), st.sampled_from(sorted(SPLITS)))
+def test_what_is_not_learnt_from_still_stands_in_histories(log: Interactions, rule: str) -> None:
+    split = SPLITS[rule](log, 0.2, 1)
+    training = (split.parts == Part.TRAIN).sum()
+    less, more = (learn_from(split, share, 3) for share in (0.3, 0.6))
+    for share, kept in ((0.3, less), (0.6, more)):
+        assert len(kept.train) == min(training, max(1, round(share * training)))
+        assert (kept.parts[split.parts > Part.TRAIN] == split.parts[split.parts > Part.TRAIN]).all()
+        view, whole = kept.view(Part.TRAIN), split.view(Part.TRAIN)
+        assert len(view.interactions) == len(whole.interactions)
+        own = view.targets.values
+        assert set(own.tolist()) <= set(whole.targets.values.tolist())
+        assert view.histories(own).to_list() == whole.histories(own).to_list()
+        tested = [each.view(Part.TEST) for each in (kept, split)]
+        events = tested[0].targets.values
+        assert events.tolist() == tested[1].targets.values.tolist()
+        assert [v.histories(events).to_list() for v in tested] == [
+            tested[1].histories(events).to_list()
+        ] * 2
+    assert not ((less.parts == Part.TRAIN) & (more.parts != Part.TRAIN)).any()
 
 
 def test_another_seed_holds_other_items_out() -> None:

@@ -33,7 +33,7 @@ def test_a_split_comes_back_as_it_was(split_of, tmp_path, columns):
     found = loaded.interactions
     for name in ("users", "items", "ratings", "timestamps"):
         np.testing.assert_array_equal(vars(found)[name], vars(events)[name])
-    assert (found.users.dtype, loaded.parts.dtype) == (np.int32, np.uint8)
+    assert (found.users.dtype, loaded.parts.dtype) == (np.int32, np.int8)
     assert loaded.parts.tolist() == split.parts.tolist() and loaded.by_item is by_item
     assert (found.user_ids, found.n_items) == (list(events.user_ids), 3)
     assert catalog.item_ids == ["007", "b", "c"]

@@ -48,14 +48,15 @@ def rating(split, queries):
 
 def test_baselines_that_need_ratings_stay_out_where_there_are_none(split):
     baselines = [Popularity(), GlobalMean(), Random(), UserMean()]
-    fitted = fit_baselines(baselines, split.train, seed=1)
+    fitted = fit_baselines(baselines, split, CATALOG, seed=1)
     assert [each.name for each in fitted] == ["popularity", "global_mean", "random", "user_mean"]
-    fitted = fit_baselines(baselines, replace(split.train, ratings=None), seed=1)
+    unrated = replace(split, interactions=replace(split.interactions, ratings=None))
+    fitted = fit_baselines(baselines, unrated, CATALOG, seed=1)
     assert [each.name for each in fitted] == ["popularity", "random"]
 
 
 def test_an_answer_is_measured_by_the_protocol(split, queries):
-    (popularity,) = fit_baselines([Popularity()], split.train, seed=1)
+    (popularity,) = fit_baselines([Popularity()], split, CATALOG, seed=1)
     given = answer(popularity, queries, PROTOCOL)
     assert given.prediction.items.shape == (len(queries), 6)
     assert given.metrics == evaluate_prediction(given.prediction, queries, [1, 5], 100, 3)
@@ -69,7 +70,7 @@ def test_an_answer_is_measured_by_the_protocol(split, queries):
 
 
 def test_one_is_compared_with_each_of_the_others_by_every_metric(split, queries):
-    fitted = fit_baselines([Popularity(), Random()], split.train, seed=1)
+    fitted = fit_baselines([Popularity(), Random()], split, CATALOG, seed=1)
     first, second = (answer(each, queries, PROTOCOL) for each in fitted)
     found = compare_with_all(first, [second, first], queries, PROTOCOL)
     assert [(row.reference, row.metric) for row in found] == [
@@ -82,7 +83,7 @@ def test_one_is_compared_with_each_of_the_others_by_every_metric(split, queries)
 
 
 def test_lists_are_stored_with_the_logs_own_ids(split, queries, tmp_path):
-    (popularity,) = fit_baselines([Popularity()], split.train, seed=1)
+    (popularity,) = fit_baselines([Popularity()], split, CATALOG, seed=1)
     prediction = answer(popularity, queries, replace(PROTOCOL, list_length=28)).prediction
     save_prediction(tmp_path, prediction, queries, CATALOG)
     stored = pd.read_parquet(tmp_path / "retrieval.popularity.parquet")
@@ -96,7 +97,7 @@ def test_lists_are_stored_with_the_logs_own_ids(split, queries, tmp_path):
 
 
 def test_ratings_are_stored_beside_the_truth(split, rating, tmp_path):
-    (mean,) = fit_baselines([UserMean()], split.train, seed=1)
+    (mean,) = fit_baselines([UserMean()], split, CATALOG, seed=1)
     prediction = answer(mean, rating, PROTOCOL).prediction
     save_prediction(tmp_path, prediction, rating, CATALOG)
     stored = pd.read_parquet(tmp_path / "rating.user_mean.parquet")

@@ -180,7 +180,7 @@ def test_strata_weigh_every_position_the_same(split_of, length, cap):
 def test_a_cap_is_for_training_alone(split_of):
     split = split_of([list(range(10))])
     task = Retrieval(max_per_user=1)
-    assert [int(task.count(split.view(part))[0]) for part in Part] == [1, 1, 1]
+    assert [int(task.count(split.view(part))[0]) for part in Part] == [0, 1, 1, 1]
     assert int(Retrieval(max_per_user=50).count(split.view(Part.TRAIN))[0]) == 7
     assert int(Retrieval().count(split.view(Part.TRAIN))[0]) == 7
 

@@ -1,0 +1,35 @@
+"""What is wrong with a recipe, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pydantic import BaseModel, ValidationError
+
+from recinject.foundation.errors import RecinjectError, did_you_mean
+
+
+def explain(error: ValidationError, place: str, root: type[BaseModel]) -> RecinjectError:
+    """Turn pydantic's first complaint about a ``root`` into one that names place, fact and fix."""
+    first = error.errors()[0]
+    keys = [str(part) for part in first["loc"]]
+    where = f"{place}{'.'.join(keys)}"
+    if first["type"] == "extra_forbidden":
+        return RecinjectError(
+            f"{where}: unknown key", hint=did_you_mean(keys[-1], _legal(keys, root))
+        )
+    if first["type"] == "missing":
+        return RecinjectError(f"{where}: missing", hint=f"add {keys[-1]} to the recipe")
+    fact = first["msg"].partition(" or instance of ")[0]
+    return RecinjectError(
+        f"{where}: {fact}", hint=f"it is {first['input']!r} now; change or remove it"
+    )
+
+
+def _legal(keys: Sequence[str], root: type[BaseModel]) -> Iterable[str]:
+    section = root
+    for key in keys[:-1]:
+        found = section.model_fields[key].annotation
+        if isinstance(found, type) and issubclass(found, BaseModel):
+            section = found
+    return section.model_fields
