@@ -95,6 +95,8 @@ def save_prediction(
         "tied": prediction.tied,
         "rating": prediction.ratings,
         "label": queries.labels,
+        "chances": None if prediction.probabilities is None else list(prediction.probabilities),
+        "text": prediction.texts,
     }
     known = {name: column for name, column in columns.items() if column is not None}
     path = folder / f"{prediction.task}.{prediction.recommender}.parquet"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recinject.data.schema import Floats
+from recinject.data.schema import Flags, Floats
 from recinject.evaluation.resampling import (
     Clusters,
     Statistic,
@@ -24,7 +24,8 @@ from recinject.recommenders.protocol import Prediction, Queries
 POSITIVE_RATING = 4.0
 """The lowest true rating that counts as positive in the AUC."""
 
-_RATING_METRICS = ("rmse", "mae", "auc")
+_RATING_METRICS = ("rmse", "mae", "auc", "ece")
+_BINS = 10
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class MetricResult:
     Attributes:
         task: the task that was asked.
         recommender: the name of what answered.
-        metric: ``hr@K``, ``ndcg@K`` or ``mrr``; for ratings ``rmse``, ``mae`` or ``auc``.
+        metric: ``hr@K``, ``ndcg@K`` or ``mrr``; for ratings ``rmse``, ``mae``, ``auc`` or ``ece``.
         value: the figure on all queries.
         ci_low: lower end of the interval.
         ci_high: upper end of the interval.
@@ -143,7 +144,26 @@ def _rating_statistic(
         return mean_of(np.abs(ratings - labels), clusters)
     if metric == "auc":
         return auc_of(ratings, labels >= POSITIVE_RATING, clusters)
+    if metric == "ece":
+        return _calibration_error(prediction, labels >= POSITIVE_RATING, clusters)
     raise _unknown(metric, queries.task)
+
+
+def _calibration_error(prediction: Prediction, positive: Flags, clusters: Clusters) -> Statistic:
+    """Return the expected calibration error of the chance of a positive rating, in ten bins.
+
+    The mean over the bins, weighted by their rows, of the distance between mean chance and share
+    of positives (Naeini et al., AAAI 2015); NaN where no distribution was predicted.
+    """
+    if prediction.probabilities is None or prediction.values is None:
+        return lambda weights: np.full(len(weights), np.nan)
+    chances = prediction.probabilities[:, prediction.values >= POSITIVE_RATING].sum(1)
+    cells = clusters.of_row * _BINS + np.minimum((chances * _BINS).astype(np.int64), _BINS - 1)
+    surplus, rows = (
+        np.bincount(cells, each, clusters.count * _BINS).reshape(-1, _BINS)
+        for each in (chances - positive, np.ones(len(cells)))
+    )
+    return lambda weights: np.abs(weights @ surplus).sum(1) / (weights @ rows).sum(1)
 
 
 def _incomplete(prediction: Prediction, needed: str) -> RecinjectError:
@@ -165,8 +185,9 @@ def evaluate_prediction(
     cutoffs: Sequence[int] = (5, 10),
     resamples: int = 1000,
     seed: int = 0,
+    metrics: Sequence[str] | None = None,
 ) -> list[MetricResult]:
-    """Measure a prediction by every metric of its task, with 95 % bootstrap intervals.
+    """Measure a prediction by the metrics of its task, with 95 % bootstrap intervals.
 
     A metric that is not defined on these queries, as the AUC of one class, is left out.
 
@@ -176,11 +197,12 @@ def evaluate_prediction(
         cutoffs: the list lengths of ``hr@K`` and ``ndcg@K``.
         resamples: how many times the users are drawn anew.
         seed: what the draws derive from; give all recommenders the same.
+        metrics: which metrics; None measures by all of them.
     """
     clusters = Clusters.of(queries.users)
     if not clusters.count:
         return []
-    names = metric_names(queries.task, cutoffs)
+    names = metric_names(queries.task, cutoffs) if metrics is None else metrics
     statistics = [statistic_of(prediction, queries, name, clusters) for name in names]
     values = observe(statistics, clusters)
     draws = bootstrap(statistics, clusters, resamples, seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
+    AutoTokenizer,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
-from transformers.utils import logging
+from transformers.utils import is_gguf_available, logging
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.samples.tokenizer import END, PAD, SENTINELS, UNKNOWN, local_copy
@@ -32,31 +34,85 @@ _FROM_TOKENIZER = {
 }
 _NOT_IN_SIGNATURE = {"tie_word_embeddings"}
 _TYPE = "model_type"
+_WEIGHTS = ["*.json", "*.safetensors"]
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError)
 _REFUSALS = (StrictDataclassError, ValueError, TypeError, KeyError, RuntimeError, ArithmeticError)
 
 
 def load_model(name_or_path: str) -> PreTrainedModel:
-    """Load an encoder-decoder or a causal model from a folder or, by its name, from the hub.
+    """Load an encoder-decoder or a causal model from a folder, a GGUF file or, by name, the hub.
+
+    Weights keep the kind of number that they are stored in; those of a GGUF file are unpacked.
 
     Raises:
         RecinjectError: it is neither here nor to be had, or is no such model.
     """
     folder = Path(name_or_path)
-    if not folder.is_dir():
-        folder = local_copy(name_or_path, ["*.json", "*.safetensors"])
+    if is_gguf(name_or_path):
+        folder, found = _gguf(name_or_path)
+    else:
+        folder = folder if folder.is_dir() else local_copy(name_or_path, _WEIGHTS)
+        found = {"use_safetensors": True}
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = _config(name_or_path, folder)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model = kind.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    except (OSError, ValueError) as error:
+        model = kind.from_pretrained(folder, local_files_only=True, **found)
+    except _UNREADABLE as error:
         raise RecinjectError(
-            f"{name_or_path}: no language model in safetensors form ({error})".split("\n")[0],
-            hint="name a model such as google/flan-t5-small or openai-community/gpt2, or a folder "
-            "that holds one",
+            f"{name_or_path}: no language model in safetensors or GGUF form ({error})".split("\n")[
+                0
+            ],
+            hint="name a model such as google/flan-t5-small or openai-community/gpt2, a folder "
+            "that holds one, or a .gguf file of a kind that transformers reads",
         ) from error
+    if is_gguf(name_or_path):
+        # They are plain numbers now; transformers would not save what it takes for packed.
+        model.hf_quantizer = None
+        del model.config.quantization_config
     # The folder of the hub's cache is this machine's affair; an adapter must record the name.
     model.name_or_path = model.config.name_or_path = name_or_path
     return model
+
+
+def is_gguf(name_or_path: str) -> bool:
+    """Say whether a model's name is that of a GGUF file."""
+    return Path(name_or_path).suffix.lower() == ".gguf"
+
+
+@cache
+def read_gguf(path: str) -> tuple[PretrainedConfig, Tokenizer]:
+    """Read a GGUF file's config and tokenizer, which takes seconds.
+
+    Raises:
+        RecinjectError: there is no such file, the package ``gguf`` is missing, or transformers
+            reads no such kind.
+    """
+    folder, found = _gguf(path)
+    try:
+        wrapped = AutoTokenizer.from_pretrained(folder, **found)
+        return _config(path, folder), wrapped.backend_tokenizer
+    except _UNREADABLE as error:
+        raise RecinjectError(
+            f"{path}: its config or tokenizer cannot be read ({error})".split("\n")[0],
+            hint="give a .gguf file of a kind that transformers reads",
+        ) from error
+
+
+def _gguf(path: str) -> tuple[Path, dict[str, Any]]:
+    """Return the folder of a GGUF file, and how transformers is told of it."""
+    if not Path(path).is_file():
+        raise RecinjectError(f"{path}: no such file", hint="give the path of a .gguf file")
+    if not is_gguf_available():
+        raise RecinjectError(
+            f"{path}: the package gguf, which reads such files, is missing or too old",
+            hint="pip install -U gguf",
+        )
+    return Path(path).parent, {"gguf_file": Path(path).name}
+
+
+def _config(name: str, folder: Path) -> PretrainedConfig:
+    found = {"gguf_file": Path(name).name} if is_gguf(name) else {}
+    return AutoConfig.from_pretrained(folder, local_files_only=True, **found)
 
 
 def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int) -> PreTrainedModel:

@@ -21,6 +21,7 @@ from recinject.evaluation.evaluate import (
 )
 from recinject.evaluation.examples import draw_examples
 from recinject.evaluation.queries import make_queries
+from recinject.evaluation.slices import measure_slices, slice_queries
 from recinject.foundation.progress import say
 from recinject.foundation.storage import write_json
 from recinject.models.building import count_parameters
@@ -28,10 +29,11 @@ from recinject.models.storing import load_trained
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.pipeline.train import base_model, train
 from recinject.recipe import MOST_EXAMPLES
+from recinject.recommenders.answers import GeneratedRatings
 from recinject.recommenders.baselines import make_baseline
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries, Recommender
-from recinject.reporting.headline import leader
+from recinject.reporting.headline import leader, main_metric
 from recinject.samples.build import rating_labels
 from recinject.samples.builder import REWORDED, SHUFFLED
 from recinject.samples.store import read_samples
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from recinject.models.heads import RatingModel
 
 _AUDITED_SAMPLES = 2000
+_ROWS = ("metrics", "comparisons", "slices", "audit", "examples")
 
 
 def evaluate(run: Run) -> None:
@@ -123,7 +126,7 @@ class _Evaluation:
     model: PreTrainedModel | RatingModel | None
     baselines: Sequence[Recommender]
     rows: dict[str, list[dict[str, Any]]] = field(
-        default_factory=lambda: {"metrics": [], "comparisons": [], "audit": [], "examples": []}
+        default_factory=lambda: {name: [] for name in _ROWS}
     )
 
     @property
@@ -137,7 +140,11 @@ class _Evaluation:
         The model is compared with every baseline; without a model, the best baseline is.
         """
         model = None if self.model is None else self.language_model(task, self.model)
-        asked = [*([model] if model else []), *(b for b in self.baselines if task in b.tasks)]
+        writes = model and task == "rating" and self.run.recipe.evaluation.generate
+        models: list[Recommender] = [model] if model else []
+        if model and writes:
+            models.append(self.writer(model))
+        asked = [*models, *(b for b in self.baselines if task in b.tasks)]
         if not asked:
             return
         queries = self.queries(task, "test")
@@ -145,13 +152,23 @@ class _Evaluation:
         answers = [answer(each, queries, self.protocol) for each in asked]
         for given in answers:
             save_prediction(self.folder, given.prediction, queries, self.run.split[1])
+            self.rows["audit"] += map(asdict, audit.read_ratings(given.prediction))
         first, *others = answers if model else _best_first(task, answers)
-        self.rows["comparisons"] += map(
-            asdict, compare_with_all(first, others, queries, self.protocol)
-        )
+        pairs = [(first, others), *([(others[0], others[1:])] if writes else [])]
+        for one, rest in pairs:
+            found = compare_with_all(one, rest, queries, self.protocol)
+            self.rows["comparisons"] += map(asdict, found)
         answers += self.asked_otherwise(task, model) if model else []
         self.rows["metrics"] += [asdict(result) for given in answers for result in given.metrics]
+        self.slice(answers, queries)
         self.show(first.prediction, queries)
+
+    def writer(self, model: LanguageModel) -> GeneratedRatings:
+        """Let the model write its ratings freely."""
+        split = self.run.split[0]
+        writer = GeneratedRatings(model, rating_labels(split))
+        writer.fit(split.train, self.protocol.seed)
+        return writer
 
     def asked_otherwise(self, task: str, model: LanguageModel) -> list[Answer]:
         """Ask the model in a wording that it never trained on, and with shuffled histories."""
@@ -168,6 +185,23 @@ class _Evaluation:
                 save_prediction(self.folder, prediction, queries, self.run.split[1])
                 answers.append(Answer(prediction, metrics))
         return answers
+
+    def slice(self, answers: Sequence[Answer], queries: Queries) -> None:
+        """Measure the answers by the task's main metric on slices of the queries."""
+        metric = main_metric(queries.task, answers[0].metrics)
+        slices = slice_queries(queries, self.run.split[0].train)
+        for given in answers:
+            self.rows["slices"] += map(
+                asdict,
+                measure_slices(
+                    given.prediction,
+                    queries,
+                    slices,
+                    metric,
+                    self.protocol.resamples,
+                    self.protocol.seed,
+                ),
+            )
 
     def show(self, prediction: Prediction, queries: Queries) -> None:
         """Audit the lists of the model, or of the best baseline, and draw examples from them."""

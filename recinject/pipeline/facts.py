@@ -9,16 +9,29 @@ from datetime import datetime, timezone
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 import recinject
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.examples import Example
 from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
 from recinject.foundation.storage import read_json
 from recinject.pipeline.run import Run, dialect_of
 from recinject.recipe import Recipe
-from recinject.reporting.inputs import DataFacts, LossRow, ModelFacts, ReportInputs, SampleRow
+from recinject.reporting.headline import leader
+from recinject.reporting.inputs import (
+    LANGUAGE_MODEL,
+    Confusion,
+    DataFacts,
+    LossRow,
+    ModelFacts,
+    ReportInputs,
+    SampleRow,
+)
 from recinject.tasks.ranking import Ranking
 
 _BEFORE = ("data", "identifiers", "samples", "training", "evaluation")
@@ -47,6 +60,8 @@ def gather(run: Run) -> ReportInputs:
         audit=[Finding(**row) for row in read_json(evaluation / "audit.json")],
         examples=_examples(run),
         sampled_candidates=_negatives(run.recipe),
+        slices=[SliceResult(**row) for row in read_json(evaluation / "slices.json")],
+        confusion=_confusion(run),
     )
 
 
@@ -109,6 +124,21 @@ def _examples(run: Run) -> list[Example]:
     dealt = [row for turn in zip_longest(*by_task) for row in turn if row is not None]
     chosen = dealt[: run.recipe.report.examples]
     return sorted(chosen, key=lambda row: tasks.index(row.task))
+
+
+def _confusion(run: Run) -> Confusion | None:
+    """Count how the model's predicted ratings, or the best baseline's, fall to the nearest."""
+    evaluation = run.folder("evaluation")
+    rows = [MetricResult(**row) for row in read_json(evaluation / "metrics.json")]
+    if not any(row.task == "rating" for row in rows):
+        return None
+    name = LANGUAGE_MODEL if run.recipe.has_model else leader("rating", rows)
+    frame = pd.read_parquet(evaluation / "predictions" / f"rating.{name}.parquet")
+    values = np.unique(frame["label"])
+    nearest = np.abs(frame["rating"].to_numpy()[:, None] - values).argmin(1)
+    counts = np.zeros((len(values), len(values)), int)
+    np.add.at(counts, (np.searchsorted(values, frame["label"]), nearest), 1)
+    return Confusion(values.tolist(), counts.tolist())
 
 
 def _training_log(run: Run) -> list[LossRow]:

@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from tokenizers import Tokenizer
 
 import recinject
 from recinject.data.schema import Catalog
@@ -23,11 +25,8 @@ from recinject.recipe import Recipe
 from recinject.samples.build import SampleFactory, make_factory
 from recinject.samples.tokenizer import load_tokenizer, local_copy
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 Facts = dict[str, Any]
-_CONFIG = "config.json"
+_CONFIG, _GGUF = "config.json", ".gguf"
 
 
 @dataclass(frozen=True)
@@ -150,6 +149,10 @@ def is_first_process() -> bool:
 def given_tokenizer(recipe: Recipe) -> Tokenizer | None:
     """Load the tokenizer that a recipe names, or that its named model has; None to learn one."""
     source = recipe.model.tokenizer or recipe.model.name
+    if source is not None and source.endswith(_GGUF):
+        from recinject.models.building import read_gguf  # with it comes torch
+
+        return Tokenizer.from_str(read_gguf(source)[1].to_str())
     return None if source is None else load_tokenizer(source)
 
 
@@ -169,6 +172,12 @@ def dialect_of(recipe: Recipe) -> dict[str, Any]:
         from recinject.models.building import is_causal  # with it comes torch
 
         return {"causal": is_causal(config), "ends": None}
+    if name.endswith(_GGUF):
+        from recinject.models.building import read_gguf
+
+        stated = read_gguf(name)[0]
+        causal = not stated.is_encoder_decoder
+        return {"causal": causal, "ends": stated.eos_token_id if causal else None}
     file = (Path(name) if Path(name).is_dir() else local_copy(name, [_CONFIG])) / _CONFIG
     if not file.is_file():
         raise RecinjectError(f"{name}: no {_CONFIG} in it", hint="name a model of transformers")
@@ -209,6 +218,7 @@ def factory_of(
         limits=(samples.max_prompt_tokens, samples.max_completion_tokens),
         passes=samples.passes,
         limit=samples.limit,
+        shots=samples.shots,
         seed=recipe.seed,
         **(dialect_of(recipe) if dialect is None else dialect),
     )

@@ -78,6 +78,11 @@ class Recipe(Section):
                 f"model.head: a {head} head that is not trained knows nothing",
                 hint="give a training section, or set model.head=text",
             )
+        if self.evaluation.generate:
+            raise RecinjectError(
+                f"evaluation.generate: a {head} head writes nothing",
+                hint="set evaluation.generate=false, or model.head=text",
+            )
         return self
 
     @property

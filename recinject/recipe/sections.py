@@ -5,15 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.storage import shipped_folder
 from recinject.tasks.registry import TASKS
 
 MOST_EXAMPLES = 50
 Positive = Annotated[int, Field(ge=1)]
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null.
 ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else name)]
+
+
+def _own_or_shipped(folder: Path | None) -> Path | None:
+    shipped = shipped_folder("prompts").parent / (folder or "")
+    return shipped if folder and not folder.is_dir() and shipped.is_dir() else folder
 
 
 class Section(BaseModel):
@@ -82,6 +88,7 @@ class IdentifiersSection(Section):
 class SamplesSection(Section):
     """Which samples are built, in whose words, and within which lengths.
 
+    ``prompts`` is a folder of one's own, or one that ships, such as ``prompts/zero_shot``.
     ``passes`` draws each training sample several times, with other negatives, masks and wordings;
     ``limit`` builds the first samples of each task and split only. ``shots`` puts worked examples
     of other users before each question that is not trained on. ``tokens`` writes beside the text
@@ -89,7 +96,7 @@ class SamplesSection(Section):
     """
 
     tasks: dict[str, dict[str, Any] | None] = Field(default={name: {} for name in TASKS})
-    prompts: Path | None = None
+    prompts: Annotated[Path | None, AfterValidator(_own_or_shipped)] = None
     phrases: dict[str, str] = {}
     max_prompt_tokens: Positive = 512
     max_completion_tokens: Positive = 64

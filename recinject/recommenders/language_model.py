@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -10,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from torch import Tensor
+from transformers import GenerationConfig
 
 from recinject.data.schema import Floats, Integers, Interactions
 from recinject.decoding.beam_search import Normalised, constrained_beam_search
@@ -29,6 +32,18 @@ from recinject.recommenders.protocol import (
 from recinject.samples.encoding import Dialect
 
 Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class RatingsByLabel(Prediction):
+    """Ratings read off the probabilities of labels.
+
+    Attributes:
+        mass: how likely the model finds it, among all texts, that its answer begins with one of
+            the labels, shape (n,); None where a head knows nothing but labels.
+    """
+
+    mass: Floats | None = None
 
 
 class LanguageModel(Recommender):
@@ -133,21 +148,93 @@ class LanguageModel(Recommender):
 
     def _rate(self, queries: Queries) -> Prediction:
         if isinstance(self._model, RatingModel):
-            ratings = np.zeros(len(queries))
-            for rows, prompts in self._batches(queries, self._beams):
-                ratings[rows] = self._model.rate(*prompts).cpu().numpy()
-            return Prediction(self.name, queries.task, ratings=ratings)
+            return self._rate_by_head(queries, self._model)
         if not self._label_values.size:
             raise RecinjectError(
                 "rating: the language model was given no rating labels",
                 hint="pass rating_labels: the completions that are ratings, with their values",
             )
-        ratings = np.zeros(len(queries))
+        scores = np.zeros((len(queries), len(self._labels)))
         for rows, prompts in self._batches(queries, len(self._labels)):
-            scores = score_candidates(self._model, *prompts, self._labels)
-            weights = np.exp(scores - scores.max(1, keepdims=True))
-            ratings[rows] = weights @ self._label_values / weights.sum(1)
-        return Prediction(self.name, queries.task, ratings=ratings)
+            scores[rows] = self._score_labels(*prompts)
+        weights = np.exp(scores - scores.max(1, keepdims=True))
+        probabilities = weights / weights.sum(1, keepdims=True)
+        return RatingsByLabel(
+            self.name,
+            queries.task,
+            ratings=probabilities @ self._label_values,
+            probabilities=probabilities,
+            values=self._label_values,
+            mass=np.exp(scores).sum(1),
+        )
+
+    @torch.inference_mode()
+    def _rate_by_head(self, queries: Queries, model: RatingModel) -> Prediction:
+        values = model.values.cpu().numpy().astype(np.float64)
+        ratings, found = np.zeros(len(queries)), np.zeros((len(queries), len(values)))
+        for rows, prompts in self._batches(queries, self._beams):
+            if model.kind == "regression":
+                ratings[rows] = model.rate(*prompts).cpu().numpy()
+            else:
+                logits = model(*(part.to(model.values.device) for part in prompts)).logits
+                found[rows] = logits.double().softmax(-1).cpu().numpy()
+        if model.kind == "regression":
+            return Prediction(self.name, queries.task, ratings=ratings)
+        means = found @ values
+        return Prediction(
+            self.name, queries.task, ratings=means, probabilities=found, values=values
+        )
+
+    @torch.inference_mode()
+    def _score_labels(self, input_ids: Tensor, attention_mask: Tensor) -> Floats:
+        """Return the labels' log-probabilities, (n, labels), if possible from one reading."""
+        before, last = (torch.from_numpy(part) for part in np.split(self._labels, [-1], axis=1))
+        if not (self._dialect.causal and (before == before[0]).all()):
+            return score_candidates(self._model, input_ids, attention_mask, self._labels)
+        # What all labels begin with, such as a blank, is read as part of the prompt.
+        model, more = without_wrapper(self._model), before[:1].long().expand(len(input_ids), -1)
+        mask = torch.cat([attention_mask, torch.ones_like(more)], 1).to(model.device)
+        places = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+        logits = model(
+            input_ids=torch.cat([input_ids, more], 1).to(model.device),
+            attention_mask=mask,
+            use_cache=False,
+            logits_to_keep=more.shape[1] + 1,
+            **(places if "position_ids" in inspect.signature(model.forward).parameters else {}),
+        ).logits.float()
+        sums, steps = logits.logsumexp(-1), range(more.shape[1])
+        shared = sum(logits[:, step, more[0, step]] - sums[:, step] for step in steps)
+        scores = logits[:, -1, last[:, 0].long()] - (sums[:, -1] - shared)[:, None]
+        return np.asarray(scores.cpu().numpy(), np.float64)
+
+    @torch.inference_mode()
+    def write(self, queries: Queries, most_tokens: int) -> list[str]:
+        """Let the model answer queries in its own words, the likeliest token at each step.
+
+        Raises:
+            RecinjectError: the model has a head in place of words.
+        """
+        if isinstance(self._model, RatingModel):
+            raise RecinjectError(
+                "a model with a head writes no text",
+                hint="set evaluation.generate=false or model.head=text",
+            )
+        model, texts = without_wrapper(self._model).eval(), np.empty(len(queries), object)
+        config, end = model.config, self._dialect.end
+        settings = GenerationConfig(
+            max_new_tokens=most_tokens,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=end,
+            pad_token_id=config.pad_token_id if config.pad_token_id is not None else end or 0,
+            decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
+        )
+        for rows, (ids, mask) in self._batches(queries, self._beams):
+            ids, mask = ids.to(model.device), mask.to(model.device)
+            read = ids.shape[1] if self._dialect.causal else 1
+            written = model.generate(ids, attention_mask=mask, generation_config=settings)
+            texts[rows] = self._dialect.tokenizer.decode_batch(written[:, read:].tolist())
+        return [str(text) for text in texts]
 
     def _batches(
         self, queries: Queries, width: int
@@ -178,10 +265,10 @@ class LanguageModel(Recommender):
                     f"rating: the labels {named[tokens]!r} and {text!r} have the same tokens",
                     hint="use a tokenizer that can spell the ratings",
                 )
-        # Labels of one distinct token need no end token to be told apart: one step will do.
-        if self._dialect.end is not None and all(len(tokens) == 2 for tokens in sequences):
-            return [tokens[:-1] for tokens in sequences]
-        return sequences
+        # Where no label begins another, the answer's beginning tells them apart: no end is needed.
+        bare = [tuple(ids[:-1] if ids[-1] == self._dialect.end else ids) for ids in sequences]
+        begins = any(a != b and a == b[: len(a)] for a in bare for b in bare)
+        return sequences if begins or len({*bare}) < len(bare) else [list(ids) for ids in bare]
 
 
 def _places_in_lists(items: Integers, scores: Floats, targets: Integers) -> tuple[Floats, Floats]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
+
+Rows = TypeVar("Rows", "Queries", "Prediction")
+_OF_ALL_ROWS = ("task", "recommender", "values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +48,10 @@ class Queries:
     def __len__(self) -> int:
         return len(self.users)
 
+    def take(self, rows: Integers) -> Queries:
+        """Return some of the queries, in the order of ``rows``."""
+        return _take(self, rows)
+
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
@@ -74,6 +81,20 @@ class Prediction:
     probabilities: Floats | None = None
     values: Floats | None = None
     texts: Sequence[str] | None = None
+
+    def take(self, rows: Integers) -> Prediction:
+        """Return the answers to some of the queries, in the order of ``rows``."""
+        return _take(self, rows)
+
+
+def _take(whole: Rows, rows: Integers) -> Rows:
+    columns = {name: each for name, each in vars(whole).items() if name not in _OF_ALL_ROWS}
+    taken = {
+        name: each[rows] if isinstance(each, np.ndarray) else [each[row] for row in rows]
+        for name, each in columns.items()
+        if each is not None
+    }
+    return replace(whole, **taken)
 
 
 @dataclass(frozen=True, eq=False)

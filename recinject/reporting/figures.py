@@ -21,14 +21,14 @@ from recinject.reporting.inputs import LANGUAGE_MODEL, LossRow
 from recinject.reporting.wording import LOWER_IS_BETTER, metric_label, number, recommender_label
 
 # Blue against grey stays apart in every kind of colour blindness (Okabe and Ito, 2008).
-_ACCENT, _BASELINE, _INK, _QUIET, _LINE = "#0072b2", "#aab2bd", "#1d2430", "#5b6675", "#d5dae1"
+ACCENT, BASELINE, INK, QUIET, LINE = "#0072b2", "#aab2bd", "#1d2430", "#5b6675", "#d5dae1"
 # In the page the colours follow its light or dark theme.
 _THEMED = {
-    _ACCENT: "var(--accent)",
-    _BASELINE: "var(--bar)",
-    _INK: "var(--ink)",
-    _QUIET: "var(--quiet)",
-    _LINE: "var(--line)",
+    ACCENT: "var(--accent)",
+    BASELINE: "var(--bar)",
+    INK: "var(--ink)",
+    QUIET: "var(--quiet)",
+    LINE: "var(--line)",
 }
 _PANEL_WIDTH = 4.4
 
@@ -59,24 +59,24 @@ def _draw_metric(axes: Axes, rows: Sequence[MetricResult]) -> None:
     whiskers = np.nan_to_num([[r.value - r.ci_low, r.ci_high - r.value] for r in rows]).T.clip(0)
     own = [row.recommender == LANGUAGE_MODEL for row in rows]
     places = np.arange(len(rows))
-    colours = [_ACCENT if flag else _BASELINE for flag in own]
+    colours = [ACCENT if flag else BASELINE for flag in own]
     axes.barh(places, values, height=0.68, color=colours)
-    axes.errorbar(values, places, xerr=whiskers, fmt="none", ecolor=_INK, elinewidth=1.1)
+    axes.errorbar(values, places, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1.1)
     axes.set_yticks(places, [recommender_label(row.recommender) for row in rows])
     for label, flag in zip(axes.get_yticklabels(), own, strict=True):
-        label.set(color=_ACCENT if flag else _INK, fontweight="bold" if flag else "normal")
+        label.set(color=ACCENT if flag else INK, fontweight="bold" if flag else "normal")
     ends = values + whiskers[1]
     reach = max(float(ends.max()), 1e-9)
     for place, end, row, flag in zip(places, ends, rows, own, strict=True):
         weight = "bold" if flag else "normal"
         spot = (end + 0.02 * reach, place)
-        axes.annotate(number(row.value), spot, va="center", color=_INK, fontweight=weight)
+        axes.annotate(number(row.value), spot, va="center", color=INK, fontweight=weight)
     axes.set_xlim(0, 1.2 * reach)
     axes.invert_yaxis()
     metric = rows[0].metric
     better = " (lower is better)" if metric in LOWER_IS_BETTER else ""
-    axes.set_title(metric_label(metric) + better, loc="left", color=_INK, fontweight="bold")
-    _quieten(axes)
+    axes.set_title(metric_label(metric) + better, loc="left", color=INK, fontweight="bold")
+    quieten(axes)
 
 
 def loss_figure(log: Sequence[LossRow]) -> Figure:
@@ -88,17 +88,17 @@ def loss_figure(log: Sequence[LossRow]) -> Figure:
         (r.step, r.eval_loss) for r in log if r.eval_loss is not None and isfinite(r.eval_loss)
     ]
     if train:
-        axes.plot(*zip(*train, strict=True), color=_QUIET, linewidth=1.4, label="training")
+        axes.plot(*zip(*train, strict=True), color=QUIET, linewidth=1.4, label="training")
     if validation:
         points = list(zip(*validation, strict=True))
-        axes.plot(*points, "o-", color=_ACCENT, linewidth=2, markersize=5, label="validation")
-    axes.set_xlabel("step", color=_QUIET)
-    axes.set_title("Loss a token", loc="left", color=_INK, fontweight="bold")
+        axes.plot(*points, "o-", color=ACCENT, linewidth=2, markersize=5, label="validation")
+    axes.set_xlabel("step", color=QUIET)
+    axes.set_title("Loss a token", loc="left", color=INK, fontweight="bold")
     if train or validation:
-        axes.legend(frameon=False, labelcolor=_INK)
-    axes.grid(axis="y", color=_LINE, linewidth=0.8)
-    axes.tick_params(axis="y", labelcolor=_QUIET, labelsize=9)
-    _quieten(axes)
+        axes.legend(frameon=False, labelcolor=INK)
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.tick_params(axis="y", labelcolor=QUIET, labelsize=9)
+    quieten(axes)
     return figure
 
 
@@ -112,24 +112,25 @@ def scale_figure(log: Sequence[LossRow]) -> Figure:
     steps, mean, least, share = np.array(rows, float).T
     figure = Figure(figsize=(8.0, 3.2), layout="constrained")
     axes = figure.subplots()
-    axes.plot(steps, mean, color=_ACCENT, linewidth=2, label="mean")
-    axes.plot(steps, least, color=_INK, linewidth=1.2, label="smallest")
-    axes.plot(steps, share, "--", color=_QUIET, linewidth=1.4, label="share below 1")
+    axes.plot(steps, mean, color=ACCENT, linewidth=2, label="mean")
+    axes.plot(steps, least, color=INK, linewidth=1.2, label="smallest")
+    axes.plot(steps, share, "--", color=QUIET, linewidth=1.4, label="share below 1")
     axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel("step", color=_QUIET)
-    axes.set_title("Scale of a tensor's step", loc="left", color=_INK, fontweight="bold")
-    axes.legend(frameon=False, labelcolor=_INK)
-    axes.grid(axis="y", color=_LINE, linewidth=0.8)
-    axes.tick_params(axis="y", labelcolor=_QUIET, labelsize=9)
-    _quieten(axes)
+    axes.set_xlabel("step", color=QUIET)
+    axes.set_title("Scale of a tensor's step", loc="left", color=INK, fontweight="bold")
+    axes.legend(frameon=False, labelcolor=INK)
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.tick_params(axis="y", labelcolor=QUIET, labelsize=9)
+    quieten(axes)
     return figure
 
 
-def _quieten(axes: Axes) -> None:
+def quieten(axes: Axes) -> None:
+    """Leave of an axes' frame what is needed to read it."""
     axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(_LINE)
+    axes.spines["bottom"].set_color(LINE)
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.tick_params(axis="x", color=_LINE, labelcolor=_QUIET, labelsize=9)
+    axes.tick_params(axis="x", color=LINE, labelcolor=QUIET, labelsize=9)
     axes.tick_params(axis="y", length=0)
     axes.set_axisbelow(True)
 

@@ -9,6 +9,7 @@ from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.examples import Example
 from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
 
 LANGUAGE_MODEL = "language_model"
@@ -99,6 +100,27 @@ class LossRow:
 
 
 @dataclass(frozen=True)
+class Confusion:
+    """Which ratings were taken for which.
+
+    Attributes:
+        values: the ratings, ascending.
+        counts: how often each, by row, was predicted to the nearest as each, by column.
+    """
+
+    values: Sequence[float]
+    counts: Sequence[Sequence[int]]
+
+
+@dataclass(frozen=True)
+class SharePoint:
+    """What a recommender scored that learnt from a share of the training events."""
+
+    share: float
+    result: MetricResult
+
+
+@dataclass(frozen=True)
 class ReportInputs:
     """Everything a report shows.
 
@@ -111,6 +133,7 @@ class ReportInputs:
         durations: seconds by stage, in order.
         model: the language model, None where the baselines were evaluated alone.
         sampled_candidates: how many negatives stand beside the positive in a ranking query.
+        confusion: of the ratings that the model, or the best baseline, predicted.
     """
 
     name: str
@@ -129,6 +152,8 @@ class ReportInputs:
     audit: Sequence[Finding]
     examples: Sequence[Example]
     sampled_candidates: int = 99
+    slices: Sequence[SliceResult] = ()
+    confusion: Confusion | None = None
 
     @property
     def scaled(self) -> bool:

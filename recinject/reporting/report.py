@@ -12,17 +12,22 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.slices import SliceResult
 from recinject.reporting import tables, wording
+from recinject.reporting.curves import confusion_figure, slice_figure
 from recinject.reporting.figures import loss_figure, metric_figure, scale_figure, to_png, to_svg
 from recinject.reporting.headline import (
     Standing,
     leader,
+    main_metric,
     ordered_tasks,
     ranked,
     sentences,
     standings,
 )
 from recinject.reporting.inputs import LANGUAGE_MODEL, ModelFacts, ReportInputs
+
+_LINES = 3
 
 
 def write_report(inputs: ReportInputs, folder: Path) -> None:
@@ -86,6 +91,7 @@ def content_of(inputs: ReportInputs) -> dict[str, Any]:
         "standings": _standings(inputs),
         "metric_tables": tables.metric_tables(inputs.metrics, inputs.sampled_candidates),
         "meanings": wording.metric_meanings(row.metric for row in inputs.metrics),
+        "slice_tables": tables.slice_tables(inputs.slices),
         "comparison_tables": tables.comparison_tables(inputs.comparisons),
         "cleaning_table": tables.cleaning_table(inputs.data.cleaning),
         "sample_table": tables.sample_table(inputs.samples),
@@ -120,9 +126,32 @@ def _panels(inputs: ReportInputs) -> list[list[MetricResult]]:
     return [rows for rows in panels if rows]
 
 
+def _sliced(inputs: ReportInputs) -> dict[str, list[SliceResult]]:
+    """Return what is drawn of each task's slices: the model and the best of the others."""
+    found: dict[str, list[SliceResult]] = {}
+    for task in ordered_tasks(inputs.metrics):
+        best = [
+            r.recommender for r in ranked(task, main_metric(task, inputs.metrics), inputs.metrics)
+        ]
+        own = [name for name in best if name == LANGUAGE_MODEL]
+        others = [name for name in best if not name.startswith(LANGUAGE_MODEL)][:_LINES]
+        rows = [
+            row
+            for name in (*own, *others)
+            for row in inputs.slices
+            if (row.task, row.recommender) == (task, name)
+        ]
+        if rows:
+            found[task] = rows
+    return found
+
+
 def _png_figures(inputs: ReportInputs) -> dict[str, Figure]:
     by_task = groupby(_panels(inputs), key=lambda rows: rows[0].task)
     figures = {f"metrics_{task}": metric_figure(list(panels), 2) for task, panels in by_task}
+    figures |= {f"slices_{task}": slice_figure(rows) for task, rows in _sliced(inputs).items()}
+    if inputs.confusion and "metrics_rating" in figures:
+        figures["confusion"] = confusion_figure(inputs.confusion)
     if inputs.training:
         figures["loss"] = loss_figure(inputs.training)
     if inputs.scaled:
@@ -135,6 +164,10 @@ def _svg_figures(inputs: ReportInputs) -> dict[str, list[Markup]]:
     for rows in _panels(inputs):
         label = f"{rows[0].task}: {wording.metric_label(rows[0].metric)} by recommender"
         figures.setdefault(rows[0].task, []).append(to_svg(metric_figure([rows]), label))
+    for task, rows in _sliced(inputs).items():
+        figures[task].append(to_svg(slice_figure(rows), f"{task}: by slice of the queries"))
+    if inputs.confusion and "rating" in figures:
+        figures["rating"].append(to_svg(confusion_figure(inputs.confusion), "Ratings confused"))
     if inputs.training:
         figures["training"] = [to_svg(loss_figure(inputs.training), "Loss by training step")]
     if inputs.scaled:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
 from recinject.reporting.headline import advantage, main_metric, ordered_tasks, ranked
 from recinject.reporting.inputs import LANGUAGE_MODEL, SampleRow
@@ -88,6 +89,35 @@ def _metric_table(task: str, metrics: Sequence[MetricResult], sampled_candidates
     n = counts(row.n for row in own)
     note = f"n = {n} users. {task_meaning(task, sampled_candidates)}".rstrip()
     return Table(task.capitalize(), ["Recommender", *map(metric_label, names)], rows, note=note)
+
+
+def slice_tables(slices: Sequence[SliceResult]) -> list[Table]:
+    """Make one table a task and way of slicing: recommenders by slices of the queries."""
+    kinds = dict.fromkeys((row.task, row.metric, row.by) for row in slices)
+    return [
+        _slice_table(f"{metric_label(metric)} of {task} by {by}", rows)
+        for task, metric, by in kinds
+        for rows in [[r for r in slices if (r.task, r.metric, r.by) == (task, metric, by)]]
+    ]
+
+
+def _slice_table(title: str, slices: Sequence[SliceResult]) -> Table:
+    queries = {row.slice: row.queries for row in slices}
+    values = {(row.recommender, row.slice): row for row in slices}
+    best = {
+        name: ranked(rows[0].task, rows[0].metric, rows)[0].value
+        for name in queries
+        for rows in [[row for row in slices if row.slice == name]]
+    }
+    rows = [
+        [
+            Cell(recommender_label(name), kind="own" if name == LANGUAGE_MODEL else ""),
+            *(_metric_cell(values.get((name, each)), best[each]) for each in queries),
+        ]
+        for name in dict.fromkeys(row.recommender for row in slices)
+    ]
+    header = ["Recommender", *(f"{name} (n = {count(n)})" for name, n in queries.items())]
+    return Table(title, header, rows)
 
 
 def _metric_cell(row: MetricResult | None, best: float | None) -> Cell:

@@ -8,7 +8,7 @@ from math import isfinite
 
 from recinject.reporting.inputs import LANGUAGE_MODEL
 
-LOWER_IS_BETTER = frozenset({"rmse", "mae"})
+LOWER_IS_BETTER = frozenset({"rmse", "mae", "ece"})
 MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
 SIGNIFICANT = 0.05
 DASH, _MINUS = "\u2013", "\u2212"
@@ -28,6 +28,7 @@ _RECOMMENDERS = {
     LANGUAGE_MODEL: "language model",
     f"{LANGUAGE_MODEL}_reworded": "model, new wording",
     f"{LANGUAGE_MODEL}_shuffled": "model, shuffled history",
+    f"{LANGUAGE_MODEL}_generated": "model, written answer",
     "item_knn": "item kNN",
     "ease": "EASE",
     "popularity_recent": "recent popularity",
@@ -40,6 +41,7 @@ _METRICS = {
     "ndcg": "NDCG: as the hit rate, but a hit counts less the lower it stands",
     "mrr": "MRR: mean of 1 / rank of the item, 0 where it is not in the list",
     "auc": "AUC: chance that a liked item scores above another",
+    "ece": "ECE: distance between the predicted chance of a rating of 4 or more and its share",
     "rmse": "RMSE: root mean squared error in rating points, lower is better",
     "mae": "MAE: mean absolute error in rating points, lower is better",
 }
@@ -68,7 +70,7 @@ def task_meaning(task: str, sampled_candidates: int) -> str:
             f"Sampled metrics: 1 positive and {sampled_candidates} sampled candidates, stored once "
             "and the same for every recommender. Not comparable with retrieval."
         ),
-        "rating": "A rating is predicted. Lower is better for RMSE and MAE.",
+        "rating": "A rating is predicted. Lower is better for all but AUC.",
     }
     return meanings.get(task, "")
 

@@ -14,6 +14,7 @@ from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.table import ITEM_TOKEN
 from recinject.samples.builder import REWORDED, SHUFFLED, Builder, Wording
+from recinject.samples.demonstrations import Demonstrations
 from recinject.samples.encoding import Dialect
 from recinject.samples.store import Forms, write_samples
 from recinject.samples.tokenizer import add_tokens, train_tokenizer
@@ -38,6 +39,7 @@ class SampleFactory:
         passes: how many times each training sample is drawn, with other chance each time.
         limit: how many samples of a task and split to make at most; None makes all.
         seed: the run's seed.
+        shots: how many worked examples come before each validation and test prompt.
     """
 
     tasks: Sequence[Task]
@@ -49,6 +51,7 @@ class SampleFactory:
     passes: int
     limit: int | None
     seed: int
+    shots: int = 0
 
     def builders(self) -> Iterator[Builder]:
         """Yield the builder of every task and split, one part of the split after another."""
@@ -68,7 +71,7 @@ class SampleFactory:
         return [REWORDED] * held_out + [SHUFFLED] * plain
 
     def _builder(self, task: Task, view: View, split: str) -> Builder:
-        return Builder(
+        builder = Builder(
             task,
             self.wordings[task.name],
             view,
@@ -79,6 +82,11 @@ class SampleFactory:
             self.limit,
             self.seed,
         )
+        if view.part is Part.TRAIN or not self.shots:
+            return builder
+        training = self.split.view(Part.TRAIN)
+        shown = Demonstrations.before(builder, training, self.shots)
+        return replace(builder, demonstrations=shown)
 
 
 def make_factory(
@@ -95,6 +103,7 @@ def make_factory(
     seed: int,
     passes: int = 1,
     limit: int | None = None,
+    shots: int = 0,
     new_tokens: Sequence[str] = (),
     causal: bool = False,
     ends: int | Sequence[int] | None = None,
@@ -114,6 +123,7 @@ def make_factory(
         seed: the run's seed.
         passes: how many times each training sample is drawn, with other chance each time.
         limit: how many samples of a task and split to make at most; None makes all.
+        shots: how many worked examples come before each validation and test prompt.
         new_tokens: texts that the tokenizer, given or learnt, is made to read as one token each,
             beyond ``vocab_size``.
         causal: whether the model that reads the samples is causal, and no encoder-decoder.
@@ -135,7 +145,9 @@ def make_factory(
     dialect = Dialect.of_model(tokenizer, causal, ends)
     wordings = Wording.make_all(list(templates.values()), list(written.values()), ratings, dialect)
     named = dict(zip(templates, wordings, strict=True))
-    return SampleFactory(tasks, named, split, catalog, tokenizer, limits, passes, limit, seed)
+    return SampleFactory(
+        tasks, named, split, catalog, tokenizer, limits, passes, limit, seed, shots
+    )
 
 
 def rating_labels(split: Split) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -16,8 +17,9 @@ from pandas.util import hash_array
 from recinject.data.schema import Floats, Integers
 from recinject.data.splitting import Part, View
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.ragged import Array, Ragged, is_among, one_below_another
+from recinject.foundation.ragged import Array, Ragged, is_among, one_below_another, side_by_side
 from recinject.foundation.randomness import Chance, combine, derive_bits
+from recinject.samples.demonstrations import AFTER, BETWEEN, Demonstrations
 from recinject.samples.encoding import Dialect, Encoder, Tokens
 from recinject.tasks.task import Keys, Task
 from recinject.templating.context import Contexts, SlotKind
@@ -114,6 +116,8 @@ class Wording:
             [template.bind(own) for template in found.templates]
             for found, own in zip(templates, pieces, strict=True)
         ]
+        for own, text in product(pieces, (BETWEEN, AFTER)):
+            own.literal(text)
         splits = [all(template.splits_at_blanks for template in found) for found in bound]
         encoders = Encoder.make_all(dialect, pieces, splits)
         return [
@@ -184,6 +188,8 @@ class Builder:
         passes: how many times each sample is drawn, with other chance each time.
         limit: how many samples to make at most; None makes all.
         seed: the run's seed.
+        demonstrations: the worked examples before each prompt, or None. They alone make a sample
+            depend on other users.
     """
 
     task: Task
@@ -195,6 +201,7 @@ class Builder:
     passes: int
     limit: int | None
     seed: int
+    demonstrations: Demonstrations | None = None
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -222,7 +229,8 @@ class Builder:
         users = np.searchsorted(self.offsets, places, side="right") - 1
         indices = places - self.offsets[users]
         drawn = indices + passes * self._counts[users]
-        chance = Chance(combine(self._bits(users), drawn))
+        keys = combine(self._bits(users), drawn)
+        chance = Chance(keys)
         words = self.wording.item_words
         contexts = self.task.sample(self.view, Keys(users, indices, chance), words)
         self._refuse_leak(contexts)
@@ -230,7 +238,9 @@ class Builder:
         wordings = legal[chance.below(len(legal))]
         if self.split == SHUFFLED:
             contexts = contexts.with_history_in(chance.orders(contexts.slots["history"].lengths))
-        return self._within_limits(contexts, drawn, wordings)
+        shown = self.demonstrations
+        examples = None if shown is None else shown.pieces(users, keys)
+        return self._within_limits(contexts, drawn, wordings, examples)
 
     def table(self, batch: Batch) -> pa.Table:
         """Return samples in words, as rows of :data:`SCHEMA`."""
@@ -322,10 +332,14 @@ class Builder:
         )
         return prompts, completions
 
-    def _within_limits(self, contexts: Contexts, indices: Array, wordings: Array) -> Batch:
+    def _within_limits(
+        self, contexts: Contexts, indices: Array, wordings: Array, examples: Ragged | None
+    ) -> Batch:
         """Leave out the oldest items of a history until prompt and completion fit."""
         while True:
             pieces, encoder = self._write(contexts, wordings), self.wording.encoder
+            if examples is not None:
+                pieces = side_by_side([examples, pieces[0]]), pieces[1]
             lengths = encoder.lengths(pieces[0]), encoder.lengths(pieces[1], completions=True)
             over = (length - most for length, most in zip(lengths, self.limits, strict=True))
             surplus = np.maximum(*over)
@@ -340,8 +354,9 @@ class Builder:
                 f"task {self.task.name}: a {self.split} sample of user {user} takes "
                 f"{lengths[0][row]} + {lengths[1][row]} tokens with one item of history, "
                 f"{self.limits[0]} + {self.limits[1]} are allowed",
-                hint="raise samples.max_prompt_tokens or samples.max_completion_tokens, or write "
-                "items shorter, as in samples.phrases.candidates='{{ identifier }}'",
+                hint="raise samples.max_prompt_tokens or samples.max_completion_tokens, lower "
+                "samples.shots, or write items shorter, as in "
+                "samples.phrases.candidates='{{ identifier }}'",
             )
         return Batch(contexts, indices, wordings, *pieces)
 

@@ -160,4 +160,42 @@ def test_what_cannot_be_measured_is_refused(
 
 def test_metric_names_are_known_by_task() -> None:
     assert metric_names("ranking", (1,)) == ["hr@1", "ndcg@1", "mrr"]
-    assert metric_names("rating") == ["rmse", "mae", "auc"]
+    assert metric_names("rating") == ["rmse", "mae", "auc", "ece"]
+
+
+def test_calibration_error_agrees_with_counting() -> None:
+    rng = np.random.default_rng(4)
+    chances = rng.dirichlet(np.ones(5), 400)
+    labels = rng.integers(1, 6, 400).astype(float)
+    queries = asked("rating", rng.integers(0, 50, 400).tolist(), labels)
+    prediction = Prediction(
+        "model",
+        "rating",
+        ratings=chances @ np.arange(1.0, 6),
+        probabilities=chances,
+        values=np.arange(1.0, 6),
+    )
+    positive, likely = labels >= 4, chances[:, 3:].sum(1)
+    bins = np.minimum((likely * 10).astype(int), 9)
+    gaps = [
+        (bins == b).mean() * abs(likely[bins == b].mean() - positive[bins == b].mean())
+        for b in set(bins.tolist())
+    ]
+    found = {row.metric: row for row in evaluate_prediction(prediction, queries, resamples=50)}
+    assert found["ece"].value == pytest.approx(sum(gaps))
+    assert found["ece"].ci_low < found["ece"].ci_high
+
+
+def test_a_distribution_that_is_always_right_is_calibrated() -> None:
+    labels = np.array([1.0, 5.0, 3.0, 4.0])
+    chances = (labels[:, None] == np.arange(1.0, 6)).astype(float)
+    prediction = Prediction(
+        "model", "rating", ratings=labels, probabilities=chances, values=np.arange(1.0, 6)
+    )
+    queries = asked("rating", [0, 1, 2, 3], labels)
+    assert {r.metric: r.value for r in evaluate_prediction(prediction, queries, resamples=5)} == {
+        "rmse": 0,
+        "mae": 0,
+        "auc": 1,
+        "ece": 0,
+    }

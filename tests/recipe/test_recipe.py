@@ -231,3 +231,15 @@ def test_a_head_has_its_one_task_and_is_trained(tiny_recipe, overrides, said):
 def test_an_unknown_head_is_refused(tiny_recipe):
     with pytest.raises(RecinjectError, match="model.head: Input should be 'text', 'regression'"):
         load_recipe(str(tiny_recipe), ["model.head=ranking"])
+
+
+def test_a_head_writes_nothing(smallest):
+    others = [f"samples.tasks.{task}=null" for task in TASKS if task != "rating"]
+    settings = ["model.head=regression", "evaluation.generate=true", *others]
+    assert "evaluation.generate=false" in refusal(str(smallest), settings)
+
+
+def test_a_shipped_folder_of_prompts_is_found_from_anywhere(smallest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = load_recipe(str(smallest), ["samples.prompts=prompts/zero_shot"])
+    assert (recipe.samples.prompts / "rating.yaml").is_file()

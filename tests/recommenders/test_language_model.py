@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from recinject.decoding.candidates import pad_sequences, score_candidates
 from recinject.foundation.errors import RecinjectError
 from recinject.models.building import build_model
+from recinject.models.heads import RatingModel
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Queries
 from recinject.samples.encoding import Dialect
@@ -94,16 +97,58 @@ def test_equal_candidates_are_tied(model):
     np.testing.assert_array_equal(prediction.tied, 2)
 
 
-@pytest.mark.parametrize(
-    "labels", [RATINGS, {"1": 1.0, "2 stars": 2.0}], ids=["one token", "several tokens"]
-)
-def test_a_rating_is_the_mean_of_the_labels_by_likelihood(model, labels):
+LABELS = {
+    "one token": (RATINGS, False),
+    "several tokens": ({"1": 1.0, "2 cars": 2.0}, False),
+    "one begins another": ({"2": 1.0, "2 cars": 2.0}, True),
+}
+
+
+@pytest.mark.parametrize(("labels", "ends"), LABELS.values(), ids=LABELS)
+def test_a_rating_is_the_mean_of_the_labels_by_likelihood(model, labels, ends):
     prediction = LanguageModel(model, TOKENIZER, TITLES, labels).predict(queries("rating"), 1)
-    ends = labels is not RATINGS
     tokens = [TOKENIZER.encode(text, add_special_tokens=ends).ids for text in labels]
     odds = np.exp(scores_by_hand(model, pad_sequences(tokens)))
     expected = odds @ np.array(list(labels.values())) / odds.sum(1)
     np.testing.assert_allclose(prediction.ratings, expected, atol=1e-4)
+    np.testing.assert_allclose(prediction.mass, odds.sum(1), atol=1e-4)
+    np.testing.assert_allclose(
+        prediction.probabilities, odds / odds.sum(1, keepdims=True), atol=1e-4
+    )
+    assert prediction.values.tolist() == list(labels.values())
+
+
+def test_labels_after_a_blank_of_its_own_are_read_in_one_step():
+    """As Gemma's tokenizer has it: the blank before a digit is a token that all labels share."""
+    tokenizer = Tokenizer(models.BPE({t: n for n, t in enumerate("#~12.abc ")}, []))
+    tokenizer.add_special_tokens(["#"])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        sizes = {"n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 64}
+        gpt = GPT2LMHeadModel(GPT2Config(vocab_size=16, eos_token_id=0, bos_token_id=0, **sizes))
+    n = np.zeros(3, np.int32)
+    prompts = ["ab.", "abc abc.", "c c c c c."]
+    asked = Queries("rating", list("abc"), prompts, n, [n[:0]] * 3, n)
+    found = LanguageModel(gpt, tokenizer, ["a", "b"], {"1": 1.0, "2": 2.0}).predict(asked, 1)
+    for row, prompt in enumerate(prompts):
+        ids = torch.tensor([tokenizer.encode(f"{prompt} ").ids])
+        with torch.no_grad():
+            odds = gpt.eval()(ids).logits[0, -2:].softmax(-1)
+        mass = float(odds[0, ids[0, -1]]) * odds[1, [2, 3]].numpy()
+        assert found.mass[row] == pytest.approx(mass.sum(), abs=1e-5)
+        assert found.ratings[row] == pytest.approx(mass @ [1, 2] / mass.sum(), abs=1e-5)
+
+
+def test_a_head_of_classes_gives_its_distribution(model):
+    head = RatingModel(copy.deepcopy(model), "classification", [1, 2, 4], [1, 2, 1]).eval()
+    torch.nn.init.normal_(head.head.weight, generator=torch.Generator().manual_seed(1))
+    found = LanguageModel(head, TOKENIZER, TITLES).predict(queries("rating"), 1)
+    for row, prompt in enumerate(PROMPTS):
+        ids = torch.tensor([TOKENIZER.encode(prompt).ids])
+        assert found.ratings[row] == pytest.approx(
+            float(head.rate(ids, torch.ones_like(ids))), abs=1e-4
+        )
+    np.testing.assert_allclose(found.probabilities @ [1, 2, 4], found.ratings)
 
 
 def test_the_model_is_left_in_the_mode_it_was_in(model):

@@ -6,14 +6,27 @@ from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.examples import Example
 from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
-from recinject.reporting.inputs import DataFacts, LossRow, ModelFacts, ReportInputs, SampleRow
+from recinject.reporting.inputs import (
+    Confusion,
+    DataFacts,
+    LossRow,
+    ModelFacts,
+    ReportInputs,
+    SampleRow,
+)
 
 VALUES = {
     ("retrieval", "hr@10"): {"language_model": 0.052, "item_knn": 0.083, "popularity": 0.031},
     ("retrieval", "ndcg@10"): {"language_model": 0.027, "item_knn": 0.044, "popularity": 0.016},
     ("ranking", "hr@10"): {"language_model": 0.512, "item_knn": 0.433, "popularity": 0.391},
     ("rating", "rmse"): {"language_model": 0.981, "item_mean": 1.012, "global_mean": 1.102},
+}
+
+SLICES = {
+    "history length": {"1 to 5": 1200, "6 to 20": 800},
+    "item popularity": {"tail": 400, "head": 1600},
 }
 
 
@@ -74,6 +87,13 @@ def inputs(metrics: list[MetricResult], comparisons: list[Comparison]) -> Report
             Finding("identifier leak", 0.0, "ok", "the next number is never the next item"),
             Finding("truncated prompts", 0.131, "warning", "13 % of prompts were cut"),
         ],
+        slices=[
+            SliceResult("rating", name, "rmse", v, v - 0.1, v + 0.1, 900, by, each, queries)
+            for by, slices in SLICES.items()
+            for name, shift in (("language_model", 0.0), ("item_mean", 0.05))
+            for (each, queries), v in zip(slices.items(), (1.0 + shift, 0.9 + shift), strict=True)
+        ],
+        confusion=Confusion([1.0, 4.0, 5.0], [[2, 7, 1], [0, 300, 40], [0, 60, 190]]),
         examples=[
             Example("retrieval", f"Bought {title}. What next?", "Mug", ["Pot", "Mug"],
                        "hit at rank 2", True),

@@ -37,7 +37,8 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def bare(inputs: ReportInputs) -> ReportInputs:
-    nothing = {"samples": [], "training": [], "metrics": [], "comparisons": [], "audit": []}
+    names = ("samples", "training", "metrics", "comparisons", "audit", "slices")
+    nothing = {name: [] for name in names} | {"confusion": None}
     model = ModelFacts("google/flan-t5-small", "not trained (zero-shot)", 0, 77_000_000)
     data = replace(inputs.data, cleaning=[], tie_rate=None, future_share=None)
     return replace(inputs, **nothing, examples=[], durations={}, model=model, data=data)
@@ -59,7 +60,7 @@ def test_every_figure_the_markdown_shows_lies_beside_it(
 ) -> None:
     figures = re.findall(r"\]\((figures/[^)]*)\)", written(inputs, tmp_path)[1])
     assert sorted(figures) == sorted(f"figures/{p.name}" for p in (tmp_path / "figures").iterdir())
-    assert len(figures) == 4
+    assert len(figures) == 6
 
 
 def test_the_page_is_well_formed_and_needs_no_network(inputs: ReportInputs, tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_tables_in_markdown_keep_their_columns(inputs: ReportInputs, tmp_path: P
     text = written(replace(inputs, audit=hostile), tmp_path)[1]
     html = MarkdownIt("commonmark").enable("table").render(text)
     bodies = re.findall(r"<table>(.*?)</table>", html, flags=re.DOTALL)
-    assert len(bodies) == 8
+    assert len(bodies) == 10
     for body in bodies:
         rows = re.findall(r"<tr>(.*?)</tr>", body, flags=re.DOTALL)
         assert len({len(re.findall(r"<t[hd]\b", row)) for row in rows}) == 1

@@ -1,0 +1,122 @@
+"""The figures of slices, of confused ratings, and of what more training data buys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.slices import SliceResult
+from recinject.reporting.figures import ACCENT, BASELINE, INK, LINE, QUIET, quieten
+from recinject.reporting.inputs import LANGUAGE_MODEL, Confusion, SharePoint
+from recinject.reporting.wording import metric_label, recommender_label
+
+_MARKERS = ("s", "^", "D", "v", "P", "X", "*")
+_PANEL = (4.4, 3.2)
+_ASIDE = 0.06
+
+
+def slice_figure(rows: Sequence[SliceResult]) -> Figure:
+    """Draw one metric by slice, one panel a way of slicing, one line a recommender.
+
+    Args:
+        rows: of one task and metric; recommenders in the order of the legend.
+    """
+    kinds = list(dict.fromkeys(row.by for row in rows))
+    figure = Figure(figsize=(_PANEL[0] * len(kinds), _PANEL[1]), layout="constrained")
+    for axes, by in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        own = [row for row in rows if row.by == by]
+        names = list(dict.fromkeys(row.slice for row in own))
+        queries = {row.slice: row.queries for row in own}
+        for turn, name in enumerate(dict.fromkeys(row.recommender for row in own)):
+            found = [row for row in own if row.recommender == name and isfinite(row.value)]
+            # Side by side, so that no whisker hides another.
+            places = [names.index(row.slice) + _ASIDE * turn for row in found]
+            _line(axes, places, found, name, turn)
+        _finish(axes, f"{metric_label(rows[0].metric)} by {by}")
+        ticks = [f"{name}\nn = {queries[name]:,}" for name in names]
+        axes.set_xticks(range(len(names)), ticks)
+    return figure
+
+
+def share_figure(points: Sequence[SharePoint]) -> Figure:
+    """Draw an error by the share of the training ratings that were learnt from.
+
+    Args:
+        points: of one metric; recommenders in the order of the legend.
+    """
+    figure = Figure(figsize=(6.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    for turn, name in enumerate(dict.fromkeys(point.result.recommender for point in points)):
+        own = [point for point in points if point.result.recommender == name]
+        _line(axes, [100 * p.share for p in own], [p.result for p in own], name, turn)
+    axes.set_xscale("log")
+    shares = sorted({100 * point.share for point in points})
+    axes.set_xlabel("share of the training ratings learnt from, %", color=QUIET)
+    _finish(axes, f"{metric_label(points[0].result.metric)} by training data")
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.minorticks_off()
+    return figure
+
+
+def confusion_figure(confusion: Confusion) -> Figure:
+    """Draw which ratings were taken for which: each row's shares, dark where most fell."""
+    counts = np.array(confusion.counts, float)
+    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    figure = Figure(figsize=(4.6, 4.0), layout="constrained")
+    axes = figure.subplots()
+    colours = LinearSegmentedColormap.from_list("", ["#ffffff", ACCENT])
+    places = np.arange(len(shares))
+    # An image would be a bitmap inside the page.
+    axes.pcolormesh(places, places, shares, cmap=colours, vmin=0, shading="nearest")
+    axes.invert_yaxis()
+    for row, column in np.ndindex(*shares.shape):
+        colour = "#ffffff" if shares[row, column] > shares.max() / 2 else "#1d2430"
+        text = f"{100 * shares[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    names = [f"{value:g}" for value in confusion.values]
+    axes.set_xticks(range(len(names)), names)
+    rows = zip(names, counts.sum(1), strict=True)
+    axes.set_yticks(range(len(names)), [f"{name}  (n = {int(n):,})" for name, n in rows])
+    axes.set_xlabel("predicted rating, to the nearest", color=QUIET)
+    axes.set_ylabel("true rating", color=QUIET)
+    axes.tick_params(length=0, labelcolor=QUIET, labelsize=9)
+    axes.spines[:].set_visible(False)
+    axes.set_title("Per cent of each true rating", loc="left", color=INK, fontweight="bold")
+    return figure
+
+
+def _line(
+    axes: Axes,
+    places: Sequence[float],
+    rows: Sequence[MetricResult],
+    name: str,
+    turn: int,
+) -> None:
+    values = np.array([row.value for row in rows])
+    whiskers = np.array([[r.value - r.ci_low, r.ci_high - r.value] for r in rows]).T.clip(0)
+    is_own = name.startswith(LANGUAGE_MODEL)
+    axes.errorbar(
+        places,
+        values,
+        yerr=np.nan_to_num(whiskers),
+        color=ACCENT if is_own else BASELINE,
+        marker="o" if is_own else _MARKERS[turn % len(_MARKERS)],
+        markersize=5,
+        linewidth=2 if is_own else 1.3,
+        elinewidth=1,
+        label=recommender_label(name),
+    )
+
+
+def _finish(axes: Axes, title: str) -> None:
+    axes.set_title(title, loc="left", color=INK, fontweight="bold")
+    quieten(axes)
+    axes.grid(axis="y", color=LINE, linewidth=0.8)
+    axes.tick_params(axis="y", labelcolor=QUIET, labelsize=9)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
