@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recinject.data.schema import Integers, Interactions
+from recinject.data.schema import Interactions
 from recinject.evaluation.metrics import MetricResult, evaluate_prediction
+from recinject.foundation.ragged import Array
 from recinject.recommenders.protocol import Prediction, Queries
 
 HISTORY, POPULARITY = "history length", "item popularity"
@@ -28,7 +29,7 @@ class Slice:
 
     by: str
     name: str
-    rows: Integers
+    rows: Array
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def slice_queries(queries: Queries, training: Interactions) -> list[Slice]:
     ]
 
 
-def _thirds(counts: Integers) -> Integers:
+def _thirds(counts: Array) -> Array:
     """Return 0 for the rarest items up to 2 for the most popular, each a third of the events."""
     order = np.argsort(counts, kind="stable")
     middles = 2 * np.cumsum(counts[order]) - counts[order]
@@ -73,7 +74,7 @@ def _thirds(counts: Integers) -> Integers:
     return thirds
 
 
-def _slices(by: str, names: Sequence[str], numbers: Integers) -> Iterator[Slice]:
+def _slices(by: str, names: Sequence[str], numbers: Array) -> Iterator[Slice]:
     for number, name in enumerate(names):
         rows = np.flatnonzero(numbers == number)
         if len(rows):

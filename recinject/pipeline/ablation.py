@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 import math
-import os
-import shlex
-import shutil
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import yaml
 
 from recinject.evaluation.evaluate import Protocol, measure
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.seeds import SeedComparison, load_answers
 from recinject.evaluation.statistics import compare
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.foundation.manifest import RunManifest
 from recinject.foundation.progress import say
-from recinject.foundation.storage import atomic_folder, read_json, write_json
+from recinject.foundation.storage import read_json, write_json
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.facts import gather
+from recinject.pipeline.parts import part_of, prepare_part
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.recipe import AblationSection, Recipe
 from recinject.recommenders.protocol import Prediction
@@ -36,8 +30,6 @@ from recinject.reporting.ablation import (
     write_ablation_report,
 )
 from recinject.reporting.inputs import LANGUAGE_MODEL
-
-_SHARED = ("data", "identifiers", "samples")
 
 
 @dataclass(frozen=True)
@@ -130,11 +122,7 @@ def _train_all(run: Run) -> dict[str, list[Run]]:
     for number, (seed, variant) in enumerate(((s, v) for s in seeds for v in chosen), 1):
         say(f"\nablation: {variant.name}, seed {seed} ({number} of {len(seeds) * len(chosen)})")
         each = _run_of(run.recipe, section, variant, seed)
-        if is_first_process():
-            each.recipe.folder.mkdir(parents=True, exist_ok=True)
-            _write_recipe(each.recipe)
-            if variant.name != BASE:
-                _share(runs[BASE][-1], each)
+        prepare_part(each, None if variant.name == BASE else runs[BASE][-1])
         evaluate(each)
         runs[variant.name].append(each)
     return runs
@@ -152,43 +140,7 @@ def _run_of(recipe: Recipe, section: AblationSection, variant: Variant, seed: in
     }
     if (variant.name, seed) != (BASE, section.seeds[0]):
         content["evaluation"]["baselines"] = []
-    name = f"{variant.name}-{seed}"
-    content |= {"name": name, "runs": str(recipe.folder), "seed": seed, "ablation": None}
-    own = Recipe.model_validate(content)
-    return Run(own, shlex.join(["recinject", "run", str(_recipe_file(own))]))
-
-
-def _recipe_file(recipe: Recipe) -> Path:
-    return recipe.folder / "recipe.yaml"
-
-
-def _write_recipe(recipe: Recipe) -> None:
-    text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    header = (
-        f"# A part of the ablation in {recipe.runs}; recinject run on this file reports on it.\n"
-    )
-    _recipe_file(recipe).write_text(header + text, encoding="utf-8")
-
-
-def _share(source: Run, target: Run) -> None:
-    """Give a run the samples of another of its seed, and what they were made from.
-
-    The same samples, tokenizer and thus first weights are what the comparison rests on.
-    """
-    for stage in _SHARED:
-        made, found = source.manifest(stage), RunManifest.read(target.folder(stage))
-        if found is None or found.fingerprint != made.fingerprint:
-            with atomic_folder(target.folder(stage)) as folder:
-                shutil.copytree(
-                    source.folder(stage), folder, copy_function=_link, dirs_exist_ok=True
-                )
-
-
-def _link(source: str, target: str) -> None:
-    with suppress(OSError):  # not every disk has hard links
-        os.link(source, target)
-        return
-    shutil.copy2(source, target)
+    return part_of(recipe, f"{variant.name}-{seed}", content | {"seed": seed, "ablation": None})
 
 
 def _report(run: Run, runs: Mapping[str, Sequence[Run]], folder: Path) -> Facts:

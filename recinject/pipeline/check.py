@@ -16,6 +16,7 @@ from recinject.pipeline.ablation import variants
 from recinject.pipeline.prepare import name_all, split_data
 from recinject.pipeline.run import Run, factory_of, given_tokenizer
 from recinject.pipeline.semantic import QUANTISERS
+from recinject.pipeline.study import parts as study_parts
 from recinject.pipeline.train import base_model
 from recinject.recipe import Recipe
 from recinject.recommenders.baselines import make_baseline
@@ -33,6 +34,7 @@ def check_settings(recipe: Recipe) -> None:
     """
     if recipe.ablation is not None:
         variants(recipe)
+    study_parts(recipe)
     for place, name, legal in (
         ("data.split", recipe.data.split, SPLITS),
         ("identifiers.kind", recipe.identifiers.kind, KINDS),

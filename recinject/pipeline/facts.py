@@ -21,6 +21,7 @@ from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
 from recinject.foundation.storage import read_json
 from recinject.pipeline.run import Run, dialect_of
+from recinject.pipeline.study import points
 from recinject.recipe import Recipe
 from recinject.reporting.headline import leader
 from recinject.reporting.inputs import (
@@ -62,6 +63,7 @@ def gather(run: Run) -> ReportInputs:
         sampled_candidates=_negatives(run.recipe),
         slices=[SliceResult(**row) for row in read_json(evaluation / "slices.json")],
         confusion=_confusion(run),
+        shares=points(run),
     )
 
 

@@ -20,6 +20,7 @@ from recinject.recipe.sections import (
     ReportSection,
     SamplesSection,
     Section,
+    StudySection,
     TrainingSection,
 )
 from recinject.tasks.registry import task_type
@@ -41,6 +42,7 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
     report: ReportSection = ReportSection()
     ablation: AblationSection | None = None
+    study: StudySection | None = None
 
     @model_validator(mode="after")
     def _nothing_without_a_model(self) -> Recipe:

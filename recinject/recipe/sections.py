@@ -12,6 +12,7 @@ from recinject.foundation.storage import shipped_folder
 from recinject.tasks.registry import TASKS
 
 MOST_EXAMPLES = 50
+Head = Literal["text", "regression", "classification"]
 Positive = Annotated[int, Field(ge=1)]
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null.
 ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else name)]
@@ -122,7 +123,7 @@ class ModelSection(Section):
     config: dict[str, Any] | None = None
     tokenizer: str | None = None
     vocab_size: Positive = 8000
-    head: Literal["text", "regression", "classification"] = "text"
+    head: Head = "text"
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
@@ -219,3 +220,13 @@ class AblationSection(Section):
     add: Annotated[list[str], Field(min_length=1)]
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
     longer: bool = True
+
+
+class StudySection(Section):
+    """Shares of the training events to learn from in further runs, and heads to try on each.
+
+    The run itself learns from all of them, with the model's own head.
+    """
+
+    shares: list[Annotated[float, Field(gt=0, le=1)]] = [0.01, 0.03, 0.1, 0.3]
+    heads: list[Head] = []

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.ragged import Array
 
 Rows = TypeVar("Rows", "Queries", "Prediction")
 _OF_ALL_ROWS = ("task", "recommender", "values")
@@ -48,7 +49,7 @@ class Queries:
     def __len__(self) -> int:
         return len(self.users)
 
-    def take(self, rows: Integers) -> Queries:
+    def take(self, rows: Array) -> Queries:
         """Return some of the queries, in the order of ``rows``."""
         return _take(self, rows)
 
@@ -82,14 +83,14 @@ class Prediction:
     values: Floats | None = None
     texts: Sequence[str] | None = None
 
-    def take(self, rows: Integers) -> Prediction:
+    def take(self, rows: Array) -> Prediction:
         """Return the answers to some of the queries, in the order of ``rows``."""
         return _take(self, rows)
 
 
-def _take(whole: Rows, rows: Integers) -> Rows:
+def _take(whole: Rows, rows: Array) -> Rows:
     columns = {name: each for name, each in vars(whole).items() if name not in _OF_ALL_ROWS}
-    taken = {
+    taken: dict[str, Any] = {
         name: each[rows] if isinstance(each, np.ndarray) else [each[row] for row in rows]
         for name, each in columns.items()
         if each is not None

@@ -134,6 +134,7 @@ class ReportInputs:
         model: the language model, None where the baselines were evaluated alone.
         sampled_candidates: how many negatives stand beside the positive in a ranking query.
         confusion: of the ratings that the model, or the best baseline, predicted.
+        shares: what was scored on shares of the training events, where a study was made.
     """
 
     name: str
@@ -154,6 +155,7 @@ class ReportInputs:
     sampled_candidates: int = 99
     slices: Sequence[SliceResult] = ()
     confusion: Confusion | None = None
+    shares: Sequence[SharePoint] = ()
 
     @property
     def scaled(self) -> bool:

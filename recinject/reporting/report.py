@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.reporting import tables, wording
-from recinject.reporting.curves import confusion_figure, slice_figure
+from recinject.reporting.curves import confusion_figure, share_figure, slice_figure
 from recinject.reporting.figures import loss_figure, metric_figure, scale_figure, to_png, to_svg
 from recinject.reporting.headline import (
     Standing,
@@ -25,7 +25,7 @@ from recinject.reporting.headline import (
     sentences,
     standings,
 )
-from recinject.reporting.inputs import LANGUAGE_MODEL, ModelFacts, ReportInputs
+from recinject.reporting.inputs import LANGUAGE_MODEL, ModelFacts, ReportInputs, SharePoint
 
 _LINES = 3
 
@@ -91,6 +91,7 @@ def content_of(inputs: ReportInputs) -> dict[str, Any]:
         "standings": _standings(inputs),
         "metric_tables": tables.metric_tables(inputs.metrics, inputs.sampled_candidates),
         "meanings": wording.metric_meanings(row.metric for row in inputs.metrics),
+        "share_tables": tables.share_tables(inputs.shares),
         "slice_tables": tables.slice_tables(inputs.slices),
         "comparison_tables": tables.comparison_tables(inputs.comparisons),
         "cleaning_table": tables.cleaning_table(inputs.data.cleaning),
@@ -146,10 +147,21 @@ def _sliced(inputs: ReportInputs) -> dict[str, list[SliceResult]]:
     return found
 
 
+def _studied(inputs: ReportInputs) -> dict[str, list[SharePoint]]:
+    """Return what is drawn of each task's study: its main metric."""
+    results = [point.result for point in inputs.shares]
+    wanted = {task: main_metric(task, results) for task in ordered_tasks(results)}
+    return {
+        task: [p for p in inputs.shares if (p.result.task, p.result.metric) == (task, metric)]
+        for task, metric in wanted.items()
+    }
+
+
 def _png_figures(inputs: ReportInputs) -> dict[str, Figure]:
     by_task = groupby(_panels(inputs), key=lambda rows: rows[0].task)
     figures = {f"metrics_{task}": metric_figure(list(panels), 2) for task, panels in by_task}
     figures |= {f"slices_{task}": slice_figure(rows) for task, rows in _sliced(inputs).items()}
+    figures |= {f"shares_{task}": share_figure(rows) for task, rows in _studied(inputs).items()}
     if inputs.confusion and "metrics_rating" in figures:
         figures["confusion"] = confusion_figure(inputs.confusion)
     if inputs.training:
@@ -164,8 +176,11 @@ def _svg_figures(inputs: ReportInputs) -> dict[str, list[Markup]]:
     for rows in _panels(inputs):
         label = f"{rows[0].task}: {wording.metric_label(rows[0].metric)} by recommender"
         figures.setdefault(rows[0].task, []).append(to_svg(metric_figure([rows]), label))
-    for task, rows in _sliced(inputs).items():
-        figures[task].append(to_svg(slice_figure(rows), f"{task}: by slice of the queries"))
+    for task, sliced in _sliced(inputs).items():
+        figures[task].append(to_svg(slice_figure(sliced), f"{task}: by slice of the queries"))
+    for task, points in _studied(inputs).items():
+        label = f"{task}: by share of the training events"
+        figures.setdefault("shares", []).append(to_svg(share_figure(points), label))
     if inputs.confusion and "rating" in figures:
         figures["rating"].append(to_svg(confusion_figure(inputs.confusion), "Ratings confused"))
     if inputs.training:

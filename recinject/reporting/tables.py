@@ -11,7 +11,7 @@ from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
 from recinject.reporting.headline import advantage, main_metric, ordered_tasks, ranked
-from recinject.reporting.inputs import LANGUAGE_MODEL, SampleRow
+from recinject.reporting.inputs import LANGUAGE_MODEL, SampleRow, SharePoint
 from recinject.reporting.wording import (
     DASH,
     SIGNIFICANT,
@@ -118,6 +118,34 @@ def _slice_table(title: str, slices: Sequence[SliceResult]) -> Table:
     ]
     header = ["Recommender", *(f"{name} (n = {count(n)})" for name, n in queries.items())]
     return Table(title, header, rows)
+
+
+def share_tables(points: Sequence[SharePoint]) -> list[Table]:
+    """Make one table a task: its main metric by recommender and share of the training events."""
+    results = [point.result for point in points]
+    return [
+        _share_table(task, points, main_metric(task, results)) for task in ordered_tasks(results)
+    ]
+
+
+def _share_table(task: str, points: Sequence[SharePoint], metric: str) -> Table:
+    own = [p for p in points if (p.result.task, p.result.metric) == (task, metric)]
+    values = {(point.result.recommender, point.share): point.result for point in own}
+    shares = sorted({point.share for point in own})
+    best = {
+        share: ranked(task, metric, [p.result for p in own if p.share == share])[0].value
+        for share in shares
+    }
+    names = [r.recommender for r in ranked(task, metric, [p.result for p in own if p.share == 1])]
+    rows = [
+        [
+            Cell(recommender_label(name), kind="own" if name == LANGUAGE_MODEL else ""),
+            *(_metric_cell(values.get((name, share)), best[share]) for share in shares),
+        ]
+        for name in names
+    ]
+    header = ["Recommender", *(f"{100 * share:g} %" for share in shares)]
+    return Table(f"{metric_label(metric)} of {task} by training data", header, rows)
 
 
 def _metric_cell(row: MetricResult | None, best: float | None) -> Cell:
