@@ -17,6 +17,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -225,6 +226,27 @@ def wrap_tokenizer(
         extra_special_tokens=[text for text in SENTINELS if text in known],
         **special,
     )
+
+
+def check_generation(settings: Mapping[str, Any]) -> None:
+    """Refuse parameters that ``transformers.GenerationConfig`` does not take.
+
+    Raises:
+        RecinjectError: one is unknown or out of range.
+    """
+    legal = GenerationConfig().to_dict().keys() - {"transformers_version"}
+    for key in settings:
+        if key not in legal:
+            raise RecinjectError(
+                f"generation: GenerationConfig takes no {key!r}", hint=did_you_mean(key, legal)
+            )
+    try:
+        GenerationConfig(**settings).validate(strict=True)
+    except (ValueError, TypeError) as error:
+        raise RecinjectError(
+            f"generation: transformers refuses it ({error})".split("\n")[0],
+            hint="see transformers.GenerationConfig for what each parameter may be",
+        ) from error
 
 
 def count_parameters(model: torch.nn.Module) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import numpy as np
 from recinject.data.splitting import SPLITS
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.identifiers.table import KINDS
-from recinject.models.building import count_parameters
+from recinject.models.building import check_generation, count_parameters
 from recinject.models.lora import add_lora
 from recinject.pipeline.ablation import variants
 from recinject.pipeline.prepare import name_all, split_data
@@ -46,6 +46,7 @@ def check_settings(recipe: Recipe) -> None:
         make_baseline(name)
     _check_list_length(recipe)
     _check_writable(recipe)
+    check_generation(recipe.generation)
     if recipe.training is not None:
         check_training_settings(recipe.training.arguments)
         choose_optimizer(recipe.training.optimizer, 0.0, recipe.training.optimizer_settings)

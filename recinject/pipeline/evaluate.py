@@ -54,7 +54,11 @@ def evaluate(run: Run) -> None:
     if not is_first_process():
         return
     recipe = run.recipe
-    settings = {**recipe.evaluation.model_dump(), "model": recipe.model.model_dump()}
+    settings = {
+        **recipe.evaluation.model_dump(),
+        "model": recipe.model.model_dump(),
+        "generation": recipe.generation,
+    }
     trained = ["training"] if recipe.training is not None else []
     inputs = run.fingerprints("samples", *trained)
     run.stage("evaluation", settings, inputs).run(lambda folder: _evaluate(run, folder))
@@ -166,7 +170,7 @@ class _Evaluation:
     def writer(self, model: LanguageModel) -> GeneratedRatings:
         """Let the model write its ratings freely."""
         split = self.run.split[0]
-        writer = GeneratedRatings(model, rating_labels(split))
+        writer = GeneratedRatings(model, rating_labels(split), self.run.recipe.generation)
         writer.fit(split.train, self.protocol.seed)
         return writer
 

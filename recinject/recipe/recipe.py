@@ -39,6 +39,7 @@ class Recipe(Section):
     model: Annotated[ModelSection, BeforeValidator(lambda given: {} if given is None else given)]
     lora: dict[str, Any] | None = None
     training: TrainingSection | None
+    generation: dict[str, Any] = {}
     evaluation: EvaluationSection = EvaluationSection()
     report: ReportSection = ReportSection()
     ablation: AblationSection | None = None

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -97,18 +97,24 @@ class GeneratedRatings(Recommender):
     ratings in the query's history, or without any the global mean of the training ratings.
 
     Args:
-        model: it writes, greedily.
+        model: it writes.
         labels: the scale's ratings.
-        most_tokens: how many tokens it may write.
+        generation: see :meth:`~recinject.recommenders.language_model.LanguageModel.write`.
     """
 
     name: ClassVar[str] = "language_model_generated"
     tasks: ClassVar[frozenset[str]] = frozenset({"rating"})
 
-    def __init__(self, model: LanguageModel, labels: Sequence[float], most_tokens: int = 8) -> None:
+    def __init__(
+        self,
+        model: LanguageModel,
+        labels: Sequence[float],
+        generation: Mapping[str, Any] | None = None,
+    ) -> None:
         self._model = model
         self._scale = min(labels), max(labels)
-        self._most_tokens = most_tokens
+        self._generation = generation
+        self._seed = 0
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Take the mean of all training ratings, for users without a past.
@@ -121,11 +127,11 @@ class GeneratedRatings(Recommender):
                 f"{self.name}: the training events have no ratings to average",
                 hint="set data.columns.rating, or leave the rating task out",
             )
-        self._mean = float(training.ratings.mean())
+        self._mean, self._seed = float(training.ratings.mean()), seed
 
     def predict(self, queries: Queries, k: int) -> WrittenRatings:
         """Ask for one rating a query; ``k`` plays no part."""
-        texts = self._model.write(queries, self._most_tokens)
+        texts = self._model.write(queries, self._generation, self._seed)
         found = [parse_rating(text, *self._scale) for text in texts]
         parsed = np.array([rating is not None for rating in found], bool)
         said = np.array([np.nan if rating is None else rating for rating in found], np.float64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,8 +30,10 @@ from recinject.recommenders.protocol import (
     rank_candidates,
 )
 from recinject.samples.encoding import Dialect
+from recinject.training.modules import global_chance
 
 Rows = NDArray[np.int64]
+_GREEDY = {"max_new_tokens": 8, "do_sample": False, "num_beams": 1}
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,8 +210,16 @@ class LanguageModel(Recommender):
         return np.asarray(scores.cpu().numpy(), np.float64)
 
     @torch.inference_mode()
-    def write(self, queries: Queries, most_tokens: int) -> list[str]:
-        """Let the model answer queries in its own words, the likeliest token at each step.
+    def write(
+        self, queries: Queries, generation: Mapping[str, Any] | None = None, seed: int = 0
+    ) -> list[str]:
+        """Let the model answer queries in its own words.
+
+        Args:
+            queries: what is asked.
+            generation: parameters of ``transformers.GenerationConfig``; without any the model
+                writes at most eight tokens, the likeliest at each step.
+            seed: of what is drawn, where ``do_sample`` is set.
 
         Raises:
             RecinjectError: the model has a head in place of words.
@@ -221,19 +231,18 @@ class LanguageModel(Recommender):
             )
         model, texts = without_wrapper(self._model).eval(), np.empty(len(queries), object)
         config, end = model.config, self._dialect.end
-        settings = GenerationConfig(
-            max_new_tokens=most_tokens,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=end,
-            pad_token_id=config.pad_token_id if config.pad_token_id is not None else end or 0,
-            decoder_start_token_id=getattr(config, "decoder_start_token_id", None),
-        )
-        for rows, (ids, mask) in self._batches(queries, self._beams):
-            ids, mask = ids.to(model.device), mask.to(model.device)
-            read = ids.shape[1] if self._dialect.causal else 1
-            written = model.generate(ids, attention_mask=mask, generation_config=settings)
-            texts[rows] = self._dialect.tokenizer.decode_batch(written[:, read:].tolist())
+        tokens = {
+            "eos_token_id": end,
+            "pad_token_id": config.pad_token_id if config.pad_token_id is not None else end or 0,
+            "decoder_start_token_id": getattr(config, "decoder_start_token_id", None),
+        }
+        settings = GenerationConfig(**{**_GREEDY, **tokens, **(generation or {})})
+        with global_chance(seed):
+            for rows, (ids, mask) in self._batches(queries, self._beams):
+                ids, mask = ids.to(model.device), mask.to(model.device)
+                read = ids.shape[1] if self._dialect.causal else 1
+                written = model.generate(ids, attention_mask=mask, generation_config=settings)
+                texts[rows] = self._dialect.tokenizer.decode_batch(written[:, read:].tolist())
         return [str(text) for text in texts]
 
     def _batches(

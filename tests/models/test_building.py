@@ -14,6 +14,7 @@ from transformers import (
 from recinject.foundation.errors import RecinjectError
 from recinject.models.building import (
     build_model,
+    check_generation,
     count_parameters,
     embed_all_tokens,
     is_causal,
@@ -261,3 +262,16 @@ def test_a_tokenizer_of_other_conventions_keeps_its_own_special_tokens():
     wrapped = wrap_tokenizer(tokenizer, GPT2Config(eos_token_id=0, bos_token_id=0))
     assert (wrapped.eos_token, wrapped.pad_token, wrapped.bos_token) == ("<|end|>",) * 3
     assert len(wrapped) == 3 and len(wrap_tokenizer(tokenizer)) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "fragment"),
+    [
+        ({"max_new_token": 3}, "did you mean 'max_new_tokens'"),
+        ({"max_new_tokens": -3}, "must be greater than 0"),
+    ],
+)
+def test_generation_is_checked_against_transformers_own_class(settings, fragment):
+    with pytest.raises(RecinjectError, match=fragment):
+        check_generation(settings)
+    check_generation({"max_new_tokens": 4, "num_beams": 2})

@@ -108,9 +108,17 @@ def test_written_ratings_are_parsed_or_the_mean_of_the_past(model):
     assert read_ratings(Prediction("item_mean", "rating")) == []
 
 
+def test_how_it_writes_is_up_to_the_recipe(model):
+    drawn = {"do_sample": True, "temperature": 9.0, "max_new_tokens": 4}
+    assert model.write(queries(), drawn, 1) == model.write(queries(), drawn, 1)
+    assert model.write(queries(), drawn, 1) != model.write(queries(), drawn, 2)
+    one = model.write(queries(), {"max_new_tokens": 1})
+    assert all(whole.startswith(text) for text, whole in zip(one, ANSWERED, strict=True))
+
+
 def test_what_cannot_write_or_fall_back_is_refused(model):
     with pytest.raises(RecinjectError, match="no ratings to average"):
         GeneratedRatings(model, [1.0]).fit(training(None), 0)
     head = RatingModel(build_model(KINDS["t5"], TOKENIZER, 0), "regression", [1, 2], [1, 1])
     with pytest.raises(RecinjectError, match="writes no text"):
-        LanguageModel(head, TOKENIZER, ["a", "b"]).write(queries(), 8)
+        LanguageModel(head, TOKENIZER, ["a", "b"]).write(queries())

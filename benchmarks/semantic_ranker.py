@@ -1,0 +1,144 @@
+"""Semantic-ID pieces against a hashed item id in a ranker, on known and on cold items.
+
+    python benchmarks/semantic_ranker.py --data FOLDER [--split cold_items] [--seeds 1 2 3]
+
+FOLDER is a log with ratings in any form that ``recinject`` reads, as MovieLens-1M. The last tenth
+of its events by time is the test (``global_time``), of which those of items without a training
+event are cold; ``cold_items`` holds out all events of a twentieth of the items instead, drawn anew
+for each seed, so that its test is cold alone. Every representation has a table of the same size.
+Half of the training
+events are learnt from and the others are histories alone (``--train-share``), to keep to minutes.
+AUC (a rating of at least 4 is positive) and RMSE are of the predicted rating. ``--quick`` takes a
+small simulated shop and its cold items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from recinject.data.readers import read_log
+from recinject.data.schema import Flags, Floats, Log
+from recinject.data.simulator import simulate_shop
+from recinject.data.splitting import Part, Split, learn_from, split_by
+from recinject.identifiers.pieces import REPRESENTATIONS
+from recinject.recommenders.protocol import Queries, Sources
+from recinject.recommenders.semantic_ranker import SemanticRanker
+
+SHARES = {"global_time": 0.1, "cold_items": 0.05}
+CONTROL = "hashed_id"
+FIGURES = ("AUC all", "RMSE all", "AUC warm", "RMSE warm", "AUC cold", "RMSE cold")
+
+
+def ask(split: Split, part: Part) -> Queries:
+    """Ask for the rating of every held-out event with a history."""
+    view = split.view(part)
+    log, events = view.interactions, view.targets.values
+    past = view.histories(events, 50)
+    if log.ratings is None:
+        raise SystemExit("the log has no ratings")
+    rated = past.of(log.ratings[past.values])
+    return Queries(
+        task="rating",
+        sample_ids=[str(event) for event in events],
+        prompts=[""] * len(events),
+        users=log.users[events],
+        histories=[log.items[past[row]] for row in range(len(events))],
+        targets=log.items[events],
+        labels=log.ratings[events],
+        history_ratings=[rated[row] for row in range(len(events))],
+    )
+
+
+def measure(model: SemanticRanker, queries: Queries, cold: Flags) -> list[float]:
+    """Return :data:`FIGURES`, NaN where there is nothing to measure."""
+    found, labels = model.predict(queries, 0).ratings, queries.labels
+    if found is None or labels is None:
+        raise SystemExit(f"{model.name} gave no ratings")
+    figures = []
+    for some in (np.ones_like(cold), ~cold, cold):
+        truth = labels[some] >= 4
+        both = truth.any() and not truth.all()
+        figures.append(roc_auc_score(truth, found[some]) if both else np.nan)
+        figures.append(np.sqrt(np.mean((found[some] - labels[some]) ** 2)) if both else np.nan)
+    return figures
+
+
+def run(log: Log, told: argparse.Namespace, settings: dict[str, int]) -> Floats:
+    """Fit each representation with each seed: figures of shape (seeds, representations, 6)."""
+    rows = []
+    for seed in told.seeds:
+        whole = split_by(told.split, log.interactions, SHARES[told.split], seed)
+        split = learn_from(whole, told.train_share, seed)
+        queries = ask(whole, Part.VALIDATION if told.validation else Part.TEST)
+        cold = ~np.isin(queries.targets, split.train.items)
+        print(f"seed {seed}: {len(split.train)} training events; tested {len(cold)}, of which "
+              f"{cold.sum()} of {len(np.unique(queries.targets[cold]))} cold items")  # fmt: skip
+        rows.append([])
+        for name in told.representations:
+            started = time.perf_counter()
+            model = SemanticRanker(name, told.rows, **settings)
+            model.read(Sources(log.catalog, split.view(Part.TRAIN)))
+            model.fit(split.train, seed)
+            rows[-1].append(measure(model, queries, cold))
+            row(name, np.array(rows[-1][-1]), f"{time.perf_counter() - started:.0f} s")
+    return np.array(rows)
+
+
+def main() -> None:
+    """Fit, and print tables and one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, help="the log's folder")
+    parser.add_argument("--split", choices=SHARES, default="global_time")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument(
+        "--representations", nargs="+", choices=REPRESENTATIONS, default=list(REPRESENTATIONS)
+    )
+    parser.add_argument("--rows", type=int, default=2048, help="of every table")
+    parser.add_argument("--codes", type=int, default=32, help="a level")
+    parser.add_argument("--epochs", type=int, default=2)
+    parser.add_argument("--train-share", type=float, default=0.5, help="of the training events")
+    parser.add_argument("--validation", action="store_true", help="ask for the validation part")
+    parser.add_argument("--quick", action="store_true", help="a simulated shop, one seed")
+    told = parser.parse_args()
+    if not told.quick and told.data is None:
+        parser.error("--data or --quick is needed")
+    settings = {"codes": told.codes, "epochs": told.epochs}
+    if told.quick:
+        log = simulate_shop(users=400, items=150, events_per_user=12, seed=0)
+        told.split, told.seeds, told.rows = "cold_items", told.seeds[:1], 96
+        settings = {"codes": 16, "epochs": 5, "batch_size": 128}
+    else:
+        log = read_log(told.data, columns={})
+    found, names = run(log, told, settings), told.representations
+    control = (
+        found[:, names.index(CONTROL)] if CONTROL in names else np.full_like(found[:, 0], np.nan)
+    )
+    print(" " * 15 + " ".join(f"{name:>9}" for name in FIGURES))
+    for number, name in enumerate(names):
+        own = found[:, number]
+        row(name, own.mean(0), "mean")
+        row("", np.ptp(own, 0), "highest less lowest seed")
+        row("", (own - control).mean(0), f"less {CONTROL}'s, paired")
+        row("", np.ptp(own - control, 0), "highest less lowest of these")
+    cold = dict(zip(names, found[..., 4].mean(0).round(4).tolist(), strict=True))
+    semantic, reference = [cold[name] for name in names if name != CONTROL], cold.get(CONTROL)
+    result = {"benchmark": "semantic_ranker", "split": told.split, "seeds": told.seeds}
+    value = round(float(np.mean(semantic)), 4) if semantic else reference
+    result |= {"value": value, "unit": "AUC on cold items, mean of the semantic kinds"}
+    result |= {"reference": reference, "ratio": reference and round(value / reference, 3)}
+    print(json.dumps({**result, "rows": told.rows, "cold": cold}))
+
+
+def row(name: str, values: Floats, what: str) -> None:
+    """Print figures behind a name."""
+    print(f"{name:>14} " + " ".join(f"{value:9.4f}" for value in values) + f"  {what}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

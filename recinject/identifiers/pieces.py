@@ -1,0 +1,184 @@
+"""Items as rows of one table of embeddings: by a hash, or by pieces of their semantic codes."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from recinject.data.schema import Integers
+from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.ragged import Array, Ragged
+from recinject.foundation.randomness import Bits, combine, derive_bits
+
+_FIRST_CHARACTER = 0xF0000  # of Unicode's planes for private use: no rule of text touches them
+_AS_THEY_ARE = (
+    "add_dummy_prefix",
+    "split_by_unicode_script",
+    "split_by_number",
+    "split_by_whitespace",
+    "hard_vocab_limit",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class CodedItems:
+    """What an item's rows may go by.
+
+    Attributes:
+        codes: of each item, coarse to fine, shape (items, levels).
+        size: how many codes a level has.
+        events: how many training events each item has, shape (items,).
+    """
+
+    codes: Integers
+    size: int
+    events: NDArray[np.integer[Any]]
+
+
+def item_rows(kind: str, items: CodedItems, rows: int, seed: int) -> Ragged:
+    """Give each item the rows of a table whose sum is its embedding (arXiv 2306.08121).
+
+    Pieces that the table has a row for each of, had by items or not, get one of their own;
+    otherwise they share by a hash.
+
+    Args:
+        kind: ``hashed_id`` (one row, by a hash of the item's number: the control), ``unigram``
+            (each code at its level), ``ngram`` (each pair of neighbouring codes), ``prefix_ngram``
+            (the first code, the first two, and so on, always hashed) or ``sentencepiece`` (pieces
+            that training events have in common, see :func:`learn_pieces`).
+        items: what they go by; their number is all that ``hashed_id`` reads.
+        rows: of the table.
+        seed: of the hash.
+
+    Returns:
+        Row numbers below ``rows``, one row of them an item: at least one and, ``hashed_id`` apart,
+        at most one a level.
+
+    Raises:
+        RecinjectError: the kind is unknown, or there is no table of that size for it.
+    """
+    if kind not in REPRESENTATIONS:
+        raise RecinjectError(
+            f"representation: unknown {kind!r}", hint=did_you_mean(kind, REPRESENTATIONS)
+        )
+    return REPRESENTATIONS[kind](items, rows, seed)
+
+
+def _hashed_id(items: CodedItems, rows: int, seed: int) -> Ragged:
+    numbers = np.arange(len(items.codes))
+    return Ragged.from_columns(_fold(combine(derive_bits(seed, "hashed_id"), numbers), rows))
+
+
+def _unigram(items: CodedItems, rows: int, seed: int) -> Ragged:
+    return _ngram(items, rows, seed, order=1)
+
+
+def _ngram(items: CodedItems, rows: int, seed: int, order: int = 2) -> Ragged:
+    order = min(order, items.codes.shape[1])
+    windows = sliding_window_view(items.codes, order, axis=1).astype(np.int64)
+    levels = windows.shape[1]
+    if levels * items.size**order <= rows:
+        weights = items.size ** np.arange(order)[::-1]
+        return Ragged.from_columns(np.arange(levels) * items.size**order + windows @ weights)
+    bits = np.full(windows.shape[:2], derive_bits(seed, "ngram", order), np.uint64)
+    for numbers in (np.arange(levels)[None], *np.moveaxis(windows, 2, 0)):
+        bits = combine(bits, numbers)
+    return Ragged.from_columns(_fold(bits, rows))
+
+
+def _prefix_ngram(items: CodedItems, rows: int, seed: int) -> Ragged:
+    bits = np.full(len(items.codes), derive_bits(seed, "prefix_ngram"), np.uint64)
+    columns = [bits := combine(bits, column) for column in items.codes.T]
+    return Ragged.from_columns(_fold(np.stack(columns, axis=1), rows))
+
+
+def _sentencepiece(items: CodedItems, rows: int, seed: int) -> Ragged:
+    pieces = learn_pieces(items, rows).encode(spell(items.codes, items.size))
+    found = Ragged.from_rows(pieces, np.int64)
+    return found.of(found.values - 1)  # the first piece is <unk>, which no item needs
+
+
+def _fold(bits: Bits, rows: int) -> Array:
+    return (bits % np.uint64(rows)).astype(np.int64)
+
+
+Represent = Callable[[CodedItems, int, int], Ragged]
+REPRESENTATIONS: dict[str, Represent] = {
+    "hashed_id": _hashed_id,
+    "unigram": _unigram,
+    "ngram": _ngram,
+    "prefix_ngram": _prefix_ngram,
+    "sentencepiece": _sentencepiece,
+}
+"""The rows of items by name: of the items, the table's size, and a seed."""
+
+
+def spell(codes: Integers, size: int) -> list[str]:
+    """Write each item's codes as a word; every code of every level has a character of its own."""
+    numbers = np.arange(codes.shape[1]) * size + codes + _FIRST_CHARACTER
+    return ["".join(map(chr, row)) for row in numbers.tolist()]
+
+
+def learn_pieces(items: CodedItems, rows: int) -> Any:
+    """Learn pieces of codes from the items as training saw them, each as often as it came.
+
+    Beside all single codes, so that any item can be put together, there are the runs of codes
+    that come most often: byte-pair merges, as SentencePiece's ``bpe`` finds them.
+
+    Args:
+        items: those without training events teach nothing.
+        rows: how many pieces there may be.
+
+    Returns:
+        A ``SentencePieceProcessor`` for words of :func:`spell`; piece 0 is ``<unk>``.
+
+    Raises:
+        RecinjectError: there are more single codes than pieces, or the items have less than half
+            as many runs in common as were asked for.
+    """
+    # For this representation alone.
+    import sentencepiece
+
+    single = items.codes.shape[1] * items.size
+    if rows < single:
+        raise _wrong_size(f"{single} single codes", rows, f"at least {single}, or fewer codes")
+    seen = items.events > 0
+    words = zip(spell(items.codes[seen], items.size), items.events[seen].tolist(), strict=True)
+    letters = [chr(_FIRST_CHARACTER + number) for number in range(single)]
+    # Asked for alone, letters that no item has would get no piece: each stands by itself once.
+    told = [f"{word}\t{count}" for word, count in (*words, *((letter, 1) for letter in letters))]
+    model = io.BytesIO()
+    settings: dict[str, Any] = {
+        **dict.fromkeys(_AS_THEY_ARE, False),
+        "input_format": "tsv",
+        "model_type": "bpe",
+        "vocab_size": rows + 1,
+        "normalization_rule_name": "identity",
+        "character_coverage": 1.0,
+        "required_chars": "".join(letters),
+        "max_sentencepiece_length": max(2, items.codes.shape[1]),
+        **dict.fromkeys(("bos_id", "eos_id"), -1),
+        "num_threads": 1,
+        "minloglevel": 2,
+    }
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(told), model_writer=model, **settings
+    )
+    learned = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    found = learned.get_piece_size() - 1
+    if 2 * (found - single) < rows - single:
+        raise _wrong_size(f"{found} pieces of codes", rows, f"{found} or fewer")
+    return learned
+
+
+def _wrong_size(fact: str, rows: int, fix: str) -> RecinjectError:
+    return RecinjectError(
+        f"sentencepiece: there are {fact}, and the table has {rows} rows",
+        hint=f"give it {fix}; or take prefix_ngram, which fits a table of any size",
+    )
