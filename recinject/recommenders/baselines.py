@@ -5,10 +5,12 @@ from __future__ import annotations
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.recommenders.averages import GlobalMean, ItemMean, UserMean
 from recinject.recommenders.factorisation import ALS, BPR
+from recinject.recommenders.history_rating import TransformerMLP
 from recinject.recommenders.linear import EASE
 from recinject.recommenders.neighbourhood import ItemKNN
 from recinject.recommenders.popularity import Popularity, Random, RecentPopularity
 from recinject.recommenders.protocol import Recommender
+from recinject.recommenders.rating_models import MLP, Biases, MatrixFactorisation, WideDeep
 from recinject.recommenders.self_attention import BERT4Rec, BinarySASRec, SASRec
 from recinject.recommenders.sequential import MarkovChain
 
@@ -17,7 +19,8 @@ BASELINES: dict[str, type[Recommender]] = {
     for baseline in (
         *(Random, Popularity, RecentPopularity, ItemKNN, EASE, ALS, BPR, MarkovChain),
         *(SASRec, BinarySASRec, BERT4Rec),
-        *(GlobalMean, ItemMean, UserMean),
+        *(GlobalMean, ItemMean, UserMean, Biases),
+        *(MatrixFactorisation, MLP, WideDeep, TransformerMLP),
     )
 }
 

@@ -55,4 +55,5 @@ def ask(training: Interactions, task: str) -> Queries:
         targets=slates[:, 0],
         candidates=rng.permuted(slates, axis=1) if task == "ranking" else None,
         labels=rng.integers(1, 6, n).astype(np.float64) if task == "rating" else None,
+        history_ratings=np.split(training.ratings, training.offsets[1:-1]),
     )

@@ -60,6 +60,7 @@ def pick(queries: Queries, rows: list[int]) -> Queries:
         targets=queries.targets[rows],
         candidates=None if queries.candidates is None else queries.candidates[rows],
         labels=None if queries.labels is None else queries.labels[rows],
+        history_ratings=[queries.history_ratings[row] for row in rows],
     )
 
 
