@@ -23,8 +23,8 @@ lint: install
 	$(BIN)/lint-imports
 
 test: lint
-	$(BIN)/python -m pytest --doctest-modules recinject tests
-	$(BIN)/python -m pytest --nbmake notebooks
+	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules recinject tests
+	$(BIN)/python -m pytest -n 2 --nbmake notebooks
 
 clean:
 	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache

@@ -19,7 +19,7 @@ from recinject.cli import main
 from recinject.data.schema import Interactions
 from recinject.data.splitting import Split, leave_one_out
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ["HF_HUB_OFFLINE"] = "1"
 
