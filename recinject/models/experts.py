@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.models.gates import GATES, Gate, Routing
+from recinject.models.wrapper import Wrapper
 
 EXPERTS_FILE, CONFIG_FILE = "experts.safetensors", "experts.json"
 _OURS = ("expert_a", "expert_b")
@@ -40,7 +41,8 @@ class ExpertSettings:
         regulariser: the weight of the entropy of DSelect-k's selectors in the loss.
         warmup_steps: in how many steps that weight rises from 0. Experts start alike (B = 0), and
             until they differ the entropy alone would choose.
-        gate_rate: the gate's learning rate as a multiple of the others'.
+        gate_rate: the gate's learning rate as a multiple of the others'. Under Adam a selector is
+            saturated after about ``gamma / (2 * rate * gate_rate)`` steps, and decides no more.
 
     Raises:
         RecinjectError: a value is out of its range.
@@ -57,7 +59,7 @@ class ExpertSettings:
     target_modules: Sequence[str] = ("q", "v")
     regulariser: float = 1e-3
     warmup_steps: int = 0
-    gate_rate: float = 10.0
+    gate_rate: float = 1.0
 
     def __post_init__(self) -> None:
         for name, is_right, hint in (
@@ -72,7 +74,7 @@ class ExpertSettings:
             ("target_modules", bool(self.target_modules), "name layers, such as [q, v]"),
             ("regulariser", self.regulariser >= 0, "set it to 0 or more"),
             ("warmup_steps", self.warmup_steps >= 0, "set it to 0 or more"),
-            ("gate_rate", self.gate_rate > 0, "set it above 0; 10 is usual"),
+            ("gate_rate", self.gate_rate > 0, "set it above 0; 1 is usual"),
         ):
             if not is_right:
                 raise RecinjectError(f"experts.{name}: {getattr(self, name)!r}", hint=hint)
@@ -128,10 +130,10 @@ class ExpertsLinear(nn.Linear):
         return output + torch.matmul(hidden, b).to(output.dtype).view_as(output)
 
 
-class ExpertsModel(nn.Module):
+class ExpertsModel(Wrapper):
     """A frozen encoder-decoder model with experts; the encoder's call is where the gate decides.
 
-    What this module has no attribute for, it asks the language model for. In a loop of training::
+    In a loop of training::
 
         with answering(model, batch.pop("task")):
             loss = measure(model(**batch)) + model.auxiliary_loss(step).mean()
@@ -157,23 +159,6 @@ class ExpertsModel(nn.Module):
         self.gate.to(backbone.device)
         backbone.get_encoder().register_forward_pre_hook(self._decide, with_kwargs=True)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "backbone":
-                raise
-            return getattr(self.backbone, name)
-
-    @property
-    def _keys_to_ignore_on_save(self) -> list[str]:
-        return [name for name in self.state_dict() if name not in self.trained_weights()]
-
-    def trained_weights(self) -> dict[str, Tensor]:
-        """Return the weights that train: all that a checkpoint needs."""
-        found = self.named_parameters()
-        return {name: weight.detach() for name, weight in found if weight.requires_grad}
-
     def forward(self, *inputs: Any, **settings: Any) -> Any:
         """Read and answer as the model does."""
         return self.backbone(*inputs, **settings)
@@ -198,6 +183,24 @@ class ExpertsModel(nn.Module):
             )
         found: Routing = self.gate(torch.arange(len(self.task_names), device=self.device))
         return found
+
+    @torch.no_grad()
+    def shares(self, batches: Iterable[Mapping[str, Tensor]] = ()) -> Tensor:
+        """Return how much of each expert the tasks get, shape (tasks, experts).
+
+        Args:
+            batches: with a column ``task``, for the mean over them where the gate decides for
+                each sequence; a task that none is of gets 0.
+        """
+        if self.settings.decision == "task":
+            return self.routing().weights
+        sums = torch.zeros(len(self.task_names), self.settings.number + 1)
+        for batch in batches:
+            placed = {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
+            weights = self.gate(self._represent(placed["input_ids"], placed)).weights.cpu()
+            rows = torch.cat([weights, torch.ones(len(weights), 1)], 1)
+            sums.index_add_(0, batch["task"], rows)
+        return sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
     def _decide(self, _: nn.Module, inputs: Any, settings: dict[str, Any]) -> None:
         tokens: Tensor = settings["input_ids"] if "input_ids" in settings else inputs[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,17 +16,18 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from recinject.models.wrapper import Wrapper
+
 HEAD_FILE = "rating_head.safetensors"
 Kind = Literal["regression", "classification"]
 
 
-class RatingModel(nn.Module):
+class RatingModel(Wrapper):
     """A language model that answers a prompt with a rating, through one linear layer.
 
     The layer reads the last hidden state of the first decoder position, or of a causal model's
     last prompt token (arXiv 2305.06474, section 3.3). It starts at the mean of the training
-    ratings whatever it reads. The model's own output layer is not used, and not trained. What
-    this module has no attribute for, it asks the language model for.
+    ratings whatever it reads. The model's own output layer is not used, and not trained.
 
     Args:
         backbone: an encoder-decoder or a causal model, LoRA's wrapper allowed.
@@ -64,28 +65,10 @@ class RatingModel(nn.Module):
         if unused is not None and unused.weight is not inner.get_input_embeddings().weight:
             unused.requires_grad_(False)
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if name == "backbone":
-                raise
-            return getattr(self.backbone, name)
-
     @property
     def _inner(self) -> PreTrainedModel:
         wrapped = isinstance(self.backbone, PeftModel)
         return self.backbone.get_base_model() if wrapped else self.backbone
-
-    @property
-    def _keys_to_ignore_on_save(self) -> list[str]:
-        # Checkpoints hold what trains: the Trainer warns of anything else that it misses.
-        return [name for name in self.state_dict() if name not in self.trained_weights()]
-
-    def trained_weights(self) -> dict[str, Tensor]:
-        """Return the weights that train, each once whatever names it has."""
-        found = self.named_parameters()
-        return {name: weight.detach() for name, weight in found if weight.requires_grad}
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None

@@ -11,7 +11,7 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model
 from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.models.heads import RatingModel
+from recinject.models.wrapper import Wrapper
 
 _OURS = {"task_type", "peft_type", "inference_mode", "base_model_name_or_path"}
 
@@ -56,6 +56,6 @@ def add_lora(
 
 
 def without_wrapper(model: torch.nn.Module) -> PreTrainedModel:
-    """Return the language model under a head and inside a LoRA wrapper, its matrices at work."""
-    backbone = model.backbone if isinstance(model, RatingModel) else model
+    """Return the language model under a head, inside LoRA's wrapper or that of experts, at work."""
+    backbone = model.backbone if isinstance(model, Wrapper) else model
     return backbone.get_base_model() if isinstance(backbone, PeftModel) else backbone

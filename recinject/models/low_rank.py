@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -15,6 +17,7 @@ from recinject.foundation.randomness import derive_rng
 from recinject.models.low_rank_initialisation import (
     Block,
     Factors,
+    check_method,
     check_rank,
     initialise,
 )
@@ -69,7 +72,7 @@ def make_low_rank(
     model: nn.Module,
     targets: Collection[str] | None = None,
     *,
-    rank: int | Mapping[str, int] | None = None,
+    rank: int | None = None,
     energy: float | None = None,
     method: str = "lfai",
     inputs: Mapping[str, Tensor] | None = None,
@@ -80,8 +83,7 @@ def make_low_rank(
     Args:
         model: the model.
         targets: their own names, such as ``wo``; None for the feed-forward layers of a T5.
-        rank: of all of them; or that of each, by full name, as this function returns it: so a
-            model is given the form that stored weights need.
+        rank: of all of them.
         energy: in place of a rank, the share of a weight's squared singular values to keep at
             least, from above 0 to 1.
         method: see :func:`~recinject.models.low_rank_initialisation.initialise`.
@@ -95,14 +97,9 @@ def make_low_rank(
     Raises:
         RecinjectError: no such layer, rank, share or method.
     """
-    if (rank is None) == (energy is None) or not (energy is None or 0 < energy <= 1):
-        raise RecinjectError(
-            f"low rank: rank {rank} and energy {energy}",
-            hint="give one of them: a rank from 1 on, or a share of energy above 0 and up to 1",
-        )
-    layers = find_layers(model, targets)
     # Nothing is replaced before all of it is known to work.
-    ranks = {n: _choose_rank(n, layer.weight, rank, energy) for n, layer in layers.items()}
+    ranks = choose_ranks(model, targets, rank, energy, method)
+    layers = find_layers(model, targets)
     made: dict[str, Factors] = {}
     for names, block in find_blocks(model, layers):
         rows = (inputs or {}).get(names[0])
@@ -113,11 +110,56 @@ def make_low_rank(
     return ranks
 
 
+def choose_ranks(
+    model: nn.Module,
+    targets: Collection[str] | None,
+    rank: int | None,
+    energy: float | None,
+    method: str = "lfai",
+) -> dict[str, int]:
+    """Return the ranks that :func:`make_low_rank` would give; errors are its own."""
+    if (rank is None) == (energy is None) or not (energy is None or 0 < energy <= 1):
+        raise RecinjectError(
+            f"low rank: rank {rank} and energy {energy}",
+            hint="give one of them: a rank from 1 on, or a share of energy above 0 and up to 1",
+        )
+    layers = find_layers(model, targets)
+    for _, block in find_blocks(model, layers):
+        check_method(block, method)
+    return {n: _choose_rank(n, layer.weight, rank, energy) for n, layer in layers.items()}
+
+
+def shape_low_rank(model: nn.Module, ranks: Mapping[str, int]) -> None:
+    """Give layers, by full name, the form of these ranks, in place, with nothing in it yet."""
+    for name, layer in find_layers(model, {name.rpartition(".")[2] for name in ranks}).items():
+        (outputs, inputs), rank, empty = layer.weight.shape, ranks[name], layer.weight.new_zeros
+        factors = Factors(empty(outputs, rank), empty(rank, inputs))
+        _replace(model, name, LowRankLinear.from_linear(layer, factors))
+
+
+def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
+    """Return a model's low-rank layers, by their full names."""
+    return {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
+
+
+def save_low_rank(model: nn.Module, file: Path) -> None:
+    """Write the weights of a model's low-rank layers."""
+    layers = low_rank_layers(model).items()
+    save_file({f"{n}.{k}": t for n, m in layers for k, t in m.state_dict().items()}, file)
+
+
+def load_low_rank(model: nn.Module, file: Path) -> None:
+    """Make a model's layers low-rank, in place, as :func:`save_low_rank` found them."""
+    weights = load_file(file)
+    downs = {name: len(weight) for name, weight in weights.items() if name.endswith(".down")}
+    shape_low_rank(model, {name.removesuffix(".down"): rank for name, rank in downs.items()})
+    model.load_state_dict(weights, strict=False)
+
+
 def merge_low_rank(model: nn.Module) -> None:
     """Turn every low-rank layer back into one matrix, in place, as plain transformers loads it."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, LowRankLinear):
-            _replace(model, name, module.reconstruct())
+    for name, layer in low_rank_layers(model).items():
+        _replace(model, name, layer.reconstruct())
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -125,12 +167,9 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     model.get_submodule(parent).add_module(own, module)
 
 
-def _choose_rank(
-    name: str, weight: Tensor, rank: int | Mapping[str, int] | None, energy: float | None
-) -> int:
+def _choose_rank(name: str, weight: Tensor, rank: int | None, energy: float | None) -> int:
     if energy is None:
-        chosen = rank.get(name, 0) if isinstance(rank, Mapping) else rank or 0
-        return check_rank(name, weight, chosen)
+        return check_rank(name, weight, rank or 0)
     kept = torch.linalg.svdvals(weight.detach().double()).square().cumsum(0)
     return min(len(kept), 1 + int((kept < energy * kept[-1]).sum()))
 

@@ -110,16 +110,30 @@ def initialise(
     Raises:
         RecinjectError: no such method or rank, or ``nkp`` where it has no form.
     """
-    if method not in METHODS:
-        raise RecinjectError(
-            f"low rank: no initialisation {method!r}", hint=did_you_mean(method, METHODS)
-        )
+    check_method(block, method)
     for weight, rank in zip(block.weights, ranks, strict=True):
         check_rank("this layer", weight, rank)
     kind, block = block.weights[0], block.double()
     rows = None if inputs is None else inputs.detach().to(kind.device).double()
     found = _MAKERS[method](block, ranks, rows, seed)
     return [Factors(f.up.to(kind.dtype), f.down.to(kind.dtype)) for f in found]
+
+
+def check_method(block: Block, method: str) -> None:
+    """Refuse a method that there is not, or that has no form for a block.
+
+    Raises:
+        RecinjectError: it is so.
+    """
+    if method not in METHODS:
+        raise RecinjectError(
+            f"low rank: no initialisation {method!r}", hint=did_you_mean(method, METHODS)
+        )
+    if method == "nkp" and not (block.is_linear or block.is_relu):
+        raise RecinjectError(
+            "low rank: nkp has a closed form for ReLU and for linear layers alone",
+            hint="choose lfai, which takes any activation, or spectral",
+        )
 
 
 def check_rank(name: str, weight: Tensor, rank: int) -> int:
@@ -228,11 +242,6 @@ def _spectral(block: Block, ranks: Sequence[int], *_: Any) -> list[Factors]:
 
 
 def _nkp(block: Block, ranks: Sequence[int], inputs: Tensor | None, _: int) -> list[Factors]:
-    if not (block.is_linear or block.is_relu):
-        raise RecinjectError(
-            "low rank: nkp has a closed form for ReLU and for linear layers alone",
-            hint="choose lfai, which takes any activation, or spectral",
-        )
     spectrum, rank = _Spectrum.of(block.weights[0], inputs), ranks[0]
     if block.is_linear:
         return [spectrum.linear(rank)]

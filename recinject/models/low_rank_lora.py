@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from recinject.foundation.errors import RecinjectError
 from recinject.models.low_rank import capture_inputs, find_blocks
-from recinject.models.low_rank_initialisation import check_rank, initialise
+from recinject.models.low_rank_initialisation import Block, check_method, check_rank, initialise
 
 _WEIGHTS = "adapter_model.safetensors"
 _MATRICES = ("lora_A", "lora_B")
@@ -51,7 +51,7 @@ def initialize_lora_lfai_weights(
     Raises:
         RecinjectError: the adapter or the base is of a kind that this cannot be done with.
     """
-    layers = _check(model, adapter_name)
+    layers = check_start(model, method, adapter_name)
     if lfai_state_dict is None:
         _fill(model, layers, list(batches), method, rows, seed, adapter_name)
     else:
@@ -80,7 +80,10 @@ def save_converted(model: PeftModel, initial: Path, folder: Path) -> None:
         save_file({**others, **converted}, folder / _WEIGHTS, metadata={"format": "pt"})
 
 
-def _check(model: PeftModel, adapter_name: str) -> dict[str, LoraLinear]:
+def check_start(
+    model: PeftModel, method: str = "lfai", adapter_name: str = "default"
+) -> dict[str, LoraLinear]:
+    """Return the layers that :func:`initialize_lora_lfai_weights` fills; errors are its own."""
     config: LoraConfig = model.peft_config[adapter_name]
     if config.use_dora or (config.use_rslora and (config.rank_pattern or config.alpha_pattern)):
         raise RecinjectError(
@@ -102,7 +105,15 @@ def _check(model: PeftModel, adapter_name: str) -> dict[str, LoraLinear]:
                 hint="leave out lora.init_lora_weights, and initialise once, before training",
             )
         check_rank(name, base.weight, layer.r[adapter_name])
+    for _, block in _blocks(model, every):
+        check_method(block, method)
     return every
+
+
+def _blocks(
+    model: PeftModel, layers: Mapping[str, LoraLinear]
+) -> list[tuple[tuple[str, ...], Block]]:
+    return find_blocks(model, {name: layer.get_base_layer() for name, layer in layers.items()})
 
 
 def _fill(
@@ -114,7 +125,7 @@ def _fill(
     seed: int,
     adapter_name: str,
 ) -> None:
-    blocks = find_blocks(model, {name: layer.get_base_layer() for name, layer in layers.items()})
+    blocks = _blocks(model, layers)
     first = [names[0] for names, _ in blocks]
     inputs = capture_inputs(model, batches, first, rows, seed) if batches else {}
     for names, block in blocks:

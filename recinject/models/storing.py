@@ -14,10 +14,13 @@ from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError
 from recinject.models.building import load_model, wrap_tokenizer
+from recinject.models.experts import EXPERTS_FILE, ExpertsModel, load_experts
 from recinject.models.heads import HEAD_FILE, RatingModel, load_head
+from recinject.models.low_rank import low_rank_layers, merge_low_rank
+from recinject.models.low_rank_lora import save_converted
 from recinject.samples.tokenizer import load_tokenizer
 
-ADAPTER_FOLDER = "adapter"
+ADAPTER_FOLDER, TASK_ADAPTERS_FOLDER = "adapter", "adapters"
 _OF_TORCH_WRITING = ("PytorchStreamWriter", "unexpected pos", "Parent directory", "open file")
 
 
@@ -43,13 +46,26 @@ def explain_failed_writing(folder: Path) -> Iterator[None]:
 
 
 def save_trained(
-    model: PreTrainedModel | PeftModel | RatingModel, tokenizer: Tokenizer, folder: Path
+    model: PreTrainedModel | PeftModel | RatingModel | ExpertsModel,
+    tokenizer: Tokenizer,
+    folder: Path,
+    initial: Path | None = None,
 ) -> None:
     """Write a trained model and its tokenizer; a head for ratings lies beside the model.
 
     A LoRA model is written merged, so that every folder loads in the same way, wherever it is
     moved to. Where the base has a name that others can fetch, the adapter alone lies beside it
-    in ``adapter/``; an adapter over random weights would be of no use to anybody.
+    in ``adapter/``; an adapter over random weights would be of no use to anybody. Low-rank layers
+    are written as whole matrices, and over them an adapter fits no base. Experts lie beside the
+    plain model that they adapt, and as one adapter of that a task in ``adapters/``, where the
+    gate decides by task.
+
+    Args:
+        model: it is left as it is.
+        tokenizer: that it was trained with.
+        folder: where it goes.
+        initial: where an adapter was stored that started from its layers' function; see
+            :func:`~recinject.models.low_rank_lora.save_converted`.
 
     Raises:
         RecinjectError: the folder cannot be written.
@@ -59,15 +75,25 @@ def save_trained(
         if isinstance(model, RatingModel):
             model.save_head(folder)
             model = model.backbone
+        is_low_rank = bool(low_rank_layers(model))
         if isinstance(model, PeftModel):
-            if model.peft_config[model.active_adapter].base_model_name_or_path:
+            named = model.peft_config[model.active_adapter].base_model_name_or_path
+            if named and not is_low_rank and initial is not None:
+                save_converted(model, initial, folder / ADAPTER_FOLDER)
+            elif named and not is_low_rank:
                 model.save_pretrained(folder / ADAPTER_FOLDER)
             model = copy.deepcopy(model).merge_and_unload()
+        if is_low_rank:
+            model = copy.deepcopy(model)
+            merge_low_rank(model)
         model.save_pretrained(folder)
+        if isinstance(model, ExpertsModel) and model.settings.decision == "task":
+            for task in model.task_names:
+                model.export_adapter(task, folder / TASK_ADAPTERS_FOLDER / task)
         wrap_tokenizer(tokenizer, model.config).save_pretrained(folder)
 
 
-def load_trained(folder: Path) -> tuple[PreTrainedModel | RatingModel, Tokenizer]:
+def load_trained(folder: Path) -> tuple[PreTrainedModel | RatingModel | ExpertsModel, Tokenizer]:
     """Read what :func:`save_trained` wrote, the model in evaluation mode.
 
     Raises:
@@ -76,4 +102,6 @@ def load_trained(folder: Path) -> tuple[PreTrainedModel | RatingModel, Tokenizer
     model = load_model(str(folder))
     if (folder / HEAD_FILE).is_file():
         model = load_head(model, folder)
+    if (folder / EXPERTS_FILE).is_file():
+        model = load_experts(model, folder)
     return model.eval(), load_tokenizer(folder)

@@ -11,19 +11,18 @@ from recinject.data.splitting import SPLITS
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.identifiers.table import KINDS
 from recinject.models.building import check_generation, count_parameters
-from recinject.models.lora import add_lora
 from recinject.pipeline.ablation import variants
 from recinject.pipeline.prepare import name_all, split_data
 from recinject.pipeline.run import Run, factory_of, given_tokenizer
 from recinject.pipeline.semantic import QUANTISERS
 from recinject.pipeline.study import parts as study_parts
 from recinject.pipeline.train import base_model
+from recinject.pipeline.untrained import check_adapted
 from recinject.recipe import Recipe
 from recinject.recommenders.baselines import make_baseline
 from recinject.samples.tokenizer import train_tokenizer
 from recinject.training.arguments import check_training_settings
 from recinject.training.optimizers import check_optimizer, choose_optimizer
-from recinject.training.sharding import Model
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -54,9 +53,7 @@ def check_settings(recipe: Recipe) -> None:
     tokenizer = given_tokenizer(recipe) or train_tokenizer([], recipe.model.vocab_size)
     if not recipe.has_model:
         return
-    model: Model = base_model(recipe, tokenizer)
-    if recipe.lora is not None:
-        model = add_lora(model, recipe.lora, recipe.seed)
+    model = check_adapted(recipe, base_model(recipe, tokenizer))
     if recipe.training is not None:
         check_optimizer(recipe.training.optimizer, recipe.training.optimizer_settings, model)
 

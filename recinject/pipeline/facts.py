@@ -28,6 +28,7 @@ from recinject.reporting.inputs import (
     LANGUAGE_MODEL,
     Confusion,
     DataFacts,
+    ExpertUse,
     LossRow,
     ModelFacts,
     ReportInputs,
@@ -43,6 +44,7 @@ def gather(run: Run) -> ReportInputs:
     evaluation = run.folder("evaluation")
     stages = [stage for stage in _BEFORE if stage != "training" or run.recipe.training is not None]
     facts = {stage: run.manifest(stage).facts for stage in stages}
+    experts = facts.get("training", {}).get("experts")
     first, last = facts["data"], facts["evaluation"]
     return ReportInputs(
         name=run.recipe.name,
@@ -64,6 +66,7 @@ def gather(run: Run) -> ReportInputs:
         slices=[SliceResult(**row) for row in read_json(evaluation / "slices.json")],
         confusion=_confusion(run),
         shares=points(run),
+        experts=ExpertUse(**experts) if experts else None,
     )
 
 
@@ -112,7 +115,9 @@ def _model_facts(run: Run) -> ModelFacts | None:
         return ModelFacts(name, "not trained (zero-shot)", 0, total)
     facts = run.manifest("training").facts
     causal, rates = dialect_of(recipe)["causal"], recipe.model.head != "text"
-    adaptation = "full" if recipe.lora is None else "LoRA"
+    adaptation = "LoRA experts" if recipe.experts else "LoRA" if recipe.lora else "full"
+    if recipe.model.low_rank:
+        adaptation += ", low-rank layers"
     if rates:
         adaptation += f", {recipe.model.head} head"
     return ModelFacts(name, adaptation, facts["trainable"], facts["parameters"], causal, rates)

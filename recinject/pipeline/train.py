@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
@@ -34,7 +33,12 @@ def train(run: Run) -> None:
         what = "the model is evaluated as it is" if recipe.has_model else "there is no model"
         say(f"training: null, {what}")
         return
-    settings = {**training.model_dump(), "model": recipe.model.model_dump(), "lora": recipe.lora}
+    settings = {
+        **training.model_dump(),
+        "model": recipe.model.model_dump(),
+        "lora": recipe.lora and recipe.lora.model_dump(),
+        "experts": recipe.experts,
+    }
     stage = run.stage("training", settings, run.fingerprints("samples"))
     # A changed setting must not resume from what another one trained.
     checkpoints = recipe.folder / "checkpoints" / stage.wanted.fingerprint
@@ -46,20 +50,23 @@ def train(run: Run) -> None:
 
 def _train_and_save(run: Run, training: TrainingSection, checkpoints: Path, folder: Path) -> Facts:
     from recinject.models.storing import save_trained
+    from recinject.pipeline.untrained import adapter_folder
 
     model, facts = _fit(run, training, checkpoints)
-    save_trained(model, run.factory.tokenizer, folder)
+    save_trained(model, run.factory.tokenizer, folder, adapter_folder(run.recipe, checkpoints))
     return facts
 
 
 def _fit(run: Run, training: TrainingSection, checkpoints: Path) -> tuple[Model, Facts]:
     from recinject.models.building import count_parameters
+    from recinject.pipeline.untrained import make_untrained
     from recinject.training.fitting import fit
 
     recipe, tokenizer = run.recipe, run.factory.tokenizer
     phases = curriculum(training, task_sizes(run))
     train_set, validation_set, names = _datasets(run, training, phases)
-    trained = _untrained(run, train_set)
+    make = partial(make_untrained, run, train_set, names, checkpoints)
+    trained = make()
     trainable, total = count_parameters(trained)
     if is_first_process():
         say(f"  {trainable:,} of {total:,} parameters train on {len(train_set):,} samples an epoch")
@@ -75,26 +82,24 @@ def _fit(run: Run, training: TrainingSection, checkpoints: Path) -> tuple[Model,
         training.optimizer,
         task_names=names,
         phases=phases,
-        rebuild=lambda: _untrained(run, train_set),
+        rebuild=make,
         optimizer_settings=training.optimizer_settings,
     )
-    return trained, {"trainable": trainable, "parameters": total}
+    facts = {"trainable": trainable, "parameters": total}
+    return trained, facts | _expert_use(run, trained, train_set, names)
 
 
-def _untrained(run: Run, train_set: Dataset) -> Model:
-    from recinject.models.heads import RatingModel
-    from recinject.models.lora import add_lora
+def _expert_use(run: Run, model: Model, samples: Dataset, names: Sequence[str]) -> Facts:
+    from recinject.models.experts import experts_of
+    from recinject.pipeline.untrained import sample_batches
 
-    recipe, tokenizer = run.recipe, run.factory.tokenizer
-    model = base_model(recipe, tokenizer)
-    if recipe.lora is not None:
-        known = tokenizer.get_vocab()
-        new_tokens = [known[token] for token in run.identifiers.tokens]
-        model = add_lora(model, recipe.lora, recipe.seed, new_tokens)
-    if recipe.model.head == "text":
-        return model
-    ratings = np.unique(train_set["rating"], return_counts=True)
-    return RatingModel(model, recipe.model.head, *ratings)
+    experts = experts_of(model)
+    if experts is None:
+        return {}
+    batches = sample_batches(model, run.factory.tokenizer, samples, run.recipe.seed)
+    shares = experts.shares(batches)[: len(names)].tolist()
+    by_task = experts.settings.decision == "task"
+    return {"experts": {"tasks": list(names), "shares": shares, "by_task": by_task}}
 
 
 def task_sizes(run: Run) -> dict[str, int]:
@@ -151,7 +156,8 @@ def _datasets(
         )
     mixed = mix_tasks(samples, names, mixture, run.recipe.seed)
     mixed_names = [name for name in names if not mixture or name in mixture]
-    validated = [t.name for t in tasks if t.name in mixed_names and Part.VALIDATION in t.parts]
+    asked = [t.name for t in tasks if t.name in mixed_names and Part.VALIDATION in t.parts]
+    validated = {name: names.index(name) for name in asked}
     validation = (
         validation_samples(samples, validated, training.validation_samples) if validated else None
     )

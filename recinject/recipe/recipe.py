@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.recipe.refusals import explain
+from recinject.foundation.errors import RecinjectError
+from recinject.recipe.refusals import bind
 from recinject.recipe.sections import (
     AblationSection,
     DataSection,
     EvaluationSection,
     IdentifiersSection,
+    LoraSection,
     ModelSection,
     ReportSection,
     SamplesSection,
@@ -25,6 +24,8 @@ from recinject.recipe.sections import (
 )
 from recinject.tasks.registry import task_type
 from recinject.tasks.task import Task
+
+_NEW_TOKENS = ("token", "semantic")
 
 
 class Recipe(Section):
@@ -37,7 +38,8 @@ class Recipe(Section):
     identifiers: IdentifiersSection = IdentifiersSection()
     samples: SamplesSection = SamplesSection()
     model: Annotated[ModelSection, BeforeValidator(lambda given: {} if given is None else given)]
-    lora: dict[str, Any] | None = None
+    lora: LoraSection | None = None
+    experts: dict[str, Any] | None = None
     training: TrainingSection | None
     generation: dict[str, Any] = {}
     evaluation: EvaluationSection = EvaluationSection()
@@ -49,8 +51,8 @@ class Recipe(Section):
     def _nothing_without_a_model(self) -> Recipe:
         if self.has_model:
             return self
-        for section, given in (("training", self.training), ("lora", self.lora)):
-            if given is not None:
+        for section in ("training", "lora", "experts"):
+            if getattr(self, section) is not None:
                 raise RecinjectError(
                     f"{section}: given, but the model has neither name nor config",
                     hint=f"name a model or give it a config, or set {section}=null to evaluate "
@@ -88,6 +90,32 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _experts_have_their_place(self) -> Recipe:
+        for conflicts, fact, fix in (
+            (self.lora is not None, "lora adapts the same model", "set lora=null, or experts=null"),
+            (self.model.head != "text", "they answer in text alone", "set model.head=text"),
+            (
+                self.identifiers.kind in _NEW_TOKENS,
+                f"identifiers.kind={self.identifiers.kind} brings tokens that would stay untrained",
+                "set identifiers.kind=number, or use lora, which trains their embeddings",
+            ),
+        ):
+            if self.experts is not None and conflicts:
+                raise RecinjectError(f"experts: {fact}", hint=fix)
+        return self
+
+    @model_validator(mode="after")
+    def _cold_items_have_codes(self) -> Recipe:
+        if self.evaluation.cold_share and not (
+            self.has_model and self.identifiers.kind == "semantic"
+        ):
+            raise RecinjectError(
+                "evaluation.cold_share: cold items join by the codes that a model predicts",
+                hint="set identifiers.kind=semantic, and a model, or evaluation.cold_share=[]",
+            )
+        return self
+
     @property
     def has_model(self) -> bool:
         """Whether there is a language model; without one the baselines are evaluated alone."""
@@ -106,18 +134,8 @@ class Recipe(Section):
         """
         chosen = self.samples.tasks.items()
         folder = self.samples.prompts
-        return [_make_task(name, given, folder) for name, given in chosen if given is not None]
-
-
-def _make_task(name: str, settings: Mapping[str, Any], folder: Path | None) -> Task:
-    kind = task_type(name, folder)
-    legal = [field.name for field in dataclasses.fields(kind)]
-    for key in settings:
-        if key not in legal:
-            raise RecinjectError(
-                f"samples.tasks.{name}: unknown key {key!r}", hint=did_you_mean(key, legal)
-            )
-    try:
-        return TypeAdapter(kind).validate_python(settings)
-    except ValidationError as error:
-        raise explain(error, f"samples.tasks.{name}.", Section) from error
+        return [
+            bind(task_type(name, folder), given, f"samples.tasks.{name}")
+            for name, given in chosen
+            if given is not None
+        ]

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
+
+T = TypeVar("T")
+
+
+def bind(kind: type[T], settings: Mapping[str, Any], place: str) -> T:
+    """Make a dataclass of settings, each of the kind that it declares.
+
+    Raises:
+        RecinjectError: an unknown setting, or a value that it cannot be.
+    """
+    legal = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in settings:
+        if key not in legal:
+            raise RecinjectError(f"{place}: unknown key {key!r}", hint=did_you_mean(key, legal))
+    try:
+        return TypeAdapter(kind).validate_python(dict(settings))
+    except ValidationError as error:
+        raise explain(error, f"{place}.", BaseModel) from error
 
 
 def explain(error: ValidationError, place: str, root: type[BaseModel]) -> RecinjectError:

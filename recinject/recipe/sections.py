@@ -109,6 +109,20 @@ class SamplesSection(Section):
     jsonl: bool = False
 
 
+class LowRankSection(Section):
+    """Linear layers that are made of two thin factors before the model trains.
+
+    ``targets`` are their own names, such as ``wo``, those of T5's feed-forward layers if not
+    given; ``rank`` is that of each, or ``energy`` the share of the squared singular values to keep.
+    The trained model is written with whole matrices, as plain transformers loads it.
+    """
+
+    targets: Annotated[list[str], Field(min_length=1)] | None = None
+    rank: Positive | None = None
+    energy: float | None = None
+    method: Literal["spectral", "nkp", "lfai"] = "lfai"
+
+
 class ModelSection(Section):
     """A model by hub name or local folder, or a small one built from a config.
 
@@ -124,6 +138,7 @@ class ModelSection(Section):
     tokenizer: str | None = None
     vocab_size: Positive = 8000
     head: Head = "text"
+    low_rank: LowRankSection | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
@@ -134,6 +149,23 @@ class ModelSection(Section):
                 "model.name=null",
             )
         return self
+
+
+class LoraSection(BaseModel):
+    """Any parameter of ``peft.LoraConfig``, and from where its matrices start.
+
+    ``initialisation`` is ``default``, peft's own, or takes a part of each layer's function, as
+    found by the layer's weight or from ``initialisation_rows`` of what it reads.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    initialisation: Literal["default", "spectral", "nkp", "lfai"] = "default"
+    initialisation_rows: Positive = 2048
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that pass to peft as they are."""
+        return dict(self.model_extra or {})
 
 
 class PhaseSection(Section):
@@ -188,6 +220,8 @@ class EvaluationSection(Section):
 
     ``reworded`` and ``shuffled`` also ask the model in a wording that it never trained on, and
     with each history in random order; ``generate`` also lets it write its ratings freely.
+    ``cold_share`` also joins items without training events to its retrieved lists by the codes
+    that they share with what it predicts, up to each of these shares of a list.
     """
 
     baselines: list[str] = [
@@ -203,6 +237,7 @@ class EvaluationSection(Section):
     reworded: bool = True
     shuffled: bool = True
     generate: bool = False
+    cold_share: list[Annotated[float, Field(ge=0, le=1)]] = []
 
 
 class ReportSection(Section):

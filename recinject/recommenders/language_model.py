@@ -20,6 +20,7 @@ from recinject.decoding.candidates import pad_sequences, score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
+from recinject.models.experts import answering
 from recinject.models.heads import RatingModel
 from recinject.models.lora import without_wrapper
 from recinject.recommenders.protocol import (
@@ -114,11 +115,12 @@ class LanguageModel(Recommender):
         was_training = self._model.training
         self._model.eval()
         try:
-            if queries.task == "retrieval":
-                return self._retrieve(queries, k)
-            if queries.task == "ranking":
-                return self._rank(queries, k)
-            return self._rate(queries)
+            with answering(self._model, queries.task):
+                if queries.task == "retrieval":
+                    return self._retrieve(queries, k)
+                if queries.task == "ranking":
+                    return self._rank(queries, k)
+                return self._rate(queries)
         finally:
             self._model.train(was_training)
 
@@ -237,7 +239,7 @@ class LanguageModel(Recommender):
             "decoder_start_token_id": getattr(config, "decoder_start_token_id", None),
         }
         settings = GenerationConfig(**{**_GREEDY, **tokens, **(generation or {})})
-        with global_chance(seed):
+        with global_chance(seed), answering(self._model, queries.task):
             for rows, (ids, mask) in self._batches(queries, self._beams):
                 ids, mask = ids.to(model.device), mask.to(model.device)
                 read = ids.shape[1] if self._dialect.causal else 1

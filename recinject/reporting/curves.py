@@ -1,4 +1,4 @@
-"""The figures of slices, of confused ratings, and of what more training data buys."""
+"""The figures of slices, of confused ratings, of experts, and of what more data buys."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.reporting.figures import ACCENT, BASELINE, INK, LINE, QUIET, quieten
-from recinject.reporting.inputs import LANGUAGE_MODEL, Confusion, SharePoint
+from recinject.reporting.inputs import LANGUAGE_MODEL, Confusion, ExpertUse, SharePoint
 from recinject.reporting.wording import metric_label, recommender_label
 
 _MARKERS = ("s", "^", "D", "v", "P", "X", "*")
@@ -68,27 +69,43 @@ def confusion_figure(confusion: Confusion) -> Figure:
     """Draw which ratings were taken for which: each row's shares, dark where most fell."""
     counts = np.array(confusion.counts, float)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    names = [f"{value:g}" for value in confusion.values]
+    rows = [f"{name}  (n = {int(n):,})" for name, n in zip(names, counts.sum(1), strict=True)]
+    figure, axes = _grid(shares, rows, names, "Per cent of each true rating")
+    axes.set_xlabel("predicted rating, to the nearest", color=QUIET)
+    axes.set_ylabel("true rating", color=QUIET)
+    return figure
+
+
+def expert_figure(use: ExpertUse) -> Figure:
+    """Draw how much of each expert the tasks got: one row a task, dark where most."""
+    shares, names = np.array(use.shares), [name.replace("_", " ") for name in use.tasks]
+    experts = [str(number + 1) for number in range(shares.shape[1])]
+    figure, axes = _grid(shares, names, experts, "Per cent of each task's experts")
+    axes.set_xlabel("expert", color=QUIET)
+    return figure
+
+
+def _grid(
+    shares: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], title: str
+) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 4.0), layout="constrained")
     axes = figure.subplots()
     colours = LinearSegmentedColormap.from_list("", ["#ffffff", ACCENT])
-    places = np.arange(len(shares))
+    places = [np.arange(size) for size in reversed(shares.shape)]
     # An image would be a bitmap inside the page.
-    axes.pcolormesh(places, places, shares, cmap=colours, vmin=0, shading="nearest")
+    axes.pcolormesh(*places, shares, cmap=colours, vmin=0, shading="nearest")
     axes.invert_yaxis()
     for row, column in np.ndindex(*shares.shape):
         colour = "#ffffff" if shares[row, column] > shares.max() / 2 else "#1d2430"
         text = f"{100 * shares[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    names = [f"{value:g}" for value in confusion.values]
-    axes.set_xticks(range(len(names)), names)
-    rows = zip(names, counts.sum(1), strict=True)
-    axes.set_yticks(range(len(names)), [f"{name}  (n = {int(n):,})" for name, n in rows])
-    axes.set_xlabel("predicted rating, to the nearest", color=QUIET)
-    axes.set_ylabel("true rating", color=QUIET)
+    axes.set_xticks(places[0], columns)
+    axes.set_yticks(places[1], rows)
     axes.tick_params(length=0, labelcolor=QUIET, labelsize=9)
     axes.spines[:].set_visible(False)
-    axes.set_title("Per cent of each true rating", loc="left", color=INK, fontweight="bold")
-    return figure
+    axes.set_title(title, loc="left", color=INK, fontweight="bold")
+    return figure, axes
 
 
 def _line(

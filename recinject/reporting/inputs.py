@@ -113,6 +113,21 @@ class Confusion:
 
 
 @dataclass(frozen=True)
+class ExpertUse:
+    """How much of each expert the tasks got in the end.
+
+    Attributes:
+        tasks: their names.
+        shares: the experts' weights, one row a task.
+        by_task: whether a task's samples all get the same.
+    """
+
+    tasks: Sequence[str]
+    shares: Sequence[Sequence[float]]
+    by_task: bool
+
+
+@dataclass(frozen=True)
 class SharePoint:
     """What a recommender scored that learnt from a share of the training events."""
 
@@ -135,6 +150,7 @@ class ReportInputs:
         sampled_candidates: how many negatives stand beside the positive in a ranking query.
         confusion: of the ratings that the model, or the best baseline, predicted.
         shares: what was scored on shares of the training events, where a study was made.
+        experts: how the tasks share experts, where the model has any.
     """
 
     name: str
@@ -156,6 +172,7 @@ class ReportInputs:
     slices: Sequence[SliceResult] = ()
     confusion: Confusion | None = None
     shares: Sequence[SharePoint] = ()
+    experts: ExpertUse | None = None
 
     @property
     def scaled(self) -> bool:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.reporting import tables, wording
-from recinject.reporting.curves import confusion_figure, share_figure, slice_figure
+from recinject.reporting.curves import confusion_figure, expert_figure, share_figure, slice_figure
 from recinject.reporting.figures import loss_figure, metric_figure, scale_figure, to_png, to_svg
 from recinject.reporting.headline import (
     Standing,
@@ -168,6 +168,8 @@ def _png_figures(inputs: ReportInputs) -> dict[str, Figure]:
         figures["loss"] = loss_figure(inputs.training)
     if inputs.scaled:
         figures["scales"] = scale_figure(inputs.training)
+    if inputs.training and inputs.experts:
+        figures["experts"] = expert_figure(inputs.experts)
     return figures
 
 
@@ -187,4 +189,6 @@ def _svg_figures(inputs: ReportInputs) -> dict[str, list[Markup]]:
         figures["training"] = [to_svg(loss_figure(inputs.training), "Loss by training step")]
     if inputs.scaled:
         figures["training"] += [to_svg(scale_figure(inputs.training), "Scale by training step")]
+    if inputs.training and inputs.experts:
+        figures["training"] += [to_svg(expert_figure(inputs.experts), "Experts by task")]
     return figures

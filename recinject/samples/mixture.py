@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -69,21 +69,36 @@ def mix_tasks(folder: Path, tasks: Iterable[str], rates: Mapping[str, float], se
         The columns that the Trainer reads, mapped from the files and not loaded, with ``task``:
         the number of each sample's task among ``tasks``.
     """
-    sets = {task: token_columns(folder, task, Part.TRAIN.label) for task in tasks}
+    sets = {
+        task: _numbered(token_columns(folder, task, Part.TRAIN.label), number)
+        for number, task in enumerate(tasks)
+    }
     counts = mixture_counts({task: len(found) for task, found in sets.items()}, rates)
-    numbers = {task: number for number, task in enumerate(sets)}
-    parts = []
-    for task, count in counts.items():
-        found = sets[task]
-        # Before the rows are drawn: afterwards a new column would have them copied.
-        found = found.add_column("task", np.full(len(found), numbers[task], np.int8))
-        parts.append(found.select(draw_passes(seed, task, len(found), count)))
-    return concatenate_datasets(parts)
+    return concatenate_datasets(
+        [
+            sets[task].select(draw_passes(seed, task, len(sets[task]), count))
+            for task, count in counts.items()
+        ]
+    )
 
 
-def validation_samples(folder: Path, tasks: Sequence[str], count: int) -> Dataset:
-    """Gather validation samples of several tasks: the first ``count``, dealt out in turn."""
-    sets = [token_columns(folder, task, Part.VALIDATION.label) for task in tasks]
+def _numbered(samples: Dataset, task: int) -> Dataset:
+    # Before any rows are drawn: afterwards a new column would have them copied.
+    return samples.add_column("task", np.full(len(samples), task, np.int8))
+
+
+def validation_samples(folder: Path, tasks: Mapping[str, int], count: int) -> Dataset:
+    """Gather validation samples of several tasks: the first ``count``, dealt out in turn.
+
+    Args:
+        folder: the samples' folder.
+        tasks: those that have such samples, each with its number in the column ``task``.
+        count: how many samples.
+    """
+    sets = [
+        _numbered(token_columns(folder, task, Part.VALIDATION.label), number)
+        for task, number in tasks.items()
+    ]
     shares = [len(range(turn, count, len(sets))) for turn in range(len(sets))]
     return concatenate_datasets(
         [

@@ -10,14 +10,18 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 from tokenizers import Tokenizer
+from torch.optim import Optimizer
 from transformers import PrinterCallback, Trainer
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.models.building import wrap_tokenizer
+from recinject.models.experts import answering, experts_of
+from recinject.models.gates import part_gate
 from recinject.models.heads import RatingModel
 from recinject.models.lora import without_wrapper
 from recinject.models.storing import explain_failed_writing
+from recinject.models.wrapper import Wrapper
 from recinject.training.arguments import (
     count_in_steps,
     count_steps,
@@ -87,6 +91,8 @@ def fit(
     settings = training_arguments(arguments, folder, seed, validates=validation_dataset is not None)
     if clips_itself(optimizer):
         refuse_sharding(settings)
+    if experts_of(model) is not None:
+        refuse_sharding(settings, "a layer mixes whole experts", "set experts=null")
     if phases:
         # A curriculum is one long epoch.
         settings.max_steps = count_steps(settings, len(train_dataset))
@@ -155,19 +161,33 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         model, smoothing = settings["model"], settings["args"].label_smoothing_factor
         by_token = partial(token_losses, smoothing=smoothing)
         measure = model.losses if isinstance(model, RatingModel) else by_token
-        self._loss = BatchLoss(measure, task_names)
+        self._loss, self._experts = BatchLoss(measure, task_names), experts_of(model)
         super().__init__(compute_loss_func=self._loss, **settings)
         # T5's forward takes any keyword, and would pass the token count on to its layers.
         self.model_accepts_loss_kwargs = False
         # A causal model's labels come shifted from the collator; the Trainer would not count the
         # first of each sample.
         self._loss_shifts_labels = False
+        # The Trainer reads their names off a signature, and a wrapper's has none.
+        self.label_names = ["labels"]
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
         """Return the loss; note whose samples it is of while training."""
-        tasks = inputs.pop("task", None)
+        tasks, experts = inputs.pop("task", None), self._experts
         self._loss.tasks = tasks if model.training else None
-        return super().compute_loss(model, inputs, *given, **settings)
+        if experts is None:
+            return super().compute_loss(model, inputs, *given, **settings)
+        auxiliary = partial(experts.auxiliary_loss, self.state.global_step)
+        self._loss.auxiliary = auxiliary if model.training else None
+        with answering(experts, tasks):
+            return super().compute_loss(model, inputs, *given, **settings)
+
+    def create_optimizer(self, *given: Any) -> Optimizer:
+        """Make the optimizer, a gate in a group of its own."""
+        optimizer: Optimizer = super().create_optimizer(*given)
+        if self._experts is not None:
+            part_gate(optimizer, self._experts.gate, self._experts.settings.gate_rate)
+        return optimizer
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Log, with the loss of each task beside the whole one."""
@@ -176,7 +196,7 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if isinstance(self.model, RatingModel):
+        if isinstance(self.model, Wrapper):
             # Of weights that have two names, safetensors refuses to write both.
             state_dict = self.model.trained_weights()
         super()._save(output_dir, state_dict)

@@ -42,6 +42,8 @@ class BatchLoss:
     Attributes:
         tasks: the task of each sample in the part that comes next, shape (n,); None for no
             account.
+        auxiliary: gives what the model adds to the loss for each sample in the part, shape () or
+            (n,); None for nothing. It counts by the sample's labels.
     """
 
     def __init__(self, measure: Measure, task_names: Sequence[str] = ()) -> None:
@@ -49,6 +51,7 @@ class BatchLoss:
         self._names = task_names
         self._sums: torch.Tensor | None = None
         self.tasks: torch.Tensor | None = None
+        self.auxiliary: Callable[[], torch.Tensor] | None = None
 
     def __call__(
         self,
@@ -65,10 +68,13 @@ class BatchLoss:
             num_items_in_batch: how many of them there are in the whole batch.
         """
         losses, counted = self._measure(outputs.logits, labels), labels != -100
+        total = losses.sum()
         if self.tasks is not None:
             by_sample = [column.reshape(len(labels), -1).sum(1) for column in (losses, counted)]
             self._record(by_sample[0].detach(), by_sample[1], self.tasks)
-        return losses.sum() / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
+        if self.auxiliary is not None:
+            total = total + (counted.reshape(len(labels), -1).sum(1) * self.auxiliary()).sum()
+        return total / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
 
     def _record(self, losses: torch.Tensor, tokens: torch.Tensor, tasks: torch.Tensor) -> None:
         # Kept on the device in one tensor: a training step must not wait for it.

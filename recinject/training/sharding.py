@@ -11,10 +11,11 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from transformers import PreTrainedModel, Trainer
 
 from recinject.foundation.progress import say
+from recinject.models.experts import ExpertsModel
 from recinject.models.heads import RatingModel
 from recinject.models.lora import without_wrapper
 
-Model: TypeAlias = PreTrainedModel | PeftModel | RatingModel
+Model: TypeAlias = PreTrainedModel | PeftModel | RatingModel | ExpertsModel
 
 
 def share_out_weights(trainer: Trainer) -> None:

@@ -148,8 +148,12 @@ def clippy_groups(model: nn.Module, weight_decay: float = 0.0) -> list[dict[str,
     return list(groups.values())
 
 
-def refuse_sharding(arguments: TrainingArguments) -> None:
-    """Refuse to scale steps where processes share out the tensors.
+def refuse_sharding(arguments: TrainingArguments, *why: str) -> None:
+    """Refuse what needs whole tensors, such as scaling steps, where processes share them out.
+
+    Args:
+        arguments: the Trainer's.
+        why: what needs them, and the fix beside DDP; scales of steps if not given.
 
     Raises:
         RecinjectError: FSDP or DeepSpeed is at work.
@@ -159,16 +163,19 @@ def refuse_sharding(arguments: TrainingArguments) -> None:
     launched = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     multiple = arguments.distributed_state.distributed_type not in single
     if arguments.fsdp or (launched and multiple):
-        raise _sharded("training: FSDP has them")
+        raise _sharded("training: FSDP has them", *why)
     if arguments.deepspeed_plugin is not None:
-        raise _sharded("training: DeepSpeed has them")
+        raise _sharded("training: DeepSpeed has them", *why)
 
 
-def _sharded(who: str) -> RecinjectError:
+def _sharded(
+    who: str,
+    why: str = "a scale is of a whole tensor",
+    fix: str = "choose another training.optimizer, such as adafactor",
+) -> RecinjectError:
     return RecinjectError(
-        f"{who} shared out among processes, and a scale is of a whole tensor",
-        hint="launch it with recipes/accelerate's configuration for DDP, or choose another "
-        "training.optimizer, such as adafactor",
+        f"{who} shared out among processes, and {why}",
+        hint=f"launch it with recipes/accelerate's configuration for DDP, or {fix}",
     )
 
 

@@ -9,12 +9,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.progress import Progress, TaskID
+from torch import nn
 from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import console, progress_bar, say
+from recinject.models.experts import ExpertsModel, experts_of
 from recinject.training.step_scales import clip_summary
 
 _PLAIN_LINE_SECONDS = 15.0
@@ -29,11 +32,21 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._experts: ExpertsModel | None = None
+        self._chosen = torch.empty(0)
 
     def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: nn.Module | None = None,
+        **_: Any,
     ) -> None:
         """Keep the lines up to the step that training goes on from."""
+        experts = None if model is None else experts_of(model)
+        if experts is not None and experts.settings.decision == "task":
+            self._experts, self._chosen = experts, experts.routing().support()
         if not state.is_world_process_zero:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,15 +68,22 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
     ) -> None:
         """Append a line: step, epoch, and loss or eval_loss with what goes with it.
 
-        Beside a loss stands by how much steps were scaled down since the one before.
+        Beside a loss stands by how much steps were scaled down since the one before, and how many
+        tasks have got other experts since then, or since training went on.
         """
         if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
             return
         entry = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **logs}
         if "loss" in logs:
-            entry |= clip_summary(optimizer)
+            entry |= clip_summary(optimizer) | self._flips()
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
+
+    def _flips(self) -> dict[str, int]:
+        if self._experts is None:
+            return {}
+        before, self._chosen = self._chosen, self._experts.routing().support()
+        return {"expert_flips": int((before != self._chosen).any(1).sum())}
 
 
 class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here

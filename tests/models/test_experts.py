@@ -19,7 +19,6 @@ from recinject.models.experts import (
     experts_of,
     load_experts,
 )
-from recinject.models.gates import part_gate
 from recinject.models.heads import RatingModel
 from recinject.samples.tokenizer import train_tokenizer
 from recinject.training.arguments import training_arguments
@@ -188,22 +187,6 @@ def test_saved_and_loaded_it_is_the_same_and_its_model_is_plain(decision, tmp_pa
             assert torch.equal(loaded(**batch).logits, model(**batch).logits)
 
 
-class WithExperts(TokenTrainer):
-    def create_optimizer(self, model=None):
-        optimizer = super().create_optimizer(model)
-        part_gate(optimizer, self.model.gate, self.model.settings.gate_rate)
-        return optimizer
-
-    def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, self.model.trained_weights())
-
-    def compute_loss(self, model, inputs, *given, **settings):
-        with answering(model, inputs["task"]):
-            loss = super().compute_loss(model, inputs, *given, **settings)
-            auxiliary = model.auxiliary_loss(self.state.global_step).mean()
-        return loss + auxiliary if model.training else loss
-
-
 def train(model, folder, **more):
     generator = np.random.default_rng(0)
     tasks = generator.integers(0, 2, 64)
@@ -215,7 +198,7 @@ def train(model, folder, **more):
                 "max_steps": 6, "logging_steps": 1, "save_steps": 3, "weight_decay": 0.1,
                 "lr_scheduler_type": "constant", **more}  # fmt: skip
     resumed = settings.pop("resumed", None)
-    trainer = WithExperts(
+    trainer = TokenTrainer(
         model=model,
         args=training_arguments(settings, folder, 1),
         train_dataset=data,

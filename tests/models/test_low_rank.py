@@ -12,6 +12,7 @@ from recinject.models.low_rank import (
     find_layers,
     make_low_rank,
     merge_low_rank,
+    shape_low_rank,
 )
 from recinject.models.low_rank_initialisation import METHODS, risk
 from recinject.samples.tokenizer import train_tokenizer
@@ -60,7 +61,7 @@ def test_weights_go_into_a_model_of_the_same_ranks_and_back_to_one_matrix(model,
     low = logits(model)
     config = {**TINY, "feed_forward_proj": model.config.feed_forward_proj}
     again = build_model(config, TOKENIZER, 5)
-    make_low_rank(again, rank=ranks, method="spectral")
+    shape_low_rank(again, ranks)
     again.load_state_dict(model.state_dict())
     assert torch.equal(logits(again), low)
     merge_low_rank(model)
@@ -128,7 +129,6 @@ def test_padding_is_left_out_of_what_is_captured(model):
     [
         ({"rank": 0}, "rank 0 for encoder"),
         ({"rank": 17}, "full rank is 16"),
-        ({"rank": {WO: 2}}, "rank 0 for"),
         ({}, "give one of them"),
         ({"energy": 1.5}, "give one of them"),
         ({"rank": 2, "targets": ["woo"]}, "did you mean 'wo'"),

@@ -109,7 +109,16 @@ def assert_close(one, other, tolerance):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adaptation", ["lora=null", "lora={r: 2, target_modules: [q, v]}"])
+@pytest.mark.parametrize(
+    "adaptation",
+    [
+        "lora=null",
+        "lora={r: 2, target_modules: [q, v]}",
+        "lora={r: 2, target_modules: [q, wo], initialisation: lfai}",
+        "experts={number: 3, regulariser: 0.1}",
+        "model.low_rank={rank: 4}",
+    ],
+)
 def test_two_processes_train_as_one_does(launch, adaptation):
     one, _, _ = launch("one", "one_process.yaml", 1, adaptation)
     half = "training.per_device_train_batch_size=4"

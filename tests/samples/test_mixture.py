@@ -125,8 +125,10 @@ def test_validation_deals_out_the_first_of_each_task(built, count):
         for turn, table in enumerate(tables)
         for row in table.to_pylist()[: len(range(count)[turn::3])]
     ]
-    dataset = validation_samples(folder, names, count)
+    dataset = validation_samples(folder, {name: names.index(name) + 1 for name in names}, count)
     assert len(dataset) == len(expected) == min(count, sum(map(len, tables)))
+    assert dataset["task"] == [names.index(row["task"]) + 1 for row in expected]
+    dataset = dataset.remove_columns("task")
     if "rating" in dataset.column_names:
         assert dataset["rating"] == [row["label"] for row in expected]
         dataset = dataset.remove_columns("rating")
