@@ -17,6 +17,7 @@ from recinject.evaluation.evaluate import (
     answer,
     compare_with_all,
     fit_baselines,
+    measure,
     save_prediction,
 )
 from recinject.evaluation.examples import draw_examples
@@ -24,6 +25,7 @@ from recinject.evaluation.queries import make_queries
 from recinject.evaluation.slices import measure_slices, slice_queries
 from recinject.foundation.progress import say
 from recinject.foundation.storage import write_json
+from recinject.identifiers.codes import load_codes
 from recinject.models.building import count_parameters
 from recinject.models.storing import load_trained
 from recinject.pipeline.run import Facts, Run, is_first_process
@@ -31,6 +33,7 @@ from recinject.pipeline.train import base_model, train
 from recinject.recipe import MOST_EXAMPLES
 from recinject.recommenders.answers import GeneratedRatings
 from recinject.recommenders.baselines import make_baseline
+from recinject.recommenders.cold_items import join_cold_items
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries, Recommender
 from recinject.reporting.headline import leader, main_metric
@@ -159,10 +162,12 @@ class _Evaluation:
             self.rows["audit"] += map(asdict, audit.read_ratings(given.prediction))
         first, *others = answers if model else _best_first(task, answers)
         pairs = [(first, others), *([(others[0], others[1:])] if writes else [])]
+        joined = self.with_cold_items(model, queries) if model else []
+        pairs += [(each, others) for each in joined]
         for one, rest in pairs:
             found = compare_with_all(one, rest, queries, self.protocol)
             self.rows["comparisons"] += map(asdict, found)
-        answers += self.asked_otherwise(task, model) if model else []
+        answers += [*joined, *(self.asked_otherwise(task, model) if model else [])]
         self.rows["metrics"] += [asdict(result) for given in answers for result in given.metrics]
         self.slice(answers, queries)
         self.show(first.prediction, queries)
@@ -173,6 +178,20 @@ class _Evaluation:
         writer = GeneratedRatings(model, rating_labels(split), self.run.recipe.generation)
         writer.fit(split.train, self.protocol.seed)
         return writer
+
+    def with_cold_items(self, model: LanguageModel, queries: Queries) -> list[Answer]:
+        """Join cold items to the lists that the model retrieves, up to each of some shares."""
+        shares, k = self.run.recipe.evaluation.cold_share, self.protocol.list_length
+        if queries.task != "retrieval" or not shares:
+            return []
+        split, catalog = self.run.split
+        codes = load_codes(self.run.folder("identifiers"), catalog)[0].prefixes
+        cold = np.bincount(split.train.items, minlength=len(catalog)) == 0
+        listed = model.predict(queries, 2 * k)
+        found = [join_cold_items(listed, queries, codes, cold, share, k) for share in shares]
+        for each in found:
+            save_prediction(self.folder, each, queries, catalog)
+        return [Answer(each, measure(each, queries, self.protocol)) for each in found]
 
     def asked_otherwise(self, task: str, model: LanguageModel) -> list[Answer]:
         """Ask the model in a wording that it never trained on, and with shuffled histories."""

@@ -41,7 +41,7 @@ class Recipe(Section):
     lora: LoraSection | None = None
     experts: dict[str, Any] | None = None
     training: TrainingSection | None
-    generation: dict[str, Any] = {}
+    generation: Annotated[dict[str, Any], Field(default_factory=dict)]
     evaluation: EvaluationSection = EvaluationSection()
     report: ReportSection = ReportSection()
     ablation: AblationSection | None = None

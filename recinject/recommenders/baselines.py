@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.recommenders.averages import GlobalMean, ItemMean, UserMean
+from recinject.recommenders.content import ContentKNN
 from recinject.recommenders.factorisation import ALS, BPR
 from recinject.recommenders.history_rating import TransformerMLP
 from recinject.recommenders.linear import EASE
@@ -18,6 +19,7 @@ BASELINES: dict[str, type[Recommender]] = {
     baseline.name: baseline
     for baseline in (
         *(Random, Popularity, RecentPopularity, ItemKNN, EASE, ALS, BPR, MarkovChain),
+        ContentKNN,
         *(SASRec, BinarySASRec, BERT4Rec),
         *(GlobalMean, ItemMean, UserMean, Biases),
         *(MatrixFactorisation, MLP, WideDeep, TransformerMLP),

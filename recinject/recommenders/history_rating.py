@@ -37,8 +37,8 @@ class TransformerMLP(RatingModel):
     def __init__(
         self, learning_rate: float = 2e-3, history_length: int = 200, **settings: Any
     ) -> None:
-        shape = {"width": 64, "heads": 2, "layers": 1, "dropout": 0.1}
-        shape |= {"history_length": history_length, "epochs": 5, "batch_size": 1024}
+        shape = {"width": 128, "heads": 4, "layers": 1, "dropout": 0.1, "weight_decay": 0.3}
+        shape |= {"history_length": history_length, "epochs": 6, "batch_size": 1024}
         super().__init__(learning_rate, **(shape | settings))
         self._longest = history_length
 

@@ -87,6 +87,7 @@ class RatingModel(GlobalMean):
         epochs: how often the ratings are gone through at most.
         patience: after how many epochs without gain it ends.
         held_out: the share of ratings that chooses the epoch.
+        weight_decay: AdamW's.
         shape: sizes of the network; see its module.
     """
 
@@ -97,9 +98,14 @@ class RatingModel(GlobalMean):
         epochs: int = 20,
         patience: int = 2,
         held_out: float = 0.05,
+        weight_decay: float = 0.0,
         **shape: float,
     ) -> None:
-        self._settings = {"learning_rate": learning_rate, "num_train_epochs": epochs}
+        self._settings = {
+            "learning_rate": learning_rate,
+            "num_train_epochs": epochs,
+            "weight_decay": weight_decay,
+        }
         self._batch_size, self._patience, self._held_out = batch_size, patience, held_out
         self._shape: dict[str, Any] = shape
         self._sources: Sources | None = None
@@ -184,10 +190,11 @@ class MatrixFactorisation(PairModel):
         self,
         learning_rate: float = 3e-3,
         width: int = 64,
-        regularisation: float = 0.04,
+        regularisation: float = 0.08,
         **settings: Any,
     ) -> None:
-        super().__init__(learning_rate, width=width, regularisation=regularisation, **settings)
+        shape = {"width": width, "regularisation": regularisation, "epochs": 30}
+        super().__init__(learning_rate, **(shape | settings))
 
     def _build(self, training: Interactions) -> RatingModule:
         sizes = training.n_users, training.n_items

@@ -34,6 +34,7 @@ _RECOMMENDERS = {
     f"{LANGUAGE_MODEL}_classification": "model, classification head",
     "item_knn": "item kNN",
     "ease": "EASE",
+    "content_knn": "content kNN",
     "popularity_recent": "recent popularity",
     "markov_chain": "Markov chain",
     "als": "ALS",

@@ -4,6 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recinject.decoding.beam_search import constrained_beam_search
+from recinject.decoding.candidates import score_candidates
 from recinject.decoding.trie import Trie
 from recinject.identifiers.codes import code_tokens, make_unique
 from recinject.samples.tokenizer import add_tokens, encode, train_tokenizer
@@ -42,3 +43,18 @@ def test_codes_go_through_the_tokenizer_into_a_tree_one_token_a_code():
     assert set(sequences.lengths.tolist()) == {4}
     trie = Trie.build([sequences[n].tolist() for n in range(60)])
     assert len(trie.children(0)[0]) == len(np.unique(codes.rows[:, 0]))
+
+
+@settings(max_examples=25)
+@given(PREFIXES, st.integers(0, 9))
+def test_beams_as_wide_as_the_catalogue_rank_it_as_scores_of_whole_codes_do(
+    model, prompts, prefixes, seed
+):
+    codes = make_unique(prefixes, SIZES, seed)
+    starts = np.cumsum([2, *SIZES[:2]])
+    sequences = [[*(starts + row).tolist(), 1] for row in codes.rows]
+    items, found = constrained_beam_search(model, *prompts, Trie.build(sequences), len(prefixes))
+    scores = score_candidates(model, *prompts, np.array(sequences, np.int32))
+    assert (np.sort(items, axis=1) == np.arange(len(prefixes))).all()
+    np.testing.assert_allclose(found, -np.sort(-scores, axis=1), atol=1e-4)
+    np.testing.assert_allclose(np.take_along_axis(scores, items, 1), found, atol=1e-4)

@@ -1,0 +1,98 @@
+"""Items that nothing was learnt of, in the lists of a model that names items by their codes."""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from recinject.data.schema import Flags, Integers
+from recinject.foundation.errors import RecinjectError
+from recinject.recommenders.protocol import Prediction, Queries
+
+Codes = tuple[int, ...]
+
+
+def join_cold_items(
+    listed: Prediction, queries: Queries, prefixes: Integers, cold: Flags, share: float, k: int
+) -> Prediction:
+    """Let cold items follow those that share their predicted codes, up to a share of each list.
+
+    Source: TIGER, arXiv 2305.05065, section 4.3, whose epsilon is ``share``. It holds for the
+    first r items of a list at every r, so one list serves every cutoff; a cold item that comes
+    too early waits. Scores are minus the places, since a cold item need not have one.
+
+    Args:
+        listed: what the model found in the whole catalogue; longer than ``k``, as cold items may
+            have to go.
+        queries: what was asked; items of a history are not joined.
+        prefixes: the codes of each item without the last, which nothing is learnt of where the
+            item is cold; shape (items, levels).
+        cold: the items without training events, shape (items,).
+        share: from 0, which leaves out cold items, to 1.
+        k: the length of the lists.
+
+    Raises:
+        RecinjectError: the prediction has no lists.
+    """
+    if listed.items is None:
+        raise RecinjectError(
+            f"{listed.recommender}: {listed.task} has no lists for cold items to join",
+            hint="ask for retrieval",
+        )
+    joined = np.full((len(queries), k), -1, np.int32)
+    siblings = _siblings(prefixes, cold)
+    for row, (items, history) in enumerate(zip(listed.items, queries.histories, strict=True)):
+        wanted = _with_siblings(items[items >= 0].tolist(), prefixes, siblings)
+        barred = set(history.tolist())
+        chosen = _within_share([i for i in wanted if i not in barred], cold, share, k)
+        joined[row, : len(chosen)] = chosen
+    found, order = joined == queries.targets[:, None], np.arange(float(k))
+    return Prediction(
+        f"{listed.recommender}_cold_{share:g}",
+        listed.task,
+        joined,
+        np.where(joined >= 0, -order, -np.inf),
+        np.where(found.any(1), found.argmax(1), np.inf),
+        np.ones(len(queries)),
+    )
+
+
+def _siblings(prefixes: Integers, cold: Flags) -> Mapping[Codes, Sequence[int]]:
+    """Return the cold items that have the same codes but the last."""
+    found: defaultdict[Codes, list[int]] = defaultdict(list)
+    for item in np.flatnonzero(cold).tolist():
+        found[tuple(prefixes[item].tolist())].append(item)
+    return found
+
+
+def _with_siblings(
+    items: Sequence[int], prefixes: Integers, siblings: Mapping[Codes, Sequence[int]]
+) -> Iterable[int]:
+    """Put behind each item the cold ones that share its codes; every item comes once."""
+    codes = map(tuple, prefixes[items].tolist())
+    return dict.fromkeys(
+        each
+        for item, own in zip(items, codes, strict=True)
+        for each in (item, *siblings.get(own, ()))
+    )
+
+
+def _within_share(items: Sequence[int], cold: Flags, share: float, k: int) -> list[int]:
+    """Take items in order; cold ones wait until those above them leave them room."""
+    places = list(enumerate(items))
+    known, waiting = (deque(p for p in places if cold[p[1]] == is_cold) for is_cold in (0, 1))
+    chosen: list[int] = []
+    joined = 0
+    while len(chosen) < k and (known or waiting):
+        # The least surplus keeps 0.1 of 10 items from being less than one.
+        room = joined + 1 <= share * (len(chosen) + 1) + 1e-9
+        if waiting and room and (not known or waiting[0] < known[0]):
+            chosen.append(waiting.popleft()[1])
+            joined += 1
+        elif known:
+            chosen.append(known.popleft()[1])
+        else:
+            break
+    return chosen
