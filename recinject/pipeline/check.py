@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from recinject.pipeline.semantic import QUANTISERS
 from recinject.pipeline.study import parts as study_parts
 from recinject.pipeline.train import base_model
 from recinject.pipeline.untrained import check_adapted
-from recinject.recipe import Recipe
+from recinject.recipe import Recipe, TrainingSection
 from recinject.recommenders.baselines import make_baseline
 from recinject.samples.tokenizer import train_tokenizer
 from recinject.training.arguments import check_training_settings
@@ -49,7 +49,7 @@ def check_settings(recipe: Recipe) -> None:
     if recipe.training is not None:
         check_training_settings(recipe.training.arguments)
         choose_optimizer(recipe.training.optimizer, 0.0, recipe.training.optimizer_settings)
-        _check_mixture(recipe)
+        _check_mixture(recipe.training, [task.name for task in recipe.tasks()])
     tokenizer = given_tokenizer(recipe) or train_tokenizer([], recipe.model.vocab_size)
     if not recipe.has_model:
         return
@@ -68,14 +68,17 @@ def _check_list_length(recipe: Recipe) -> None:
         )
 
 
-def _check_mixture(recipe: Recipe) -> None:
-    tasks = [task.name for task in recipe.tasks()]
-    for task in recipe.training.mixture if recipe.training else ():
-        if task not in tasks:
-            raise RecinjectError(
-                f"training.mixture: {task!r} is not among the run's tasks",
-                hint=did_you_mean(task, tasks),
-            )
+def _check_mixture(training: TrainingSection, tasks: Sequence[str]) -> None:
+    named = {"training.mixture": list(training.mixture)}
+    for number, phase in enumerate(training.curriculum, 1):
+        named[f"training.curriculum, phase {number}"] = [*phase.tasks, *phase.mixture]
+    for place, names in named.items():
+        for task in names:
+            if task not in tasks:
+                raise RecinjectError(
+                    f"{place}: {task!r} is not among the run's tasks",
+                    hint=did_you_mean(task, tasks),
+                )
 
 
 def _check_writable(recipe: Recipe) -> None:

@@ -28,6 +28,10 @@ def load(tiny_recipe, tmp_path):
         ("evaluation.baselines=[alz]", "unknown baseline 'alz'\n  fix: did you mean 'als'"),
         ("evaluation.cutoffs=[5, 11]", "11 items, but lists end after 10 (evaluation.beams)"),
         ("training.mixture.retreival=1", "training.mixture: 'retreival' is not among the run's"),
+        (
+            "training.curriculum=[{share: 1, tasks: [retreival]}]",
+            "phase 1: 'retreival' is not among",
+        ),
         ("training.mixtur={}", "did you mean 'mixture'?"),
         ("training.optimizer=adafacto", "unknown 'adafacto'\n  fix: did you mean 'adafactor'"),
         ("training.optimzer=adafactor", "did you mean 'optimizer'?"),
