@@ -18,6 +18,7 @@ from recinject.reporting.inputs import LANGUAGE_MODEL, Confusion, ExpertUse, Sha
 from recinject.reporting.wording import metric_label, recommender_label
 
 _MARKERS = ("s", "^", "D", "v", "P", "X", "*")
+_DASHES = ("--", ":", "-.")
 _PANEL = (4.4, 3.2)
 _ASIDE = 0.06
 
@@ -51,17 +52,20 @@ def share_figure(points: Sequence[SharePoint]) -> Figure:
     Args:
         points: of one metric; recommenders in the order of the legend.
     """
-    figure = Figure(figsize=(6.6, 3.8), layout="constrained")
+    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
     axes = figure.subplots()
     for turn, name in enumerate(dict.fromkeys(point.result.recommender for point in points)):
         own = [point for point in points if point.result.recommender == name]
-        _line(axes, [100 * p.share for p in own], [p.result for p in own], name, turn)
+        # Side by side on a logarithmic axis.
+        places = [100 * point.share * (1 + _ASIDE / 2) ** turn for point in own]
+        _line(axes, places, [point.result for point in own], name, turn)
     axes.set_xscale("log")
     shares = sorted({100 * point.share for point in points})
     axes.set_xlabel("share of the training ratings learnt from, %", color=QUIET)
     _finish(axes, f"{metric_label(points[0].result.metric)} by training data")
     axes.set_xticks(shares, [f"{share:g}" for share in shares])
     axes.minorticks_off()
+    axes.legend(frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -123,7 +127,8 @@ def _line(
         values,
         yerr=np.nan_to_num(whiskers),
         color=ACCENT if is_own else BASELINE,
-        marker="o" if is_own else _MARKERS[turn % len(_MARKERS)],
+        marker="o" if name == LANGUAGE_MODEL else _MARKERS[turn % len(_MARKERS)],
+        linestyle="-" if name == LANGUAGE_MODEL or not is_own else _DASHES[turn % len(_DASHES)],
         markersize=5,
         linewidth=2 if is_own else 1.3,
         elinewidth=1,
