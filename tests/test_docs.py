@@ -17,7 +17,7 @@ LINE = re.compile(r"^    ((?:recinject|accelerate launch|python|make) .*)$", re.
 COMMANDS = [
     (page.name, " ".join(shlex.split(line, comments=True)), line)
     for page in PAGES
-    for line in LINE.findall(page.read_text("utf-8"))
+    for line in LINE.findall(re.sub(r"\\\n\s*", "", page.read_text("utf-8")))
 ]
 
 
