@@ -94,7 +94,11 @@ def main() -> None:
                 print(f"     {each.recommender} - {each.reference}: {each.metric} ", end="")
                 print(f"{each.difference:+.4f} [{each.ci_low:+.4f}, {each.ci_high:+.4f}]", end="")
                 print(f", p = {each.p_value:.3f}", flush=True)
-    print(json.dumps({"benchmark": "rating_models", "split": told.split, "rmse": result}))
+    means = {name: float(np.mean(figures)) for name, figures in result.items()}
+    own, other = (means.get(name, min(means.values())) for name in COMPARED)
+    summary = {"benchmark": "rating_models", "value": round(own, 4), "unit": "RMSE"}
+    summary |= {"reference": round(other, 4), "ratio": round(own / other, 4)}
+    print(json.dumps({**summary, "split": told.split, "rmse": result}))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def test_a_curriculum_trains_on_the_tasks_of_each_phase(again, copied):
 
 
 def test_a_phase_without_samples_is_refused(start):
-    ended = start("train", "training.curriculum=[{share: 1, tasks: [no_such]}]")
+    words = "training.mixture={retrieval: 1}", "training.curriculum=[{share: 1, tasks: [bpr]}]"
+    ended = start("train", *words)
     assert ended.code == 2 and "training.curriculum: phase 1 has no task" in ended.output
 
 
