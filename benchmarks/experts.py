@@ -34,7 +34,8 @@ from transformers import Adafactor
 
 from recinject.data.splitting import Part
 from recinject.models.building import count_parameters, wrap_tokenizer
-from recinject.models.experts import ExpertSettings, add_experts, answering, experts_of
+from recinject.models.expert_layers import ExpertSettings
+from recinject.models.experts import add_experts, answering, experts_of
 from recinject.models.gates import part_gate
 from recinject.models.lora import add_lora
 from recinject.pipeline.build import build

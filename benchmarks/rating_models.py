@@ -21,7 +21,7 @@ import numpy as np
 
 from recinject.data.readers import read_log
 from recinject.data.simulator import simulate_shop
-from recinject.data.splitting import Part, Split, split_by, without_validation
+from recinject.data.splitting import Part, split_by, without_validation
 from recinject.evaluation.metrics import evaluate_prediction
 from recinject.evaluation.statistics import compare
 from recinject.recommenders.baselines import BASELINES
@@ -30,25 +30,6 @@ from recinject.recommenders.protocol import Queries, Sources
 MODELS = [name for name, kind in BASELINES.items() if "rating" in kind.tasks]
 SHARES = {"global_time": 0.1, "random": 0.2}
 COMPARED = ("transformer_mlp", "matrix_factorisation")
-
-
-def ask(split: Split) -> Queries:
-    """Ask for every test rating that has a history."""
-    view = split.view(Part.TEST)
-    log, events = view.interactions, view.targets.values
-    histories = view.histories(events)
-    if log.ratings is None:
-        raise SystemExit("the log has no ratings")
-    return Queries(
-        task="rating",
-        sample_ids=[str(event) for event in events],
-        prompts=[""] * len(events),
-        users=log.users[events],
-        histories=np.split(log.items[histories.values], histories.offsets[1:-1]),
-        targets=log.items[events],
-        labels=log.ratings[events],
-        history_ratings=np.split(log.ratings[histories.values], histories.offsets[1:-1]),
-    )
 
 
 def main() -> None:
@@ -68,7 +49,7 @@ def main() -> None:
         log = read_log(told.data, columns={})
     seeds = told.seeds[:1] if told.quick else told.seeds
     split = without_validation(split_by(told.split, log.interactions, SHARES[told.split]))
-    queries, training, result = ask(split), split.train, {}
+    queries, training, result = Queries.of_ratings(split.view(Part.TEST)), split.train, {}
     sources = Sources(log.catalog, split.view(Part.TRAIN))
     print(f"{len(training)} ratings train, {len(queries)} test")
     print("seed model                 RMSE                   MAE                    AUC", end="")

@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from recinject.data.readers import read_log
 from recinject.data.schema import Flags, Floats, Log
 from recinject.data.simulator import simulate_shop
-from recinject.data.splitting import Part, Split, learn_from, split_by
+from recinject.data.splitting import Part, learn_from, split_by
 from recinject.identifiers.pieces import REPRESENTATIONS
 from recinject.recommenders.protocol import Queries, Sources
 from recinject.recommenders.semantic_ranker import SemanticRanker
@@ -33,26 +33,6 @@ from recinject.recommenders.semantic_ranker import SemanticRanker
 SHARES = {"global_time": 0.1, "cold_items": 0.05}
 CONTROL = "hashed_id"
 FIGURES = ("AUC all", "RMSE all", "AUC warm", "RMSE warm", "AUC cold", "RMSE cold")
-
-
-def ask(split: Split, part: Part) -> Queries:
-    """Ask for the rating of every held-out event with a history."""
-    view = split.view(part)
-    log, events = view.interactions, view.targets.values
-    past = view.histories(events, 50)
-    if log.ratings is None:
-        raise SystemExit("the log has no ratings")
-    rated = past.of(log.ratings[past.values])
-    return Queries(
-        task="rating",
-        sample_ids=[str(event) for event in events],
-        prompts=[""] * len(events),
-        users=log.users[events],
-        histories=[log.items[past[row]] for row in range(len(events))],
-        targets=log.items[events],
-        labels=log.ratings[events],
-        history_ratings=[rated[row] for row in range(len(events))],
-    )
 
 
 def measure(model: SemanticRanker, queries: Queries, cold: Flags) -> list[float]:
@@ -75,7 +55,8 @@ def run(log: Log, told: argparse.Namespace, settings: dict[str, int]) -> Floats:
     for seed in told.seeds:
         whole = split_by(told.split, log.interactions, SHARES[told.split], seed)
         split = learn_from(whole, told.train_share, seed)
-        queries = ask(whole, Part.VALIDATION if told.validation else Part.TEST)
+        part = Part.VALIDATION if told.validation else Part.TEST
+        queries = Queries.of_ratings(whole.view(part), 50)
         cold = ~np.isin(queries.targets, split.train.items)
         print(f"seed {seed}: {len(split.train)} training events; tested {len(cold)}, of which "
               f"{cold.sum()} of {len(np.unique(queries.targets[cold]))} cold items")  # fmt: skip

@@ -38,7 +38,7 @@ from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries, Recommender
 from recinject.reporting.headline import leader, main_metric
 from recinject.samples.build import rating_labels
-from recinject.samples.builder import REWORDED, SHUFFLED
+from recinject.samples.sample import REWORDED, SHUFFLED
 from recinject.samples.store import read_samples
 from recinject.templating.pieces import number_text
 

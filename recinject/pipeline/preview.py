@@ -8,7 +8,7 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.pipeline.prepare import name_all, split_data
 from recinject.pipeline.run import Run, factory_of, given_tokenizer
 from recinject.samples.build import SampleFactory
-from recinject.samples.builder import Sample
+from recinject.samples.sample import Sample
 from recinject.samples.tokenizer import count_tokens
 
 

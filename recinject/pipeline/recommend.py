@@ -31,7 +31,7 @@ from recinject.recipe import (
 )
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries
-from recinject.samples.builder import Wording
+from recinject.samples.wording import Wording
 from recinject.templating.context import Contexts
 
 _TASK = "retrieval"

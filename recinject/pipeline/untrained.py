@@ -18,7 +18,8 @@ from transformers import PreTrainedModel
 from recinject.foundation.randomness import derive_rng
 from recinject.foundation.storage import atomic_folder
 from recinject.models.building import wrap_tokenizer
-from recinject.models.experts import ExpertSettings, add_experts
+from recinject.models.expert_layers import ExpertSettings
+from recinject.models.experts import add_experts
 from recinject.models.heads import RatingModel
 from recinject.models.lora import add_lora, without_wrapper
 from recinject.models.low_rank import (

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from recinject.data.schema import Flags, Floats, Interactions
-from recinject.foundation.errors import RecinjectError
+from recinject.recommenders.averages import mean_rating
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries, Recommender
 
@@ -122,12 +122,7 @@ class GeneratedRatings(Recommender):
         Raises:
             RecinjectError: the training events have no ratings.
         """
-        if training.ratings is None or not len(training.ratings):
-            raise RecinjectError(
-                f"{self.name}: the training events have no ratings to average",
-                hint="set data.columns.rating, or leave the rating task out",
-            )
-        self._mean, self._seed = float(training.ratings.mean()), seed
+        self._mean, self._seed = mean_rating(training, self.name), seed
 
     def predict(self, queries: Queries, k: int) -> WrittenRatings:
         """Ask for one rating a query; ``k`` plays no part."""

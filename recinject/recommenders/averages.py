@@ -11,6 +11,20 @@ from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.protocol import Prediction, Queries, Recommender
 
 
+def mean_rating(training: Interactions, name: str) -> float:
+    """Return the mean of all training ratings.
+
+    Raises:
+        RecinjectError: the training events, which the recommender called ``name`` needs, have none.
+    """
+    if training.ratings is None or not len(training.ratings):
+        raise RecinjectError(
+            f"{name}: the training events have no ratings to average",
+            hint="set data.columns.rating, or leave the rating task and its baselines out",
+        )
+    return float(training.ratings.mean())
+
+
 class GlobalMean(Recommender):
     """Predicts the mean of all training ratings, whatever the query."""
 
@@ -23,12 +37,7 @@ class GlobalMean(Recommender):
         Raises:
             RecinjectError: the training events have no ratings.
         """
-        if training.ratings is None or not len(training.ratings):
-            raise RecinjectError(
-                f"{self.name}: the training events have no ratings to average",
-                hint="set data.columns.rating, or leave the rating task and its baselines out",
-            )
-        self._mean = float(training.ratings.mean())
+        self._mean = mean_rating(training, self.name)
 
     def predict(self, queries: Queries, k: int) -> Prediction:
         """Predict one rating a query; ``k`` plays no part."""

@@ -46,6 +46,33 @@ class Queries:
     labels: Floats | None = None
     history_ratings: Sequence[Floats] | None = None
 
+    @classmethod
+    def of_ratings(cls, view: View, longest: int | None = None) -> Queries:
+        """Ask for the rating of every held-out event that has a history, without any prompts.
+
+        Args:
+            view: the split with its held-out part.
+            longest: the most items of a history, the newest; None takes all.
+
+        Raises:
+            RecinjectError: the log has no ratings.
+        """
+        log, events = view.interactions, view.targets.values
+        if log.ratings is None:
+            raise RecinjectError("the log has no ratings", hint="set data.columns.rating")
+        past = view.histories(events, longest)
+        ratings = past.of(log.ratings[past.values])
+        return cls(
+            task="rating",
+            sample_ids=[str(event) for event in events],
+            prompts=[""] * len(events),
+            users=log.users[events],
+            histories=[log.items[past[row]] for row in range(len(events))],
+            targets=log.items[events],
+            labels=log.ratings[events],
+            history_ratings=[ratings[row] for row in range(len(events))],
+        )
+
     def __len__(self) -> int:
         return len(self.users)
 

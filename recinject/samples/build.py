@@ -13,11 +13,13 @@ from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.table import ITEM_TOKEN
-from recinject.samples.builder import REWORDED, SHUFFLED, Builder, Wording
+from recinject.samples.builder import Builder
 from recinject.samples.demonstrations import Demonstrations
 from recinject.samples.encoding import Dialect
+from recinject.samples.sample import REWORDED, SHUFFLED
 from recinject.samples.store import Forms, write_samples
 from recinject.samples.tokenizer import add_tokens, train_tokenizer
+from recinject.samples.wording import Wording
 from recinject.tasks.task import Task
 from recinject.templating.context import SlotKind
 from recinject.templating.library import TaskTemplates, load_templates

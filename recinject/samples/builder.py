@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,144 +12,17 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pandas.util import hash_array
 
-from recinject.data.schema import Floats, Integers
-from recinject.data.splitting import Part, View
+from recinject.data.schema import Integers
+from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, is_among, one_below_another, side_by_side
 from recinject.foundation.randomness import Chance, combine, derive_bits
-from recinject.samples.demonstrations import AFTER, BETWEEN, Demonstrations
-from recinject.samples.encoding import Dialect, Encoder, Tokens
+from recinject.samples.demonstrations import Demonstrations
+from recinject.samples.encoding import Tokens
+from recinject.samples.sample import SCHEMA, SHUFFLED, Sample
+from recinject.samples.wording import Wording
 from recinject.tasks.task import Keys, Task
 from recinject.templating.context import Contexts, SlotKind
-from recinject.templating.library import BoundTemplate, TaskTemplates
-from recinject.templating.pieces import LETTERS, RATINGS, Pieces
-
-REWORDED = "reworded"
-SHUFFLED = "shuffled"
-# More than an item's own words take when it comes to stand first in a list and not later.
-_FIRST_TOKENS = 5
-SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("task", pa.string()),
-        ("template", pa.string()),
-        ("split", pa.string()),
-        ("user_id", pa.string()),
-        ("prompt", pa.string()),
-        ("completion", pa.string()),
-        ("target_item_id", pa.string()),
-        ("candidate_item_ids", pa.list_(pa.string())),
-        ("label", pa.float64()),
-    ]
-)
-
-
-class Sample(NamedTuple):
-    """One row of a sample file: what a model reads and should write, and what it is about.
-
-    Attributes:
-        sample_id: task, split, user and index: the key that the sample is a function of.
-        task: the task's name.
-        template: the wording, with its version.
-        split: ``train``, ``validation``, ``test``; ``reworded``: the test in a wording that is
-            never trained on; or ``shuffled``: the test with its histories in random order.
-        user_id: the log's own id; it never stands in the text.
-        prompt: what the model reads.
-        completion: what it should write.
-        target_item_id: the log's own id of the item asked for, or None.
-        candidate_item_ids: the slate in the prompt's order, or None.
-        label: the rating asked for, or None.
-    """
-
-    sample_id: str
-    task: str
-    template: str
-    split: str
-    user_id: str
-    prompt: str
-    completion: str
-    target_item_id: str | None
-    candidate_item_ids: list[str] | None
-    label: float | None
-
-
-@dataclass(frozen=True, eq=False)
-class Wording:
-    """A task's templates with everything that is rendered once and not once a sample.
-
-    Attributes:
-        templates: the wordings.
-        bound: the same, choosing among pieces.
-        phrases: for each slot the text of every item.
-        encoder: gives the tokens of what is put together from the pieces.
-        item_costs: the most tokens that each item takes in a history, shape (items,).
-        item_words: its words, shape (items,).
-    """
-
-    templates: TaskTemplates
-    bound: Sequence[BoundTemplate]
-    phrases: Mapping[str, Sequence[str]]
-    encoder: Encoder
-    item_costs: NDArray[np.int64]
-    item_words: Integers
-
-    @classmethod
-    def make_all(
-        cls,
-        templates: Sequence[TaskTemplates],
-        phrases: Sequence[Mapping[str, Sequence[str]]],
-        ratings: Floats,
-        dialect: Dialect,
-    ) -> list[Wording]:
-        """Write every piece that a sample of some tasks may need, and tokenise it.
-
-        Args:
-            templates: the tasks' wordings.
-            phrases: the texts of each task's items, by slot.
-            ratings: the ratings that may have to be written, ascending.
-            dialect: how the model at hand reads them.
-        """
-        pieces = [Pieces(texts, ratings) for texts in phrases]
-        bound = [
-            [template.bind(own) for template in found.templates]
-            for found, own in zip(templates, pieces, strict=True)
-        ]
-        for own, text in product(pieces, (BETWEEN, AFTER)):
-            own.literal(text)
-        splits = [all(template.splits_at_blanks for template in found) for found in bound]
-        encoders = Encoder.make_all(dialect, pieces, splits)
-        return [
-            cls._make(*parts) for parts in zip(templates, bound, phrases, encoders, strict=True)
-        ]
-
-    @classmethod
-    def _make(
-        cls,
-        templates: TaskTemplates,
-        bound: Sequence[BoundTemplate],
-        phrases: Mapping[str, Sequence[str]],
-        encoder: Encoder,
-    ) -> Wording:
-        beside = sum(int(encoder.most_tokens(kind).max(initial=0)) for kind in (LETTERS, RATINGS))
-        return cls(
-            templates,
-            bound,
-            phrases,
-            encoder,
-            encoder.most_tokens("history") + beside + _FIRST_TOKENS,
-            np.array([len(text.split()) for text in phrases["history"]], np.int32),
-        )
-
-    def numbers(self, split: str) -> Sequence[int]:
-        """Return which of the templates a split is written in.
-
-        Tests are written in one, to compare like with like.
-        """
-        found = range(len(self.bound))
-        if split == REWORDED:
-            return [n for n in found if self.templates.templates[n].held_out][:1]
-        training = [n for n in found if not self.templates.templates[n].held_out]
-        return training if split == Part.TRAIN.label else training[:1]
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -58,14 +58,8 @@ class AdaptiveClipping(StepScales):
         for group in self.param_groups:
             group |= {**self.defaults, **group}
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Clip, and take a step; :attr:`scales` has the smallest scale of each tensor's units.
-
-        Raises:
-            RecinjectError: a gradient is not finite. No weight was changed then.
-        """
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        self.refuse_unfinite()
+    def scaled_step(self) -> Mapping[str, float]:
+        """Clip, and take a step; return the smallest scale of each tensor's units."""
         scales: dict[str, Tensor] = {}
         for group in self.param_groups:
             for name, weights, gradient in self.with_gradient(group) if group["clip"] else ():
@@ -73,10 +67,9 @@ class AdaptiveClipping(StepScales):
                     weights, gradient = weights[gradient.indices()[0]], gradient._values()
                 units = clip_units(weights, gradient, group["clip_factor"], group["clip_eps"])
                 scales[name] = units.amin().float()
-        super().step()
+        super(StepScales, self).step()
         values = torch.stack(list(scales.values())).tolist() if scales else []
-        self.note(dict(zip(scales, values, strict=True)))
-        return loss
+        return dict(zip(scales, values, strict=True))
 
 
 class AgcAdagrad(AdaptiveClipping, torch.optim.Adagrad):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -82,23 +82,15 @@ class Clippy(StepScales):
                     hint=f"set it to {_LEAST_FOR_ZEROS:g} or more; 0.01 is usual",
                 )
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step; :attr:`scales` tells by which scale that of each tensor was.
-
-        Raises:
-            RecinjectError: a gradient is not finite. No weight was changed then.
-        """
-        loss = None if closure is None else torch.enable_grad()(closure)()
-        self.refuse_unfinite()
+    def scaled_step(self) -> Mapping[str, float]:
+        """Take a step, each tensor's by the scale that is returned."""
         scales: dict[str, float] = {}
         for group in self.param_groups:
             for entries, batches in in_batches(self._entries(group)):
                 found = self._update(group, entries, batches)
                 if group["clip"]:
                     scales |= dict(zip((e.name for e in entries), found, strict=True))
-        self.note(scales)
-        return loss
+        return scales
 
     def _entries(self, group: dict[str, Any]) -> Iterator[Entry]:
         for name, weights, gradient in self.with_gradient(group):

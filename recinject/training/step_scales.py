@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -49,6 +49,22 @@ class StepScales(Optimizer):
                     f"training.optimizer_settings.{key}: {value} is below 0",
                     hint="set it to a number from 0 upwards",
                 )
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step; :attr:`scales` tells by how much that of each tensor was scaled down.
+
+        Raises:
+            RecinjectError: a gradient is not finite. No weight was changed then.
+        """
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        self.refuse_unfinite()
+        self.note(self.scaled_step())
+        return loss
+
+    def scaled_step(self) -> Mapping[str, float]:
+        """Change the weights, and return the scales."""
+        raise NotImplementedError
 
     def names(self, group: dict[str, Any]) -> list[str]:
         """Return the names of a group's tensors, or their numbers where it was given none."""

@@ -10,7 +10,7 @@ from recinject.data.splitting import SPLITS, Part, Split
 from recinject.evaluation.queries import make_queries
 from recinject.foundation.ragged import Ragged
 from recinject.foundation.randomness import Chance
-from recinject.samples.builder import SCHEMA
+from recinject.samples.sample import SCHEMA
 from recinject.tasks.retrieval import Retrieval
 from recinject.tasks.task import Keys
 

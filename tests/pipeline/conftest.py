@@ -3,7 +3,9 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 
 class Finished(NamedTuple):
@@ -20,6 +22,46 @@ def finished(recinject, tiny_recipe, tmp_path_factory):
     ended = recinject("run", tiny_recipe, f"runs={runs}")
     assert ended.code == 0, ended.output
     return Finished(runs / "tiny", ended.output)
+
+
+@pytest.fixture(scope="session")
+def built(recinject, tiny_recipe, tmp_path_factory):
+    """The tiny recipe's samples, and no model yet; nobody may change them."""
+    runs = tmp_path_factory.mktemp("built")
+    assert recinject("build", tiny_recipe, f"runs={runs}").code == 0
+    return runs / "tiny"
+
+
+@pytest.fixture
+def copy_built(built, tmp_path):
+    """Copy the samples into a folder of a given name, unless that was done; return the run."""
+
+    def copy(name):
+        if not (tmp_path / name).exists():
+            shutil.copytree(built, tmp_path / name / "tiny")
+        return tmp_path / name / "tiny"
+
+    return copy
+
+
+def _weights(folder):
+    files = sorted((folder / "model").rglob("*.safetensors"))
+    return {str(path.relative_to(folder)): load_file(path) for path in files}
+
+
+@pytest.fixture(scope="session")
+def assert_same_weights():
+    """Compare the models of two runs to the bit."""
+
+    def compare(one, other):
+        first, second = _weights(one), _weights(other)
+        assert first and first.keys() == second.keys()
+        for file, tensors in first.items():
+            assert tensors.keys() == second[file].keys(), file
+            for name, value in tensors.items():
+                assert np.array_equal(value, second[file][name]), (file, name)
+
+    return compare
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import time
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 STILL = "model.config.dropout_rate=0.0"
 LORA = "lora={r: 2, target_modules: [q, v]}"
@@ -22,21 +20,13 @@ main()
 """
 
 
-@pytest.fixture(scope="module")
-def built(recinject, tiny_recipe, tmp_path_factory):
-    runs = tmp_path_factory.mktemp("built")
-    assert recinject("build", tiny_recipe, f"runs={runs}").code == 0
-    return runs / "tiny"
-
-
 @pytest.fixture
-def words(built, tiny_recipe, tmp_path):
+def words(copy_built, tiny_recipe):
     """The words that train in a folder of a given name, on samples that are built already."""
 
     def make(name, *settings):
-        if not (tmp_path / name).exists():
-            shutil.copytree(built, tmp_path / name / "tiny")
-        return ["train", str(tiny_recipe), f"runs={tmp_path / name}", *settings]
+        runs = copy_built(name).parent
+        return ["train", str(tiny_recipe), f"runs={runs}", *settings]
 
     return make
 
@@ -60,17 +50,6 @@ def losses(folder):
     return [(e["step"], e["loss"], e["grad_norm"]) for e in log_of(folder) if "loss" in e]
 
 
-def weights(folder):
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def assert_same_weights(one, other):
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        assert np.array_equal(value, second[name]), name
-
-
 @pytest.mark.parametrize("adaptation", ["lora=null", LORA])
 def test_how_a_batch_is_cut_up_changes_nothing(train, adaptation):
     folders = [
@@ -89,7 +68,9 @@ def test_how_a_batch_is_cut_up_changes_nothing(train, adaptation):
 
 
 @pytest.mark.parametrize("adaptation", ["lora=null", LORA])
-def test_the_same_run_twice_gives_the_same_weights_to_the_bit(train, adaptation):
+def test_the_same_run_twice_gives_the_same_weights_to_the_bit(
+    train, assert_same_weights, adaptation
+):
     assert_same_weights(train("one", adaptation), train("two", adaptation))
 
 
@@ -141,7 +122,7 @@ LONG = ("training.max_steps=60", "training.logging_steps=1", "training.save_step
 
 @pytest.mark.parametrize("adaptation", ["lora=null", LORA])
 def test_interrupted_at_three_points_and_resumed_it_ends_the_same(
-    train, start, words, tmp_path, adaptation
+    assert_same_weights, train, start, words, tmp_path, adaptation
 ):
     settings = (*LONG, adaptation)
     whole, folder = train("whole", *settings), tmp_path / "cut" / "tiny"

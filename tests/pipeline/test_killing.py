@@ -12,9 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from recinject.training.checkpoints import MARKER, newest_complete
 
@@ -42,22 +40,13 @@ def processes():
     return context
 
 
-@pytest.fixture(scope="module")
-def built(recinject, tiny_recipe, tmp_path_factory):
-    runs = tmp_path_factory.mktemp("built")
-    assert recinject("build", tiny_recipe, f"runs={runs}").code == 0
-    return runs / "tiny"
-
-
 @pytest.fixture
-def start(processes, built, tiny_recipe, tmp_path):
+def start(processes, copy_built, tiny_recipe, tmp_path):
     """Start training in a folder of a given name, in a process that may write files so large."""
     started = []
 
     def run(name, limit=0):
-        if not (tmp_path / name).exists():
-            shutil.copytree(built, tmp_path / name / "tiny")
-        words = ["train", str(tiny_recipe), f"runs={tmp_path / name}", *SETTINGS]
+        words = ["train", str(tiny_recipe), f"runs={copy_built(name).parent}", *SETTINGS]
         code = CHILD.format(words=words, limit=limit, stderr=str(tmp_path / f"{name}.txt"))
         process = processes.Process(target=exec, args=(code, {}))
         process.start()
@@ -70,21 +59,12 @@ def start(processes, built, tiny_recipe, tmp_path):
         process.join()
 
 
-def weights(folder):
-    return load_file(folder / "model" / "model.safetensors")
-
-
-def assert_same_weights(one, other):
-    for name, value in weights(one).items():
-        assert np.array_equal(value, weights(other)[name]), name
-
-
 def finish(process):
     process.join(240)
     return process.exitcode
 
 
-def check_kills(start, tmp_path, kills):
+def check_kills(start, tmp_path, kills, assert_same_weights):
     assert finish(start("first")) == 0  # the server's imports are no part of a run
     began = time.monotonic()
     assert finish(start("whole")) == 0
@@ -111,14 +91,14 @@ def check_kills(start, tmp_path, kills):
     return torn
 
 
-def test_killed_three_times_it_ends_as_if_it_had_not_been(start, tmp_path):
-    check_kills(start, tmp_path, 3)
+def test_killed_three_times_it_ends_as_if_it_had_not_been(start, tmp_path, assert_same_weights):
+    check_kills(start, tmp_path, 3, assert_same_weights)
 
 
 @pytest.mark.slow
-def test_killed_many_times_it_ends_as_if_it_had_not_been(start, tmp_path):
+def test_killed_many_times_it_ends_as_if_it_had_not_been(start, tmp_path, assert_same_weights):
     kills = int(os.environ.get("RECINJECT_KILLS", "50"))
-    torn = check_kills(start, tmp_path, kills)
+    torn = check_kills(start, tmp_path, kills, assert_same_weights)
     sys.stdout.write(f"{kills} kills, {torn} torn checkpoints seen\n")
     assert torn or kills < 50  # else no kill fell into a save, and nothing was shown
 
@@ -127,7 +107,9 @@ def checkpoints(folder):
     return next(folder.glob("checkpoints/*"))
 
 
-def test_a_full_disk_is_a_clear_error_that_leaves_the_last_good_checkpoint(start, tmp_path):
+def test_a_full_disk_is_a_clear_error_that_leaves_the_last_good_checkpoint(
+    start, tmp_path, assert_same_weights
+):
     assert finish(start("whole")) == 0
     process, folder = start("full"), tmp_path / "full" / "tiny"
     while not (process.exitcode is not None or list(folder.glob("checkpoints/*/*-8/" + MARKER))):
@@ -145,8 +127,8 @@ def test_a_full_disk_is_a_clear_error_that_leaves_the_last_good_checkpoint(start
     assert_same_weights(tmp_path / "whole" / "tiny", folder)
 
 
-def test_a_folder_that_cannot_be_written_is_a_clear_error(start, tmp_path, built):
-    shutil.copytree(built, tmp_path / "barred" / "tiny")
+def test_a_folder_that_cannot_be_written_is_a_clear_error(start, tmp_path, copy_built):
+    copy_built("barred")
     Path(tmp_path / "barred" / "tiny" / "checkpoints").write_text("in the way")
     assert finish(start("barred")) == 2
     said = (tmp_path / "barred.txt").read_text("utf-8")

@@ -8,11 +8,11 @@ import pandas as pd
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.numpy import load_file
 from transformers import AutoModelForSeq2SeqLM
 
 from recinject.foundation.manifest import RunManifest
-from recinject.models.experts import ExpertsLinear, answering, experts_of
+from recinject.models.expert_layers import ExpertsLinear
+from recinject.models.experts import answering, experts_of
 from recinject.models.storing import load_trained
 
 STILL = ("model.config.dropout_rate=0.0", "training.learning_rate=0.02")
@@ -30,42 +30,20 @@ METHODS = {
 }
 
 
-@pytest.fixture(scope="module")
-def built(recinject, tiny_recipe, tmp_path_factory):
-    runs = tmp_path_factory.mktemp("built")
-    assert recinject("build", tiny_recipe, f"runs={runs}").code == 0
-    return runs / "tiny"
-
-
 @pytest.fixture
-def start(recinject, tiny_recipe, built, tmp_path):
+def start(recinject, tiny_recipe, copy_built):
     def run(verb, name, *settings):
-        if not (tmp_path / name).exists():
-            shutil.copytree(built, tmp_path / name / "tiny")
-        ended = recinject(verb, tiny_recipe, f"runs={tmp_path / name}", *settings)
+        folder = copy_built(name)
+        ended = recinject(verb, tiny_recipe, f"runs={folder.parent}", *settings)
         assert ended.code == 0, ended.output
-        return tmp_path / name / "tiny"
+        return folder
 
     return run
-
-
-def weights(folder):
-    return {
-        str(path.relative_to(folder)): load_file(path)
-        for path in sorted((folder / "model").rglob("*.safetensors"))
-    }
 
 
 def entries(folder, name="loss"):
     lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
     return [entry for entry in map(json.loads, lines) if name in entry]
-
-
-def assert_same(one, other):
-    first, second = weights(one), weights(other)
-    assert first.keys() == second.keys()
-    for file, tensors in first.items():
-        assert all(np.array_equal(t, second[file][n]) for n, t in tensors.items()), file
 
 
 def cut_off(folder, step=4):
@@ -77,13 +55,13 @@ def cut_off(folder, step=4):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_it_resumes_to_the_bit(start, method, tmp_path):
+def test_it_resumes_to_the_bit(start, assert_same_weights, method, tmp_path):
     settings = (*METHODS[method], "training.save_steps=4", "training.learning_rate=0.02")
     whole = start("train", "whole", *settings)
     shutil.copytree(tmp_path / "whole", tmp_path / "cut")
     cut = tmp_path / "cut" / "tiny"
     cut_off(cut)
-    assert_same(whole, start("train", "cut", *settings))
+    assert_same_weights(whole, start("train", "cut", *settings))
     assert entries(whole, "eval_loss")
     assert entries(cut) == entries(whole)
 

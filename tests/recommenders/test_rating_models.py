@@ -22,22 +22,6 @@ def sources() -> tuple[Split, Catalog]:
     return without_validation(split_by("random", log.interactions, 0.2)), log.catalog
 
 
-def ask(split: Split) -> Queries:
-    view = split.view(Part.TEST)
-    log, events = view.interactions, view.targets.values
-    histories = view.histories(events)
-    return Queries(
-        task="rating",
-        sample_ids=[str(event) for event in events],
-        prompts=[""] * len(events),
-        users=log.users[events],
-        histories=np.split(log.items[histories.values], histories.offsets[1:-1]),
-        targets=log.items[events],
-        labels=log.ratings[events],
-        history_ratings=np.split(log.ratings[histories.values], histories.offsets[1:-1]),
-    )
-
-
 def rmse(model: Recommender, queries: Queries) -> float:
     ratings = model.predict(queries, 10).ratings
     assert ratings is not None and queries.labels is not None
@@ -68,7 +52,7 @@ def test_biases_are_the_ridge_regression_s(training: Interactions, rating: Queri
 @pytest.mark.parametrize("name", LEARNED)
 def test_each_beats_the_mean(name: str, sources: tuple[Split, Catalog]) -> None:
     split, _ = sources
-    queries, mean = ask(split), GlobalMean()
+    queries, mean = Queries.of_ratings(split.view(Part.TEST)), GlobalMean()
     mean.fit(split.train, 0)
     assert rmse(fitted(name, *sources), queries) < 0.95 * rmse(mean, queries)
 
@@ -79,7 +63,7 @@ def test_only_targets_are_learned_from_and_strangers_are_answered(
 ) -> None:
     split, catalog = sources
     few = learn_from(split, 0.1, seed=1)
-    queries, log = ask(few), few.interactions
+    queries, log = Queries.of_ratings(few.view(Part.TEST)), few.interactions
     # Ratings that stand in histories alone may move inputs, never labels: of all-equal labels
     # only those can be learned.
     level = np.where(few.parts == Part.TRAIN, 4.0, log.ratings)
@@ -91,7 +75,7 @@ def test_only_targets_are_learned_from_and_strangers_are_answered(
 def test_the_transformer_reads_the_latest_ratings_and_no_user(
     sources: tuple[Split, Catalog],
 ) -> None:
-    queries = ask(sources[0])
+    queries = Queries.of_ratings(sources[0].view(Part.TEST))
     model = BASELINES["transformer_mlp"](history_length=4, epochs=2)
     model.read(Sources(sources[1], sources[0].view(Part.TRAIN)))
     model.fit(sources[0].train, seed=1)

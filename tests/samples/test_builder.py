@@ -21,7 +21,7 @@ from recinject.data.splitting import Part, Split
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged, side_by_side
 from recinject.identifiers.table import name_items
-from recinject.samples.builder import Sample
+from recinject.samples.sample import Sample
 from recinject.samples.tokenizer import train_tokenizer
 from recinject.tasks.registry import TASKS
 from recinject.tasks.retrieval import Retrieval

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
 from recinject.samples.build import build_samples
-from recinject.samples.builder import SHUFFLED
 from recinject.samples.demonstrations import AFTER, BETWEEN
+from recinject.samples.sample import SHUFFLED
 from recinject.samples.store import Forms
 from recinject.samples.tokenizer import count_tokens, train_tokenizer
 from recinject.tasks.rating import Rating
