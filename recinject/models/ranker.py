@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,33 +10,10 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding
 
 from recinject.foundation.ragged import Array, Ragged
+from recinject.models.trunks import SharedTrunk, Trunk
 
 TASKS = ("rating", "click")
 Scores = dict[str, Tensor]
-
-
-class SharedTrunk(nn.Module):
-    """One network for all tasks, between the features and the tasks' heads.
-
-    Whatever gives each task features of its own, such as experts behind a gate a task, may stand
-    in its place.
-
-    Args:
-        tasks: their names.
-        inputs: how many numbers come in.
-        width: how many come out for each task.
-        dropout: of what comes out.
-    """
-
-    def __init__(self, tasks: Sequence[str], inputs: int, width: int, dropout: float) -> None:
-        super().__init__()
-        self._tasks, self.width = tasks, width
-        layers = (nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-        self.layers = nn.Sequential(*layers, nn.Dropout(dropout))
-
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """Return each task's features, shape (..., width), of shape (..., inputs)."""
-        return dict.fromkeys(self._tasks, self.layers(features))
 
 
 class Ranker(nn.Module):
@@ -57,7 +34,9 @@ class Ranker(nn.Module):
         dropout: of those.
         negatives: how many items an observed one is told from by a click.
         weights: of each task's loss, in the order of :data:`TASKS`.
-        trunk: see :class:`SharedTrunk`, the default; it reads ``3 * width`` numbers.
+        trunk: makes what stands between features and heads, of the tasks, the numbers that come
+            in (``3 * width``), those that come out (``hidden``) and ``dropout``: a class of
+            :mod:`recinject.models.trunks`, the rest of its arguments given.
     """
 
     pieces: Tensor
@@ -75,7 +54,7 @@ class Ranker(nn.Module):
         dropout: float = 0.1,
         negatives: int = 4,
         weights: Sequence[float] = (1.0, 1.0),
-        trunk: nn.Module | None = None,
+        trunk: Callable[[Sequence[str], int, int, float], Trunk] = SharedTrunk,
     ) -> None:
         super().__init__()
         self._mean, self._deviation, self._negatives = mean, deviation, negatives
@@ -89,7 +68,7 @@ class Ranker(nn.Module):
         nn.init.normal_(self.table.weight[:rows].detach(), std=0.01)
         self.events = nn.Linear(2 * width + 1, width)
         self.questions = nn.Linear(width, width)
-        self.trunk = SharedTrunk(TASKS, 3 * width, hidden, dropout) if trunk is None else trunk
+        self.trunk = trunk(TASKS, 3 * width, hidden, dropout)
         self.heads = nn.ModuleDict({task: nn.Linear(hidden, 1) for task in TASKS})
 
     def score(self, candidates: Tensor, history: Tensor, history_ratings: Tensor) -> Scores:
@@ -134,7 +113,8 @@ class Ranker(nn.Module):
             ratings: the candidates', NaN where unknown, shape (n,).
 
         Returns:
-            ``loss``, the weighted sum of ``rating_loss`` and ``click_loss``.
+            ``loss``, the weighted sum of ``rating_loss`` and ``click_loss``, and in training what
+            the trunk adds.
         """
         shape = (len(candidates), self._negatives)
         drawn = self.drawn[torch.randint(len(self.drawn), shape, device=candidates.device)]
@@ -153,6 +133,8 @@ class Ranker(nn.Module):
             "click": binary_cross_entropy_with_logits(scores["click"][counts], truth[counts]),
         }
         total = torch.stack([self._weights[task] * loss for task, loss in losses.items()]).sum()
+        if self.training:
+            total = total + self.trunk.penalty()
         return {"loss": total, **{f"{task}_loss": loss for task, loss in losses.items()}}
 
     def _vectors(self, items: Tensor) -> Tensor:

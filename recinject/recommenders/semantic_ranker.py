@@ -102,7 +102,7 @@ class SemanticRanker(Recommender):
         ratings = training.ratings
         self._range = None if ratings is None else (float(ratings.min()), float(ratings.max()))
         mean, deviation = (0.0, 1.0) if ratings is None else (ratings.mean(), ratings.std() or 1.0)
-        events = _Events(view, self._longest)
+        events = RankerEvents(view, self._longest)
         with global_chance(int(derive_rng(seed, self.name).integers(2**31))):
             known = np.flatnonzero(items.events)
             module = Ranker(pieces, self._rows, known, float(mean), float(deviation), **self._shape)
@@ -172,8 +172,13 @@ class HashedRanker(SemanticRanker):
         super().__init__(_HASHED, **settings)
 
 
-class _Events(Dataset[Batch]):
-    """The training events, each with what its user had used before."""
+class RankerEvents(Dataset[Batch]):
+    """A view's events as :class:`~recinject.models.ranker.Ranker` learns from them.
+
+    Args:
+        view: the events, each with what its user had used before.
+        longest: how many of a history's latest items are read.
+    """
 
     def __init__(self, view: View, longest: int) -> None:
         self._view, self._longest = view, longest

@@ -5,6 +5,7 @@ from torch import nn
 
 from recinject.foundation.ragged import Ragged
 from recinject.models.ranker import TASKS, Ranker
+from recinject.models.trunks import Trunk
 from recinject.training.modules import fit_module
 
 ITEMS, ROWS, COLD = 12, 9, 11
@@ -90,15 +91,24 @@ def test_a_cold_items_row_is_trained_only_where_it_collides(shared):
 
 
 def test_another_trunk_may_give_each_task_features_of_its_own():
-    class Apart(nn.Module):
-        def __init__(self):
+    class Apart(Trunk):
+        def __init__(self, tasks, inputs, width, dropout):
             super().__init__()
-            self.parts = nn.ModuleDict({task: nn.Linear(12, 8) for task in TASKS})
+            self.parts = nn.ModuleDict({task: nn.Linear(inputs, width) for task in tasks})
 
         def forward(self, features):
             return {task: part(features) for task, part in self.parts.items()}
 
-    trunk = Apart()
-    make(trunk=trunk)(**batch())["rating_loss"].backward()
-    assert trunk.parts["rating"].weight.grad.abs().sum() > 0
-    assert trunk.parts["click"].weight.grad is None
+        def penalty(self):
+            return torch.tensor(7.0)
+
+    module = make(trunk=Apart)
+    found = module(**batch())
+    found["rating_loss"].backward()
+    assert module.trunk.parts["rating"].weight.grad.abs().sum() > 0
+    assert module.trunk.parts["click"].weight.grad is None
+    parts = found["rating_loss"] + found["click_loss"]
+    torch.testing.assert_close(found["loss"], parts + 7)
+    torch.manual_seed(5)
+    apart = module.eval()(**batch())
+    torch.testing.assert_close(apart["loss"], apart["rating_loss"] + apart["click_loss"])
