@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from recinject.data.schema import Catalog, Flags, Integers, Interactions, Log
 from recinject.foundation.errors import RecinjectError
 
-SPECIAL_TOKENS = re.compile(r"<(extra_id_\d+|item_\d+|[a-z]_\d+|/s|s|pad|unk)>")
+SPECIAL_TOKENS = re.compile(r"<(extra_id_\d+|(?:item|user|[a-z])_\d+|/s|s|pad|unk)>")
 _EVENTS_AT_ONCE = 1 << 20
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 

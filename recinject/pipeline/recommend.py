@@ -210,20 +210,27 @@ def _queries(run: Run, wording: Wording, histories: Sequence[Sequence[int]]) -> 
     return Queries(
         task=_TASK,
         sample_ids=[str(number) for number in range(len(histories))],
-        prompts=_prompts(wording, shown, run.recipe.samples.max_prompt_tokens),
+        prompts=_prompts(
+            wording,
+            shown,
+            run.recipe.samples.max_prompt_tokens,
+            stranger=run.split[0].interactions.n_users,
+        ),
         users=np.arange(len(histories), dtype=np.int32),
         histories=[np.unique(np.array(history, np.int32)) for history in histories],
         targets=np.full(len(histories), -1, np.int32),
     )
 
 
-def _prompts(wording: Wording, histories: Sequence[Sequence[int]], most: int) -> list[str]:
+def _prompts(
+    wording: Wording, histories: Sequence[Sequence[int]], most: int, stranger: int
+) -> list[str]:
     """Word histories as test samples are worded, their oldest items left out to fit."""
     template = wording.bound[wording.numbers(Part.TEST.label)[0]]
     # The target stands in the completion, which nobody reads here.
     last = np.array([history[-1] for history in histories], np.int32)
     slots = {"history": Ragged.from_rows(histories), "target": Ragged.from_columns(last)}
-    contexts = Contexts(np.zeros(len(histories), np.int32), slots)
+    contexts = Contexts(np.full(len(histories), stranger, np.int32), slots)
     while True:
         prompts, _ = template.write(contexts)
         over = wording.encoder.lengths(prompts) > most

@@ -219,6 +219,7 @@ def factory_of(
         passes=samples.passes,
         limit=samples.limit,
         shots=samples.shots,
+        users=samples.user_tokens,
         seed=recipe.seed,
         **(dialect_of(recipe) if dialect is None else dialect),
     )

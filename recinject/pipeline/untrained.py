@@ -102,7 +102,7 @@ def make_untrained(run: Run, samples: Dataset, tasks: Sequence[str], checkpoints
         load_low_rank(model, made / _FACTORS)
     # A task that is asked, though no phase trains on it, has a place in the gate too.
     asked = dict.fromkeys([*tasks, *(task.name for task in recipe.tasks())])
-    adapted = adapt(recipe, model, list(asked), [known[token] for token in run.identifiers.tokens])
+    adapted = adapt(recipe, model, list(asked), [known[token] for token in run.factory.new_tokens])
     start = adapter_folder(recipe, checkpoints)
     begin = partial(_start_lora, adapted, lora, shown, recipe.seed) if lora else None
     if start and begin and not _made_now(start, begin):

@@ -92,8 +92,9 @@ class SamplesSection(Section):
     ``prompts`` is a folder of one's own, or one that ships, such as ``prompts/zero_shot``.
     ``passes`` draws each training sample several times, with other negatives, masks and wordings;
     ``limit`` builds the first samples of each task and split only. ``shots`` puts worked examples
-    of other users before each question that is not trained on. ``tokens`` writes beside the text
-    the token columns that training reads.
+    of other users before each question that is not trained on. ``user_tokens`` are shared by users
+    through a hash, in templates with ``{{ user }}``. ``tokens`` writes beside the text the token
+    columns that training reads.
     """
 
     tasks: dict[str, dict[str, Any] | None] = Field(default={name: {} for name in TASKS})
@@ -104,6 +105,7 @@ class SamplesSection(Section):
     passes: Positive = 1
     limit: Positive | None = None
     shots: Annotated[int, Field(ge=0)] = 0
+    user_tokens: Positive | None = None
     workers: Positive = 1
     tokens: bool = True
     jsonl: bool = False

@@ -13,6 +13,7 @@ from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.table import ITEM_TOKEN
+from recinject.identifiers.users import name_users, user_tokens
 from recinject.samples.builder import Builder
 from recinject.samples.demonstrations import Demonstrations
 from recinject.samples.encoding import Dialect
@@ -42,6 +43,7 @@ class SampleFactory:
         limit: how many samples of a task and split to make at most; None makes all.
         seed: the run's seed.
         shots: how many worked examples come before each validation and test prompt.
+        new_tokens: what the tokenizer was made to read as one token each.
     """
 
     tasks: Sequence[Task]
@@ -54,6 +56,7 @@ class SampleFactory:
     limit: int | None
     seed: int
     shots: int = 0
+    new_tokens: Sequence[str] = ()
 
     def builders(self) -> Iterator[Builder]:
         """Yield the builder of every task and split, one part of the split after another."""
@@ -107,6 +110,7 @@ def make_factory(
     limit: int | None = None,
     shots: int = 0,
     new_tokens: Sequence[str] = (),
+    users: int | None = None,
     causal: bool = False,
     ends: int | Sequence[int] | None = None,
 ) -> SampleFactory:
@@ -128,6 +132,8 @@ def make_factory(
         shots: how many worked examples come before each validation and test prompt.
         new_tokens: texts that the tokenizer, given or learnt, is made to read as one token each,
             beyond ``vocab_size``.
+        users: how many tokens users share, by a hash, in templates that have the slot ``user``;
+            they are new tokens too. The last user of all is one whom the log does not have.
         causal: whether the model that reads the samples is causal, and no encoder-decoder.
         ends: its end token; see :meth:`~recinject.samples.encoding.Dialect.of_model`.
     """
@@ -141,14 +147,20 @@ def make_factory(
     tokenizer = tokenizer or train_tokenizer(
         _vocabulary(templates.values(), written.values(), rating_labels(split)), vocab_size
     )
+    named_users: list[str] = []
+    if _uses_users(templates.values(), users) and users:
+        new_tokens = [*new_tokens, *user_tokens(users)]
+        named_users = name_users([*split.interactions.user_ids, ""], users, seed)
     add_tokens(tokenizer, new_tokens)
     given = split.interactions.ratings
     ratings = np.empty(0) if given is None else np.unique(given)
     dialect = Dialect.of_model(tokenizer, causal, ends)
-    wordings = Wording.make_all(list(templates.values()), list(written.values()), ratings, dialect)
+    wordings = Wording.make_all(
+        list(templates.values()), list(written.values()), ratings, dialect, named_users
+    )
     named = dict(zip(templates, wordings, strict=True))
     return SampleFactory(
-        tasks, named, split, catalog, tokenizer, limits, passes, limit, seed, shots
+        tasks, named, split, catalog, tokenizer, limits, passes, limit, seed, shots, new_tokens
     )
 
 
@@ -156,6 +168,22 @@ def rating_labels(split: Split) -> list[float]:
     """Return the distinct ratings of the training part, ascending: what an answer may be."""
     ratings = split.train.ratings
     return [] if ratings is None else [float(value) for value in np.unique(ratings)]
+
+
+def _uses_users(templates: Iterable[TaskTemplates], count: int | None) -> bool:
+    """Say whether a template names users; an error where it has no tokens, or these no template."""
+    naming = [found for found in templates if found.names_users]
+    if naming and not count:
+        raise RecinjectError(
+            f"{naming[0].path}: {{{{ user }}}} needs tokens that users share",
+            hint="set samples.user_tokens=2000, or leave the slot out",
+        )
+    if count and not naming:
+        raise RecinjectError(
+            f"samples.user_tokens={count}: no template has the slot user",
+            hint="write {{ user }} into one, as in samples.prompts=prompts/tiger_users",
+        )
+    return bool(naming)
 
 
 def _check_ratings(task: Task, split: Split) -> None:

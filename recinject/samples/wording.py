@@ -48,6 +48,7 @@ class Wording:
         phrases: Sequence[Mapping[str, Sequence[str]]],
         ratings: Floats,
         dialect: Dialect,
+        users: Sequence[str] = (),
     ) -> list[Wording]:
         """Write every piece that a sample of some tasks may need, and tokenise it.
 
@@ -56,8 +57,9 @@ class Wording:
             phrases: the texts of each task's items, by slot.
             ratings: the ratings that may have to be written, ascending.
             dialect: how the model at hand reads them.
+            users: the text of each user; none where no template names them.
         """
-        pieces = [Pieces(texts, ratings) for texts in phrases]
+        pieces = [Pieces(texts, ratings, users) for texts in phrases]
         bound = [
             [template.bind(own) for template in found.templates]
             for found, own in zip(templates, pieces, strict=True)

@@ -21,6 +21,11 @@ class SlotKind(Enum):
     MASKED = "a list of items, some of them masked"
     GAPPED = "a list of items whose text has gaps"
     RATING = "a rating"
+    USER = "a user"
+
+
+# A slot of every task; see identifiers.users.
+USER_SLOT = "user"
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +33,8 @@ class Contexts:
     """The integers that a batch of samples is made of; a template turns them into words.
 
     Attributes:
-        users: the user's number of each sample, shape (n,); it decides nothing in the text,
-            users are never named.
+        users: the user's number of each sample, shape (n,); it decides nothing in the text but
+            the slot ``user``, which is a token that many users share.
         slots: the item numbers in each slot, n rows; a slot for one item has one a row.
         ratings: the rating of each item in ``slots["history"]``, where the task shows them.
         hidden: which items of the history are masked, or which words of its text cut out.

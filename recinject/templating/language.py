@@ -118,7 +118,7 @@ def _kind(slot: str, slots: Mapping[str, SlotKind], place: str) -> SlotKind:
 
 
 def _plain(slot: str, kind: SlotKind, place: str) -> Segment:
-    if kind in (SlotKind.ITEM, SlotKind.RATING):
+    if kind in (SlotKind.ITEM, SlotKind.RATING, SlotKind.USER):
         return Segment(slot)
     legal = " or ".join(f.usage for f in FILTERS.values() if kind in f.kinds)
     raise RecinjectError(

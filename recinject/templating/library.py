@@ -14,7 +14,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged, side_by_side
 from recinject.foundation.storage import shipped_folder
 from recinject.foundation.yaml_reader import load_yaml
-from recinject.templating.context import Contexts, SlotKind
+from recinject.templating.context import USER_SLOT, Contexts, SlotKind
 from recinject.templating.language import lower, splits_at_blanks
 from recinject.templating.phrases import Phrasebook
 from recinject.templating.pieces import Pieces
@@ -120,6 +120,15 @@ class TaskTemplates:
         """The wordings that are never trained on."""
         return tuple(template for template in self.templates if template.held_out)
 
+    @property
+    def names_users(self) -> bool:
+        """Whether a wording has the slot ``user``."""
+        return any(
+            segment.slot == USER_SLOT
+            for template in self.templates
+            for segment in (*template.prompt, *template.completion)
+        )
+
     def write_items(self, book: Phrasebook) -> dict[str, list[str]]:
         """Return the text of every item for each slot."""
         return {slot: book.write(text, self.places[slot]) for slot, text in self.phrases.items()}
@@ -135,7 +144,7 @@ def load_templates(
 
     Args:
         task: the task's name, which is the file's name.
-        slots: the slots that the task fills.
+        slots: the slots that the task fills; ``user`` is one of every task.
         folder: the user's own folder; where it lacks the task, the shipped file is used.
         phrases: phrases that stand in for the file's, by slot.
 
@@ -148,6 +157,7 @@ def load_templates(
     chosen = {**file.phrases, **own}
     places = {s: f"samples.phrases.{s}" if s in own else f"{path}: phrases.{s}" for s in chosen}
     item_slots = {slot for slot, kind in slots.items() if kind is not SlotKind.RATING}
+    legal = {USER_SLOT: SlotKind.USER, **slots}
     if chosen.keys() != item_slots:
         raise RecinjectError(
             f"{path}: phrases are given for {sorted(chosen)}, the task has {sorted(item_slots)}",
@@ -158,8 +168,8 @@ def load_templates(
             name=f"{entry.name}@{file.version}",
             held_out=entry.use == "evaluation",
             source=entry.prompt,
-            prompt=lower(entry.prompt, slots, f"{path}: {entry.name}.prompt"),
-            completion=lower(entry.completion, slots, f"{path}: {entry.name}.completion"),
+            prompt=lower(entry.prompt, legal, f"{path}: {entry.name}.prompt"),
+            completion=lower(entry.completion, legal, f"{path}: {entry.name}.completion"),
         )
         for entry in file.templates
     )

@@ -15,7 +15,8 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 
 Blocks = NDArray[np.int32]
-RATINGS, LETTERS, SENTINELS = " ratings", " letters", " sentinels"  # no slot has such a name
+# No slot has such a name.
+RATINGS, LETTERS, SENTINELS, USERS = " ratings", " letters", " sentinels", " users"
 MOST_GAPS = 100  # as many sentinels as T5 has
 _LETTERS = 1_000  # at least; a history may be longer than the catalogue
 
@@ -51,9 +52,15 @@ class Pieces:
     Args:
         phrases: for each slot the text of every item.
         ratings: the ratings that may have to be written, ascending.
+        users: the text of each user; none where no template names them.
     """
 
-    def __init__(self, phrases: Mapping[str, Sequence[str]], ratings: Floats) -> None:
+    def __init__(
+        self,
+        phrases: Mapping[str, Sequence[str]],
+        ratings: Floats,
+        users: Sequence[str] = (),
+    ) -> None:
         self.phrases = phrases
         n_letters = max([_LETTERS, *map(len, phrases.values())])
         self._ratings = ratings
@@ -62,6 +69,7 @@ class Pieces:
             RATINGS: [number_text(value) for value in ratings],
             LETTERS: [f"({letter(number)})" for number in range(n_letters)],
             SENTINELS: [f"<extra_id_{number}>" for number in range(MOST_GAPS)],
+            USERS: users,
         }
         self.starts: dict[tuple[str, str, str], int] = {}
         self.texts: list[str] = []

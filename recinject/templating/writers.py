@@ -11,8 +11,16 @@ import numpy as np
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
-from recinject.templating.context import Contexts, SlotKind
-from recinject.templating.pieces import LETTERS, RATINGS, SENTINELS, Blocks, Pieces, alternate
+from recinject.templating.context import USER_SLOT, Contexts, SlotKind
+from recinject.templating.pieces import (
+    LETTERS,
+    RATINGS,
+    SENTINELS,
+    USERS,
+    Blocks,
+    Pieces,
+    alternate,
+)
 
 # From the integers of a batch of samples to the numbers of their pieces.
 Writer = Callable[[Contexts], Ragged]
@@ -54,6 +62,8 @@ class Segment:
             return FILTERS[self.filter].writer(self, pieces)
         if self.slot in pieces.phrases:
             return partial(_write_items, self.slot, pieces.blocks(self.slot, *self._glue("", "")))
+        if self.slot == USER_SLOT:
+            return partial(_write_user, pieces.block(USERS, self.before, self.after))
         return partial(_write_label, pieces, pieces.block(RATINGS, self.before, self.after))
 
     def _glue(self, before: str, after: str) -> tuple[str, str, str, str]:
@@ -94,6 +104,10 @@ def _write_if_any(writer: Writer, alone: int, contexts: Contexts) -> Ragged:
 def _write_items(slot: str, blocks: Blocks, contexts: Contexts) -> Ragged:
     items = contexts.slots[slot]
     return items.of(items.values + blocks[items.edges])
+
+
+def _write_user(block: int, contexts: Contexts) -> Ragged:
+    return Ragged.from_columns((block + contexts.users).astype(np.int32))
 
 
 def _write_label(pieces: Pieces, block: int, contexts: Contexts) -> Ragged:

@@ -4,11 +4,15 @@ import pandas as pd
 import pytest
 import torch
 
+from recinject.foundation.errors import RecinjectError
+from recinject.identifiers.users import user_tokens
 from recinject.models.building import build_model
 from recinject.models.storing import load_trained
+from recinject.pipeline.build import build
 from recinject.pipeline.evaluate import evaluate
+from recinject.pipeline.recommend import open_run, recommend
 from recinject.pipeline.run import Run
-from recinject.pipeline.train import base_model
+from recinject.pipeline.train import base_model, train
 from recinject.recipe import load_recipe
 from recinject.samples.store import read_samples
 from recinject.samples.tokenizer import load_tokenizer, train_tokenizer
@@ -52,6 +56,44 @@ def test_cold_items_reach_the_lists_of_a_model_that_read_codes_alone(tmp_path):
     compared = pd.read_json(folder / "comparisons.json")
     pairs = set(zip(compared["recommender"], compared["reference"], strict=True))
     assert ("language_model_cold_0.2", "content_knn") in pairs
+
+
+USERS = ("samples.prompts=prompts/tiger_users", "samples.user_tokens=7")
+
+
+def test_users_share_tokens_in_prompts_and_a_stranger_has_one_too(tmp_path):
+    recipe = load_recipe(
+        "tiger_cpu",
+        [
+            *(f"runs={tmp_path}", "data.path=null", f"data.simulator={SHOP}", *USERS),
+            *(f"identifiers.semantic={CODES}", f"model.config={SMALL}", "training.max_steps=2"),
+            *("evaluation.baselines=[]", "evaluation.resamples=100", "training.use_cpu=true"),
+            "lora={r: 2, target_modules: [q, v]}",
+        ],
+    )
+    run = Run(recipe, "")
+    train(run)
+    samples = read_samples(run.folder("samples"), "retrieval", "train").to_pandas()
+    assert samples["prompt"].str.fullmatch(r"<user_\d> (<a_\d><b_\d><c_\d+> ?)+").all()
+    tokens = samples["prompt"].str.split().str[0]
+    assert (tokens.groupby(samples["user_id"]).nunique() == 1).all() and tokens.nunique() > 3
+    tokenizer = load_tokenizer(run.folder("samples") / "tokenizer.json")
+    known = [tokenizer.token_to_id(token) for token in user_tokens(7)]
+    assert None not in known and len(tokenizer.encode("<user_3> <a_1>").ids) == 3
+    before = base_model(recipe, tokenizer).get_input_embeddings().weight
+    after = load_trained(run.folder("training"))[0].get_input_embeddings().weight
+    changed = (before != after).any(1)
+    assert changed[known].any(), "LoRA trains the rows of the users' tokens too"
+    titles = run.split[1].titles
+    assert len(recommend(open_run(str(run.recipe.folder)), [[titles[0]], [titles[1]]], 3)[1]) == 3
+
+
+@pytest.mark.parametrize("alone", USERS)
+def test_a_users_slot_needs_tokens_and_these_a_slot(alone, tmp_path):
+    recipe = load_recipe("tiger_cpu", [f"runs={tmp_path}", "data.path=null", alone])
+    with pytest.raises(RecinjectError, match="user") as refused:
+        build(Run(recipe, ""))
+    assert "{{ user }}" in str(refused.value) + str(refused.value.hint)
 
 
 @pytest.mark.parametrize("missing", ["identifiers.kind=number", "model=null"])

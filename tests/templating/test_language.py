@@ -11,6 +11,7 @@ from recinject.templating.pieces import Pieces
 from recinject.templating.writers import FILTERS
 
 SLOTS = {
+    "user": SlotKind.USER,
     "history": SlotKind.ITEMS,
     "rated": SlotKind.RATED,
     "holes": SlotKind.MASKED,
@@ -28,11 +29,12 @@ HIDDEN = {
 
 
 def write(source, items=(2, 0, 1)):
-    pieces = Pieces({slot: TEXTS for slot in SLOTS if slot != "rating"}, RATINGS)
+    items_of = {slot: TEXTS for slot in SLOTS if slot not in ("rating", "user")}
+    pieces = Pieces(items_of, RATINGS, ["<user_7>", "<user_3>"])
     writers = [segment.writer(pieces) for segment in lower(source, SLOTS, "f.yaml: a")]
     hidden = HIDDEN["text" if "text" in source else "holes"]
     contexts = Contexts(
-        np.zeros(1, np.int32),
+        np.ones(1, np.int32),
         {slot: Ragged.from_rows([items]) for slot in SLOTS} | {"target": Ragged.from_rows([[1]])},
         ratings=Ragged.from_rows([[4.0, 3.5, 1.0]], np.float64),
         hidden=Ragged.from_rows([hidden], bool),
@@ -48,6 +50,7 @@ def write(source, items=(2, 0, 1)):
         ("  {{ target }}? ", "Rag Doll?"),
         ("{{target}}{{ target }}", "Rag DollRag Doll"),
         ("{{ rating }}", "4.5"),
+        ("{{ user }} took ({{ user }}): {{ target }}", "<user_3> took (<user_3>): Rag Doll"),
         ("{{ history | join(' and ') }}.", "Lego Set; 3 pieces and Bear and Rag Doll."),
         ("{{ history | lettered(' ') }}", "(A) Lego Set; 3 pieces (B) Bear (C) Rag Doll"),
         ("{{ rated | rated(': ', ', ') }}", "Lego Set; 3 pieces: 4, Bear: 3.5, Rag Doll: 1"),
