@@ -20,6 +20,7 @@ from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
 from recinject.foundation.storage import read_json
+from recinject.pipeline.identifiers_view import code_groups
 from recinject.pipeline.run import Run, dialect_of
 from recinject.pipeline.study import points
 from recinject.recipe import Recipe
@@ -67,6 +68,7 @@ def gather(run: Run) -> ReportInputs:
         confusion=_confusion(run),
         shares=points(run),
         experts=ExpertUse(**experts) if experts else None,
+        codes=code_groups(run.identifiers.texts, run.split[1].titles),
     )
 
 

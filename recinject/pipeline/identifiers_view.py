@@ -16,9 +16,12 @@ from recinject.foundation.storage import read_json
 from recinject.identifiers.quality import Row
 from recinject.pipeline.run import Run
 from recinject.pipeline.semantic import QUALITY
+from recinject.reporting.inputs import CodeGroup
 
 _TOKEN = re.compile(r"<[a-z]+_\d+>|[^\s<]+")
+_CODE = re.compile(r"<[a-z]_\d+>|c\d+")
 _BRANCHES = (6, 2)
+_GROUPS, _EXAMPLES = 12, 2
 _TITLE = 40
 _SHARES = ("used", "error", "neighbours")
 Item = tuple[tuple[str, ...], str]
@@ -57,6 +60,34 @@ def identifier_tree(
     return tree
 
 
+def code_groups(
+    texts: Sequence[str], titles: Sequence[str], most: int = _GROUPS
+) -> list[CodeGroup]:
+    """Group items by the first code or word of their identifiers, those of most items first.
+
+    Args:
+        texts: the identifier of each item.
+        titles: the title of each item.
+        most: how many groups are returned.
+
+    Returns:
+        The groups; none where identifiers have no codes to share, as numbers and titles have not.
+    """
+    paths = [tuple(_TOKEN.findall(text)) for text in texts]
+    if not all(len(path) > 1 and _CODE.fullmatch(path[0]) for path in paths):
+        return []
+    by_code: dict[str, dict[str, list[str]]] = {}
+    for path, title in sorted(zip(paths, titles, strict=True)):
+        by_code.setdefault(path[0], {}).setdefault(path[1], []).append(title)
+    groups = []
+    for code, by_next in by_code.items():
+        parts = sorted(by_next.values(), key=len, reverse=True)
+        named = [next(filter(None, part), "") for part in parts]
+        shown = [_cut(title) for title in named if title][:_EXAMPLES]
+        groups.append(CodeGroup(code, [len(part) for part in parts], shown))
+    return sorted(groups, key=lambda group: -sum(group.items))[:most]
+
+
 def _grow(tree: Tree, items: list[Item], level: int, branches: Sequence[int]) -> None:
     by_word = groupby(items, key=lambda item: item[0][level : level + 1])
     groups = sorted(((word, list(group)) for word, group in by_word), key=lambda g: -len(g[1]))
@@ -81,7 +112,11 @@ def _examples(group: Sequence[Item]) -> str:
 
 
 def _short(title: str) -> str:
-    return escape(title if len(title) <= _TITLE else f"{title[: _TITLE - 1].rstrip()}…")
+    return escape(_cut(title))
+
+
+def _cut(title: str) -> str:
+    return title if len(title) <= _TITLE else f"{title[: _TITLE - 1].rstrip()}…"
 
 
 def quality_table(rows: Sequence[Row]) -> Table:

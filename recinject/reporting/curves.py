@@ -1,4 +1,4 @@
-"""The figures of slices, of confused ratings, of experts, and of what more data buys."""
+"""The figures of slices, of confused ratings, experts, codes, and of what more data buys."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.reporting.figures import ACCENT, BASELINE, INK, LINE, QUIET, quieten
-from recinject.reporting.inputs import LANGUAGE_MODEL, Confusion, ExpertUse, SharePoint
+from recinject.reporting.inputs import LANGUAGE_MODEL, CodeGroup, Confusion, ExpertUse, SharePoint
 from recinject.reporting.wording import metric_label, recommender_label
 
 _MARKERS = ("s", "^", "D", "v", "P", "X", "*")
@@ -87,6 +88,27 @@ def expert_figure(use: ExpertUse) -> Figure:
     experts = [str(number + 1) for number in range(shares.shape[1])]
     figure, axes = _grid(shares, names, experts, "Per cent of each task's experts")
     axes.set_xlabel("expert", color=QUIET)
+    return figure
+
+
+def code_figure(groups: Sequence[CodeGroup]) -> Figure:
+    """Draw the items of each first code, cut by the code after it, with titles beside them."""
+    figure = Figure(figsize=(8.6, 0.6 + 0.42 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    for row, group in enumerate(groups):
+        starts = np.concatenate([[0], np.cumsum(group.items)[:-1]])
+        axes.barh(
+            row, group.items, left=starts, height=0.6, color=ACCENT, edgecolor="#ffffff", lw=0.6
+        )
+        text = "  " + "; ".join(group.titles)
+        axes.text(sum(group.items), row, text, va="center", color=INK, fontsize=8)
+    axes.set_yticks(range(len(groups)), [group.code for group in groups])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 2.6 * max(sum(group.items) for group in groups))
+    axes.set_xlabel("items, cut by their second code", color=QUIET)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
+    axes.set_title("The largest groups of items", loc="left", color=INK, fontweight="bold")
+    quieten(axes)
     return figure
 
 

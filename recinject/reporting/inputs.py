@@ -128,6 +128,21 @@ class ExpertUse:
 
 
 @dataclass(frozen=True)
+class CodeGroup:
+    """The items whose identifiers begin with one code.
+
+    Attributes:
+        code: the code, or the word.
+        items: how many there are of each code that comes next, in descending order.
+        titles: one of each of the largest of these.
+    """
+
+    code: str
+    items: Sequence[int]
+    titles: Sequence[str]
+
+
+@dataclass(frozen=True)
 class SharePoint:
     """What a recommender scored that learnt from a share of the training events."""
 
@@ -151,6 +166,8 @@ class ReportInputs:
         confusion: of the ratings that the model, or the best baseline, predicted.
         shares: what was scored on shares of the training events, where a study was made.
         experts: how the tasks share experts, where the model has any.
+        codes: the largest groups of items by the first code of their identifiers, where these are
+            codes.
     """
 
     name: str
@@ -173,6 +190,7 @@ class ReportInputs:
     confusion: Confusion | None = None
     shares: Sequence[SharePoint] = ()
     experts: ExpertUse | None = None
+    codes: Sequence[CodeGroup] = ()
 
     @property
     def scaled(self) -> bool:

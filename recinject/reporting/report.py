@@ -14,7 +14,13 @@ from matplotlib.figure import Figure
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.reporting import tables, wording
-from recinject.reporting.curves import confusion_figure, expert_figure, share_figure, slice_figure
+from recinject.reporting.curves import (
+    code_figure,
+    confusion_figure,
+    expert_figure,
+    share_figure,
+    slice_figure,
+)
 from recinject.reporting.figures import loss_figure, metric_figure, scale_figure, to_png, to_svg
 from recinject.reporting.headline import (
     Standing,
@@ -170,6 +176,8 @@ def _png_figures(inputs: ReportInputs) -> dict[str, Figure]:
         figures["scales"] = scale_figure(inputs.training)
     if inputs.training and inputs.experts:
         figures["experts"] = expert_figure(inputs.experts)
+    if inputs.codes:
+        figures["codes"] = code_figure(inputs.codes)
     return figures
 
 
@@ -191,4 +199,6 @@ def _svg_figures(inputs: ReportInputs) -> dict[str, list[Markup]]:
         figures["training"] += [to_svg(scale_figure(inputs.training), "Scale by training step")]
     if inputs.training and inputs.experts:
         figures["training"] += [to_svg(expert_figure(inputs.experts), "Experts by task")]
+    if inputs.codes:
+        figures["codes"] = [to_svg(code_figure(inputs.codes), "Items by first code")]
     return figures

@@ -1,6 +1,7 @@
 from rich.console import Console
 
-from recinject.pipeline.identifiers_view import identifier_tree, quality_table
+from recinject.pipeline.identifiers_view import code_groups, identifier_tree, quality_table
+from recinject.reporting.inputs import CodeGroup
 
 
 def lines(thing, width=100):
@@ -55,3 +56,21 @@ def test_quality_is_a_row_a_level_that_fits_a_terminal():
     head, _, line = lines(quality_table([row]), 80)
     assert head.split() == [name for name in row if name != "entropy"]
     assert line.split() == ["1", "98.4%", "194.0", "-", "252", "1,040", "12,101", "71.2%"]
+
+
+def test_groups_are_of_first_codes_cut_by_second_ones():
+    texts = ["<a_1><b_2><d_0>", "<a_3><b_0><d_0>", "<a_1><b_9><d_0>", "<a_1><b_2><d_1>"]
+    titles = ["", "Mug", "Tyre", "Pump"]
+    groups = code_groups(texts, titles)
+    assert groups == [
+        CodeGroup("<a_1>", [2, 1], ["Pump", "Tyre"]),
+        CodeGroup("<a_3>", [1], ["Mug"]),
+    ]
+    assert code_groups(texts, titles, most=1) == groups[:1]
+    assert [group.code for group in code_groups(["c1 c0", "c1 c1"], titles[:2])] == ["c1"]
+
+
+def test_names_that_are_no_codes_make_no_groups():
+    titles = ["Pump", "Mug"]
+    for texts in (["#0", "#1"], ["<item_0>", "<item_1>"], ["Mug red", "Pump old"]):
+        assert code_groups(texts, titles) == []

@@ -8,8 +8,9 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from recinject.evaluation.metrics import MetricResult
+from recinject.reporting.curves import code_figure
 from recinject.reporting.figures import loss_figure, metric_figure, to_png, to_svg
-from recinject.reporting.inputs import LossRow
+from recinject.reporting.inputs import CodeGroup, LossRow
 
 ROWS = [
     MetricResult("retrieval", "als", "hr@10", 0.2, 0.18, 0.23, 50),
@@ -47,3 +48,16 @@ def test_svg_is_themed_named_and_always_the_same() -> None:
     assert first == second
     assert 'aria-label="hits &amp; &lt;misses&gt;"' in first and "var(--accent)" in first
     assert "DejaVu" not in first and "<metadata" not in first and "#0072b2" not in first
+
+
+def test_a_code_is_a_bar_cut_by_the_code_after_it_with_titles_beside() -> None:
+    groups = [CodeGroup("<a_3>", [5, 2, 1], ["Mug", "Cup"]), CodeGroup("<a_0>", [4], [])]
+    axes = code_figure(groups).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["<a_3>", "<a_0>"]
+    assert [(bar.get_x(), bar.get_width()) for bar in axes.patches] == [
+        (0, 5),
+        (5, 2),
+        (7, 1),
+        (0, 4),
+    ]
+    assert [text.get_text().strip() for text in axes.texts] == ["Mug; Cup", ""]
