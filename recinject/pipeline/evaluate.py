@@ -147,11 +147,8 @@ class _Evaluation:
         The model is compared with every baseline; without a model, the best baseline is.
         """
         model = None if self.model is None else self.language_model(task, self.model)
-        writes = model and task == "rating" and self.run.recipe.evaluation.generate
-        models: list[Recommender] = [model] if model else []
-        if model and writes:
-            models.append(self.writer(model))
-        asked = [*models, *(b for b in self.baselines if task in b.tasks)]
+        own: list[Recommender] = [model, *self.writers(model, task)] if model else []
+        asked = [*own, *(b for b in self.baselines if task in b.tasks)]
         if not asked:
             return
         queries = self.queries(task, "test")
@@ -160,24 +157,32 @@ class _Evaluation:
         for given in answers:
             save_prediction(self.folder, given.prediction, queries, self.run.split[1])
             self.rows["audit"] += map(asdict, audit.read_ratings(given.prediction))
-        first, *others = answers if model else _best_first(task, answers)
-        pairs = [(first, others), *([(others[0], others[1:])] if writes else [])]
+        if not model:
+            answers = _best_first(task, answers)
         joined = self.with_cold_items(model, queries) if model else []
-        pairs += [(each, others) for each in joined]
-        for one, rest in pairs:
-            found = compare_with_all(one, rest, queries, self.protocol)
-            self.rows["comparisons"] += map(asdict, found)
+        self.compare(answers, max(1, len(own)), joined, queries)
         answers += [*joined, *(self.asked_otherwise(task, model) if model else [])]
         self.rows["metrics"] += [asdict(result) for given in answers for result in given.metrics]
         self.slice(answers, queries)
-        self.show(first.prediction, queries)
+        self.show(answers[0].prediction, queries)
 
-    def writer(self, model: LanguageModel) -> GeneratedRatings:
-        """Let the model write its ratings freely."""
+    def writers(self, model: LanguageModel, task: str) -> list[GeneratedRatings]:
+        """Let the model write its ratings freely, where that is asked for."""
+        if task != "rating" or not self.run.recipe.evaluation.generate:
+            return []
         split = self.run.split[0]
         writer = GeneratedRatings(model, rating_labels(split), self.run.recipe.generation)
         writer.fit(split.train, self.protocol.seed)
-        return writer
+        return [writer]
+
+    def compare(
+        self, answers: Sequence[Answer], own: int, joined: Sequence[Answer], queries: Queries
+    ) -> None:
+        """Compare each of the first ``own`` answers, and each joined one, with those after it."""
+        pairs = [(answers[place], answers[place + 1 :]) for place in range(own)]
+        for one, others in [*pairs, *((each, answers[1:]) for each in joined)]:
+            found = compare_with_all(one, others, queries, self.protocol)
+            self.rows["comparisons"] += map(asdict, found)
 
     def with_cold_items(self, model: LanguageModel, queries: Queries) -> list[Answer]:
         """Join cold items to the lists that the model retrieves, up to each of some shares."""
