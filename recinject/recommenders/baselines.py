@@ -13,6 +13,7 @@ from recinject.recommenders.popularity import Popularity, Random, RecentPopulari
 from recinject.recommenders.protocol import Recommender
 from recinject.recommenders.rating_models import MLP, Biases, MatrixFactorisation, WideDeep
 from recinject.recommenders.self_attention import BERT4Rec, BinarySASRec, SASRec
+from recinject.recommenders.semantic_ranker import HashedRanker, SemanticRanker
 from recinject.recommenders.sequential import MarkovChain
 
 BASELINES: dict[str, type[Recommender]] = {
@@ -23,6 +24,7 @@ BASELINES: dict[str, type[Recommender]] = {
         *(SASRec, BinarySASRec, BERT4Rec),
         *(GlobalMean, ItemMean, UserMean, Biases),
         *(MatrixFactorisation, MLP, WideDeep, TransformerMLP),
+        *(SemanticRanker, HashedRanker),
     )
 }
 
