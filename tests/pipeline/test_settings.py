@@ -36,7 +36,7 @@ CHANGES = {
         ((), "seed=2"),
         ((), "data.path=@log"),
         (("data.path=@log",), "data.items=@items"),
-        (("data.path=@odd",), "data.format=csv"),
+        (("data.path=@log",), "data.format=movielens"),
         (("data.path=@log",), "data.columns.item_id=sku"),
         ((), "data.simulator.users=50"),
         ((), "data.simulator.items=30"),
@@ -172,7 +172,6 @@ def files(tmp_path_factory):
         }
     )
     frame.to_csv(folder / "log.csv", index=False)
-    frame.to_csv(folder / "log.odd", index=False)
     items = {"item_id": [f"i{item}" for item in range(40)], "title": log.catalog.titles}
     pd.DataFrame(items).to_csv(folder / "named.csv", index=False)
     ids = [f"P{item:05}" for item in range(40)]
@@ -185,7 +184,6 @@ def files(tmp_path_factory):
         tokenizer.save(str(folder / name / "tokenizer.json"))
     return {
         "log": folder / "log.csv",
-        "odd": folder / "log.odd",
         "items": folder / "named.csv",
         "vectors": folder / "vectors.parquet",
         "model": folder / "model",
