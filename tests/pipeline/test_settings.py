@@ -36,7 +36,7 @@ CHANGES = {
         ((), "seed=2"),
         ((), "data.path=@log"),
         (("data.path=@log",), "data.items=@items"),
-        (("data.path=@log",), "data.format=movielens"),
+        (("data.path=@both", "data.format=table"), "data.format=recbole"),
         (("data.path=@log",), "data.columns.item_id=sku"),
         ((), "data.simulator.users=50"),
         ((), "data.simulator.items=30"),
@@ -172,6 +172,10 @@ def files(tmp_path_factory):
         }
     )
     frame.to_csv(folder / "log.csv", index=False)
+    (folder / "both").mkdir()
+    frame.to_csv(folder / "both" / "interactions.csv", index=False)
+    typed = frame[["user_id", "item_id"]].add_suffix(":token")
+    typed.assign(**{"rating:float": 3.0}).to_csv(folder / "both" / "a.inter", sep="\t", index=False)
     items = {"item_id": [f"i{item}" for item in range(40)], "title": log.catalog.titles}
     pd.DataFrame(items).to_csv(folder / "named.csv", index=False)
     ids = [f"P{item:05}" for item in range(40)]
@@ -184,6 +188,7 @@ def files(tmp_path_factory):
         tokenizer.save(str(folder / name / "tokenizer.json"))
     return {
         "log": folder / "log.csv",
+        "both": folder / "both",
         "items": folder / "named.csv",
         "vectors": folder / "vectors.parquet",
         "model": folder / "model",
