@@ -1,20 +1,36 @@
+"""Every benchmark runs with --quick, and so does every way in which the docs call one."""
+
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-BENCHMARKS = sorted((Path(__file__).parents[1] / "benchmarks").glob("*.py"))
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TOLD = {
+    " ".join(shlex.split(command, comments=True))
+    for page in PAGES
+    for command in re.findall(r"^    .*?python (benchmarks/.*)$", page.read_text("utf-8"), re.M)
+}
+SCRIPTS = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")}
+COMMANDS = sorted(TOLD | (SCRIPTS - {command.split()[0] for command in TOLD}))
 
 
-@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda path: path.stem)
-def test_a_benchmark_ends_with_one_json_object(script):
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_benchmark_ends_with_one_json_object(command):
+    script, *words = command.split()
     ended = subprocess.run(
-        [sys.executable, str(script), "--quick"], capture_output=True, text=True, check=False
+        [sys.executable, str(ROOT / script), *words, "--quick"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert ended.returncode == 0, ended.stderr
     result = json.loads(ended.stdout.splitlines()[-1])
     assert {"benchmark", "value", "unit", "reference", "ratio"} <= result.keys()
-    assert result["benchmark"] == script.stem and result["value"] > 0
+    assert result["benchmark"] == Path(script).stem and result["value"] > 0
     assert result.get("same_items", 1.0) == 1.0, "what is compared must be the same"
