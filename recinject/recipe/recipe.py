@@ -48,6 +48,16 @@ class Recipe(Section):
     study: StudySection | None = None
 
     @model_validator(mode="after")
+    def _a_task_left_out_is_not_mixed(self) -> Recipe:
+        """Let ``samples.tasks.rating=null`` be enough where the recipe's mixture has a rate for it."""
+        mixture = {} if self.training is None else self.training.mixture
+        left_out = {name for name, given in self.samples.tasks.items() if given is None}
+        if mixture.keys() - left_out:
+            for task in mixture.keys() & left_out:
+                del mixture[task]
+        return self
+
+    @model_validator(mode="after")
     def _nothing_without_a_model(self) -> Recipe:
         if self.has_model:
             return self

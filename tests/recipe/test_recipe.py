@@ -90,6 +90,14 @@ def test_later_overrides_win_and_a_section_can_start_from_nothing(smallest):
     assert load_recipe(str(smallest), ["seed=2", "seed=3"]).seed == 3
 
 
+def test_a_task_left_out_is_not_mixed(smallest):
+    rates = "training.mixture={retrieval: 2, rating: 1}"
+    left = load_recipe(str(smallest), [rates, "samples.tasks.rating=null"])
+    assert left.training.mixture == {"retrieval": 2}
+    alone = ["training.mixture={rating: 1}", "samples.tasks.rating=null"]
+    assert load_recipe(str(smallest), alone).training.mixture == {"rating": 1}, "check refuses it"
+
+
 def test_overriding_one_task_leaves_the_others(smallest):
     without = load_recipe(str(smallest), ["samples.tasks.rating=null"]).tasks()
     assert [task.name for task in without] == [name for name in TASKS if name != "rating"]
