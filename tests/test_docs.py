@@ -137,9 +137,7 @@ def test_a_command_of_recinject_runs(command, place, recinject, monkeypatch):
     elif verb == "identifiers":
         succeed("prepare", *words, *small(words[0], ["data.path=ml-100k"]))
         words += small(words[0], ["data.path=ml-100k"])
-    elif verb in ("run", "build", "evaluate"):
-        words = [words[0], *small(words[0], words[1:])]
-    elif verb == "check" and "data.columns.user_id=customer" in words:
+    elif verb in ("run", "build", "evaluate", "check"):
         words = [words[0], *small(words[0], words[1:])]
     succeed(verb, *words)
 

@@ -49,7 +49,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _a_task_left_out_is_not_mixed(self) -> Recipe:
-        """Let ``samples.tasks.rating=null`` be enough where the recipe's mixture has a rate for it."""
+        """Let ``samples.tasks.rating=null`` be enough where the mixture has a rate for it."""
         mixture = {} if self.training is None else self.training.mixture
         left_out = {name for name, given in self.samples.tasks.items() if given is None}
         if mixture.keys() - left_out:
