@@ -68,7 +68,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("place")
     for name in ("docs", "recipes"):
         (folder / name).symlink_to(ROOT / name)
-    log = simulate_shop(users=100, items=200, events_per_user=12, seed=0)
+    log = simulate_shop(users=150, items=300, events_per_user=14, seed=0)
     events, catalog = log.interactions, log.catalog
     ids = np.array(catalog.item_ids)
     frame = pd.DataFrame(
