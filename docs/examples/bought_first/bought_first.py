@@ -35,18 +35,27 @@ class BoughtFirst(Task):
     per_user: int = 2
 
     def count(self, view: View) -> NDArray[np.int64]:
-        """Return ``per_user`` for each user with two events or more."""
-        return np.where(view.interactions.by_user.lengths >= 2, self.per_user, 0)
+        """Return ``per_user`` for each user with two different items or more."""
+        users = np.arange(view.interactions.n_users)
+        return np.where(self._items(view, users).lengths >= 2, self.per_user, 0)
 
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return shuffled histories, two of each one's items in random order, and the earlier."""
         chance = keys.chance
-        history = view.interactions.by_user.take(keys.users).last(self.history_length)
-        pair = chance.orders(history.lengths).first(2)  # two places, in random order
+        items = self._items(view, keys.users)
+        pair = chance.orders(items.lengths).first(2)  # two places, in random order
         earlier = Ragged.from_columns(pair.values.reshape(-1, 2).min(axis=1))
         slots = {
-            "history": history.at(chance.orders(history.lengths)),
-            "pair": history.at(pair),
-            "target": history.at(earlier),
+            "history": items.at(chance.orders(items.lengths)),
+            "pair": items.at(pair),
+            "target": items.at(earlier),
         }
         return Contexts(keys.users, slots, targets=slots["target"].values)
+
+    def _items(self, view: View, users: Integers) -> Ragged:
+        """Return what each user took lately, each item where it was taken first."""
+        latest = view.interactions.by_user.take(users).last(self.history_length)
+        numbers = latest.rows * view.interactions.n_items + latest.values
+        first = np.zeros(len(numbers), bool)
+        first[np.unique(numbers, return_index=True)[1]] = True
+        return latest.keep(first)
