@@ -275,32 +275,18 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command()
 def cp(
-    recipe: RecipeName,
-    destination: Annotated[Path, typer.Argument(help="The file to write, or a folder for it")],
+    name: Annotated[str, typer.Argument(help="A recipe, or a folder of templates: prompts")],
+    destination: Annotated[Path, typer.Argument(help="The file or the folder to write")],
 ) -> None:
-    """Copy a recipe, header and comments with it, to change it.
+    """Copy a recipe, or the shipped templates, to change them; comments come along.
 
-    Example: `recinject cp quickstart my_recipe.yaml`
+    Example: `recinject cp quickstart my_recipe.yaml`, or `recinject cp prompts words`
     """
-    from recinject.recipe import find_recipe
+    from recinject.recipe.copying import copy_shipped
 
-    source = find_recipe(recipe)
-    target = destination / source.name if destination.is_dir() else destination
-    if target.suffix not in (".yaml", ".yml"):
-        target = target.with_name(f"{target.name}.yaml")
-    if target.exists():
-        raise RecinjectError(f"{target}: exists already", hint="choose another name")
-    lines = source.read_text(encoding="utf-8").splitlines(keepends=True)
-    # A copy goes by its file's name, or it would fill the run that it was copied from.
-    kept = [line for line in lines if not line.startswith("name:")]
-    try:
-        target.write_text("".join(kept), encoding="utf-8")
-    except OSError as error:
-        message = f"{target}: cannot be written ({error.strerror})"
-        raise RecinjectError(
-            message, hint="choose a folder that is there and open to you"
-        ) from error
-    say(f"{target}: change it, then recinject run {target}")
+    copy = copy_shipped(name, destination)
+    use = f"recinject run {copy}" if copy.is_file() else f"use it with samples.prompts={copy}"
+    say(f"{copy}: change it, then {use}")
 
 
 @app.command()

@@ -2,10 +2,12 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
+ROOT = Path(__file__).parents[1]
 VERBS = (
     *("run", "prepare", "build", "train", "evaluate", "report"),
     *("recommend", "preview", "check", "ls", "show", "cp", "doctor"),
@@ -217,6 +219,16 @@ def test_cp_overwrites_nothing(recinject, folder):
     assert (folder / "tiny.yaml").read_text("utf-8") == before
     ended = recinject("cp", "quickstart", "no/such/place")
     assert ended.code == 2 and "no/such/place.yaml: cannot be written" in ended.output
+
+
+@pytest.mark.parametrize("name", ["prompts", "prompts/tiger"])
+def test_cp_copies_templates_to_be_changed(recinject, folder, name):
+    ended = recinject("cp", name, "words")
+    assert ended.code == 0 and "samples.prompts=words" in ended.output
+    copied = {path.name: path.read_text("utf-8") for path in (folder / "words").iterdir()}
+    assert copied == {path.name: path.read_text("utf-8") for path in (ROOT / name).glob("*.yaml")}
+    assert recinject("preview", "tiny.yaml", "samples.prompts=words").code == 0
+    assert recinject("cp", name, "words").code == 2
 
 
 def test_check_writes_nothing_and_counts_everything(recinject, folder):
