@@ -83,13 +83,14 @@ def match_names(
         guess = next((plain[name] for name in GUESSES[ours] if name in plain), None)
         if ours not in columns and guess is not None:
             found[ours] = guess
-    for ours in required:
-        if ours not in found:
-            raise RecinjectError(
-                f"{path}: no column looks like {ours}",
-                hint=f"the first line must name the columns; then set data.columns.{ours}=NAME. "
-                f"{did_you_mean(ours, theirs)}",
-            )
+    missing = [ours for ours in required if ours not in found]
+    if missing:
+        settings = " ".join(f"data.columns.{ours}=NAME" for ours in missing)
+        raise RecinjectError(
+            f"{path}: no column looks like {' or '.join(missing)}",
+            hint=f"the first line must name the columns; then set {settings}. "
+            f"{did_you_mean(missing[0], theirs)}",
+        )
     return found
 
 

@@ -38,12 +38,7 @@ def draw_negatives(view: View, users: Array, chance: Chance, count: int) -> Inte
     starts = np.searchsorted(own_users, np.arange(len(distinct) + 1))
     free = len(warm) - np.diff(starts)[row_users]
     if len(free) and count > free.min():
-        row = int(np.argmin(free))
-        raise RecinjectError(
-            f"user {view.touched.user_ids[users[row]]} leaves {free[row]} of "
-            f"{view.touched.n_items} items untouched: {count} negatives are too many",
-            hint="lower samples.tasks.ranking.negatives (and .train_negatives)",
-        )
+        raise _too_many(view, warm, count)
     ranks = chance.distinct(free, count)
     # What stands before an item untouched is its number less the touched ones before it; with
     # the user on top, one sorted array answers for all users at once.
@@ -52,6 +47,21 @@ def draw_negatives(view: View, users: Array, chance: Chance, count: int) -> Inte
     wanted = row_users[:, None] * (len(warm) + 1) + ranks
     touched_before = np.searchsorted(keys, wanted, side="right") - starts[row_users][:, None]
     return warm[ranks + touched_before].astype(np.int32)
+
+
+def _too_many(view: View, warm: Array, count: int) -> RecinjectError:
+    """Name the user of all who leaves the fewest items, so that one correction is enough."""
+    everyone = np.arange(view.touched.n_users)
+    own_users, _ = _own_items(view, everyone, warm)
+    free = len(warm) - np.bincount(own_users, minlength=len(everyone))
+    user = int(np.argmin(free))
+    return RecinjectError(
+        f"user {view.touched.user_ids[user]} leaves {free[user]} of "
+        f"{view.touched.n_items} items untouched: {count} negatives are too many",
+        hint=f"set samples.tasks.ranking.negatives={free[user]} or fewer (and train_negatives)"
+        if free[user]
+        else "leave the tasks ranking and bpr out, or drop the user from the log",
+    )
 
 
 def _own_items(view: View, users: Array, warm: Array) -> tuple[Array, Array]:

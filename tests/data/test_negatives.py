@@ -72,4 +72,11 @@ def test_too_few_untouched_items_are_an_error():
     said = "user customer-1 leaves 2 of 6 items untouched: 3 negatives are too many"
     with pytest.raises(RecinjectError, match=said):
         draw_negatives(view, np.array([0, 1, 2]), chance_of(3), 3)
+    # Whoever is asked for: the user is named who leaves the fewest, and the number that fits all.
+    with pytest.raises(RecinjectError, match=r"customer-1 leaves 2 of(.|\n)*negatives=2 or fewer"):
+        draw_negatives(view, np.array([0]), chance_of(1), 6)
+    with pytest.raises(
+        RecinjectError, match=r"leaves 0 of(.|\n)*leave the tasks ranking and bpr out"
+    ):
+        draw_negatives(view_of([[0, 1]], 2, []), np.array([0]), chance_of(1), 1)
     assert draw_negatives(view, np.array([0, 2]), chance_of(2), 5).tolist() == [[0, 1, 2, 3, 5]] * 2

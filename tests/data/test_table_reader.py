@@ -67,7 +67,15 @@ HOSTILE: dict[str, tuple[str, str | bytes, list[str]]] = {
         'user,item,time\n1,2,3\n1,"3,4\n' + "2,4,5\n" * 300_000,
         ["log.csv, line 3", "columns where the header has 3"],
     ),
-    "no header": ("log.csv", "1,2,5\n1,3,4\n", ["no column looks like user_id", "first line"]),
+    "no header": (
+        "log.csv",
+        "1,2,5\n1,3,4\n",
+        [
+            "no column looks like user_id or item_id",
+            "first line",
+            "user_id=NAME data.columns.item_id=NAME",
+        ],
+    ),
     "a column twice": ("log.csv", "user,item,item\n1,2,3\n", ["'item'", "more than once"]),
     "a RecBole column twice": (
         "x.inter",
