@@ -9,7 +9,7 @@ from pathlib import Path
 
 from recinject.data import movielens
 from recinject.data.amazon import metadata_file, read_amazon, reviews_files
-from recinject.data.delimited import DIALECTS, Dialect
+from recinject.data.delimited import DIALECTS
 from recinject.data.movielens import movies_file, ratings_files, read_movielens
 from recinject.data.quick_reader import Events, read_quickly
 from recinject.data.table import Table
@@ -23,21 +23,17 @@ def _read_any(path: Path, _used: Container[str] | None) -> Table:
     return read_table(path)
 
 
-def _read_nothing_quickly(_path: Path, _columns: Mapping[str, str]) -> Events | None:
+def _read_nothing_quickly(
+    _path: Path, _columns: Mapping[str, str], _with_items: bool
+) -> Events | None:
     return None
 
 
-def _quick_table(path: Path, columns: Mapping[str, str]) -> Events | None:
-    return _quick(path, DIALECTS.get(kind_of(path)), columns)
-
-
-def _quick_movielens(path: Path, columns: Mapping[str, str]) -> Events | None:
-    return _quick(path, movielens.DIALECTS.get(path.name, DIALECTS.get(kind_of(path))), columns)
-
-
-def _quick(path: Path, dialect: Dialect | None, columns: Mapping[str, str]) -> Events | None:
+def _quick_table(path: Path, columns: Mapping[str, str], with_items: bool) -> Events | None:
+    # No two forms have a file of one name and different dialects.
+    dialect = movielens.DIALECTS.get(path.name, DIALECTS.get(kind_of(path)))
     known = dialect is not None or path.suffix == ".parquet"
-    return read_quickly(path, dialect, columns) if known else None
+    return read_quickly(path, dialect, columns, with_items) if known else None
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,10 @@ class Format:
         read: makes a table of one of these files, with the columns ``user_id`` and ``item_id``
             or whatever ``data.columns`` says; for an items file it is told which items the
             events use, and may leave the others out.
-        quick: reads a clean file of events at once, and gives None for others: it spares time and
-            memory, and is not needed.
+        quick: reads a clean file of events at once, and gives None for others, or if columns about
+            items are wanted (its last argument) and are there: it spares time and memory, and is
+            not needed.
+        guess_items: whether a column such as ``title`` in the file of events may be the item's.
     """
 
     name: str
@@ -69,7 +67,8 @@ class Format:
     events: Callable[[Path], list[Path]]
     items: Callable[[Path], Path | None]
     read: Callable[[Path, Container[str] | None], Table] = _read_any
-    quick: Callable[[Path, Mapping[str, str]], Events | None] = _read_nothing_quickly
+    quick: Callable[[Path, Mapping[str, str], bool], Events | None] = _read_nothing_quickly
+    guess_items: bool = True
 
 
 def find_formats() -> dict[str, Format]:
@@ -170,7 +169,7 @@ FORMATS: dict[str, Format] = {
         events=ratings_files,
         items=movies_file,
         read=read_movielens,
-        quick=_quick_movielens,
+        quick=_quick_table,
     ),
     "amazon": Format(
         name="Amazon reviews",
@@ -179,6 +178,7 @@ FORMATS: dict[str, Format] = {
         events=reviews_files,
         items=metadata_file,
         read=read_amazon,
+        guess_items=False,  # a review has a title of its own
     ),
     "table": Format(
         name="table",

@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
-from recinject.data.columns import EVENT_COLUMNS, IDS, in_seconds, match_names
+from recinject.data.columns import EVENT_COLUMNS, IDS, ITEM_COLUMNS, in_seconds, match_names
 from recinject.data.delimited import Dialect, plain_names
 from recinject.data.schema import Floats, Integers
 from recinject.data.table import refuse_repeated
@@ -41,13 +41,16 @@ class UncleanError(Exception):
     """A file has something that the exact readers must see."""
 
 
-def read_quickly(path: Path, dialect: Dialect | None, columns: Mapping[str, str]) -> Events | None:
+def read_quickly(
+    path: Path, dialect: Dialect | None, columns: Mapping[str, str], with_items: bool
+) -> Events | None:
     """Read what :func:`columns.event_frame` would make of a file, if the file is clean.
 
     Args:
         path: a Parquet file or one of delimited rows, the latter plain or ``.gz``.
         dialect: how its lines are cut; None for Parquet.
         columns: our column names to the file's, as for :func:`readers.read_log`.
+        with_items: whether columns about items are wanted too, which takes the exact readers.
 
     Returns:
         The events, and our names with the file's; None when it takes the exact readers.
@@ -55,7 +58,8 @@ def read_quickly(path: Path, dialect: Dialect | None, columns: Mapping[str, str]
 
     def match(theirs: Sequence[str]) -> Names:
         names = match_names(path, theirs, EVENT_COLUMNS, IDS, columns)
-        if len(set(names.values())) < len(names):
+        about_items = with_items and match_names(path, theirs, ITEM_COLUMNS[1:], (), columns)
+        if about_items or len(set(names.values())) < len(names):
             raise UncleanError
         return names
 

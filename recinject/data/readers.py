@@ -16,6 +16,7 @@ from recinject.data.columns import (
     EVENT_COLUMNS,
     IDS,
     ITEM_COLUMNS,
+    as_text,
     check_names,
     event_frame,
     item_frame,
@@ -53,7 +54,7 @@ def read_log(
             optionally ``items.KIND``.
         columns: our column names to the file's, where the well-known names do not do. An empty
             text leaves a column out. When there is no item table, item columns named here are
-            read from the events file.
+            read from the events file, and well-known ones that say the same in all rows of an item.
         items: the item table, when it is not where the format expects it.
         format: a name in :func:`formats.find_formats`; guessed from the files when None.
 
@@ -69,17 +70,16 @@ def read_log(
     if items is not None:
         require_path(items, "data.items")
     chosen, events_path, items_path = find_files(path, format, items)
-    source, among, found = f"{chosen.name} {events_path.name}", None, None
+    source, among = f"{chosen.name} {events_path.name}", None
     if items_path is not None:
         source += f" and {items_path.name}"
-    if items_path is not None or not _asked_item_columns(columns):
-        found = chosen.quick(events_path, columns)
+    found = chosen.quick(events_path, columns, items_path is None)
     if found is None:
         among = chosen.read(events_path, None)
         found = _read_events(among, columns)
     used = frozenset(found[0]["item_id"].cat.categories)
     about = None if items_path is None else chosen.read(items_path, used)
-    return _join(found, about, among, columns, source)
+    return _join(found, about, among, columns, source, chosen.guess_items)
 
 
 def read_frame(
@@ -183,6 +183,7 @@ def _join(
     among: Table | None,
     columns: Mapping[str, str],
     source: str,
+    guess: bool = True,
 ) -> Log:
     """Join events with what is known of their items, by their own table or among the events."""
     (events, names), item_names = found, dict[str, str]()
@@ -191,11 +192,32 @@ def _join(
         own = {k: name for k, name in columns.items() if k != "item_id" or name in about.frame}
         item_names = _match(about, ITEM_COLUMNS, ("item_id",), own)
     elif among is not None:
-        asked = _match(among, _asked_item_columns(columns), (), columns)
-        item_names = {"item_id": names["item_id"], **asked}
+        item_names = {"item_id": names["item_id"], **_among_events(among, names, columns, guess)}
         about = replace(among, frame=among.frame[list(dict.fromkeys(item_names.values()))])
     items = None if about is None else item_frame(about, item_names)
     return make_log(events, items, source + _renamed({**names, **item_names}))
+
+
+def _among_events(
+    table: Table, names: Mapping[str, str], columns: Mapping[str, str], guess: bool
+) -> dict[str, str]:
+    """Find item columns among the events: those that the settings name, and guessed ones.
+
+    A guess holds where each item has one value in all its rows: the title of a review, or the
+    name of a customer, has not.
+    """
+    wanted = [name for name in ITEM_COLUMNS[1:] if guess or columns.get(name)]
+    found = _match(table, wanted, (), columns)
+    items = as_text(table.frame[names["item_id"]])
+    return {
+        ours: theirs
+        for ours, theirs in found.items()
+        if columns.get(ours)
+        or (
+            theirs not in names.values()
+            and as_text(table.frame[theirs]).groupby(items).nunique().max() == 1
+        )
+    }
 
 
 def _match(
@@ -204,10 +226,6 @@ def _match(
     if table.frame.empty:  # no header to trust
         table.refuse(table.problems)
     return match_names(table.path, list(table.frame.columns), wanted, required, columns)
-
-
-def _asked_item_columns(columns: Mapping[str, str]) -> list[str]:
-    return [name for name in ITEM_COLUMNS[1:] if columns.get(name)]
 
 
 def _frame_table(name: str, rows: object) -> Table:

@@ -163,3 +163,10 @@ def test_metadata_of_other_items_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "meta_Toys.json", ["{'asin': 'other'}"])
     with pytest.raises(RecinjectError, match="meta_Toys.json: describes none of the log's items"):
         read_log(tmp_path, columns={})
+
+
+def test_the_title_of_a_review_is_not_the_items(tmp_path: Path) -> None:
+    rows = [{"user_id": "A", "parent_asin": "i1", "rating": 5, "title": "Great!", "timestamp": 1}]
+    write(tmp_path / "Toys.jsonl", [json.dumps(row) for row in rows])
+    assert read_log(tmp_path, columns={}).catalog.titles == [""]
+    assert read_log(tmp_path, columns={"title": "title"}).catalog.titles == ["Great!"]

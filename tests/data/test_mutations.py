@@ -156,7 +156,7 @@ def check_whole(log: Log) -> None:
 def check_quick(folder: Path) -> None:
     """What the quick reader takes for clean, the exact one reads alike."""
     form, path, _ = find_files(folder, None, None)
-    quick = form.quick(path, {})
+    quick = form.quick(path, {}, False)
     if quick is not None:
         table = form.read(path, None)
         names = match_names(path, list(table.frame.columns), EVENT_COLUMNS, IDS, {})

@@ -31,7 +31,7 @@ FILES = {
 
 def quickly(path: Path, **columns: str) -> Events | None:
     form, events, _ = find_files(path, None, None)
-    return form.quick(events, columns)
+    return form.quick(events, columns, False)
 
 
 def exactly(path: Path, **columns: str) -> Events:
@@ -190,5 +190,5 @@ def test_item_columns_among_the_events_take_the_exact_reader(tmp_path: Path) -> 
 
 def test_every_form_but_json_has_a_quick_way(tmp_path: Path) -> None:
     for name in ("recbole", "movielens", "table"):
-        assert FORMATS[name].quick(tmp_path / "none.csv", {}) is None
-    assert FORMATS["amazon"].quick(tmp_path / "X.jsonl", {}) is None
+        assert FORMATS[name].quick(tmp_path / "none.csv", {}, False) is None
+    assert FORMATS["amazon"].quick(tmp_path / "X.jsonl", {}, False) is None
