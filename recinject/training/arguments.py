@@ -21,11 +21,9 @@ _OF_THE_RECIPE = {
     *("validation_samples", "optimizer", "optimizer_settings"),
 }
 _HALF = ("fp16", "fp16_full_eval")
-_COUNTS = (
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-)
+_COUNTS = {
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+}
 _DEFAULTS: dict[str, Any] = {
     "logging_steps": 0.01,
     "save_strategy": "steps",
@@ -97,10 +95,10 @@ def _of_its_kind(key: str, value: Any) -> Any:
 def training_arguments(
     settings: Mapping[str, Any], folder: Path, seed: int, *, validates: bool = False
 ) -> Seq2SeqTrainingArguments:
-    """Turn a recipe's training settings into the Trainer's arguments.
+    """Turn a recipe's training settings, which win over our defaults, into the Trainer's arguments.
 
     Args:
-        settings: fields of ``transformers.Seq2SeqTrainingArguments``; they win over our defaults.
+        settings: fields of ``transformers.Seq2SeqTrainingArguments``.
         folder: where checkpoints go.
         seed: of dropout and of the batches' order.
         validates: whether there are validation samples to measure a loss on.
@@ -124,38 +122,34 @@ def training_arguments(
 
 
 def count_in_steps(arguments: Seq2SeqTrainingArguments, samples: int) -> None:
-    """Turn intervals that are shares of the run into steps, in place.
+    """Turn intervals that are shares of a run over so many samples into steps, in place.
 
     The Trainer would do so too, but warn on each resumption that 0.1 is not 300.
-
-    Args:
-        arguments: the Trainer's arguments.
-        samples: the number of training samples.
     """
     total = count_steps(arguments, samples)
-    arguments.logging_steps = _steps(arguments.logging_steps, total)
-    arguments.save_steps = _steps(arguments.save_steps, total)
-    arguments.eval_steps = _steps(arguments.eval_steps or 1.0, total)
+    arguments.logging_steps, arguments.save_steps, arguments.eval_steps = (
+        interval if interval >= 1 else max(1, math.ceil(interval * total))
+        for interval in (arguments.logging_steps, arguments.save_steps, arguments.eval_steps or 1)
+    )
 
 
 def count_steps(arguments: Seq2SeqTrainingArguments, samples: int) -> int:
     """Return the number of optimizer steps that a training takes, as the Trainer counts them."""
     if arguments.max_steps > 0:
         return int(arguments.max_steps)
-    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps
-    epoch: int = math.ceil(samples / (batch * arguments.world_size))
     epochs: float = arguments.num_train_epochs
-    return math.ceil(epochs * epoch)
+    return math.ceil(epochs * math.ceil(samples / samples_a_step(arguments)))
+
+
+def samples_a_step(arguments: Seq2SeqTrainingArguments) -> int:
+    """Return the number of samples that one optimizer step reads, over all devices."""
+    accumulated = arguments.train_batch_size * arguments.gradient_accumulation_steps
+    return int(accumulated * arguments.world_size)
 
 
 def describe_device(arguments: Seq2SeqTrainingArguments, given: Mapping[str, Any]) -> str:
-    """Say what a training computes on and in which precision, each with the reason.
-
-    Args:
-        arguments: the Trainer's arguments.
-        given: the recipe's own settings.
-    """
-    device, chosen = arguments.device, ", as the recipe asks"
+    """Say what a training computes on and in which precision, and why, from what was ``given``."""
+    device = arguments.device
     if device.type == "cuda":
         place = f"{torch.cuda.get_device_name(device)}, since torch sees it"
     elif given.get("use_cpu"):
@@ -164,16 +158,12 @@ def describe_device(arguments: Seq2SeqTrainingArguments, given: Mapping[str, Any
         place = f"{device.type.upper()}, since torch sees no CUDA device"
     precision = "bf16" if arguments.bf16 else "float32"
     if "bf16" in given:
-        why = chosen
+        why = ", as the recipe asks"
     elif device.type == "cuda":
         why = f", since the device {'has' if arguments.bf16 else 'lacks'} bf16"
     else:
         why = ", the choice wherever there is no CUDA device"
     return f"device: {place}; precision: {precision}{why}"
-
-
-def _steps(interval: float, total: float) -> float:
-    return interval if interval >= 1 else max(1, math.ceil(interval * total))
 
 
 def _make(values: Mapping[str, Any]) -> Seq2SeqTrainingArguments:

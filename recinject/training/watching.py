@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import Progress, TaskID
-from torch import nn
-from torch.optim import Optimizer
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from recinject.foundation.errors import RecinjectError
@@ -36,15 +33,10 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._chosen = torch.empty(0)
 
     def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Keep the lines up to the step that training goes on from."""
-        experts = None if model is None else experts_of(model)
+        experts = experts_of(given["model"])
         if experts is not None and experts.settings.decision == "task":
             self._experts, self._chosen = experts, experts.routing().support()
         if not state.is_world_process_zero:
@@ -58,24 +50,19 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         partial.replace(self._path)
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        optimizer: Optimizer | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Append a line: step, epoch, and loss or eval_loss with what goes with it.
 
         Beside a loss stands by how much steps were scaled down since the one before, and how many
         tasks have got other experts since then, or since training went on.
         """
-        if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
+        logs = given["logs"]
+        if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
         entry = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **logs}
         if "loss" in logs:
-            entry |= clip_summary(optimizer) | self._flips()
+            entry |= clip_summary(given["optimizer"]) | self._flips()
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
 
@@ -90,12 +77,7 @@ class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is 
     """Ends a training whose loss or gradient is no longer a number."""
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Look at what the Trainer logs.
 
@@ -103,7 +85,7 @@ class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is 
             RecinjectError: loss or gradient is infinite or NaN.
         """
         for name in ("loss", "grad_norm", "eval_loss"):
-            value = (logs or {}).get(name, 0.0)
+            value = given["logs"].get(name, 0.0)
             if not math.isfinite(value):
                 raise RecinjectError(
                     f"training: {name} is {value} at step {state.global_step}",
@@ -136,37 +118,24 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
             )
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Remember the loss."""
-        if logs and "loss" in logs:
-            self._loss = f", loss {logs['loss']:.3f}"
+        if "loss" in given["logs"]:
+            self._loss = f", loss {given['logs']['loss']:.3f}"
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         """Show how far it is."""
-        if not state.is_world_process_zero:
-            return
+        step, now = state.global_step, time.monotonic()
         if self._progress:
-            self._progress.update(
-                self._task, completed=state.global_step, description=f"Training{self._loss}"
-            )
-            return
-        now = time.monotonic()
-        if now - self._said > _PLAIN_LINE_SECONDS:
+            self._progress.update(self._task, completed=step, description=f"Training{self._loss}")
+        elif state.is_world_process_zero and now - self._said > _PLAIN_LINE_SECONDS:
             self._said = now
-            pace = (now - self._started) / (state.global_step - self._first_step)
-            left = pace * (state.max_steps - state.global_step)
-            say(
-                f"  Training: step {state.global_step} of {state.max_steps}{self._loss}, "
-                f"about {left:.0f} s left"
-            )
+            left = (now - self._started) / (step - self._first_step) * (state.max_steps - step)
+            told = f"step {step} of {state.max_steps}{self._loss}, about {left:.0f} s left"
+            say(f"  Training: {told}")
 
     def close(self) -> None:
         """Take the bar down, however training ended."""
