@@ -91,15 +91,13 @@ def explain_full_device(args: TrainingArguments) -> Iterator[None]:
 
 
 def _less_memory(batch: int, parts: int, recomputes: bool) -> str:
-    factor = next((n for n in range(2, batch + 1) if batch % n == 0), 1)
-    cut = (
+    more = "training.gradient_checkpointing=true trains the same, a third slower"
+    if recomputes:
+        more = "samples.max_prompt_tokens set lower cuts long prompts"
+    if batch == 1:
+        return more
+    factor = next(n for n in range(2, batch + 1) if batch % n == 0)
+    return (
         f"training.per_device_train_batch_size={batch // factor} "
-        f"training.gradient_accumulation_steps={parts * factor} trains the same"
+        f"training.gradient_accumulation_steps={parts * factor} trains the same; {more}"
     )
-    # What recomputes already can only be given shorter prompts.
-    more = (
-        "samples.max_prompt_tokens set lower cuts long prompts"
-        if recomputes
-        else "training.gradient_checkpointing=true trains the same, a third slower"
-    )
-    return f"{cut}; {more}" if factor > 1 else more

@@ -74,12 +74,11 @@ def clips_itself(name: str | None) -> bool:
 
 
 def check_optimizer(name: str | None, settings: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuse settings under which a model could not train.
+    """Refuse settings, legal as such, under which a model could not train.
 
     Raises:
-        RecinjectError: see :func:`choose_optimizer`; or a threshold would freeze a tensor.
+        RecinjectError: a threshold would freeze a tensor.
     """
-    choose_optimizer(name, 0.0, settings)
     if name is not None and clips_itself(name):
         OPTIMIZERS[name][0](clippy_groups(model), **settings)
 
