@@ -122,14 +122,14 @@ class ExpertsModel(Wrapper):
 
     def _targets(self) -> list[str]:
         linear = [n for n, m in self.backbone.named_modules() if isinstance(m, nn.Linear)]
-        for target in self.settings.target_modules:
-            if not any(_matches(name, [target]) for name in linear):
-                names = sorted({name.rpartition(".")[2] for name in linear})
+        ends = [f".{target}" for target in self.settings.target_modules]
+        for end in ends:
+            if not any(f".{name}".endswith(end) for name in linear):
                 raise RecinjectError(
-                    f"experts.target_modules: the model has no linear layer {target!r}",
-                    hint=did_you_mean(target, names),
+                    f"experts.target_modules: the model has no linear layer {end[1:]!r}",
+                    hint=did_you_mean(end[1:], {name.rpartition(".")[2] for name in linear}),
                 )
-        return [name for name in linear if _matches(name, self.settings.target_modules)]
+        return [name for name in linear if f".{name}".endswith(tuple(ends))]
 
     def save_pretrained(self, folder: Path, **settings: Any) -> None:
         """Write the plain model, and beside it what :func:`load_experts` reads."""
@@ -142,11 +142,10 @@ class ExpertsModel(Wrapper):
         (Path(folder) / CONFIG_FILE).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
 
     @torch.no_grad()
-    def export_adapter(self, task: str, folder: Path, base: str = "") -> None:
+    def export_adapter(self, task: str, folder: Path) -> None:
         """Write what a task gets as one plain LoRA adapter of peft, equal to the mixture.
 
         Its rank is the experts' times the number of those with a weight: k for a saturated gate.
-        ``base`` names the model under the experts, for peft to find it.
 
         Raises:
             RecinjectError: the task is unknown, or the gate decides for each sequence anew.
@@ -167,7 +166,7 @@ class ExpertsModel(Wrapper):
             lora_alpha=rank,
             target_modules=list(settings.target_modules),
             lora_dropout=settings.dropout,
-            base_model_name_or_path=base or self.backbone.name_or_path,
+            base_model_name_or_path=self.backbone.name_or_path,
             inference_mode=True,
         )
         config.save_pretrained(str(folder))
@@ -242,7 +241,3 @@ def _number(model: ExpertsModel, task: str) -> int:
             f"experts: no gate was trained for {task!r}", hint=did_you_mean(task, model.task_names)
         )
     return model.task_names.index(task) if task in model.task_names else 0
-
-
-def _matches(name: str, targets: Sequence[str]) -> bool:
-    return any(name == target or name.endswith(f".{target}") for target in targets)

@@ -32,9 +32,9 @@ class Routing:
     entropy: Tensor
     excess: Tensor
 
-    def support(self, least: float = _TINY) -> Tensor:
-        """Say which experts have a weight above ``least``, shape (rows, experts)."""
-        return self.weights > least
+    def support(self) -> Tensor:
+        """Say which experts have a weight, shape (rows, experts)."""
+        return self.weights > _TINY
 
     def of(self, rows: Tensor) -> Routing:
         """Return the decisions of some of the rows, in their order."""
