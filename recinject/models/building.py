@@ -132,13 +132,11 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int) -> P
                 f"model.config: {kind.__name__} takes no {key!r} here",
                 hint=did_you_mean(key, legal),
             )
-    settings["vocab_size"] = _padded_size(tokenizer)
-    settings |= {"pad_token_id": tokenizer.token_to_id(PAD)}
-    settings |= {"eos_token_id": tokenizer.token_to_id(END)}
+    pad, end = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END)
+    settings |= {"vocab_size": _padded_size(tokenizer), "pad_token_id": pad, "eos_token_id": end}
     try:
         causal = is_causal(config)
-        start = ("bos_token_id", END) if causal else ("decoder_start_token_id", PAD)
-        settings[start[0]] = tokenizer.token_to_id(start[1])
+        settings |= {"bos_token_id": end} if causal else {"decoder_start_token_id": pad}
         model = AutoModelForCausalLM if causal else AutoModelForSeq2SeqLM
         with torch.random.fork_rng():
             torch.manual_seed(seed)

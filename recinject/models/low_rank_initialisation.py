@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -136,19 +136,18 @@ def check_method(block: Block, method: str) -> None:
         )
 
 
-def check_rank(name: str, weight: Tensor, rank: int) -> int:
-    """Return a layer's rank.
+def check_rank(name: str, weight: Tensor, rank: int) -> None:
+    """Refuse a rank for a layer that is below one, or above full rank.
 
     Raises:
-        RecinjectError: it is below one, or above full rank.
+        RecinjectError: it is so.
     """
     full = min(weight.shape)
-    if 1 <= rank <= full:
-        return rank
-    raise RecinjectError(
-        f"low rank: rank {rank} for {name}, whose full rank is {full}",
-        hint=f"choose one from 1 to {full}",
-    )
+    if not 1 <= rank <= full:
+        raise RecinjectError(
+            f"low rank: rank {rank} for {name}, whose full rank is {full}",
+            hint=f"choose one from 1 to {full}",
+        )
 
 
 def risk(
@@ -237,7 +236,7 @@ class _Spectrum:
         return Factors(up, chosen.T @ self.basis).balanced()
 
 
-def _spectral(block: Block, ranks: Sequence[int], *_: Any) -> list[Factors]:
+def _spectral(block: Block, ranks: Sequence[int], _: Tensor | None, __: int) -> list[Factors]:
     return [_Spectrum.of(w).linear(rank) for w, rank in zip(block.weights, ranks, strict=True)]
 
 
@@ -302,7 +301,7 @@ def _starts(block: Block, ranks: Sequence[int], rows: Tensor) -> list[list[Facto
     pairs = list(zip(block.weights, ranks, strict=True))
     by_outputs = [_Spectrum.of(weight, rows).linear(rank) for weight, rank in pairs]
     closed = [_nkp(block, ranks, rows, 0)] if block.is_relu else []
-    return [_spectral(block, ranks), by_outputs, *closed]
+    return [_spectral(block, ranks, None, 0), by_outputs, *closed]
 
 
 def _go_down(
@@ -335,5 +334,4 @@ def _go_down(
     return best
 
 
-_MAKERS: dict[str, Callable[..., list[Factors]]]
-_MAKERS = dict(zip(METHODS, (_spectral, _nkp, _lfai), strict=True))
+_MAKERS = {"spectral": _spectral, "nkp": _nkp, "lfai": _lfai}

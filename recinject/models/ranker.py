@@ -120,9 +120,8 @@ class Ranker(nn.Module):
         drawn = self.drawn[torch.randint(len(self.drawn), shape, device=candidates.device)]
         used = torch.cat([candidates[:, None], history], dim=1)
         counts = (drawn[:, :, None] != used[:, None]).all(2)
-        scores = self.score(
-            torch.cat([candidates[:, None], drawn], dim=1), history, history_ratings
-        )
+        asked = torch.cat([candidates[:, None], drawn], dim=1)
+        scores = self.score(asked, history, history_ratings)
         errors = scores["rating"][:, 0] - self._units(ratings)
         known = ~errors.isnan()
         counts = torch.cat([torch.ones_like(counts[:, :1]), counts], dim=1)

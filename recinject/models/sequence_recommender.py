@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from recinject.data.schema import Integers
 from recinject.foundation.ragged import Ragged
 
 Batch = dict[str, Tensor]
-_LOGITS = 2**19
-"""About how many logits are in memory at once: what fits the processor's cache."""
+_LOGITS = 2**19  # about how many are in memory at once: what fits the processor's cache
 
 
 class SequenceModule(nn.Module, ABC):
@@ -29,12 +28,17 @@ class SequenceModule(nn.Module, ABC):
 
     Args:
         n_items: how many items there are; the number after the last one is a blank.
-        width: numbers in an embedding.
+        width: of an embedding.
         layers: how many blocks.
-        heads: attention heads of a block.
+        heads: of a block.
         dropout: of embeddings, attention and blocks.
         longest: how many items a sequence has at most; of longer histories the latest count.
+
+    Attributes:
+        sees_ahead: whether a place reads what comes after it in its sequence.
     """
+
+    sees_ahead: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -71,10 +75,6 @@ class SequenceModule(nn.Module, ABC):
     def question(self, history: Integers) -> Integers:
         """Return the sequence after whose reading the last place tells what comes next."""
 
-    @abstractmethod
-    def _sees(self, length: int) -> Tensor:
-        """Say which places a place of the same sequence sees: shape (length, length)."""
-
     def encode(self, items: Tensor, places: Tensor, sequences: Tensor) -> Tensor:
         """Encode a grid of sequences.
 
@@ -88,8 +88,8 @@ class SequenceModule(nn.Module, ABC):
         """
         states = self.dropout(self.norm(self.items(items) + self.positions(places)))
         same = sequences[:, :, None] == sequences[:, None, :]
-        hidden = ~(same & self._sees(items.shape[1]))
-        encoded: Tensor = self.blocks(states, hidden.repeat_interleave(self._heads, 0))
+        seen = same if self.sees_ahead else same.tril()
+        encoded: Tensor = self.blocks(states, ~seen.repeat_interleave(self._heads, 0))
         return encoded
 
     def score(self, histories: Sequence[Integers]) -> Tensor:
@@ -137,9 +137,6 @@ class SASRecModule(SequenceModule):
         known = targets >= 0
         return {"loss": cross_entropy(states[known], self._item_weights(), targets[known])}
 
-    def _sees(self, length: int) -> Tensor:
-        return torch.ones(length, length, dtype=torch.bool, device=self.items.weight.device).tril()
-
 
 class BinarySASRecModule(SASRecModule):
     """SASRec with its own loss: the next item against one drawn uniformly, at every place.
@@ -171,6 +168,8 @@ class BERT4RecModule(SequenceModule):
         last_only: the share of sequences of which the last item alone is blanked, as in
             prediction.
     """
+
+    sees_ahead: ClassVar[bool] = True
 
     def __init__(
         self, n_items: int, blanked: float = 0.2, last_only: float = 0.1, **shape: Any
@@ -206,9 +205,6 @@ class BERT4RecModule(SequenceModule):
         blank = torch.where(last_only, last, chance < self._blanked) & (sequences >= 0)
         # A batch without any blank would have nothing to learn.
         return blank if blank.any() else last
-
-    def _sees(self, length: int) -> Tensor:
-        return torch.ones(length, length, dtype=torch.bool, device=self.items.weight.device)
 
 
 def pack(sequences: Sequence[Integers], columns: int) -> Batch:

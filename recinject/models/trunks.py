@@ -24,14 +24,7 @@ class Trunk(nn.Module):
 
 
 class SharedTrunk(Trunk):
-    """One network for all tasks.
-
-    Args:
-        tasks: their names.
-        inputs: how many numbers come in.
-        width: how many come out for each task.
-        dropout: of what comes out.
-    """
+    """One network for all tasks; the arguments are the first of :class:`ExpertTrunk`."""
 
     def __init__(self, tasks: Sequence[str], inputs: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -91,7 +84,8 @@ class ExpertTrunk(Trunk):
 
     def routing(self) -> Routing:
         """Return the decision for each task, in their order."""
-        found: Routing = self.gate(torch.arange(len(self._tasks), device=self._place))
+        place = self.gate.logits.weight.device
+        found: Routing = self.gate(torch.arange(len(self._tasks), device=place))
         return found
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
@@ -106,10 +100,6 @@ class ExpertTrunk(Trunk):
         """See :class:`Trunk`."""
         routing = self.routing()
         return (self._regulariser * routing.entropy + routing.excess).sum()
-
-    @property
-    def _place(self) -> torch.device:
-        return next(self.parameters()).device
 
 
 def _network(inputs: int, width: int, dropout: float) -> nn.Sequential:
