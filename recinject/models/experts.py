@@ -83,9 +83,8 @@ class ExpertsModel(Wrapper):
     def shares(self, batches: Iterable[Mapping[str, Tensor]] = ()) -> Tensor:
         """Return how much of each expert the tasks get, shape (tasks, experts).
 
-        Args:
-            batches: with a column ``task``, for the mean over them where the gate decides for
-                each sequence; a task that none is of gets 0.
+        Where the gate decides for each sequence that is the mean over batches with a column
+        ``task``; a task that none is of gets 0.
         """
         if self.settings.decision == "task":
             return self.routing().weights
@@ -176,13 +175,10 @@ class ExpertsModel(Wrapper):
 def add_experts(
     model: PreTrainedModel, settings: ExpertSettings, task_names: Sequence[str], seed: int = 0
 ) -> ExpertsModel:
-    """Freeze an encoder-decoder model and give its target layers experts.
+    """Freeze an encoder-decoder model, in place, and give its target layers experts.
 
-    Args:
-        model: it is changed in place.
-        settings: of experts and gate.
-        task_names: what the numbers in the column ``task`` stand for.
-        seed: of the first values. The global random state is left as it was.
+    ``task_names`` are what the numbers in the column ``task`` stand for. The seed is of the first
+    values; the global random state is left as it was.
 
     Raises:
         RecinjectError: the model is causal, has no such layers, or there are no tasks to tell.
@@ -216,9 +212,7 @@ def experts_of(model: nn.Module) -> ExpertsModel | None:
 def answering(model: nn.Module, task: str | Tensor | None) -> Iterator[None]:
     """Tell a model with experts what its rows are of; any other model is left alone.
 
-    Args:
-        model: any.
-        task: the name of the one task at hand, or the number of each row's, shape (rows,).
+    ``task`` is the name of the one task at hand, or the number of each row's, shape (rows,).
 
     Raises:
         RecinjectError: the model knows no such task.

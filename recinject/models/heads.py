@@ -69,16 +69,11 @@ class RatingModel(Wrapper):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
     ) -> SequenceClassifierOutput:
-        """Read prompts.
-
-        Args:
-            input_ids: the prompts' tokens, padded on the right, shape (n, tokens).
-            attention_mask: 1 for the prompt, 0 for padding, shape (n, tokens).
-            labels: the true ratings, shape (n,), for the mean loss; or None.
+        """Read prompts, padded on the right, shape (n, tokens).
 
         Returns:
             ``logits``: the standardised rating, shape (n, 1), or the odds, shape (n, values); and
-            ``loss`` where there are labels.
+            their mean ``loss`` where there are labels, the true ratings, shape (n,).
         """
         states = self._states(input_ids, attention_mask)
         logits = self.head(states.to(self.head.weight.dtype)).float()

@@ -28,13 +28,7 @@ _JOINED = {("wi_0", "wi_1"): "act", ("gate_proj", "up_proj"): "act_fn", ("wi",):
 
 
 class LowRankLinear(nn.Module):
-    """A linear layer of two factors: x -> (x down^T) up^T + bias.
-
-    Args:
-        up: shape (outputs, rank).
-        down: shape (rank, inputs).
-        bias: shape (outputs,), or None.
-    """
+    """A linear layer of two factors, (outputs, rank) and (rank, inputs): (x down^T) up^T + bias."""
 
     def __init__(self, up: Tensor, down: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -78,7 +72,7 @@ def make_low_rank(
     inputs: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> dict[str, int]:
-    """Make linear layers of a model low-rank, in place.
+    """Make linear layers of a model low-rank, in place; return the ranks by their full names.
 
     Args:
         model: the model.
@@ -90,9 +84,6 @@ def make_low_rank(
         inputs: what layers read, by full name, from :func:`capture_inputs`; a layer without any is
             taken to read x ~ N(0, I).
         seed: of what is sampled.
-
-    Returns:
-        The ranks by the layers' full names.
 
     Raises:
         RecinjectError: no such layer, rank, share or method.
@@ -138,7 +129,7 @@ def choose_ranks(
 def shape_low_rank(model: nn.Module, ranks: Mapping[str, int]) -> None:
     """Give linear layers, by full name, the form of these ranks, in place, all zeros."""
     for name, rank in ranks.items():
-        layer = model.get_submodule(name)
+        layer: Any = model.get_submodule(name)
         (outputs, inputs), empty = layer.weight.shape, layer.weight.new_zeros
         factors = Factors(empty(outputs, rank), empty(rank, inputs))
         _replace(model, name, LowRankLinear.from_linear(layer, factors))
@@ -232,8 +223,8 @@ def capture_inputs(
         model: run as it is, in evaluation mode.
         batches: the arguments of its forward.
         names: of the layers, in full.
-        rows: how many inputs are kept of each layer at most.
-        seed: decides which.
+        rows: how many inputs are kept of each layer at most; the seed decides which.
+        seed: of the choice.
 
     Returns:
         By layer, at most (rows, inputs), on the CPU.

@@ -27,10 +27,10 @@ class RQVAE(nn.Module):
     (arXiv 2107.03312) for the start and the revival.
 
     Args:
-        width: numbers in a vector.
+        width: of a vector.
         levels: how many codes name an item.
-        codes: how many codes a level has.
-        latent: numbers in an encoded vector.
+        codes: how many a level has.
+        latent: the width of an encoded vector.
         hidden: widths of the encoder's hidden layers; the decoder mirrors them.
         beta: weight of the commitment to the chosen codes.
         revive_after: after how many steps without use a code is put elsewhere.

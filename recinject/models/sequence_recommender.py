@@ -76,15 +76,9 @@ class SequenceModule(nn.Module, ABC):
         """Return the sequence after whose reading the last place tells what comes next."""
 
     def encode(self, items: Tensor, places: Tensor, sequences: Tensor) -> Tensor:
-        """Encode a grid of sequences.
+        """Encode a grid of sequences, shape (rows, columns), as one vector a place.
 
-        Args:
-            items: item numbers, shape (rows, columns).
-            places: the place of each within its sequence, same shape.
-            sequences: the number of the sequence that each belongs to, -1 for padding, same shape.
-
-        Returns:
-            One vector a place, shape (rows, columns, width).
+        ``places`` are the items' within their sequences, whose numbers are -1 for padding.
         """
         states = self.dropout(self.norm(self.items(items) + self.positions(places)))
         same = sequences[:, :, None] == sequences[:, None, :]
@@ -210,12 +204,7 @@ class BERT4RecModule(SequenceModule):
 def pack(sequences: Sequence[Integers], columns: int) -> Batch:
     """Put sequences into the rows of a grid, the longest first, each where it first fits.
 
-    Args:
-        sequences: item numbers; none is empty or longer than a row.
-        columns: the length of a row.
-
-    Returns:
-        ``items``, ``places`` and ``sequences`` as :meth:`SequenceModule.encode` reads them.
+    None is empty or longer than a row. What is returned :meth:`SequenceModule.encode` reads.
     """
     flat = Ragged.from_rows(sequences, np.int64)
     starts, used = np.empty(len(flat), np.int64), list[int]()
@@ -240,15 +229,10 @@ def _is_last(sequences: Tensor) -> Tensor:
 
 
 def cross_entropy(states: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the logits ``states @ weights.T``.
+    """Return the mean cross-entropy of the logits ``states @ weights.T``, shape (n, items).
 
     Its gradient is computed on the way, a few rows of logits at a time, which takes half the
     time of holding them all.
-
-    Args:
-        states: shape (n, width).
-        weights: shape (items, width).
-        targets: item numbers, shape (n,).
     """
     loss: Tensor = _CrossEntropy.apply(states, weights, targets)  # type: ignore[no-untyped-call]
     return loss

@@ -47,11 +47,8 @@ class ExpertTrunk(Trunk):
         inputs: how many numbers come in.
         width: how many come out for each task.
         dropout: of what each network gives.
-        experts: how many networks there are, at least 2.
-        k: how many of them a task gets; a softmax gives it all.
-        gate: a name in :data:`~recinject.models.gates.GATES`.
-        gamma: the width of DSelect-k's smooth step.
-        regulariser: the weight in the loss of the entropy of DSelect-k's selectors.
+        experts: how many networks there are; for the rest see
+            :class:`~recinject.models.expert_layers.ExpertSettings`.
 
     Raises:
         RecinjectError: a setting is out of its range.

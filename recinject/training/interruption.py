@@ -10,7 +10,10 @@ from types import FrameType
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
+from transformers import TrainingArguments as Arguments
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
@@ -55,15 +58,13 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
             )
             raise SystemExit(128 + signal.SIGTERM)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Save and stop, all processes after the same step."""
         if self._all_stop(args, state.global_step):
             self._stopped_at = state.global_step
             control.should_save = control.should_training_stop = True
 
-    def _all_stop(self, args: TrainingArguments, step: int) -> bool:
+    def _all_stop(self, args: Arguments, step: int) -> bool:
         if args.world_size == 1:
             return self._asked
         if step % _STEPS_BETWEEN_TALKS:
@@ -74,7 +75,7 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
 
 
 @contextmanager
-def explain_full_device(args: TrainingArguments) -> Iterator[None]:
+def explain_full_device(args: Arguments) -> Iterator[None]:
     """Tell which settings need less memory, by values that train the same.
 
     Raises:

@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
 from transformers import TrainingArguments as Arguments
 
 from recinject.foundation.errors import RecinjectError
@@ -169,9 +171,7 @@ class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._values: list[float] = []
         self._weights: dict[str, Tensor] = {}
 
-    def on_train_begin(
-        self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Take up what was measured up to the epoch that training goes on from."""
         epochs = int((state.epoch or 0.0) + 1e-6)
         if self._validate is None or self._path is None or not epochs:
@@ -184,9 +184,7 @@ class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             self._measure()
         control.should_training_stop |= self._waited_enough()
 
-    def on_epoch_end(
-        self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_epoch_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Measure, and end the training where it gains no more.
 
         Raises:

@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 from rich.progress import Progress, TaskID
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
+from transformers import TrainingArguments as Arguments
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import console, progress_bar, say
@@ -32,9 +35,7 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._experts: ExpertsModel | None = None
         self._chosen = torch.empty(0)
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_train_begin(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Keep the lines up to the step that training goes on from."""
         experts = experts_of(given["model"])
         if experts is not None and experts.settings.decision == "task":
@@ -49,9 +50,7 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         partial.write_text("".join(f"{line}\n" for line in kept), "utf-8")
         partial.replace(self._path)
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Append a line: step, epoch, and loss or eval_loss with what goes with it.
 
         Beside a loss stands by how much steps were scaled down since the one before, and how many
@@ -76,9 +75,7 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
 class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Ends a training whose loss or gradient is no longer a number."""
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Look at what the Trainer logs.
 
         Raises:
@@ -104,9 +101,7 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
         self._first_step = 0
         self._loss = ""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Start the clock."""
         self._started = self._said = time.monotonic()
         self._first_step = state.global_step
@@ -117,16 +112,12 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
                 "Training", total=state.max_steps, completed=state.global_step
             )
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
-    ) -> None:
+    def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Remember the loss."""
         if "loss" in given["logs"]:
             self._loss = f", loss {given['logs']['loss']:.3f}"
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Show how far it is."""
         step, now = state.global_step, time.monotonic()
         if self._progress:

@@ -1,4 +1,4 @@
-"""Clippy's steps over pieces, transposed weights, all of a GPU at once, and rows that are sparse."""
+"""Clippy's steps over pieces, transposed weights, all tensors of a GPU, and sparse rows."""
 
 import pytest
 import torch
