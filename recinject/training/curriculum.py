@@ -16,15 +16,10 @@ Rows = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training that has a mixture of its own.
+    """A part of a training that has a mixture of its own."""
 
-    Attributes:
-        share: how much of the run's steps it takes, relative to the other phases.
-        rates: relative rates of its tasks, all above 0; tasks that are not named rest.
-    """
-
-    share: float
-    rates: Mapping[str, float]
+    share: float  # of the run's steps, relative to the other phases
+    rates: Mapping[str, float]  # of its tasks, above 0, relative; tasks that are not named rest
 
 
 def task_rates(

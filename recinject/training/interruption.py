@@ -52,10 +52,8 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
         finally:
             signal.signal(signal.SIGTERM, before)
         if self._stopped_at is not None:
-            say(
-                f"stopped by SIGTERM; step {self._stopped_at} is saved, "
-                "and the same command goes on from there"
-            )
+            saved = f"step {self._stopped_at} is saved"
+            say(f"stopped by SIGTERM; {saved}, and the same command goes on from there")
             raise SystemExit(128 + signal.SIGTERM)
 
     def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:

@@ -60,7 +60,7 @@ class BatchLoss:
         """Return the loss of a part.
 
         Args:
-            outputs: the model's outputs, with logits of shape (n, tokens, vocabulary) for tokens.
+            outputs: with logits, for tokens of shape (n, tokens, vocabulary).
             labels: the tokens to predict, each where the model predicts it and -100 where there
                 are none, shape (n, tokens); or the ratings, shape (n,).
             num_items_in_batch: how many of them there are in the whole batch.
@@ -80,8 +80,7 @@ class BatchLoss:
     def read_out(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the mean loss a token of each task since the last call, as ``loss/TASK``.
 
-        Args:
-            reduce: adds a tensor up over all processes, which call this together.
+        ``reduce`` adds a tensor up over all processes, which call this together.
         """
         if self._sums is None:
             return {}

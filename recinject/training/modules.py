@@ -41,17 +41,11 @@ _BEST = "best.pt"
 
 @dataclass(frozen=True)
 class Fit:
-    """How a training went.
+    """How a training went."""
 
-    Attributes:
-        epochs: how many epochs it took, those after the best one among them.
-        values: what ``validate`` gave after each of them.
-        best_epoch: the epoch whose weights were kept, from one; the last where nothing measured.
-    """
-
-    epochs: int
-    values: tuple[float, ...]
-    best_epoch: int
+    epochs: int  # how many it took, those after the best one among them
+    values: tuple[float, ...]  # what ``validate`` gave after each of them
+    best_epoch: int  # whose weights were kept, from one; the last where nothing measured
 
 
 def fit_module(
@@ -152,11 +146,7 @@ class ModuleTrainer(ResumableTrainer):
 class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Measures the module after each epoch and remembers the best epoch's weights.
 
-    Args:
-        module: what is trained.
-        validate: measures it, the higher the better; None measures nothing.
-        patience: after how many epochs without gain training ends.
-        folder: where values and weights are kept for a resumption, if anywhere.
+    The arguments are those of :func:`fit_module`; values and weights are kept in its folder.
     """
 
     def __init__(

@@ -22,14 +22,11 @@ _TABLES = (nn.Embedding, nn.EmbeddingBag, TrainableTokensLayer)
 
 
 class StepScales(Optimizer):
-    """An optimizer that scales steps or gradients, tensor by tensor, and tells by how much.
+    """An optimizer that scales steps or gradients, tensor by tensor, and tells by how much."""
 
-    Attributes:
-        scales: by what the last step was scaled, by the tensors' names; unclipped ones are left
-            out. Of a tensor that is scaled in parts, the smallest scale.
-    """
-
+    # Of the last step, by the tensors' names, the smallest of a tensor that is scaled in parts.
     scales: Mapping[str, float] = MappingProxyType({})
+    # Of the steps since clip_summary asked: the least, their sum, those below 1, how many.
     _seen: tuple[float, float, int, int] = (1.0, 0.0, 0, 0)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -140,9 +137,7 @@ def clippy_groups(model: nn.Module, weight_decay: float = 0.0) -> list[dict[str,
 def refuse_sharding(arguments: TrainingArguments, *why: str) -> None:
     """Refuse what needs whole tensors, such as scaling steps, where processes share them out.
 
-    Args:
-        arguments: the Trainer's.
-        why: what needs them, and the fix beside DDP; scales of steps if not given.
+    ``why`` is what needs them, and the fix beside DDP; scales of steps if not given.
 
     Raises:
         RecinjectError: FSDP or DeepSpeed is at work.
