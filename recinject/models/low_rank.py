@@ -127,11 +127,14 @@ def choose_ranks(
 
 
 def shape_low_rank(model: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Give linear layers, by full name, the form of these ranks, in place, all zeros."""
+    """Give linear layers, by full name, the form of these ranks, in place, filled with ones.
+
+    Of zeros an optimizer whose thresholds freeze them would be refused.
+    """
     for name, rank in ranks.items():
         layer: Any = model.get_submodule(name)
-        (outputs, inputs), empty = layer.weight.shape, layer.weight.new_zeros
-        factors = Factors(empty(outputs, rank), empty(rank, inputs))
+        (outputs, inputs), filled = layer.weight.shape, layer.weight.new_ones
+        factors = Factors(filled(outputs, rank), filled(rank, inputs))
         _replace(model, name, LowRankLinear.from_linear(layer, factors))
 
 
