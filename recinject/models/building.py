@@ -190,10 +190,8 @@ def wrap_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Give a tokenizer the form that transformers works with, its special tokens named.
 
-    Args:
-        tokenizer: it is left with the tokens that it has.
-        config: of the model that it belongs to; it tells the special tokens of a tokenizer whose
-            conventions are not T5's. Padding that it does not name is the end token.
+    The config of its model tells the special tokens of a tokenizer whose conventions are not
+    T5's; padding that it does not name is the end token. No token is added.
     """
     known = tokenizer.get_vocab()
     named = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}

@@ -14,7 +14,6 @@ from transformers.activations import ACT2FN
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 
-METHODS = ("spectral", "nkp", "lfai")
 _LINEAR = (nn.Identity, type(ACT2FN["linear"]))
 _SAMPLED = 4096  # rows of Gaussian inputs where there is no closed form
 _ROUNDS, _STEPS, _GAIN = 10, 20, 1e-3
@@ -45,16 +44,13 @@ Weight: TypeAlias = Tensor | Factors
 
 @dataclass(frozen=True)
 class Block:
-    """What linear layers that read the same input compute together.
+    """What linear layers that read the same input compute together: one, or a gated pair.
 
-    Attributes:
-        weights: one layer's, or those of a gated pair; shape (outputs, inputs) each.
-        biases: what each layer adds, shape (outputs,), or None.
-        activation: of the first layer's outputs; those of a second layer are multiplied with it.
+    The activation is of the first layer's outputs; those of a second are multiplied with it.
     """
 
-    weights: Sequence[Tensor]
-    biases: Sequence[Tensor | None] = (None, None)
+    weights: Sequence[Tensor]  # (outputs, inputs) each
+    biases: Sequence[Tensor | None] = (None, None)  # (outputs,) each
     activation: nn.Module = field(default_factory=nn.Identity)
 
     @property
@@ -103,7 +99,7 @@ def initialise(
     Args:
         block: the layers.
         ranks: one for each weight, from 1 to the smaller of its sides.
-        method: one of ``METHODS``.
+        method: a name in ``METHODS``.
         inputs: what the layers read, shape (n, inputs); None stands for x ~ N(0, I).
         seed: of sampled inputs and of the first nudge.
 
@@ -115,7 +111,7 @@ def initialise(
         check_rank("this layer", weight, rank)
     kind, block = block.weights[0], block.double()
     rows = None if inputs is None else inputs.detach().to(kind.device).double()
-    found = _MAKERS[method](block, ranks, rows, seed)
+    found = METHODS[method](block, ranks, rows, seed)
     return [Factors(f.up.to(kind.dtype), f.down.to(kind.dtype)) for f in found]
 
 
@@ -334,4 +330,4 @@ def _go_down(
     return best
 
 
-_MAKERS = {"spectral": _spectral, "nkp": _nkp, "lfai": _lfai}
+METHODS = {"spectral": _spectral, "nkp": _nkp, "lfai": _lfai}

@@ -62,13 +62,9 @@ def initialize_lora_lfai_weights(
 def save_converted(model: PeftModel, initial: Path, folder: Path) -> None:
     """Write a trained adapter so that plain peft loads it over the base as it once was.
 
-    It has twice the rank: what was learnt less what the base gave up.
-
-    Args:
-        model: the trained model.
-        initial: where the adapter was stored before training; peft takes the folder's own name
-            for an adapter's, so it holds no dot.
-        folder: where it goes.
+    It has twice the rank: what was learnt less what the base gave up. ``initial`` is where the
+    adapter was stored before training; peft takes that folder's own name for an adapter's, so it
+    holds no dot.
     """
     model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(initial))
     # peft converts the matrices and drops what else trained, such as the rows of new tokens.

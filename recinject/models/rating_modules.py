@@ -192,15 +192,9 @@ class TransformerMLPModule(RatingModule):
         self.dropout = nn.Dropout(dropout)
 
     def rate(self, items: Tensor, ratings: Tensor, candidates: Tensor) -> Tensor:  # type: ignore[override]
-        """Predict the ratings of candidates.
+        """Predict the ratings of candidates, shape (rows, c), from the events in a row.
 
-        Args:
-            items: events in a row, shape (rows, history_length + c).
-            ratings: their ratings, NaN where there is no event, same shape.
-            candidates: item numbers, shape (rows, c).
-
-        Returns:
-            One rating a candidate, shape (rows, c).
+        Those have the shape (rows, history_length + c), their ratings NaN where there is no event.
         """
         described = self.items.weight + mean_rows(self.kinds, self.attributes)
         residuals = (ratings[..., None] - self.mean).nan_to_num() - self.item_offsets(items)
@@ -234,9 +228,8 @@ class Block(nn.Module):
         self, states: Tensor, events: Tensor, values: Tensor, ages: Tensor, seen: Tensor
     ) -> Tensor:
         """Return new states: shape (rows, c, width)."""
-        query = self._split(self.query(self.norm(states)))
-        key = self._split(self.key(self.norm_events(events)))
-        value = self._split(self.value(values))
+        made = self.query(self.norm(states)), self.key(self.norm_events(events)), self.value(values)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in made)
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         scores = scores + self.ages(ages.clamp(0, self.ages.num_embeddings - 1)).permute(2, 0, 1)
         scores = scores.masked_fill(~seen[:, None], -torch.inf)
@@ -247,10 +240,6 @@ class Block(nn.Module):
         states = states + self.out(gathered)
         fed: Tensor = states + self.feed(states)
         return fed
-
-    def _split(self, vectors: Tensor) -> Tensor:
-        rows, places, width = vectors.shape
-        return vectors.view(rows, places, self.heads, width // self.heads).transpose(1, 2)
 
 
 def mlp(width: int, hidden: int, dropout: float, out: int = 1) -> nn.Sequential:

@@ -12,11 +12,7 @@ from recinject.models.gates import GATES, Gate, Routing
 
 
 class Trunk(nn.Module):
-    """Gives each task its features."""
-
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """Return each task's features, shape (..., width), of shape (..., inputs)."""
-        raise NotImplementedError
+    """Turns features, shape (..., inputs), into those of each task, shape (..., width)."""
 
     def penalty(self) -> Tensor:
         """Return what is added to the loss in training."""
