@@ -20,7 +20,7 @@ _OF_THE_RECIPE = {
     *("mixture", "temperature", "cap", "curriculum"),
     *("validation_samples", "optimizer", "optimizer_settings"),
 }
-_HALF = ("fp16", "fp16_full_eval")
+_ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
 _COUNTS = {
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
 }
@@ -44,52 +44,13 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def check_training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def check_training_settings(settings: Mapping[str, Any]) -> None:
     """Refuse settings that could not train, before anything is written.
 
-    Returns:
-        The settings, each of the kind that transformers declares.
-
     Raises:
-        RecinjectError: a key is unknown or set by the run itself, a value is of the wrong kind,
-            16-bit floats are asked for, a single checkpoint is to be kept, or transformers
-            refuses a value.
+        RecinjectError: see :func:`training_arguments`.
     """
-    legal = {field.name for field in fields(Seq2SeqTrainingArguments) if field.init} - _OF_THE_RUN
-    for key in settings:
-        if key not in legal:
-            what = "is set by the run itself" if key in _OF_THE_RUN else "is no training argument"
-            hint = did_you_mean(key, legal | _OF_THE_RECIPE)
-            raise RecinjectError(f"training: {key!r} {what}", hint=hint)
-    settings = {key: _of_its_kind(key, value) for key, value in settings.items()}
-    for key in _HALF:
-        if settings.get(key):
-            raise RecinjectError(
-                f"training.{key}: T5's activations overflow 16-bit floats, the loss becomes NaN",
-                hint="use bf16: true where the device has it, else leave both out",
-            )
-    limit = settings.get("save_total_limit")
-    if limit is not None and limit < 2:
-        raise RecinjectError(
-            f"training.save_total_limit: {limit} checkpoint could be cut off while it is written",
-            hint="keep 2 or more, so that a whole one is always left to resume from",
-        )
-    _make({"output_dir": tempfile.gettempdir(), **_DEFAULTS, **settings})
-    return settings
-
-
-def _of_its_kind(key: str, value: Any) -> Any:
-    # Transformers stores whatever it is given, and stumbles over it in the middle of a training.
-    kinds = get_type_hints(Seq2SeqTrainingArguments)
-    kind: Any = Annotated[int, Field(ge=1)] if key in _COUNTS else kinds[key]
-    try:
-        adapter = TypeAdapter[Any](kind, config=ConfigDict(arbitrary_types_allowed=True))
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        raise RecinjectError(
-            f"training.{key}: {error.errors()[0]['msg']}",
-            hint=f"it is {value!r} now; change or remove it",
-        ) from error
+    training_arguments(settings, Path(tempfile.gettempdir()), 0)
 
 
 def training_arguments(
@@ -104,21 +65,55 @@ def training_arguments(
         validates: whether there are validation samples to measure a loss on.
 
     Raises:
-        RecinjectError: see :func:`check_training_settings`.
+        RecinjectError: a key is unknown or set by the run itself, a value is of the wrong kind,
+            16-bit floats are asked for, a single checkpoint is to be kept, or transformers
+            refuses a value.
     """
-    settings = check_training_settings(settings)
+    settings = _bind(settings)
+    for key in ("fp16", "fp16_full_eval"):
+        if settings.get(key):
+            raise RecinjectError(
+                f"training.{key}: T5's activations overflow 16-bit floats, the loss becomes NaN",
+                hint="use bf16: true where the device has it, else leave both out",
+            )
+    limit = settings.get("save_total_limit")
+    if limit is not None and limit < 2:
+        raise RecinjectError(
+            f"training.save_total_limit: {limit} checkpoint could be cut off while it is written",
+            hint="keep 2 or more, so that a whole one is always left to resume from",
+        )
     cuda = torch.cuda.is_available() and not settings.get("use_cpu")
-    return _make(
-        {
-            **_DEFAULTS,
-            "bf16": cuda and torch.cuda.is_bf16_supported(),
-            "dataloader_pin_memory": cuda,
-            "eval_strategy": "steps" if validates else "no",
-            **settings,
-            "output_dir": str(folder),
-            "seed": seed,
-        }
-    )
+    ours = {
+        "bf16": cuda and torch.cuda.is_bf16_supported(),
+        "dataloader_pin_memory": cuda,
+        "eval_strategy": "steps" if validates else "no",
+    }
+    return _make({**_DEFAULTS, **ours, **settings, "output_dir": str(folder), "seed": seed})
+
+
+def _bind(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Make each setting of the kind that transformers declares.
+
+    Transformers stores whatever it is given, and stumbles over it in the middle of a training.
+    """
+    legal = {field.name for field in fields(Seq2SeqTrainingArguments) if field.init} - _OF_THE_RUN
+    kinds = get_type_hints(Seq2SeqTrainingArguments)
+    kinds |= dict.fromkeys(_COUNTS, Annotated[int, Field(ge=1)])
+    bound = {}
+    for key, value in settings.items():
+        if key not in legal:
+            what = "is set by the run itself" if key in _OF_THE_RUN else "is no training argument"
+            hint = did_you_mean(key, legal | _OF_THE_RECIPE)
+            raise RecinjectError(f"training: {key!r} {what}", hint=hint)
+        try:
+            adapter = TypeAdapter[Any](kinds[key], config=_ANY_TYPE)
+            bound[key] = adapter.validate_python(value)
+        except ValidationError as error:
+            raise RecinjectError(
+                f"training.{key}: {error.errors()[0]['msg']}",
+                hint=f"it is {value!r} now; change or remove it",
+            ) from error
+    return bound
 
 
 def count_in_steps(arguments: Seq2SeqTrainingArguments, samples: int) -> None:
