@@ -125,7 +125,8 @@ GATES: dict[str, type[Gate]] = {"dselect_k": DSelectK, "softmax": Softmax, "top_
 
 def _unpenalised(weights: Tensor, chosen: Tensor, shares: Tensor, is_saturated: bool) -> Routing:
     none = weights.new_zeros(len(weights))
-    return Routing(weights, chosen, shares, none == float(not is_saturated), none, none)
+    saturated = torch.full_like(none, is_saturated, dtype=torch.bool)
+    return Routing(weights, chosen, shares, saturated, none, none)
 
 
 def smooth_step(values: Tensor, gamma: float) -> Tensor:

@@ -226,8 +226,8 @@ def capture_inputs(
         model: run as it is, in evaluation mode.
         batches: the arguments of its forward.
         names: of the layers, in full.
-        rows: how many inputs are kept of each layer at most; the seed decides which.
-        seed: of the choice.
+        rows: how many inputs are kept of each layer at most.
+        seed: of which they are.
 
     Returns:
         By layer, at most (rows, inputs), on the CPU.
