@@ -48,21 +48,15 @@ def load_model(name_or_path: str) -> PreTrainedModel:
     Raises:
         RecinjectError: it is neither here nor to be had, or is no such model.
     """
-    folder = Path(name_or_path)
-    if is_gguf(name_or_path):
-        folder, found = _gguf(name_or_path)
-    else:
-        folder = folder if folder.is_dir() else local_copy(name_or_path, _WEIGHTS)
-        found = {"use_safetensors": True}
+    folder, found = _source(name_or_path)
     try:
-        config = _config(name_or_path, folder)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **found)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        found = found or {"use_safetensors": True}
         model = kind.from_pretrained(folder, local_files_only=True, **found)
     except _UNREADABLE as error:
         raise RecinjectError(
-            f"{name_or_path}: no language model in safetensors or GGUF form ({error})".split("\n")[
-                0
-            ],
+            f"{name_or_path}: no language model in safetensors or GGUF form ({_first_line(error)})",
             hint="name a model such as google/flan-t5-small or openai-community/gpt2, a folder "
             "that holds one, or a .gguf file of a kind that transformers reads",
         ) from error
@@ -88,32 +82,34 @@ def read_gguf(path: str) -> tuple[PretrainedConfig, Tokenizer]:
         RecinjectError: there is no such file, the package ``gguf`` is missing, or transformers
             reads no such kind.
     """
-    folder, found = _gguf(path)
+    folder, found = _source(path)
     try:
-        wrapped = AutoTokenizer.from_pretrained(folder, **found)
-        return _config(path, folder), wrapped.backend_tokenizer
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, **found)
+        return config, AutoTokenizer.from_pretrained(folder, **found).backend_tokenizer
     except _UNREADABLE as error:
         raise RecinjectError(
-            f"{path}: its config or tokenizer cannot be read ({error})".split("\n")[0],
+            f"{path}: its config or tokenizer cannot be read ({_first_line(error)})",
             hint="give a .gguf file of a kind that transformers reads",
         ) from error
 
 
-def _gguf(path: str) -> tuple[Path, dict[str, Any]]:
-    """Return the folder of a GGUF file, and how transformers is told of it."""
-    if not Path(path).is_file():
-        raise RecinjectError(f"{path}: no such file", hint="give the path of a .gguf file")
+def _source(name: str) -> tuple[Path, dict[str, Any]]:
+    """Return the folder that a model lies in, and how transformers is told of a GGUF file in it."""
+    path = Path(name)
+    if not is_gguf(name):
+        return (path if path.is_dir() else local_copy(name, _WEIGHTS)), {}
+    if not path.is_file():
+        raise RecinjectError(f"{name}: no such file", hint="give the path of a .gguf file")
     if not is_gguf_available():
         raise RecinjectError(
-            f"{path}: the package gguf, which reads such files, is missing or too old",
+            f"{name}: the package gguf, which reads such files, is missing or too old",
             hint="pip install -U gguf",
         )
-    return Path(path).parent, {"gguf_file": Path(path).name}
+    return path.parent, {"gguf_file": path.name}
 
 
-def _config(name: str, folder: Path) -> PretrainedConfig:
-    found = {"gguf_file": Path(name).name} if is_gguf(name) else {}
-    return AutoConfig.from_pretrained(folder, local_files_only=True, **found)
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
 
 
 def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int) -> PreTrainedModel:
@@ -136,16 +132,15 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int) -> P
                 f"model.config: {kind.__name__} takes no {key!r} here",
                 hint=did_you_mean(key, legal),
             )
+    pad, end = tokenizer.token_to_id(PAD), tokenizer.token_to_id(END)
+    settings |= {"vocab_size": _padded_size(tokenizer), "pad_token_id": pad, "eos_token_id": end}
     try:
+        causal = is_causal(config)
+        settings |= {"bos_token_id": end} if causal else {"decoder_start_token_id": pad}
+        model = AutoModelForCausalLM if causal else AutoModelForSeq2SeqLM
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            if is_causal(config):
-                return AutoModelForCausalLM.from_config(
-                    kind(**settings, **_special(tokenizer, "bos_token_id", END))
-                )
-            return AutoModelForSeq2SeqLM.from_config(
-                kind(**settings, **_special(tokenizer, "decoder_start_token_id", PAD))
-            )
+            return model.from_config(kind(**settings))
     except _REFUSALS as error:
         raise RecinjectError(
             f"model.config: {kind.__name__.removesuffix('Config')} refuses it ({error})",
@@ -173,24 +168,11 @@ def _config_type(config: Mapping[str, Any]) -> type[PretrainedConfig]:
     return found
 
 
-def _special(tokenizer: Tokenizer, role: str, text: str) -> dict[str, int | None]:
-    """Return what a config takes from a tokenizer; ``role`` is the token that all begins with."""
-    return {
-        "vocab_size": _padded_size(tokenizer),
-        "pad_token_id": tokenizer.token_to_id(PAD),
-        "eos_token_id": tokenizer.token_to_id(END),
-        role: tokenizer.token_to_id(text),
-    }
-
-
 def embed_all_tokens(model: PreTrainedModel, tokenizer: Tokenizer, seed: int) -> PreTrainedModel:
-    """Add embeddings where a tokenizer has outgrown a model; a model with enough is left alone.
+    """Add embeddings, in place, where a tokenizer has outgrown a model; return the model.
 
-    Args:
-        model: it is changed in place, and returned.
-        tokenizer: its size is rounded up to a multiple of 8.
-        seed: of the new rows, which are drawn around the mean of the old ones. The global random
-            state is left as it was.
+    The tokenizer's size is rounded up to a multiple of 8. New rows are drawn by the seed around
+    the mean of the old ones. The global random state is left as it was.
     """
     if tokenizer.get_vocab_size() > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng():
@@ -208,10 +190,8 @@ def wrap_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Give a tokenizer the form that transformers works with, its special tokens named.
 
-    Args:
-        tokenizer: it is left with the tokens that it has.
-        config: of the model that it belongs to; it tells the special tokens of a tokenizer whose
-            conventions are not T5's. Padding that it does not name is the end token.
+    The config of its model tells the special tokens of a tokenizer whose conventions are not
+    T5's; padding that it does not name is the end token. No token is added.
     """
     known = tokenizer.get_vocab()
     named = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
@@ -244,7 +224,7 @@ def check_generation(settings: Mapping[str, Any]) -> None:
         GenerationConfig(**settings).validate(strict=True)
     except (ValueError, TypeError) as error:
         raise RecinjectError(
-            f"generation: transformers refuses it ({error})".split("\n")[0],
+            f"generation: transformers refuses it ({_first_line(error)})",
             hint="see transformers.GenerationConfig for what each parameter may be",
         ) from error
 

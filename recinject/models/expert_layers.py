@@ -19,7 +19,7 @@ class ExpertSettings:
     """What experts there are, and who decides between them.
 
     Attributes:
-        number: of experts, at least 2.
+        number: of experts.
         k: how many a task or a sequence gets; a softmax gives it all of them.
         gate: a name in :data:`~recinject.models.gates.GATES`.
         decision: once a ``task``, or once a ``sequence`` from the mean of its embeddings.

@@ -83,9 +83,8 @@ class ExpertsModel(Wrapper):
     def shares(self, batches: Iterable[Mapping[str, Tensor]] = ()) -> Tensor:
         """Return how much of each expert the tasks get, shape (tasks, experts).
 
-        Args:
-            batches: with a column ``task``, for the mean over them where the gate decides for
-                each sequence; a task that none is of gets 0.
+        Where the gate decides for each sequence that is the mean over batches with a column
+        ``task``; a task that none is of gets 0.
         """
         if self.settings.decision == "task":
             return self.routing().weights
@@ -122,14 +121,14 @@ class ExpertsModel(Wrapper):
 
     def _targets(self) -> list[str]:
         linear = [n for n, m in self.backbone.named_modules() if isinstance(m, nn.Linear)]
-        for target in self.settings.target_modules:
-            if not any(_matches(name, [target]) for name in linear):
-                names = sorted({name.rpartition(".")[2] for name in linear})
+        ends = [f".{target}" for target in self.settings.target_modules]
+        for end in ends:
+            if not any(f".{name}".endswith(end) for name in linear):
                 raise RecinjectError(
-                    f"experts.target_modules: the model has no linear layer {target!r}",
-                    hint=did_you_mean(target, names),
+                    f"experts.target_modules: the model has no linear layer {end[1:]!r}",
+                    hint=did_you_mean(end[1:], {name.rpartition(".")[2] for name in linear}),
                 )
-        return [name for name in linear if _matches(name, self.settings.target_modules)]
+        return [name for name in linear if f".{name}".endswith(tuple(ends))]
 
     def save_pretrained(self, folder: Path, **settings: Any) -> None:
         """Write the plain model, and beside it what :func:`load_experts` reads."""
@@ -142,11 +141,10 @@ class ExpertsModel(Wrapper):
         (Path(folder) / CONFIG_FILE).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
 
     @torch.no_grad()
-    def export_adapter(self, task: str, folder: Path, base: str = "") -> None:
+    def export_adapter(self, task: str, folder: Path) -> None:
         """Write what a task gets as one plain LoRA adapter of peft, equal to the mixture.
 
         Its rank is the experts' times the number of those with a weight: k for a saturated gate.
-        ``base`` names the model under the experts, for peft to find it.
 
         Raises:
             RecinjectError: the task is unknown, or the gate decides for each sequence anew.
@@ -167,7 +165,7 @@ class ExpertsModel(Wrapper):
             lora_alpha=rank,
             target_modules=list(settings.target_modules),
             lora_dropout=settings.dropout,
-            base_model_name_or_path=base or self.backbone.name_or_path,
+            base_model_name_or_path=self.backbone.name_or_path,
             inference_mode=True,
         )
         config.save_pretrained(str(folder))
@@ -177,13 +175,10 @@ class ExpertsModel(Wrapper):
 def add_experts(
     model: PreTrainedModel, settings: ExpertSettings, task_names: Sequence[str], seed: int = 0
 ) -> ExpertsModel:
-    """Freeze an encoder-decoder model and give its target layers experts.
+    """Freeze an encoder-decoder model, in place, and give its target layers experts.
 
-    Args:
-        model: it is changed in place.
-        settings: of experts and gate.
-        task_names: what the numbers in the column ``task`` stand for.
-        seed: of the first values. The global random state is left as it was.
+    ``task_names`` are what the numbers in the column ``task`` stand for. The seed is of the first
+    values; the global random state is left as it was.
 
     Raises:
         RecinjectError: the model is causal, has no such layers, or there are no tasks to tell.
@@ -217,9 +212,7 @@ def experts_of(model: nn.Module) -> ExpertsModel | None:
 def answering(model: nn.Module, task: str | Tensor | None) -> Iterator[None]:
     """Tell a model with experts what its rows are of; any other model is left alone.
 
-    Args:
-        model: any.
-        task: the name of the one task at hand, or the number of each row's, shape (rows,).
+    ``task`` is the name of the one task at hand, or the number of each row's, shape (rows,).
 
     Raises:
         RecinjectError: the model knows no such task.
@@ -242,7 +235,3 @@ def _number(model: ExpertsModel, task: str) -> int:
             f"experts: no gate was trained for {task!r}", hint=did_you_mean(task, model.task_names)
         )
     return model.task_names.index(task) if task in model.task_names else 0
-
-
-def _matches(name: str, targets: Sequence[str]) -> bool:
-    return any(name == target or name.endswith(f".{target}") for target in targets)

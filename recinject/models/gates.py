@@ -14,27 +14,18 @@ _BY_PARAMETER = {"params", "param_names"}
 
 @dataclass(frozen=True)
 class Routing:
-    """What a gate decides for some rows.
+    """What a gate decides for some rows."""
 
-    Attributes:
-        weights: of the experts, shape (rows, experts).
-        chosen: the experts that the gate picks, shape (rows, k); one may come twice.
-        shares: the weights of the picks, shape (rows, k).
-        is_saturated: whether a row's weights are its picks' and no others', shape (rows,).
-        entropy: what a regulariser lowers until the gate is saturated, shape (rows,).
-        excess: what keeps a selector off codes that no expert has, shape (rows,).
-    """
+    weights: Tensor  # (rows, experts)
+    chosen: Tensor  # the experts that the gate picks, (rows, k); one may come twice
+    shares: Tensor  # the weights of the picks, (rows, k)
+    is_saturated: Tensor  # whether a row's weights are its picks' and no others', (rows,)
+    entropy: Tensor  # what a regulariser lowers until the gate is saturated, (rows,)
+    excess: Tensor  # what keeps a selector off codes that no expert has, (rows,)
 
-    weights: Tensor
-    chosen: Tensor
-    shares: Tensor
-    is_saturated: Tensor
-    entropy: Tensor
-    excess: Tensor
-
-    def support(self, least: float = _TINY) -> Tensor:
-        """Say which experts have a weight above ``least``, shape (rows, experts)."""
-        return self.weights > least
+    def support(self) -> Tensor:
+        """Say which experts have a weight, shape (rows, experts)."""
+        return self.weights > _TINY
 
     def of(self, rows: Tensor) -> Routing:
         """Return the decisions of some of the rows, in their order."""
@@ -71,11 +62,7 @@ class Gate(nn.Module):
         raise NotImplementedError
 
     def forward(self, source: Tensor) -> Routing:
-        """Decide.
-
-        Args:
-            source: the rows' tasks, shape (rows,), or their representations, shape (rows, size).
-        """
+        """Decide by the rows' tasks, shape (rows,), or representations, shape (rows, size)."""
         return self.decide(self.logits(source).float())
 
 
@@ -138,7 +125,8 @@ GATES: dict[str, type[Gate]] = {"dselect_k": DSelectK, "softmax": Softmax, "top_
 
 def _unpenalised(weights: Tensor, chosen: Tensor, shares: Tensor, is_saturated: bool) -> Routing:
     none = weights.new_zeros(len(weights))
-    return Routing(weights, chosen, shares, none == float(not is_saturated), none, none)
+    saturated = torch.full_like(none, is_saturated, dtype=torch.bool)
+    return Routing(weights, chosen, shares, saturated, none, none)
 
 
 def smooth_step(values: Tensor, gamma: float) -> Tensor:
@@ -166,11 +154,6 @@ def part_gate(optimizer: Optimizer, gate: nn.Module, multiple: float) -> None:
 
     No decay pulls them back, and Adafactor's steps are not in proportion to their size, which is
     all but nothing at first. To be called before a schedule takes hold of the optimizer's rates.
-
-    Args:
-        optimizer: any of torch's form; its other groups are left as they are.
-        gate: what it trains among others.
-        multiple: of the learning rate, above 0.
     """
     own = set(gate.parameters())
     for group in list(optimizer.param_groups):

@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from recinject.models.lora import without_wrapper
 from recinject.models.wrapper import Wrapper
 
 HEAD_FILE = "rating_head.safetensors"
@@ -60,29 +61,19 @@ class RatingModel(Wrapper):
         nn.init.zeros_(self.head.weight)
         with torch.no_grad():
             self.head.bias.copy_(torch.zeros(1) if kind == "regression" else shares.log())
-        inner = self._inner
+        inner = without_wrapper(self)
         unused = inner.get_output_embeddings()
         if unused is not None and unused.weight is not inner.get_input_embeddings().weight:
             unused.requires_grad_(False)
 
-    @property
-    def _inner(self) -> PreTrainedModel:
-        wrapped = isinstance(self.backbone, PeftModel)
-        return self.backbone.get_base_model() if wrapped else self.backbone
-
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
     ) -> SequenceClassifierOutput:
-        """Read prompts.
-
-        Args:
-            input_ids: the prompts' tokens, padded on the right, shape (n, tokens).
-            attention_mask: 1 for the prompt, 0 for padding, shape (n, tokens).
-            labels: the true ratings, shape (n,), for the mean loss; or None.
+        """Read prompts, padded on the right, shape (n, tokens).
 
         Returns:
             ``logits``: the standardised rating, shape (n, 1), or the odds, shape (n, values); and
-            ``loss`` where there are labels.
+            their mean ``loss`` where there are labels, the true ratings, shape (n,).
         """
         states = self._states(input_ids, attention_mask)
         logits = self.head(states.to(self.head.weight.dtype)).float()
@@ -94,8 +85,7 @@ class RatingModel(Wrapper):
         if self.kind == "classification":
             classes = (labels[:, None] - self.values).abs().argmin(1)
             return cross_entropy(logits, classes, reduction="none")
-        errors = logits[:, 0] - (labels - self.mean) / self.scale
-        return errors.square()
+        return (logits[:, 0] - (labels - self.mean) / self.scale).square()
 
     @torch.no_grad()
     def rate(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -109,7 +99,7 @@ class RatingModel(Wrapper):
         return ratings.clamp(self.values[0], self.values[-1])
 
     def _states(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        inner, mask = self._inner, attention_mask
+        inner, mask = without_wrapper(self), attention_mask
         if not inner.config.is_encoder_decoder:
             read = inner.base_model(input_ids=input_ids, attention_mask=mask, use_cache=False)
             rows = torch.arange(len(mask), device=mask.device)

@@ -28,8 +28,8 @@ def add_lora(
         model: an encoder-decoder or a causal model; it is changed in place.
         settings: parameters of ``peft.LoraConfig``, passed on as they are.
         seed: of the matrices' first values. The global random state is left as it was.
-        new_tokens: tokens that the model has never read: their embeddings, and no others, are
-            trained too, as they are nothing but chance yet.
+        new_tokens: that the model has never read: their embeddings, and no others, are trained
+            too, as they are nothing but chance yet.
 
     Raises:
         RecinjectError: a parameter is unknown, or refused by peft for this model.

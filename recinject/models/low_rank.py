@@ -28,13 +28,7 @@ _JOINED = {("wi_0", "wi_1"): "act", ("gate_proj", "up_proj"): "act_fn", ("wi",):
 
 
 class LowRankLinear(nn.Module):
-    """A linear layer of two factors: x -> (x down^T) up^T + bias.
-
-    Args:
-        up: shape (outputs, rank).
-        down: shape (rank, inputs).
-        bias: shape (outputs,), or None.
-    """
+    """A linear layer of two factors, (outputs, rank) and (rank, inputs): (x down^T) up^T + bias."""
 
     def __init__(self, up: Tensor, down: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -43,7 +37,7 @@ class LowRankLinear(nn.Module):
 
     @classmethod
     def from_linear(cls, layer: nn.Linear, factors: Factors) -> LowRankLinear:
-        """Put factors in place of a layer's weight; whether it trains stays as it is."""
+        """Put factors in the place of a layer's weight; they train if it did."""
         bias = None if layer.bias is None else layer.bias.detach().clone()
         made = cls(factors.up.detach(), factors.down.detach(), bias)
         return made.requires_grad_(layer.weight.requires_grad)
@@ -78,7 +72,7 @@ def make_low_rank(
     inputs: Mapping[str, Tensor] | None = None,
     seed: int = 0,
 ) -> dict[str, int]:
-    """Make linear layers of a model low-rank, in place.
+    """Make linear layers of a model low-rank, in place; return the ranks by their full names.
 
     Args:
         model: the model.
@@ -90,9 +84,6 @@ def make_low_rank(
         inputs: what layers read, by full name, from :func:`capture_inputs`; a layer without any is
             taken to read x ~ N(0, I).
         seed: of what is sampled.
-
-    Returns:
-        The ranks by the layers' full names.
 
     Raises:
         RecinjectError: no such layer, rank, share or method.
@@ -126,14 +117,24 @@ def choose_ranks(
     layers = find_layers(model, targets)
     for _, block in find_blocks(model, layers):
         check_method(block, method)
-    return {n: _choose_rank(n, layer.weight, rank, energy) for n, layer in layers.items()}
+    if rank is None:
+        return {
+            name: _rank_of_energy(layer.weight, energy or 1.0) for name, layer in layers.items()
+        }
+    for name, layer in layers.items():
+        check_rank(name, layer.weight, rank)
+    return dict.fromkeys(layers, rank)
 
 
 def shape_low_rank(model: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Give layers, by full name, the form of these ranks, in place, with nothing in it yet."""
-    for name, layer in find_layers(model, {name.rpartition(".")[2] for name in ranks}).items():
-        (outputs, inputs), rank, empty = layer.weight.shape, ranks[name], layer.weight.new_zeros
-        factors = Factors(empty(outputs, rank), empty(rank, inputs))
+    """Give linear layers, by full name, the form of these ranks, in place, filled with ones.
+
+    Of zeros an optimizer whose thresholds freeze them would be refused.
+    """
+    for name, rank in ranks.items():
+        layer: Any = model.get_submodule(name)
+        (outputs, inputs), filled = layer.weight.shape, layer.weight.new_ones
+        factors = Factors(filled(outputs, rank), filled(rank, inputs))
         _replace(model, name, LowRankLinear.from_linear(layer, factors))
 
 
@@ -167,9 +168,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     model.get_submodule(parent).add_module(own, module)
 
 
-def _choose_rank(name: str, weight: Tensor, rank: int | None, energy: float | None) -> int:
-    if energy is None:
-        return check_rank(name, weight, rank or 0)
+def _rank_of_energy(weight: Tensor, energy: float) -> int:
     kept = torch.linalg.svdvals(weight.detach().double()).square().cumsum(0)
     return min(len(kept), 1 + int((kept < energy * kept[-1]).sum()))
 
@@ -213,6 +212,7 @@ def find_blocks(
     return blocks
 
 
+@torch.no_grad()
 def capture_inputs(
     model: nn.Module,
     batches: Iterable[Mapping[str, Tensor]],
@@ -226,51 +226,47 @@ def capture_inputs(
         model: run as it is, in evaluation mode.
         batches: the arguments of its forward.
         names: of the layers, in full.
-        rows: how many inputs are kept of each layer at most; which, the seed decides.
-        seed: of the choice.
+        rows: how many inputs are kept of each layer at most.
+        seed: of which they are.
 
     Returns:
-        By layer, at most (rows, inputs), on the processor.
+        By layer, at most (rows, inputs), on the CPU.
 
     Raises:
         RecinjectError: no layer read anything.
     """
-    kept = {name: _Reservoir(rows, seed, name) for name in names}
     masks: list[Tensor] = []
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _, given, r=reservoir: r.add(given[0], masks)
-        )
-        for name, reservoir in kept.items()
-    ]
+    kept = {name: _Reservoir(rows, seed, name, masks) for name in names}
+    hooks = [model.get_submodule(n).register_forward_pre_hook(kept[n].read) for n in kept]
     training, device = model.training, next(model.parameters()).device
     try:
         model.eval()
-        with torch.no_grad():
-            for batch in batches:
-                masks[:] = _masks(model, batch)
-                model(**{name: value.to(device) for name, value in batch.items()})
+        for batch in batches:
+            masks[:] = _masks(model, batch)
+            model(**{name: value.to(device) for name, value in batch.items()})
     finally:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    if empty := [name for name, reservoir in kept.items() if not len(reservoir.rows)]:
-        raise RecinjectError(
-            f"low rank: {empty[0]} read nothing", hint="give batches that the model reads"
-        )
+    for name, reservoir in kept.items():
+        if not len(reservoir.rows):
+            raise RecinjectError(
+                f"low rank: {name} read nothing", hint="give batches that the model reads"
+            )
     return {name: reservoir.rows for name, reservoir in kept.items()}
 
 
 class _Reservoir:
-    """Keeps a sample of rows, all equally likely."""
+    """Keeps a sample of the rows that a layer reads, all equally likely; masks say which count."""
 
-    def __init__(self, most: int, seed: int, name: str) -> None:
-        self._most, self._rng, self._keys = most, derive_rng(seed, "low rank", name), np.empty(0)
-        self.rows = torch.empty(0, 0)
+    def __init__(self, most: int, seed: int, name: str, masks: Sequence[Tensor]) -> None:
+        self._most, self._masks, self._keys = most, masks, np.empty(0)
+        self._rng, self.rows = derive_rng(seed, "low rank", name), torch.empty(0, 0)
 
-    def add(self, states: Tensor, masks: Sequence[Tensor]) -> None:
+    def read(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
+        states = given[0]
         useful = torch.ones(states.shape[:-1], dtype=torch.bool)
-        for mask in masks:
+        for mask in self._masks:
             # An encoder's batch and its decoder's may be of one shape: then both must agree.
             useful &= mask if mask.shape == useful.shape else True
         new = states[useful.to(states.device)].float().cpu()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,6 @@ from transformers.activations import ACT2FN
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 
-METHODS = ("spectral", "nkp", "lfai")
 _LINEAR = (nn.Identity, type(ACT2FN["linear"]))
 _SAMPLED = 4096  # rows of Gaussian inputs where there is no closed form
 _ROUNDS, _STEPS, _GAIN = 10, 20, 1e-3
@@ -45,16 +44,13 @@ Weight: TypeAlias = Tensor | Factors
 
 @dataclass(frozen=True)
 class Block:
-    """What linear layers that read the same input compute together.
+    """What linear layers that read the same input compute together: one, or a gated pair.
 
-    Attributes:
-        weights: one layer's, or those of a gated pair; shape (outputs, inputs) each.
-        biases: what each layer adds, shape (outputs,), or None.
-        activation: of the first layer's outputs; those of a second layer are multiplied with it.
+    The activation is of the first layer's outputs; those of a second are multiplied with it.
     """
 
-    weights: Sequence[Tensor]
-    biases: Sequence[Tensor | None] = (None, None)
+    weights: Sequence[Tensor]  # (outputs, inputs) each
+    biases: Sequence[Tensor | None] = (None, None)  # (outputs,) each
     activation: nn.Module = field(default_factory=nn.Identity)
 
     @property
@@ -103,7 +99,7 @@ def initialise(
     Args:
         block: the layers.
         ranks: one for each weight, from 1 to the smaller of its sides.
-        method: one of ``METHODS``.
+        method: a name in ``METHODS``.
         inputs: what the layers read, shape (n, inputs); None stands for x ~ N(0, I).
         seed: of sampled inputs and of the first nudge.
 
@@ -115,7 +111,7 @@ def initialise(
         check_rank("this layer", weight, rank)
     kind, block = block.weights[0], block.double()
     rows = None if inputs is None else inputs.detach().to(kind.device).double()
-    found = _MAKERS[method](block, ranks, rows, seed)
+    found = METHODS[method](block, ranks, rows, seed)
     return [Factors(f.up.to(kind.dtype), f.down.to(kind.dtype)) for f in found]
 
 
@@ -136,19 +132,18 @@ def check_method(block: Block, method: str) -> None:
         )
 
 
-def check_rank(name: str, weight: Tensor, rank: int) -> int:
-    """Return a layer's rank.
+def check_rank(name: str, weight: Tensor, rank: int) -> None:
+    """Refuse a rank for a layer that is below one, or above full rank.
 
     Raises:
-        RecinjectError: it is below one, or above full rank.
+        RecinjectError: it is so.
     """
     full = min(weight.shape)
-    if 1 <= rank <= full:
-        return rank
-    raise RecinjectError(
-        f"low rank: rank {rank} for {name}, whose full rank is {full}",
-        hint=f"choose one from 1 to {full}",
-    )
+    if not 1 <= rank <= full:
+        raise RecinjectError(
+            f"low rank: rank {rank} for {name}, whose full rank is {full}",
+            hint=f"choose one from 1 to {full}",
+        )
 
 
 def risk(
@@ -237,7 +232,7 @@ class _Spectrum:
         return Factors(up, chosen.T @ self.basis).balanced()
 
 
-def _spectral(block: Block, ranks: Sequence[int], *_: Any) -> list[Factors]:
+def _spectral(block: Block, ranks: Sequence[int], _: Tensor | None, __: int) -> list[Factors]:
     return [_Spectrum.of(w).linear(rank) for w, rank in zip(block.weights, ranks, strict=True)]
 
 
@@ -302,7 +297,7 @@ def _starts(block: Block, ranks: Sequence[int], rows: Tensor) -> list[list[Facto
     pairs = list(zip(block.weights, ranks, strict=True))
     by_outputs = [_Spectrum.of(weight, rows).linear(rank) for weight, rank in pairs]
     closed = [_nkp(block, ranks, rows, 0)] if block.is_relu else []
-    return [_spectral(block, ranks), by_outputs, *closed]
+    return [_spectral(block, ranks, None, 0), by_outputs, *closed]
 
 
 def _go_down(
@@ -335,5 +330,4 @@ def _go_down(
     return best
 
 
-_MAKERS: dict[str, Callable[..., list[Factors]]]
-_MAKERS = dict(zip(METHODS, (_spectral, _nkp, _lfai), strict=True))
+METHODS = {"spectral": _spectral, "nkp": _nkp, "lfai": _lfai}

@@ -18,6 +18,7 @@ from recinject.models.low_rank_initialisation import Block, check_method, check_
 
 _WEIGHTS = "adapter_model.safetensors"
 _MATRICES = ("lora_A", "lora_B")
+_ADAPTER = "default"
 
 
 @torch.no_grad()
@@ -28,7 +29,6 @@ def initialize_lora_lfai_weights(
     method: str = "lfai",
     rows: int = 2048,
     seed: int = 0,
-    adapter_name: str = "default",
     lfai_state_dict: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Let LoRA's matrices take over a layer's low-rank part, which the base weight gives up.
@@ -44,32 +44,27 @@ def initialize_lora_lfai_weights(
         method: see :func:`~recinject.models.low_rank_initialisation.initialise`.
         rows: how many inputs of each layer are looked at, at most.
         seed: of which they are, and of what is sampled.
-        adapter_name: of the adapter.
         lfai_state_dict: the adapter as this function once left it, from ``load_peft_weights``;
             the base gives up just that, and nothing else is asked for.
 
     Raises:
         RecinjectError: the adapter or the base is of a kind that this cannot be done with.
     """
-    layers = check_start(model, method, adapter_name)
+    layers = check_start(model, method)
     if lfai_state_dict is None:
-        _fill(model, layers, list(batches), method, rows, seed, adapter_name)
+        _fill(model, layers, list(batches), method, rows, seed)
     else:
-        set_peft_model_state_dict(model, dict(lfai_state_dict), adapter_name)
+        set_peft_model_state_dict(model, dict(lfai_state_dict))
     for layer in layers.values():
-        layer.get_base_layer().weight -= layer.get_delta_weight(adapter_name)
+        layer.get_base_layer().weight -= layer.get_delta_weight(_ADAPTER)
 
 
 def save_converted(model: PeftModel, initial: Path, folder: Path) -> None:
     """Write a trained adapter so that plain peft loads it over the base as it once was.
 
-    It has twice the rank: what was learnt less what the base gave up.
-
-    Args:
-        model: the trained model.
-        initial: where the adapter was stored before training; peft takes the folder's own name
-            for an adapter's, so it holds no dot.
-        folder: where it goes.
+    It has twice the rank: what was learnt less what the base gave up. ``initial`` is where the
+    adapter was stored before training; peft takes that folder's own name for an adapter's, so it
+    holds no dot.
     """
     model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(initial))
     # peft converts the matrices and drops what else trained, such as the rows of new tokens.
@@ -80,11 +75,9 @@ def save_converted(model: PeftModel, initial: Path, folder: Path) -> None:
         save_file({**others, **converted}, folder / _WEIGHTS, metadata={"format": "pt"})
 
 
-def check_start(
-    model: PeftModel, method: str = "lfai", adapter_name: str = "default"
-) -> dict[str, LoraLinear]:
+def check_start(model: PeftModel, method: str = "lfai") -> dict[str, LoraLinear]:
     """Return the layers that :func:`initialize_lora_lfai_weights` fills; errors are its own."""
-    config: LoraConfig = model.peft_config[adapter_name]
+    config: LoraConfig = model.peft_config[_ADAPTER]
     if config.use_dora or (config.use_rslora and (config.rank_pattern or config.alpha_pattern)):
         raise RecinjectError(
             "lora: DoRA, and rsLoRA with patterns, cannot start from a layer's function",
@@ -99,12 +92,12 @@ def check_start(
                 "can start from their function",
                 hint="name other layers in lora.target_modules, and do not quantise the base",
             )
-        if layer.lora_B[adapter_name].weight.any():
+        if layer.lora_B[_ADAPTER].weight.any():
             raise RecinjectError(
                 f"lora: {name} does not start at zero",
                 hint="leave out lora.init_lora_weights, and initialise once, before training",
             )
-        check_rank(name, base.weight, layer.r[adapter_name])
+        check_rank(name, base.weight, layer.r[_ADAPTER])
     for _, block in _blocks(model, every):
         check_method(block, method)
     return every
@@ -123,16 +116,15 @@ def _fill(
     method: str,
     rows: int,
     seed: int,
-    adapter_name: str,
 ) -> None:
     blocks = _blocks(model, layers)
     first = [names[0] for names, _ in blocks]
     inputs = capture_inputs(model, batches, first, rows, seed) if batches else {}
     for names, block in blocks:
         chosen = [layers[name] for name in names]
-        ranks = [layer.r[adapter_name] for layer in chosen]
+        ranks = [layer.r[_ADAPTER] for layer in chosen]
         found = initialise(block, ranks, method, inputs.get(names[0]), seed)
         for layer, factors in zip(chosen, found, strict=True):
-            share = layer.scaling[adapter_name] ** 0.5
-            layer.lora_A[adapter_name].weight.copy_(factors.down / share)
-            layer.lora_B[adapter_name].weight.copy_(factors.up / share)
+            share = layer.scaling[_ADAPTER] ** 0.5
+            layer.lora_A[_ADAPTER].weight.copy_(factors.down / share)
+            layer.lora_B[_ADAPTER].weight.copy_(factors.up / share)

@@ -27,11 +27,9 @@ class Ranker(nn.Module):
         pieces: each item's rows of the table; the number after the last item's is a blank.
         rows: of the table.
         drawn: the items that negatives are drawn from, one each time it stands here.
-        mean: of the training ratings.
-        deviation: their standard deviation, which the rating task's loss is in units of.
-        width: numbers in an embedding.
-        hidden: numbers that go into a head.
-        dropout: of those.
+        mean: of the training ratings; so is ``deviation``, the unit of the rating task's loss.
+        width: of an embedding.
+        hidden: how many numbers go into a head, after dropout.
         negatives: how many items an observed one is told from by a click.
         weights: of each task's loss, in the order of :data:`TASKS`.
         trunk: makes what stands between features and heads, of the tasks, the numbers that come
@@ -106,23 +104,16 @@ class Ranker(nn.Module):
     ) -> Scores:
         """Return the loss of observed events, against negatives drawn anew.
 
-        Args:
-            candidates: the items, shape (n,).
-            history: what came before, as in :meth:`score`.
-            history_ratings: as in :meth:`score`.
-            ratings: the candidates', NaN where unknown, shape (n,).
-
-        Returns:
-            ``loss``, the weighted sum of ``rating_loss`` and ``click_loss``, and in training what
-            the trunk adds.
+        Candidates and their ratings, NaN where unknown, have the shape (n,); histories are as in
+        :meth:`score`. ``loss`` is the weighted sum of ``rating_loss`` and ``click_loss``, and in
+        training what the trunk adds.
         """
         shape = (len(candidates), self._negatives)
         drawn = self.drawn[torch.randint(len(self.drawn), shape, device=candidates.device)]
         used = torch.cat([candidates[:, None], history], dim=1)
         counts = (drawn[:, :, None] != used[:, None]).all(2)
-        scores = self.score(
-            torch.cat([candidates[:, None], drawn], dim=1), history, history_ratings
-        )
+        asked = torch.cat([candidates[:, None], drawn], dim=1)
+        scores = self.score(asked, history, history_ratings)
         errors = scores["rating"][:, 0] - self._units(ratings)
         known = ~errors.isnan()
         counts = torch.cat([torch.ones_like(counts[:, :1]), counts], dim=1)

@@ -13,12 +13,9 @@ from torch.nn.functional import embedding, embedding_bag
 
 
 class Table(nn.Embedding):
-    """An embedding whose rows start at random, or at zero, and whose row 0 stays zero.
+    """An embedding of things numbered from 1, whose row 0 stays zero.
 
-    Args:
-        rows: how many things there are, numbered from 1.
-        width: numbers in a row.
-        deviation: standard deviation of the first values.
+    ``deviation`` is the standard deviation of the first values.
     """
 
     def __init__(self, rows: int, width: int, deviation: float = 0.0) -> None:
@@ -29,11 +26,7 @@ class Table(nn.Embedding):
 
 
 class RatingModule(nn.Module, ABC):
-    """Predicts ratings, and learns from the squared error.
-
-    Args:
-        mean: the mean rating, which every prediction starts from.
-    """
+    """Predicts ratings, starting from their mean, and learns from the squared error."""
 
     # The Trainer would hand whatever takes keywords its count of tokens.
     accepts_loss_kwargs = False
@@ -48,8 +41,7 @@ class RatingModule(nn.Module, ABC):
 
     def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
         """Return the mean squared error where there is a label; elsewhere it is NaN."""
-        known = ~labels.isnan()
-        errors = (self.rate(**inputs) - labels)[known]
+        errors = (self.rate(**inputs) - labels)[~labels.isnan()]
         return {"loss": (errors**2).mean() + self.penalty(**inputs)}
 
     def penalty(self, **inputs: Tensor) -> Tensor | float:
@@ -58,16 +50,9 @@ class RatingModule(nn.Module, ABC):
 
 
 class MatrixFactorisationModule(RatingModule):
-    """Mean, the offsets of user and item, and the product of their factors.
+    """Mean, offsets of user and item, and the product of their factors (Koren et al., 2009).
 
-    (Koren, Bell and Volinsky, Computer 2009.)
-
-    Args:
-        mean: the mean rating.
-        n_users: how many users there are.
-        n_items: how many items there are.
-        width: how many factors.
-        regularisation: weight of the squares of a rating's offsets and factors.
+    ``regularisation`` is the weight of the squares of a rating's offsets and factors.
     """
 
     def __init__(
@@ -93,16 +78,7 @@ class MatrixFactorisationModule(RatingModule):
 
 
 class MLPModule(RatingModule):
-    """User and item embeddings, side by side, through an MLP.
-
-    Args:
-        mean: the mean rating.
-        n_users: how many users there are.
-        n_items: how many items there are.
-        width: numbers in an embedding.
-        dropout: of the embeddings and the hidden layer.
-        more: numbers that are read beside the two embeddings.
-    """
+    """User and item embeddings, and ``more`` numbers beside them, through an MLP."""
 
     def __init__(
         self, mean: float, n_users: int, n_items: int, width: int, dropout: float, more: int = 0
@@ -128,7 +104,7 @@ class WideDeepModule(MLPModule):
         n_users: how many users there are.
         attributes: each item's attributes, numbered from 1 and filled up with 0, shape
             (items + 1, most); row 0 is an unknown item's.
-        width: numbers in an embedding.
+        width: of an embedding.
         dropout: of the embeddings and the hidden layer.
         buckets: how many weights the crossed features share at most.
     """
@@ -165,9 +141,8 @@ class WideDeepModule(MLPModule):
         """Predict the ratings of pairs: shape (n,)."""
         kinds = self.attributes[items]
         wide = self.user_offsets(users) + self.item_offsets(items)
-        wide = (
-            wide + self.kind_offsets(kinds).sum(1) + self.crossed(self.cross(users, kinds)).sum(1)
-        )
+        wide = wide + self.kind_offsets(kinds).sum(1)
+        wide = wide + self.crossed(self.cross(users, kinds)).sum(1)
         deep = [self.users(users), self.items(items), mean_rows(self.kinds, kinds)]
         found: Tensor = wide + self.deep(torch.cat(deep, 1))
         return self.mean + found[:, 0]
@@ -183,8 +158,8 @@ class TransformerMLPModule(RatingModule):
     Args:
         mean: the mean rating.
         attributes: as in :class:`WideDeepModule`.
-        width: numbers in an embedding.
-        heads: attention heads of a block.
+        width: of an embedding.
+        heads: of a block.
         layers: how many blocks.
         dropout: of embeddings and blocks.
         history_length: how many events a candidate attends to.
@@ -217,15 +192,9 @@ class TransformerMLPModule(RatingModule):
         self.dropout = nn.Dropout(dropout)
 
     def rate(self, items: Tensor, ratings: Tensor, candidates: Tensor) -> Tensor:  # type: ignore[override]
-        """Predict the ratings of candidates.
+        """Predict the ratings of candidates, shape (rows, c), from the events in a row.
 
-        Args:
-            items: events in a row, shape (rows, history_length + c).
-            ratings: their ratings, NaN where there is no event, same shape.
-            candidates: item numbers, shape (rows, c).
-
-        Returns:
-            One rating a candidate, shape (rows, c).
+        Those have the shape (rows, history_length + c), their ratings NaN where there is no event.
         """
         described = self.items.weight + mean_rows(self.kinds, self.attributes)
         residuals = (ratings[..., None] - self.mean).nan_to_num() - self.item_offsets(items)
@@ -259,9 +228,8 @@ class Block(nn.Module):
         self, states: Tensor, events: Tensor, values: Tensor, ages: Tensor, seen: Tensor
     ) -> Tensor:
         """Return new states: shape (rows, c, width)."""
-        query = self._split(self.query(self.norm(states)))
-        key = self._split(self.key(self.norm_events(events)))
-        value = self._split(self.value(values))
+        made = self.query(self.norm(states)), self.key(self.norm_events(events)), self.value(values)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in made)
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         scores = scores + self.ages(ages.clamp(0, self.ages.num_embeddings - 1)).permute(2, 0, 1)
         scores = scores.masked_fill(~seen[:, None], -torch.inf)
@@ -272,10 +240,6 @@ class Block(nn.Module):
         states = states + self.out(gathered)
         fed: Tensor = states + self.feed(states)
         return fed
-
-    def _split(self, vectors: Tensor) -> Tensor:
-        rows, places, width = vectors.shape
-        return vectors.view(rows, places, self.heads, width // self.heads).transpose(1, 2)
 
 
 def mlp(width: int, hidden: int, dropout: float, out: int = 1) -> nn.Sequential:

@@ -13,7 +13,6 @@ from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.quantising import Layers, Residual, kmeans
 
 _HIDDEN = (512, 256, 128)
-_FORGET = 0.9
 
 
 class RQVAE(nn.Module):
@@ -28,17 +27,16 @@ class RQVAE(nn.Module):
     (arXiv 2107.03312) for the start and the revival.
 
     Args:
-        width: numbers in a vector.
+        width: of a vector.
         levels: how many codes name an item.
-        codes: how many codes a level has.
-        latent: numbers in an encoded vector.
+        codes: how many a level has.
+        latent: the width of an encoded vector.
         hidden: widths of the encoder's hidden layers; the decoder mirrors them.
         beta: weight of the commitment to the chosen codes.
         revive_after: after how many steps without use a code is put elsewhere.
     """
 
     codebooks: nn.Parameter
-    usage: Tensor
     idle: Tensor
     started: Tensor
 
@@ -57,7 +55,6 @@ class RQVAE(nn.Module):
         self.encoder, self.decoder = _network(sizes), _network(sizes[::-1])
         self.codebooks = nn.Parameter(torch.zeros(levels, codes, latent))
         self._beta, self._revive_after = beta, revive_after
-        self.register_buffer("usage", torch.zeros(levels, codes))
         self.register_buffer("idle", torch.zeros(levels, codes, dtype=torch.long))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
@@ -81,13 +78,9 @@ class RQVAE(nn.Module):
             loss = loss + self._beta * (left - code.detach()).square().sum(1).mean()
             left, chosen = left - code.detach(), chosen + code
             if self.training:
-                self._count(level, numbers)
+                self.idle[level] += 1
+                self.idle[level, numbers] = 0
         return chosen, loss
-
-    def _count(self, level: int, numbers: Tensor) -> None:
-        counts = torch.bincount(numbers, minlength=self.codebooks.shape[1])
-        self.usage[level] = _FORGET * self.usage[level] + (1 - _FORGET) * counts
-        self.idle[level] = torch.where(counts > 0, 0, self.idle[level] + 1)
 
     @torch.no_grad()
     def _keep_alive(self, latents: Tensor) -> None:
@@ -114,21 +107,9 @@ class RQVAE(nn.Module):
             )
         return torch.from_numpy(kmeans(left.cpu().numpy(), codes, seed)).to(left)
 
-    def gauges(self) -> list[dict[str, float]]:
-        """Measure each level over the last batches: the share of codes in use, and perplexity."""
-        rows = []
-        for counts in self.usage:
-            shares = counts / counts.sum().clamp(min=1e-12)
-            entropy = torch.special.entr(shares).sum()
-            # What the batch before the last forgot has left over is no use.
-            used = (counts > 0.01).float().mean()
-            rows.append({"use": float(used), "perplexity": float(entropy.exp())})
-        return rows
-
     def frozen(self) -> Residual:
         """Return what gives codes to items, with no torch in it."""
-        books = _array(self.codebooks)
-        return Residual(books, _layers(self.encoder), _layers(self.decoder))
+        return Residual(_array(self.codebooks), _layers(self.encoder), _layers(self.decoder))
 
 
 def straight_through(latents: Tensor, chosen: Tensor) -> Tensor:

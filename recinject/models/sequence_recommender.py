@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,8 +15,7 @@ from recinject.data.schema import Integers
 from recinject.foundation.ragged import Ragged
 
 Batch = dict[str, Tensor]
-_LOGITS = 2**19
-"""About how many logits are in memory at once: what fits the processor's cache."""
+_LOGITS = 2**19  # about how many are in memory at once: what fits the processor's cache
 
 
 class SequenceModule(nn.Module, ABC):
@@ -29,12 +28,17 @@ class SequenceModule(nn.Module, ABC):
 
     Args:
         n_items: how many items there are; the number after the last one is a blank.
-        width: numbers in an embedding.
+        width: of an embedding.
         layers: how many blocks.
-        heads: attention heads of a block.
+        heads: of a block.
         dropout: of embeddings, attention and blocks.
         longest: how many items a sequence has at most; of longer histories the latest count.
+
+    Attributes:
+        sees_ahead: whether a place reads what comes after it in its sequence.
     """
+
+    sees_ahead: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -71,25 +75,15 @@ class SequenceModule(nn.Module, ABC):
     def question(self, history: Integers) -> Integers:
         """Return the sequence after whose reading the last place tells what comes next."""
 
-    @abstractmethod
-    def _sees(self, length: int) -> Tensor:
-        """Say which places a place of the same sequence sees: shape (length, length)."""
-
     def encode(self, items: Tensor, places: Tensor, sequences: Tensor) -> Tensor:
-        """Encode a grid of sequences.
+        """Encode a grid of sequences, shape (rows, columns), as one vector a place.
 
-        Args:
-            items: item numbers, shape (rows, columns).
-            places: the place of each within its sequence, same shape.
-            sequences: the number of the sequence that each belongs to, -1 for padding, same shape.
-
-        Returns:
-            One vector a place, shape (rows, columns, width).
+        ``places`` are the items' within their sequences, whose numbers are -1 for padding.
         """
         states = self.dropout(self.norm(self.items(items) + self.positions(places)))
         same = sequences[:, :, None] == sequences[:, None, :]
-        hidden = ~(same & self._sees(items.shape[1]))
-        encoded: Tensor = self.blocks(states, hidden.repeat_interleave(self._heads, 0))
+        seen = same if self.sees_ahead else same.tril()
+        encoded: Tensor = self.blocks(states, ~seen.repeat_interleave(self._heads, 0))
         return encoded
 
     def score(self, histories: Sequence[Integers]) -> Tensor:
@@ -137,9 +131,6 @@ class SASRecModule(SequenceModule):
         known = targets >= 0
         return {"loss": cross_entropy(states[known], self._item_weights(), targets[known])}
 
-    def _sees(self, length: int) -> Tensor:
-        return torch.ones(length, length, dtype=torch.bool, device=self.items.weight.device).tril()
-
 
 class BinarySASRecModule(SASRecModule):
     """SASRec with its own loss: the next item against one drawn uniformly, at every place.
@@ -171,6 +162,8 @@ class BERT4RecModule(SequenceModule):
         last_only: the share of sequences of which the last item alone is blanked, as in
             prediction.
     """
+
+    sees_ahead: ClassVar[bool] = True
 
     def __init__(
         self, n_items: int, blanked: float = 0.2, last_only: float = 0.1, **shape: Any
@@ -207,19 +200,11 @@ class BERT4RecModule(SequenceModule):
         # A batch without any blank would have nothing to learn.
         return blank if blank.any() else last
 
-    def _sees(self, length: int) -> Tensor:
-        return torch.ones(length, length, dtype=torch.bool, device=self.items.weight.device)
-
 
 def pack(sequences: Sequence[Integers], columns: int) -> Batch:
     """Put sequences into the rows of a grid, the longest first, each where it first fits.
 
-    Args:
-        sequences: item numbers; none is empty or longer than a row.
-        columns: the length of a row.
-
-    Returns:
-        ``items``, ``places`` and ``sequences`` as :meth:`SequenceModule.encode` reads them.
+    None is empty or longer than a row. What is returned :meth:`SequenceModule.encode` reads.
     """
     flat = Ragged.from_rows(sequences, np.int64)
     starts, used = np.empty(len(flat), np.int64), list[int]()
@@ -244,15 +229,10 @@ def _is_last(sequences: Tensor) -> Tensor:
 
 
 def cross_entropy(states: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the logits ``states @ weights.T``.
+    """Return the mean cross-entropy of the logits ``states @ weights.T``, shape (n, items).
 
     Its gradient is computed on the way, a few rows of logits at a time, which takes half the
     time of holding them all.
-
-    Args:
-        states: shape (n, width).
-        weights: shape (items, width).
-        targets: item numbers, shape (n,).
     """
     loss: Tensor = _CrossEntropy.apply(states, weights, targets)  # type: ignore[no-untyped-call]
     return loss

@@ -53,12 +53,11 @@ def save_trained(
 ) -> None:
     """Write a trained model and its tokenizer; a head for ratings lies beside the model.
 
-    A LoRA model is written merged, so that every folder loads in the same way, wherever it is
-    moved to. Where the base has a name that others can fetch, the adapter alone lies beside it
-    in ``adapter/``; an adapter over random weights would be of no use to anybody. Low-rank layers
-    are written as whole matrices, and over them an adapter fits no base. Experts lie beside the
-    plain model that they adapt, and as one adapter of that a task in ``adapters/``, where the
-    gate decides by task.
+    LoRA and low-rank layers are written merged, so that every folder loads in the same way,
+    wherever it is moved to. Where LoRA's base has a name that others can fetch, the adapter alone
+    lies beside it in ``adapter/``; an adapter over random weights would be of no use to anybody,
+    and over low-rank layers it fits no base. Experts lie beside the plain model that they adapt,
+    and as one adapter of that a task in ``adapters/``, where the gate decides by task.
 
     Args:
         model: it is left as it is.
@@ -75,22 +74,29 @@ def save_trained(
         if isinstance(model, RatingModel):
             model.save_head(folder)
             model = model.backbone
-        is_low_rank = bool(low_rank_layers(model))
-        if isinstance(model, PeftModel):
-            named = model.peft_config[model.active_adapter].base_model_name_or_path
-            if named and not is_low_rank and initial is not None:
-                save_converted(model, initial, folder / ADAPTER_FOLDER)
-            elif named and not is_low_rank:
-                model.save_pretrained(folder / ADAPTER_FOLDER)
-            model = copy.deepcopy(model).merge_and_unload()
-        if is_low_rank:
+        _save_adapters(model, folder, initial)
+        if low_rank_layers(model) or isinstance(model, PeftModel):
             model = copy.deepcopy(model)
             merge_low_rank(model)
+        if isinstance(model, PeftModel):
+            model = model.merge_and_unload()
         model.save_pretrained(folder)
-        if isinstance(model, ExpertsModel) and model.settings.decision == "task":
-            for task in model.task_names:
-                model.export_adapter(task, folder / TASK_ADAPTERS_FOLDER / task)
         wrap_tokenizer(tokenizer, model.config).save_pretrained(folder)
+
+
+def _save_adapters(
+    model: PreTrainedModel | PeftModel | ExpertsModel, folder: Path, initial: Path | None
+) -> None:
+    if isinstance(model, ExpertsModel) and model.settings.decision == "task":
+        for task in model.task_names:
+            model.export_adapter(task, folder / TASK_ADAPTERS_FOLDER / task)
+    if not isinstance(model, PeftModel) or low_rank_layers(model):
+        return
+    if model.peft_config[model.active_adapter].base_model_name_or_path:
+        if initial is None:
+            model.save_pretrained(folder / ADAPTER_FOLDER)
+        else:
+            save_converted(model, initial, folder / ADAPTER_FOLDER)
 
 
 def load_trained(folder: Path) -> tuple[PreTrainedModel | RatingModel | ExpertsModel, Tokenizer]:

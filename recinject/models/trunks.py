@@ -12,11 +12,7 @@ from recinject.models.gates import GATES, Gate, Routing
 
 
 class Trunk(nn.Module):
-    """Gives each task its features."""
-
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
-        """Return each task's features, shape (..., width), of shape (..., inputs)."""
-        raise NotImplementedError
+    """Turns features, shape (..., inputs), into those of each task, shape (..., width)."""
 
     def penalty(self) -> Tensor:
         """Return what is added to the loss in training."""
@@ -24,14 +20,7 @@ class Trunk(nn.Module):
 
 
 class SharedTrunk(Trunk):
-    """One network for all tasks.
-
-    Args:
-        tasks: their names.
-        inputs: how many numbers come in.
-        width: how many come out for each task.
-        dropout: of what comes out.
-    """
+    """One network for all tasks; the arguments are the first of :class:`ExpertTrunk`."""
 
     def __init__(self, tasks: Sequence[str], inputs: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -54,11 +43,8 @@ class ExpertTrunk(Trunk):
         inputs: how many numbers come in.
         width: how many come out for each task.
         dropout: of what each network gives.
-        experts: how many networks there are, at least 2.
-        k: how many of them a task gets; a softmax gives it all.
-        gate: a name in :data:`~recinject.models.gates.GATES`.
-        gamma: the width of DSelect-k's smooth step.
-        regulariser: the weight in the loss of the entropy of DSelect-k's selectors.
+        experts: how many networks there are; for the rest see
+            :class:`~recinject.models.expert_layers.ExpertSettings`.
 
     Raises:
         RecinjectError: a setting is out of its range.
@@ -91,7 +77,8 @@ class ExpertTrunk(Trunk):
 
     def routing(self) -> Routing:
         """Return the decision for each task, in their order."""
-        found: Routing = self.gate(torch.arange(len(self._tasks), device=self._place))
+        place = self.gate.logits.weight.device
+        found: Routing = self.gate(torch.arange(len(self._tasks), device=place))
         return found
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
@@ -106,10 +93,6 @@ class ExpertTrunk(Trunk):
         """See :class:`Trunk`."""
         routing = self.routing()
         return (self._regulariser * routing.entropy + routing.excess).sum()
-
-    @property
-    def _place(self) -> torch.device:
-        return next(self.parameters()).device
 
 
 def _network(inputs: int, width: int, dropout: float) -> nn.Sequential:

@@ -28,16 +28,14 @@ def clip_units(weights: Tensor, gradient: Tensor, clip_factor: float, clip_eps: 
     Returns:
         The scale of each unit, in [0, 1].
     """
-    limit = _unit_norms(weights).clamp_min(clip_eps) * clip_factor
-    scales = (limit / _unit_norms(gradient)).clamp_max(1.0)
+    others = tuple(range(1, weights.ndim)) or None
+    norms = [
+        torch.linalg.vector_norm(tensor, dim=others, keepdim=others is not None)
+        for tensor in (weights, gradient)
+    ]
+    scales: Tensor = (norms[0].clamp_min(clip_eps) * clip_factor / norms[1]).clamp_max(1.0)
     gradient.mul_(scales)
     return scales
-
-
-def _unit_norms(tensor: Tensor) -> Tensor:
-    others = tuple(range(1, tensor.ndim)) or None
-    norms: Tensor = torch.linalg.vector_norm(tensor, dim=others, keepdim=others is not None)
-    return norms
 
 
 class AdaptiveClipping(StepScales):
@@ -73,19 +71,7 @@ class AdaptiveClipping(StepScales):
 
 
 class AgcAdagrad(AdaptiveClipping, torch.optim.Adagrad):
-    """Adagrad on gradients clipped in units.
-
-    Args:
-        params: tensors, named or not, or groups of them.
-        lr: the learning rate.
-        clip_factor: see :func:`clip_units`; so is ``clip_eps``.
-        eps: added to the square root of the summed squares.
-        weight_decay: times the weight, added to the gradient.
-        initial_accumulator_value: what the summed squares start from.
-
-    Raises:
-        RecinjectError: a value is out of its range.
-    """
+    """Adagrad on gradients clipped by :func:`clip_units`; the other arguments are torch's."""
 
     def __init__(
         self,
@@ -103,19 +89,7 @@ class AgcAdagrad(AdaptiveClipping, torch.optim.Adagrad):
 
 
 class AgcAdam(AdaptiveClipping, torch.optim.Adam):
-    """Adam on gradients clipped in units.
-
-    Args:
-        params: tensors, named or not, or groups of them.
-        lr: the learning rate.
-        clip_factor: see :func:`clip_units`; so is ``clip_eps``.
-        betas: how much is kept of both moments.
-        eps: added to the square root of the second one.
-        weight_decay: times the weight, added to the gradient.
-
-    Raises:
-        RecinjectError: a value is out of its range.
-    """
+    """Adam on gradients clipped by :func:`clip_units`; the other arguments are torch's."""
 
     def __init__(
         self,

@@ -20,12 +20,10 @@ _OF_THE_RECIPE = {
     *("mixture", "temperature", "cap", "curriculum"),
     *("validation_samples", "optimizer", "optimizer_settings"),
 }
-_HALF = ("fp16", "fp16_full_eval")
-_COUNTS = (
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-)
+_ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
+_COUNTS = {
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+}
 _DEFAULTS: dict[str, Any] = {
     "logging_steps": 0.01,
     "save_strategy": "steps",
@@ -46,25 +44,33 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def check_training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+def check_training_settings(settings: Mapping[str, Any]) -> None:
     """Refuse settings that could not train, before anything is written.
 
-    Returns:
-        The settings, each of the kind that transformers declares.
+    Raises:
+        RecinjectError: see :func:`training_arguments`.
+    """
+    training_arguments(settings, Path(tempfile.gettempdir()), 0)
+
+
+def training_arguments(
+    settings: Mapping[str, Any], folder: Path, seed: int, *, validates: bool = False
+) -> Seq2SeqTrainingArguments:
+    """Turn a recipe's training settings, which win over our defaults, into the Trainer's arguments.
+
+    Args:
+        settings: fields of ``transformers.Seq2SeqTrainingArguments``.
+        folder: where checkpoints go.
+        seed: of dropout and of the batches' order.
+        validates: whether there are validation samples to measure a loss on.
 
     Raises:
         RecinjectError: a key is unknown or set by the run itself, a value is of the wrong kind,
             16-bit floats are asked for, a single checkpoint is to be kept, or transformers
             refuses a value.
     """
-    legal = {field.name for field in fields(Seq2SeqTrainingArguments) if field.init} - _OF_THE_RUN
-    for key in settings:
-        if key not in legal:
-            what = "is set by the run itself" if key in _OF_THE_RUN else "is no training argument"
-            hint = did_you_mean(key, legal | _OF_THE_RECIPE)
-            raise RecinjectError(f"training: {key!r} {what}", hint=hint)
-    settings = {key: _of_its_kind(key, value) for key, value in settings.items()}
-    for key in _HALF:
+    settings = _bind(settings)
+    for key in ("fp16", "fp16_full_eval"):
         if settings.get(key):
             raise RecinjectError(
                 f"training.{key}: T5's activations overflow 16-bit floats, the loss becomes NaN",
@@ -76,86 +82,69 @@ def check_training_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
             f"training.save_total_limit: {limit} checkpoint could be cut off while it is written",
             hint="keep 2 or more, so that a whole one is always left to resume from",
         )
-    _make({"output_dir": tempfile.gettempdir(), **_DEFAULTS, **settings})
-    return settings
-
-
-def _of_its_kind(key: str, value: Any) -> Any:
-    # Transformers stores whatever it is given, and stumbles over it in the middle of a training.
-    kinds = get_type_hints(Seq2SeqTrainingArguments)
-    kind: Any = Annotated[int, Field(ge=1)] if key in _COUNTS else kinds[key]
-    try:
-        adapter = TypeAdapter[Any](kind, config=ConfigDict(arbitrary_types_allowed=True))
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        raise RecinjectError(
-            f"training.{key}: {error.errors()[0]['msg']}",
-            hint=f"it is {value!r} now; change or remove it",
-        ) from error
-
-
-def training_arguments(
-    settings: Mapping[str, Any], folder: Path, seed: int, *, validates: bool = False
-) -> Seq2SeqTrainingArguments:
-    """Turn a recipe's training settings into the Trainer's arguments.
-
-    Args:
-        settings: fields of ``transformers.Seq2SeqTrainingArguments``; they win over our defaults.
-        folder: where checkpoints go.
-        seed: of dropout and of the batches' order.
-        validates: whether there are validation samples to measure a loss on.
-
-    Raises:
-        RecinjectError: see :func:`check_training_settings`.
-    """
-    settings = check_training_settings(settings)
     cuda = torch.cuda.is_available() and not settings.get("use_cpu")
-    return _make(
-        {
-            **_DEFAULTS,
-            "bf16": cuda and torch.cuda.is_bf16_supported(),
-            "dataloader_pin_memory": cuda,
-            "eval_strategy": "steps" if validates else "no",
-            **settings,
-            "output_dir": str(folder),
-            "seed": seed,
-        }
-    )
+    ours = {
+        "bf16": cuda and torch.cuda.is_bf16_supported(),
+        "dataloader_pin_memory": cuda,
+        "eval_strategy": "steps" if validates else "no",
+    }
+    return _make({**_DEFAULTS, **ours, **settings, "output_dir": str(folder), "seed": seed})
+
+
+def _bind(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Make each setting of the kind that transformers declares.
+
+    Transformers stores whatever it is given, and stumbles over it in the middle of a training.
+    """
+    legal = {field.name for field in fields(Seq2SeqTrainingArguments) if field.init} - _OF_THE_RUN
+    kinds = get_type_hints(Seq2SeqTrainingArguments)
+    kinds |= dict.fromkeys(_COUNTS, Annotated[int, Field(ge=1)])
+    bound = {}
+    for key, value in settings.items():
+        if key not in legal:
+            what = "is set by the run itself" if key in _OF_THE_RUN else "is no training argument"
+            hint = did_you_mean(key, legal | _OF_THE_RECIPE)
+            raise RecinjectError(f"training: {key!r} {what}", hint=hint)
+        try:
+            adapter = TypeAdapter[Any](kinds[key], config=_ANY_TYPE)
+            bound[key] = adapter.validate_python(value)
+        except ValidationError as error:
+            raise RecinjectError(
+                f"training.{key}: {error.errors()[0]['msg']}",
+                hint=f"it is {value!r} now; change or remove it",
+            ) from error
+    return bound
 
 
 def count_in_steps(arguments: Seq2SeqTrainingArguments, samples: int) -> None:
-    """Turn intervals that are shares of the run into steps, in place.
+    """Turn intervals that are shares of a run over so many samples into steps, in place.
 
     The Trainer would do so too, but warn on each resumption that 0.1 is not 300.
-
-    Args:
-        arguments: the Trainer's arguments.
-        samples: the number of training samples.
     """
     total = count_steps(arguments, samples)
-    arguments.logging_steps = _steps(arguments.logging_steps, total)
-    arguments.save_steps = _steps(arguments.save_steps, total)
-    arguments.eval_steps = _steps(arguments.eval_steps or 1.0, total)
+    arguments.logging_steps, arguments.save_steps, arguments.eval_steps = (
+        interval if interval >= 1 else max(1, math.ceil(interval * total))
+        for interval in (arguments.logging_steps, arguments.save_steps, arguments.eval_steps or 1)
+    )
 
 
 def count_steps(arguments: Seq2SeqTrainingArguments, samples: int) -> int:
     """Return the number of optimizer steps that a training takes, as the Trainer counts them."""
     if arguments.max_steps > 0:
         return int(arguments.max_steps)
-    batch = arguments.train_batch_size * arguments.gradient_accumulation_steps
-    epoch: int = math.ceil(samples / (batch * arguments.world_size))
     epochs: float = arguments.num_train_epochs
-    return math.ceil(epochs * epoch)
+    return math.ceil(epochs * math.ceil(samples / samples_a_step(arguments)))
+
+
+def samples_a_step(arguments: Seq2SeqTrainingArguments) -> int:
+    """Return the number of samples that one optimizer step reads, over all devices."""
+    accumulated = arguments.train_batch_size * arguments.gradient_accumulation_steps
+    return int(accumulated * arguments.world_size)
 
 
 def describe_device(arguments: Seq2SeqTrainingArguments, given: Mapping[str, Any]) -> str:
-    """Say what a training computes on and in which precision, each with the reason.
-
-    Args:
-        arguments: the Trainer's arguments.
-        given: the recipe's own settings.
-    """
-    device, chosen = arguments.device, ", as the recipe asks"
+    """Say what a training computes on and in which precision, and why, from what was ``given``."""
+    device = arguments.device
     if device.type == "cuda":
         place = f"{torch.cuda.get_device_name(device)}, since torch sees it"
     elif given.get("use_cpu"):
@@ -164,16 +153,12 @@ def describe_device(arguments: Seq2SeqTrainingArguments, given: Mapping[str, Any
         place = f"{device.type.upper()}, since torch sees no CUDA device"
     precision = "bf16" if arguments.bf16 else "float32"
     if "bf16" in given:
-        why = chosen
+        why = ", as the recipe asks"
     elif device.type == "cuda":
         why = f", since the device {'has' if arguments.bf16 else 'lacks'} bf16"
     else:
         why = ", the choice wherever there is no CUDA device"
     return f"device: {place}; precision: {precision}{why}"
-
-
-def _steps(interval: float, total: float) -> float:
-    return interval if interval >= 1 else max(1, math.ceil(interval * total))
 
 
 def _make(values: Mapping[str, Any]) -> Seq2SeqTrainingArguments:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch.utils.data import Sampler
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
@@ -17,50 +17,72 @@ from recinject.foundation.randomness import derive_rng
 from recinject.models.heads import RatingModel
 from recinject.models.lora import without_wrapper
 
+Sample: TypeAlias = Mapping[str, Any]
+Batch: TypeAlias = dict[str, torch.Tensor]
+
 _COLUMNS = ("input_ids", "labels")
 _TASK = "task"
 _PAD_MULTIPLE = 8
 _IGNORED = -100
 
 
-class LengthBuckets(Sampler[int]):
-    """Goes through all samples so that those of one batch are of like length.
+class Shuffle(Sampler[int]):
+    """Goes through all samples in an order that is a function of seed and epoch alone.
 
-    The order is a function of seed and epoch alone, so that a resumed run goes on where it was
-    cut off; transformers' own sampler draws from the global random state.
+    So a resumed run goes on where it was cut off; transformers' own samplers draw from the global
+    random state.
 
     Args:
-        lengths: the samples' lengths in tokens.
-        batch_size: how many samples one optimizer step reads, over all devices.
+        count: the number of samples.
         seed: of the order.
         epoch: tells the present epoch. It is asked, because after a resume with several
             processes nobody calls a sampler's ``set_epoch``.
     """
 
+    def __init__(self, count: int, seed: int, epoch: Callable[[], int]) -> None:
+        self._count, self._seed, self._epoch = count, seed, epoch
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._order(derive_rng(self._seed, "batches", self._epoch())))
+
+    def _order(self, chance: np.random.Generator) -> list[int]:
+        return list(chance.permutation(self._count).tolist())
+
+
+class LengthBuckets(Shuffle):
+    """Such an order in which the samples of one batch are of like length.
+
+    Args:
+        lengths: the samples' lengths in tokens.
+        batch_size: how many samples one optimizer step reads, over all devices.
+        seed: see :class:`Shuffle`; so is ``epoch``.
+    """
+
     def __init__(
         self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Callable[[], int]
     ) -> None:
-        self._lengths = lengths
-        self._batch_size = batch_size
-        self._seed = seed
-        self._epoch = epoch
+        super().__init__(len(lengths), seed, epoch)
+        self._lengths, self._batch_size = lengths, batch_size
 
-    def __len__(self) -> int:
-        return len(self._lengths)
-
-    def __iter__(self) -> Iterator[int]:
-        chance = derive_rng(self._seed, "batches", self._epoch())
-        generator = torch.Generator().manual_seed(int(chance.integers(2**62)))
-        indices = get_length_grouped_indices(self._lengths, self._batch_size, generator=generator)
-        return iter(indices)
+    def _order(self, chance: np.random.Generator) -> list[int]:
+        return order_by_length(self._lengths, self._batch_size, chance)
 
 
-Sample: TypeAlias = Mapping[str, Any]
-Batch: TypeAlias = dict[str, torch.Tensor]
+def order_by_length(
+    lengths: Sequence[int], batch_size: int, chance: np.random.Generator
+) -> list[int]:
+    """Return a random order of numbered samples in which those of a batch are of like length."""
+    generator = torch.Generator().manual_seed(int(chance.integers(2**62)))
+    return list(get_length_grouped_indices(lengths, batch_size, generator=generator))
 
 
-def make_collator(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) -> SampleCollator:
-    """Return what pads samples into tensors, as the model reads them.
+def make_collator(
+    model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast
+) -> Callable[[Sequence[Sample]], Batch]:
+    """Return what pads samples into tensors, as the model reads them, and leaves out the rest.
 
     The loss is ours to normalise, so the labels are taken out before the forward pass. Each label
     stands at the position that predicts it: an encoder-decoder model gets the decoder's inputs
@@ -68,42 +90,34 @@ def make_collator(model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast) ->
     """
     multiple = _PAD_MULTIPLE if torch.cuda.is_available() else 1
     inner, padding = without_wrapper(model), tokenizer.pad_token_id or 0
-    if isinstance(model, RatingModel):
-        return SampleCollator(partial(_with_ratings, padding=padding, multiple=multiple))
-    if inner.config.is_encoder_decoder:
-        pad = DataCollatorForSeq2Seq(tokenizer, model=model, pad_to_multiple_of=multiple)
-        return SampleCollator(partial(_for_encoder_decoder, pad=pad))
-    # Logits of a whole prompt are large, and nobody asks for them.
-    trims = "logits_to_keep" in inspect.signature(inner.forward).parameters
-    return SampleCollator(partial(_for_causal, padding=padding, multiple=multiple, trims=trims))
-
-
-@dataclass(frozen=True)
-class SampleCollator:
-    """Pads the columns that the model reads and leaves the others out.
-
-    Attributes:
-        pad: makes a batch of samples.
-    """
-
     pad: Callable[[Sequence[Sample]], Batch]
-
-    def __call__(self, features: Sequence[Sample]) -> Batch:
-        """Collate samples."""
-        batch = self.pad(features)
-        if _TASK in features[0]:
-            # For the loss alone, which takes it out before the model is asked.
-            batch[_TASK] = torch.tensor([feature[_TASK] for feature in features])
-        return batch
-
-
-def _for_encoder_decoder(features: Sequence[Sample], *, pad: DataCollatorForSeq2Seq) -> Batch:
-    return dict(pad([{name: feature[name] for name in _COLUMNS} for feature in features]))
+    if isinstance(model, RatingModel):
+        pad = partial(_with_ratings, padding=padding, multiple=multiple)
+    elif inner.config.is_encoder_decoder:
+        whole = DataCollatorForSeq2Seq(tokenizer, model=model, pad_to_multiple_of=multiple)
+        pad = partial(_for_encoder_decoder, pad=whole)
+    else:
+        # Logits of a whole prompt are large, and nobody asks for them.
+        trims = "logits_to_keep" in inspect.signature(inner.forward).parameters
+        pad = partial(_for_causal, padding=padding, multiple=multiple, trims=trims)
+    return partial(_collate, pad=pad)
 
 
-def _for_causal(features: Sequence[Sample], *, padding: int, multiple: int, trims: bool) -> Batch:
+def _collate(samples: Sequence[Sample], *, pad: Callable[[Sequence[Sample]], Batch]) -> Batch:
+    batch = pad(samples)
+    if _TASK in samples[0]:
+        # For the loss alone, which takes it out before the model is asked.
+        batch[_TASK] = torch.tensor([sample[_TASK] for sample in samples])
+    return batch
+
+
+def _for_encoder_decoder(samples: Sequence[Sample], *, pad: DataCollatorForSeq2Seq) -> Batch:
+    return dict(pad([{name: sample[name] for name in _COLUMNS} for sample in samples]))
+
+
+def _for_causal(samples: Sequence[Sample], *, padding: int, multiple: int, trims: bool) -> Batch:
     wholes, labels = [], []
-    for prompt, completion in ([feature[name] for name in _COLUMNS] for feature in features):
+    for prompt, completion in ([sample[name] for name in _COLUMNS] for sample in samples):
         # The last token predicts nothing; the prompt's last one predicts the completion's first.
         wholes.append([*prompt, *completion][:-1])
         labels.append([*[_IGNORED] * (len(prompt) - 1), *completion])
@@ -115,9 +129,9 @@ def _for_causal(features: Sequence[Sample], *, padding: int, multiple: int, trim
     return batch
 
 
-def _with_ratings(features: Sequence[Sample], *, padding: int, multiple: int) -> Batch:
-    batch = _padded([feature["input_ids"] for feature in features], padding, multiple)
-    batch["labels"] = torch.tensor([feature["rating"] for feature in features])
+def _with_ratings(samples: Sequence[Sample], *, padding: int, multiple: int) -> Batch:
+    batch = _padded([sample["input_ids"] for sample in samples], padding, multiple)
+    batch["labels"] = torch.tensor([sample["rating"] for sample in samples])
     return batch
 
 

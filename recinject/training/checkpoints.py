@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
+from transformers import TrainingArguments as Arguments
 
 from recinject.foundation.storage import write_json
 
@@ -18,15 +21,11 @@ _PREFIX = "checkpoint-"
 class MarkComplete(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Writes a marker into each checkpoint, after all else."""
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Log before each save, so that diverged weights are found out and never marked."""
         control.should_log |= control.should_save
 
-    def on_save(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_save(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Mark the checkpoint that was just written, by all processes."""
         if args.world_size > 1:
             torch.distributed.barrier()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,42 +15,6 @@ from recinject.training.step_scales import StepScales
 
 # Below this a step leaves a matrix of zeros, such as LoRA's B, where it is.
 _LEAST_FOR_ZEROS = 1e-4
-
-
-def shrink(
-    update: Tensor, references: Sequence[Tensor], lam_rel: Sequence[float], lam_abs: float
-) -> tuple[Tensor, Tensor]:
-    """Scale an update down as a whole until each of its coordinates is within its bound.
-
-    Args:
-        update: of any shape.
-        references: what the bounds are relative to, each of a shape that broadcasts to it.
-        lam_rel: one factor a reference, not negative.
-        lam_abs: what is allowed however small the references are, not negative.
-
-    Returns:
-        The update times the scale; and the scale, the largest number in [0, 1] for which
-        ``scale * |update_i| <= lam_abs + sum_j lam_rel_j * |reference_ij|`` for all i.
-
-    Raises:
-        RecinjectError: a factor is negative, or there is not one for each reference.
-
-    Examples:
-        >>> scaled, scale = shrink(torch.tensor(2.0), [torch.tensor(4.0)], [0.1], 0.02)
-        >>> round(scaled.item(), 4), round(scale.item(), 4)
-        (0.42, 0.21)
-    """
-    if len(references) != len(lam_rel) or min(*lam_rel, lam_abs, 0.0) < 0.0:
-        raise RecinjectError(
-            f"shrink: {len(references)} references with the factors {list(lam_rel)} and {lam_abs}",
-            hint="give one factor a reference, and none below 0",
-        )
-    bound = torch.full_like(update, lam_abs)
-    for reference, factor in zip(references, lam_rel, strict=True):
-        bound = bound + factor * reference.abs()
-    excess = torch.where(update == 0, 0.0, update.abs() / bound)
-    scale = 1.0 / excess.amax().clamp_min(1.0)
-    return update * scale, scale
 
 
 class Clippy(StepScales):
@@ -218,15 +182,8 @@ class ClippyAdagrad(Clippy):
 class ClippyAdam(Clippy):
     """Clippy on Adam; with huge thresholds it is ``torch.optim.Adam``.
 
-    Args:
-        params: tensors, named or not, or groups of them; see :func:`clippy_groups`.
-        lr: the learning rate, read anew at each step.
-        lam_rel: the share of its own size by which a weight may move.
-        lam_abs: by how much it may move beside that, which is what a weight of 0 needs.
-        lam_acc: times ``1 / sqrt(v)``, bias corrected, added to the bound.
-        betas: how much is kept of both moments.
-        eps: added to the square root of v.
-        weight_decay: times the weight, added to the gradient.
+    ``lr`` and the thresholds are as in :class:`ClippyAdagrad`, with Adam's second moment, bias
+    corrected, in place of G; the rest are torch's arguments.
 
     Raises:
         RecinjectError: a value is out of its range, or a threshold would freeze a tensor.

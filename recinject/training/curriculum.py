@@ -6,26 +6,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from recinject.foundation.randomness import derive_rng
+from recinject.training.batches import order_by_length
 
 Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training that has a mixture of its own.
+    """A part of a training that has a mixture of its own."""
 
-    Attributes:
-        share: how much of the run's steps it takes, relative to the other phases.
-        rates: relative rates of its tasks, all above 0; tasks that are not named rest.
-    """
-
-    share: float
-    rates: Mapping[str, float]
+    share: float  # of the run's steps, relative to the other phases
+    rates: Mapping[str, float]  # of its tasks, above 0, relative; tasks that are not named rest
 
 
 def task_rates(
@@ -34,12 +28,8 @@ def task_rates(
     """Return rates in proportion to ``min(size, cap) ** (1 / temperature)``.
 
     This is examples-proportional and temperature-scaled mixing (Raffel et al., Exploring the
-    Limits of Transfer Learning, 2020, section 3.5.2): 1 mixes by size, more evens tasks out.
-
-    Args:
-        sizes: samples of each task; tasks without any get no rate.
-        temperature: above 0.
-        cap: no task counts for more samples than this; None for no bound.
+    Limits of Transfer Learning, 2020, section 3.5.2): a temperature of 1 mixes by size, more
+    evens tasks out. Tasks without samples get no rate.
 
     Examples:
         >>> task_rates({"retrieval": 900, "bpr": 100}, temperature=2)
@@ -103,7 +93,9 @@ def order_by_phase(
     for number, wanted in enumerate(counts):
         rows = [queues[task][taken[task] : taken[task] + n] for task, n in wanted.items()]
         taken = {task: taken[task] + wanted.get(task, 0) for task in names}
-        parts.append(_in_buckets(np.concatenate(rows), lengths, batch_size, seed, number))
+        mixed, chance = np.concatenate(rows), derive_rng(seed, "phase", number)
+        if len(mixed):
+            parts.append(mixed[order_by_length(lengths[mixed].tolist(), batch_size, chance)])
     return np.concatenate(parts)
 
 
@@ -114,12 +106,3 @@ def _passes(rows: Rows, count: int, seed: int) -> Rows:
         for number in range(-(-count // max(1, len(rows))))
     ]
     return np.concatenate([rows[:0], *passes])[:count]
-
-
-def _in_buckets(rows: Rows, lengths: Rows, batch_size: int, seed: int, phase: int) -> Rows:
-    chance = derive_rng(seed, "phase", phase)
-    if not len(rows):
-        return rows
-    generator = torch.Generator().manual_seed(int(chance.integers(2**62)))
-    order = get_length_grouped_indices(lengths[rows].tolist(), batch_size, generator=generator)
-    return rows[np.array(order, np.int64)]

@@ -1,4 +1,4 @@
-"""Fine-tuning through transformers' Trainer: one call trains, or resumes what was cut off."""
+"""Fine-tuning of language models: one call trains, or resumes what was cut off."""
 
 from __future__ import annotations
 
@@ -11,32 +11,28 @@ import numpy as np
 from datasets import Dataset
 from tokenizers import Tokenizer
 from torch.optim import Optimizer
-from transformers import PrinterCallback, Trainer
 
-from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.models.building import wrap_tokenizer
 from recinject.models.experts import answering, experts_of
 from recinject.models.gates import part_gate
 from recinject.models.heads import RatingModel
 from recinject.models.lora import without_wrapper
-from recinject.models.storing import explain_failed_writing
 from recinject.models.wrapper import Wrapper
 from recinject.training.arguments import (
-    count_in_steps,
     count_steps,
     describe_device,
+    samples_a_step,
     training_arguments,
 )
 from recinject.training.batches import LengthBuckets, make_collator
-from recinject.training.checkpoints import MarkComplete, newest_complete, remove_torn
 from recinject.training.curriculum import Phase, order_by_phase
 from recinject.training.interruption import SaveOnTermination, explain_full_device
 from recinject.training.loss import BatchLoss, token_losses
-from recinject.training.optimizers import choose_optimizer, clips_itself
+from recinject.training.optimizers import clips_itself
 from recinject.training.sharding import Model, share_out_weights, whole_model
 from recinject.training.step_scales import refuse_sharding
-from recinject.training.watching import ShowProgress, StopDivergence, WriteLog
+from recinject.training.trainer import ResumableTrainer, run_training
 
 
 def fit(
@@ -67,24 +63,23 @@ def fit(
         train_dataset: columns ``input_ids``, ``labels`` (token lists) and ``length`` (tokens that
             are read at once), one row a sample; ``rating`` where there is a head; and, where the
             loss is to be logged by task or there are phases, ``task`` (a number).
-        validation_dataset: the same columns, to measure a loss on while training; or None.
+        validation_dataset: the same columns, to measure a loss on while training.
         arguments: see :func:`~recinject.training.arguments.training_arguments`.
         folder: where checkpoints go.
-        log_path: where loss and learning rate go, one JSON line a log entry.
+        log_path: see :func:`~recinject.training.trainer.run_training`; so are ``optimizer`` and
+            ``optimizer_settings``.
         seed: of dropout and of the batches' order.
-        optimizer: see :func:`~recinject.training.optimizers.choose_optimizer`.
         task_names: what the numbers in the column ``task`` stand for.
         phases: see :func:`~recinject.training.curriculum.order_by_phase`; empty for one mixture.
         rebuild: makes the model anew. Sharded training needs it, to have something to bring
             the weights together in.
-        optimizer_settings: arguments of the optimizer's class.
 
     Returns:
         The trained model; in sharded training a new one, which only the first process fills.
 
     Raises:
-        RecinjectError: the arguments are wrong, the loss diverges, the device's memory is full,
-            or a checkpoint cannot be written; the last good one is left.
+        RecinjectError: the arguments are wrong, the device's memory is full, or see
+            :func:`~recinject.training.trainer.run_training`.
     """
     if clips_itself(optimizer):
         arguments = {"max_grad_norm": 0.0, **arguments}
@@ -96,62 +91,35 @@ def fit(
     if phases:
         # A curriculum is one long epoch.
         settings.max_steps = count_steps(settings, len(train_dataset))
-    count_in_steps(settings, len(train_dataset))
+    if settings.should_save:
+        say(f"  {describe_device(settings, arguments)}")
     wrapped = wrap_tokenizer(tokenizer, without_wrapper(model).config)
-    progress, termination = ShowProgress(), SaveOnTermination()
-    with explain_failed_writing(folder):  # it makes its folder at once
-        trainer = TokenTrainer(
+    termination = SaveOnTermination()
+    with termination.listening(), explain_full_device(settings):
+        trainer = run_training(
+            TokenTrainer,
+            settings,
+            log_path=log_path,
+            optimizer=optimizer,
+            optimizer_settings=optimizer_settings,
+            callbacks=[termination],
             model=model,
-            args=settings,
             train_dataset=train_dataset,
             eval_dataset=validation_dataset,
             data_collator=make_collator(model, wrapped),
             processing_class=wrapped,
-            optimizer_cls_and_kwargs=choose_optimizer(
-                optimizer, settings.learning_rate, optimizer_settings, settings.weight_decay
-            ),
-            # A diverged entry is written first, so that the log shows what stopped the run.
-            callbacks=[termination, MarkComplete(), WriteLog(log_path), progress, StopDivergence()],
             phases=phases,
             task_names=task_names,
         )
-    trainer.remove_callback(PrinterCallback)
-    share_out_weights(trainer)
-    checkpoint = newest_complete(folder)
-    if settings.should_save:
-        say(f"  {describe_device(settings, arguments)}")
-    with settings.main_process_first(desc="removing torn checkpoints"):
-        if settings.should_save:
-            remove_torn(folder)
-    try:
-        with termination.listening():
-            _train(trainer, checkpoint)
-    finally:
-        progress.close()
     return whole_model(trainer, rebuild)
 
 
-def _train(trainer: Trainer, checkpoint: Path | None) -> None:
-    if checkpoint is not None and trainer.is_world_process_zero():
-        say(f"  going on from {checkpoint}")
-    folder = Path(trainer.args.output_dir)
-    try:
-        with explain_full_device(trainer.args), explain_failed_writing(folder):
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except RecinjectError:
-        # What a full disk cut off takes room that the next start needs.
-        if trainer.args.should_save:
-            remove_torn(folder)
-        raise
-
-
-class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+class TokenTrainer(ResumableTrainer):
     """The Trainer, but for its order of batches and what it hands to the model.
 
     Args:
-        phases: the curriculum; empty for one mixture all along.
-        task_names: what the numbers in the column ``task`` stand for.
-        settings: see ``transformers.Trainer``.
+        phases: as in :func:`fit`; so is ``task_names``.
+        settings: of ``transformers.Trainer``.
     """
 
     def __init__(
@@ -170,6 +138,7 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         self._loss_shifts_labels = False
         # The Trainer reads their names off a signature, and a wrapper's has none.
         self.label_names = ["labels"]
+        share_out_weights(self)  # before the Trainer has accelerate do it
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
         """Return the loss; note whose samples it is of while training."""
@@ -202,39 +171,15 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         super()._save(output_dir, state_dict)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        if self._phases:
-            return self._order_of_phases()
-        if self.args.train_sampling_strategy != "group_by_length":
+        if not self._phases and self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         lengths = list(self.train_dataset[self.args.length_column_name])
-        return LengthBuckets(lengths, self._batch_size(), self.args.seed, self._present_epoch)
-
-    def _order_of_phases(self) -> list[int]:
-        columns = [
-            np.asarray(self.train_dataset[name], np.int64)
-            for name in ("task", self.args.length_column_name)
-        ]
-        rows = order_by_phase(
-            columns[0],
-            self._task_names,
-            columns[1],
-            self._phases,
-            self.args.max_steps,
-            self._batch_size(),
-            self.args.seed,
+        batch_size, seed = samples_a_step(self.args), self.args.seed
+        if not self._phases:
+            return LengthBuckets(lengths, batch_size, seed, self.present_epoch)
+        tasks, names = np.asarray(self.train_dataset["task"], np.int64), self._task_names
+        steps, phases = self.args.max_steps, self._phases
+        order = order_by_phase(
+            tasks, names, np.asarray(lengths, np.int64), phases, steps, batch_size, seed
         )
-        return [int(row) for row in rows]
-
-    def _batch_size(self) -> int:
-        """Count the samples of one optimizer step, over all devices."""
-        accumulated = self.args.train_batch_size * self.args.gradient_accumulation_steps
-        return int(accumulated * self.args.world_size)
-
-    def _run_epoch(self, **settings: Any) -> None:
-        # Resumed at its very end, within an epoch, the Trainer would take one more step.
-        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
-        if not self.control.should_training_stop:
-            super()._run_epoch(**settings)
-
-    def _present_epoch(self) -> int:
-        return int((self.state.epoch or 0.0) + 1e-6)
+        return order.tolist()

@@ -10,7 +10,10 @@ from types import FrameType
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
+from transformers import TrainingArguments as Arguments
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
@@ -49,21 +52,17 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
         finally:
             signal.signal(signal.SIGTERM, before)
         if self._stopped_at is not None:
-            say(
-                f"stopped by SIGTERM; step {self._stopped_at} is saved, "
-                "and the same command goes on from there"
-            )
+            saved = f"step {self._stopped_at} is saved"
+            say(f"stopped by SIGTERM; {saved}, and the same command goes on from there")
             raise SystemExit(128 + signal.SIGTERM)
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Save and stop, all processes after the same step."""
         if self._all_stop(args, state.global_step):
             self._stopped_at = state.global_step
             control.should_save = control.should_training_stop = True
 
-    def _all_stop(self, args: TrainingArguments, step: int) -> bool:
+    def _all_stop(self, args: Arguments, step: int) -> bool:
         if args.world_size == 1:
             return self._asked
         if step % _STEPS_BETWEEN_TALKS:
@@ -74,7 +73,7 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
 
 
 @contextmanager
-def explain_full_device(args: TrainingArguments) -> Iterator[None]:
+def explain_full_device(args: Arguments) -> Iterator[None]:
     """Tell which settings need less memory, by values that train the same.
 
     Raises:
@@ -91,15 +90,13 @@ def explain_full_device(args: TrainingArguments) -> Iterator[None]:
 
 
 def _less_memory(batch: int, parts: int, recomputes: bool) -> str:
-    factor = next((n for n in range(2, batch + 1) if batch % n == 0), 1)
-    cut = (
+    more = "training.gradient_checkpointing=true trains the same, a third slower"
+    if recomputes:
+        more = "samples.max_prompt_tokens set lower cuts long prompts"
+    if batch == 1:
+        return more
+    factor = next(n for n in range(2, batch + 1) if batch % n == 0)
+    return (
         f"training.per_device_train_batch_size={batch // factor} "
-        f"training.gradient_accumulation_steps={parts * factor} trains the same"
+        f"training.gradient_accumulation_steps={parts * factor} trains the same; {more}"
     )
-    # What recomputes already can only be given shorter prompts.
-    more = (
-        "samples.max_prompt_tokens set lower cuts long prompts"
-        if recomputes
-        else "training.gradient_checkpointing=true trains the same, a third slower"
-    )
-    return f"{cut}; {more}" if factor > 1 else more

@@ -31,17 +31,15 @@ class BatchLoss:
 
     Dividing by the whole batch's tokens, or ratings, makes the loss and its gradient independent
     of how the batch is cut into accumulation steps and devices. (T5's own loss is a mean over
-    the part,
-    which the Trainer mistakes for such a share.)
+    the part, which the Trainer mistakes for such a share.)
 
     Args:
         measure: gives the loss of each label from logits and labels, in the labels' shape, and 0
             where a label is -100; see :func:`token_losses`.
-        task_names: what the numbers in the column ``task`` stand for, where there is one.
+        task_names: what the numbers in ``tasks`` stand for.
 
     Attributes:
-        tasks: the task of each sample in the part that comes next, shape (n,); None for no
-            account.
+        tasks: of each sample in the part that comes next, shape (n,); None for no account.
         auxiliary: gives what the model adds to the loss for each sample in the part, shape () or
             (n,); None for nothing. It counts by the sample's labels.
     """
@@ -62,31 +60,27 @@ class BatchLoss:
         """Return the loss of a part.
 
         Args:
-            outputs: the model's outputs, with logits of shape (n, tokens, vocabulary) for tokens.
+            outputs: with logits, for tokens of shape (n, tokens, vocabulary).
             labels: the tokens to predict, each where the model predicts it and -100 where there
                 are none, shape (n, tokens); or the ratings, shape (n,).
             num_items_in_batch: how many of them there are in the whole batch.
         """
-        losses, counted = self._measure(outputs.logits, labels), labels != -100
-        total = losses.sum()
+        losses = self._measure(outputs.logits, labels).reshape(len(labels), -1)
+        total, counts = losses.sum(), (labels != -100).reshape(len(labels), -1).sum(1)
         if self.tasks is not None:
-            by_sample = [column.reshape(len(labels), -1).sum(1) for column in (losses, counted)]
-            self._record(by_sample[0].detach(), by_sample[1], self.tasks)
+            # Kept on the device in one tensor: a training step must not wait for it.
+            if self._sums is None:
+                self._sums = losses.new_zeros(2, len(self._names))
+            by_sample = torch.stack([losses.detach().sum(1), counts.to(losses.dtype)])
+            self._sums.index_add_(1, self.tasks, by_sample)
         if self.auxiliary is not None:
-            total = total + (counted.reshape(len(labels), -1).sum(1) * self.auxiliary()).sum()
-        return total / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
-
-    def _record(self, losses: torch.Tensor, tokens: torch.Tensor, tasks: torch.Tensor) -> None:
-        # Kept on the device in one tensor: a training step must not wait for it.
-        if self._sums is None:
-            self._sums = losses.new_zeros(2, len(self._names))
-        self._sums.index_add_(1, tasks, torch.stack([losses, tokens.to(losses.dtype)]))
+            total = total + (counts * self.auxiliary()).sum()
+        return total / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
 
     def read_out(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the mean loss a token of each task since the last call, as ``loss/TASK``.
 
-        Args:
-            reduce: adds a tensor up over all processes, which call this together.
+        ``reduce`` adds a tensor up over all processes, which call this together.
         """
         if self._sums is None:
             return {}

@@ -6,27 +6,28 @@ import math
 import os
 import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Sampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState
+from torch.utils.data import Dataset
+from transformers import TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
 from transformers import TrainingArguments as Arguments
 
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.randomness import derive_rng
-from recinject.training.arguments import count_in_steps, training_arguments
-from recinject.training.checkpoints import MarkComplete, newest_complete, remove_torn
-from recinject.training.optimizers import choose_optimizer
-from recinject.training.watching import ShowProgress, StopDivergence, WriteLog
+from recinject.training.arguments import training_arguments
+from recinject.training.batches import Shuffle
+from recinject.training.trainer import ResumableTrainer, run_training
 
 Module = TypeVar("Module", bound=nn.Module)
+Samples: TypeAlias = Sequence[Any] | Dataset[Any] | Tensor
 _DEFAULTS = {
     "use_cpu": True,
     "bf16": False,
@@ -38,27 +39,13 @@ _LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _BEST = "best.pt"
 
 
-class Samples(Protocol):
-    """What a module learns from: a list, or a ``torch.utils.data.Dataset`` with a length."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, number: int, /) -> Any: ...
-
-
 @dataclass(frozen=True)
 class Fit:
-    """How a training went.
+    """How a training went."""
 
-    Attributes:
-        epochs: how many epochs it took, those after the best one among them.
-        values: what ``validate`` gave after each of them.
-        best_epoch: the epoch whose weights were kept, from one; the last where nothing measured.
-    """
-
-    epochs: int
-    values: tuple[float, ...]
-    best_epoch: int
+    epochs: int  # how many it took, those after the best one among them
+    values: tuple[float, ...]  # what ``validate`` gave after each of them
+    best_epoch: int  # whose weights were kept, from one; the last where nothing measured
 
 
 def fit_module(
@@ -71,7 +58,6 @@ def fit_module(
     *,
     validate: Callable[[Module], float] | None = None,
     patience: int | None = None,
-    validation_dataset: Samples | None = None,
     log_path: Path | None = None,
     optimizer: str | None = None,
     optimizer_settings: Mapping[str, Any] | None = None,
@@ -94,41 +80,27 @@ def fit_module(
         validate: measures the module after each epoch, the higher the better; the weights of
             the best epoch are put back at the end.
         patience: after how many epochs without gain training ends; None goes through all.
-        validation_dataset: what a loss is measured on now and then, for the log.
-        log_path: where loss and learning rate go, one JSON line a log entry.
-        optimizer: see :func:`~recinject.training.optimizers.choose_optimizer`.
-        optimizer_settings: the arguments of its class.
+        log_path: see :func:`~recinject.training.trainer.run_training`; so are ``optimizer`` and
+            ``optimizer_settings``.
 
     Raises:
-        RecinjectError: the arguments are wrong, or what is measured is not a number.
+        RecinjectError: the arguments are wrong, what is measured is not a number, or see
+            :func:`~recinject.training.trainer.run_training`.
     """
     settings = {**_DEFAULTS, **({"save_strategy": "no"} if folder is None else {}), **arguments}
-    progress, best = ShowProgress(), KeepBest(module, validate, patience, folder)
-    log = [] if log_path is None else [WriteLog(log_path)]
+    best = KeepBest(module, validate, patience, folder)
     with global_chance(seed), _alone(), tempfile.TemporaryDirectory() as temporary:
-        checkpoints = Path(temporary) if folder is None else folder
-        told = training_arguments(
-            settings, checkpoints, seed, validates=validation_dataset is not None
-        )
-        count_in_steps(told, len(train_dataset))
-        trainer = ModuleTrainer(
+        trainer = run_training(
+            ModuleTrainer,
+            training_arguments(settings, folder or Path(temporary), seed),
+            log_path=log_path,
+            optimizer=optimizer,
+            optimizer_settings=optimizer_settings,
+            callbacks=[best],
             model=module,
-            args=told,
             train_dataset=train_dataset,
-            eval_dataset=validation_dataset,
             data_collator=collate,
-            optimizer_cls_and_kwargs=choose_optimizer(
-                optimizer, told.learning_rate, optimizer_settings, told.weight_decay
-            ),
-            callbacks=[MarkComplete(), *log, progress, StopDivergence(), best],
         )
-        trainer.remove_callback(PrinterCallback)
-        checkpoint = newest_complete(checkpoints)
-        remove_torn(checkpoints)
-        try:
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-        finally:
-            progress.close()
     return best.put_back(round(trainer.state.epoch or 0.0))
 
 
@@ -160,61 +132,21 @@ def _alone() -> Iterator[None]:
         os.environ.update(launched)
 
 
-class Shuffle(Sampler[int]):
-    """Goes through all samples in an order that is a function of seed and epoch alone.
-
-    Args:
-        count: the number of samples.
-        seed: of the order.
-        epoch: tells the present epoch.
-    """
-
-    def __init__(self, count: int, seed: int, epoch: Callable[[], int]) -> None:
-        self._count, self._seed, self._epoch = count, seed, epoch
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[int]:
-        order = derive_rng(self._seed, "batches", self._epoch()).permutation(self._count)
-        return iter(order.tolist())
-
-
-class ModuleTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
-    """The Trainer, but for its order of batches and a loss that needs no column of labels."""
+class ModuleTrainer(ResumableTrainer):
+    """The Trainer, but for its order of batches."""
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Shuffle:
-        return Shuffle(len(self.train_dataset), self.args.seed, self._present_epoch)
-
-    def _present_epoch(self) -> int:
-        return int((self.state.epoch or 0.0) + 1e-6)
+        return Shuffle(len(self.train_dataset), self.args.seed, self.present_epoch)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # Unasked, the Trainer would measure the norm for the log alone, in every step.
         return grad_norm
 
-    def _run_epoch(self, **settings: Any) -> None:
-        # Resumed at its very end, or after it ran out of patience, it would take one more step.
-        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
-        if not self.control.should_training_stop:
-            super()._run_epoch(**settings)
-
-    def prediction_step(
-        self, model: nn.Module, inputs: Mapping[str, Any], *_: Any, **__: Any
-    ) -> tuple[Tensor, None, None]:
-        """Return the loss of a batch of validation samples."""
-        with torch.no_grad():
-            return self.compute_loss(model, self._prepare_inputs(inputs)), None, None
-
 
 class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Measures the module after each epoch and remembers the best epoch's weights.
 
-    Args:
-        module: what is trained.
-        validate: measures it, the higher the better; None measures nothing.
-        patience: after how many epochs without gain training ends.
-        folder: where values and weights are kept for a resumption, if anywhere.
+    The arguments are those of :func:`fit_module`; values and weights are kept in its folder.
     """
 
     def __init__(
@@ -227,11 +159,9 @@ class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._module, self._validate, self._patience = module, validate, patience
         self._path = None if folder is None else folder / _BEST
         self._values: list[float] = []
-        self._weights: dict[str, Tensor] | None = None
+        self._weights: dict[str, Tensor] = {}
 
-    def on_train_begin(
-        self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Take up what was measured up to the epoch that training goes on from."""
         epochs = int((state.epoch or 0.0) + 1e-6)
         if self._validate is None or self._path is None or not epochs:
@@ -241,34 +171,30 @@ class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is untype
             self._values, self._weights = kept["values"][:epochs], kept["weights"]
         if len(self._values) < epochs:
             # It was cut off between an epoch's last checkpoint and the measurement.
-            self._measure(self._validate)
+            self._measure()
         control.should_training_stop |= self._waited_enough()
 
-    def on_epoch_end(
-        self, args: Arguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_epoch_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Measure, and end the training where it gains no more.
 
         Raises:
             RecinjectError: the value is not a number.
         """
-        if self._validate is not None:
-            self._measure(self._validate)
-            control.should_training_stop |= self._waited_enough()
+        self._measure()
+        control.should_training_stop |= self._waited_enough()
 
-    def _measure(self, validate: Callable[[Any], float]) -> None:
+    def _measure(self) -> None:
+        if self._validate is None:
+            return
         self._module.eval()
         with torch.no_grad():
-            value = validate(self._module)
+            value = self._validate(self._module)
         if not math.isfinite(value):
             raise RecinjectError(
                 f"training: validation gave {value} after epoch {len(self._values) + 1}",
                 hint="the weights diverged: lower the learning rate",
             )
         self._values.append(value)
-        self._remember()
-
-    def _remember(self) -> None:
         if self._best_epoch() == len(self._values):
             weights = self._module.state_dict().items()
             self._weights = {name: tensor.detach().clone() for name, tensor in weights}
@@ -286,7 +212,7 @@ class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is untype
 
     def put_back(self, epochs: int) -> Fit:
         """Give the module the weights of its best epoch, and say how training went."""
-        if self._weights is None:
+        if not self._values:
             return Fit(epochs, (), epochs)
         self._module.load_state_dict(self._weights)
         return Fit(epochs, tuple(self._values), self._best_epoch())

@@ -18,7 +18,6 @@ from recinject.training.step_scales import StepScales, clippy_groups
 
 # The Trainer takes a class, or a function that returns one from model to optimizer.
 Factory = Callable[[], Callable[..., Optimizer]]
-OptimizerChoice = tuple[type[Optimizer] | Factory, dict[str, Any]]
 
 # T5 was trained with steps in proportion to each parameter's own size. The Trainer's
 # `optim: adafactor` turns that off, and a small T5 then learns far less from scratch
@@ -38,14 +37,14 @@ def choose_optimizer(
     learning_rate: float,
     settings: Mapping[str, Any] | None = None,
     weight_decay: float = 0.0,
-) -> OptimizerChoice | None:
+) -> tuple[type[Optimizer] | Factory, dict[str, Any]] | None:
     """Return the optimizer's class, or what builds it for a model, as the Trainer takes it.
 
     Args:
         name: a name in :data:`OPTIMIZERS`; None leaves the choice to transformers' ``optim``.
         learning_rate: the rate that the schedule starts from.
         settings: arguments of the optimizer's class, such as Clippy's ``lam_rel``.
-        weight_decay: that of the Trainer's arguments.
+        weight_decay: for the classes that have :func:`clippy_groups`.
 
     Raises:
         RecinjectError: the name or a setting is unknown, or the optimizer refuses a value.
@@ -74,12 +73,11 @@ def clips_itself(name: str | None) -> bool:
 
 
 def check_optimizer(name: str | None, settings: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuse settings under which a model could not train.
+    """Refuse settings, legal as such, under which a model could not train.
 
     Raises:
-        RecinjectError: see :func:`choose_optimizer`; or a threshold would freeze a tensor.
+        RecinjectError: a threshold would freeze a tensor.
     """
-    choose_optimizer(name, 0.0, settings)
     if name is not None and clips_itself(name):
         OPTIMIZERS[name][0](clippy_groups(model), **settings)
 

@@ -47,8 +47,8 @@ def whole_model(trainer: Trainer, rebuild: Callable[[], Model] | None) -> Model:
     """Return the trained model, its weights brought together where processes share them out."""
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     if rebuild is None or not sharded:
-        trained: Model = trainer.model
-        return trained
+        model: Model = trainer.model
+        return model
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     model = rebuild()
     if trainer.is_world_process_zero():

@@ -16,20 +16,14 @@ Batch = tuple[list[Tensor], ...]  # weights, gradients, and then what the optimi
 
 @dataclass(frozen=True)
 class Entry:
-    """What a step does to one tensor: all of it, or copies of the rows that have a gradient.
-
-    Attributes:
-        memory: what the optimizer remembers of each weight.
-        steps: how many there were, this one among them.
-        put_back: writes the rows into the tensors that they were copied from.
-    """
+    """What a step does to one tensor: all of it, or copies of the rows that have a gradient."""
 
     name: str
     weights: Tensor
     gradient: Tensor
-    memory: list[Tensor]
-    steps: int
-    put_back: Callable[[], None] | None = None
+    memory: list[Tensor]  # what the optimizer remembers of each weight
+    steps: int  # how many there were, this one among them
+    put_back: Callable[[], None] | None = None  # writes the rows where they were copied from
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:

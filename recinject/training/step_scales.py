@@ -22,14 +22,11 @@ _TABLES = (nn.Embedding, nn.EmbeddingBag, TrainableTokensLayer)
 
 
 class StepScales(Optimizer):
-    """An optimizer that scales steps or gradients, tensor by tensor, and tells by how much.
+    """An optimizer that scales steps or gradients, tensor by tensor, and tells by how much."""
 
-    Attributes:
-        scales: by what the last step was scaled, by the tensors' names; unclipped ones are left
-            out. Of a tensor that is scaled in parts, the smallest scale.
-    """
-
+    # Of the last step, by the tensors' names, the smallest of a tensor that is scaled in parts.
     scales: Mapping[str, float] = MappingProxyType({})
+    # Of the steps since clip_summary asked: the least, their sum, those below 1, how many.
     _seen: tuple[float, float, int, int] = (1.0, 0.0, 0, 0)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -52,14 +49,17 @@ class StepScales(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step; :attr:`scales` tells by how much that of each tensor was scaled down.
+        """Take a step.
 
         Raises:
             RecinjectError: a gradient is not finite. No weight was changed then.
         """
         loss = None if closure is None else torch.enable_grad()(closure)()
-        self.refuse_unfinite()
-        self.note(self.scaled_step())
+        self._refuse_unfinite()
+        self.scales = self.scaled_step()
+        values, (least, total, below, count) = list(self.scales.values()), self._seen
+        least, below = min(least, *values, 1.0), below + sum(value < 1.0 for value in values)
+        self._seen = (least, total + sum(values), below, count + len(values))
         return loss
 
     def scaled_step(self) -> Mapping[str, float]:
@@ -81,21 +81,17 @@ class StepScales(Optimizer):
             if weights.grad is not None and _numbers(weights.grad).numel():
                 yield name, weights, weights.grad
 
-    def refuse_unfinite(self) -> None:
-        """Raise where a gradient has a NaN or an infinite number in it, before it does harm."""
-        named = [(n, _numbers(g)) for group in self.param_groups
-                 for n, _, g in self.with_gradient(group)]  # fmt: skip
-        if not named:
+    def _refuse_unfinite(self) -> None:
+        found = [entry for group in self.param_groups for entry in self.with_gradient(group)]
+        gradients = [_numbers(gradient) for _, _, gradient in found]
+        if not gradients:
             return
         # One reading for all; a norm that overflows is looked into below.
-        norms = torch._foreach_norm([gradient for _, gradient in named])
-        if (
-            torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms])
-            .isfinite()
-            .all()
-        ):
+        norms = torch._foreach_norm(gradients)
+        whole = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms])
+        if whole.isfinite().all():
             return
-        for name, gradient in named:
+        for (name, _, _), gradient in zip(found, gradients, strict=True):
             if not gradient.isfinite().all():
                 raise RecinjectError(
                     f"training: the gradient of {name} is not finite",
@@ -103,38 +99,19 @@ class StepScales(Optimizer):
                     "no clipping mends a gradient that is no number",
                 )
 
-    def note(self, scales: Mapping[str, float]) -> None:
-        """Remember the scales of a step."""
-        least, total, below, count = self._seen
-        self.scales, values = scales, scales.values()
-        self._seen = (
-            min(least, *values, 1.0),
-            total + sum(values),
-            below + sum(value < 1.0 for value in values),
-            count + len(values),
-        )
-
 
 def clip_summary(optimizer: Optimizer | None) -> dict[str, float]:
     """Read out the scales of all steps since the last time, for a line of the log.
 
-    Args:
-        optimizer: any; also as accelerate wraps it.
-
-    Returns:
-        ``clip_scale_min``, ``clip_scale_mean`` and ``clip_share``, the share of scales below 1;
-        nothing where no scales are kept, or no step was taken.
+    ``clip_share`` is the share of scales below 1. There is nothing where the optimizer, which may
+    be wrapped by accelerate, keeps no scales, or took no step.
     """
     inner = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
     if not isinstance(inner, StepScales) or not inner._seen[3]:
         return {}
     least, total, below, count = inner._seen
     inner._seen = StepScales._seen
-    return {
-        "clip_scale_min": least,
-        "clip_scale_mean": total / count,
-        "clip_share": below / count,
-    }
+    return {"clip_scale_min": least, "clip_scale_mean": total / count, "clip_share": below / count}
 
 
 def clippy_groups(model: nn.Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -142,14 +119,7 @@ def clippy_groups(model: nn.Module, weight_decay: float = 0.0) -> list[dict[str,
 
     A few rows of an embedding have a gradient in each step, and one of them would hold back all.
     Clippy's paper clips no embeddings either. An output layer that shares its weights with an
-    embedding counts as one.
-
-    Args:
-        model: the model.
-        weight_decay: of the matrices; vectors, such as biases and norms, have none.
-
-    Returns:
-        Groups as any optimizer of torch takes them, with the parameters' names.
+    embedding counts as one. Vectors, such as biases and norms, have no weight decay.
     """
     # Of what peft wraps around an embedding too, whose new rows lie one level down.
     tables = {p for m in model.modules() if isinstance(m, _TABLES) for p in m.parameters()}
@@ -167,9 +137,7 @@ def clippy_groups(model: nn.Module, weight_decay: float = 0.0) -> list[dict[str,
 def refuse_sharding(arguments: TrainingArguments, *why: str) -> None:
     """Refuse what needs whole tensors, such as scaling steps, where processes share them out.
 
-    Args:
-        arguments: the Trainer's.
-        why: what needs them, and the fix beside DDP; scales of steps if not given.
+    ``why`` is what needs them, and the fix beside DDP; scales of steps if not given.
 
     Raises:
         RecinjectError: FSDP or DeepSpeed is at work.

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import Progress, TaskID
-from torch import nn
-from torch.optim import Optimizer
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
+from transformers import TrainerControl as Control
+from transformers import TrainerState as State
+from transformers import TrainingArguments as Arguments
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import console, progress_bar, say
@@ -35,16 +35,9 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         self._experts: ExpertsModel | None = None
         self._chosen = torch.empty(0)
 
-    def on_train_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        model: nn.Module | None = None,
-        **_: Any,
-    ) -> None:
+    def on_train_begin(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Keep the lines up to the step that training goes on from."""
-        experts = None if model is None else experts_of(model)
+        experts = experts_of(given["model"])
         if experts is not None and experts.settings.decision == "task":
             self._experts, self._chosen = experts, experts.routing().support()
         if not state.is_world_process_zero:
@@ -57,25 +50,18 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         partial.write_text("".join(f"{line}\n" for line in kept), "utf-8")
         partial.replace(self._path)
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        optimizer: Optimizer | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Append a line: step, epoch, and loss or eval_loss with what goes with it.
 
         Beside a loss stands by how much steps were scaled down since the one before, and how many
         tasks have got other experts since then, or since training went on.
         """
-        if not state.is_world_process_zero or not logs or not {"loss", "eval_loss"} & logs.keys():
+        logs = given["logs"]
+        if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
         entry = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **logs}
         if "loss" in logs:
-            entry |= clip_summary(optimizer) | self._flips()
+            entry |= clip_summary(given["optimizer"]) | self._flips()
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
 
@@ -89,21 +75,14 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
 class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Ends a training whose loss or gradient is no longer a number."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Look at what the Trainer logs.
 
         Raises:
             RecinjectError: loss or gradient is infinite or NaN.
         """
         for name in ("loss", "grad_norm", "eval_loss"):
-            value = (logs or {}).get(name, 0.0)
+            value = given["logs"].get(name, 0.0)
             if not math.isfinite(value):
                 raise RecinjectError(
                     f"training: {name} is {value} at step {state.global_step}",
@@ -122,9 +101,7 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
         self._first_step = 0
         self._loss = ""
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Start the clock."""
         self._started = self._said = time.monotonic()
         self._first_step = state.global_step
@@ -135,38 +112,21 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
                 "Training", total=state.max_steps, completed=state.global_step
             )
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: Mapping[str, float] | None = None,
-        **_: Any,
-    ) -> None:
+    def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Remember the loss."""
-        if logs and "loss" in logs:
-            self._loss = f", loss {logs['loss']:.3f}"
+        if "loss" in given["logs"]:
+            self._loss = f", loss {given['logs']['loss']:.3f}"
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
+    def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Show how far it is."""
-        if not state.is_world_process_zero:
-            return
+        step, now = state.global_step, time.monotonic()
         if self._progress:
-            self._progress.update(
-                self._task, completed=state.global_step, description=f"Training{self._loss}"
-            )
-            return
-        now = time.monotonic()
-        if now - self._said > _PLAIN_LINE_SECONDS:
+            self._progress.update(self._task, completed=step, description=f"Training{self._loss}")
+        elif state.is_world_process_zero and now - self._said > _PLAIN_LINE_SECONDS:
             self._said = now
-            pace = (now - self._started) / (state.global_step - self._first_step)
-            left = pace * (state.max_steps - state.global_step)
-            say(
-                f"  Training: step {state.global_step} of {state.max_steps}{self._loss}, "
-                f"about {left:.0f} s left"
-            )
+            left = (now - self._started) / (step - self._first_step) * (state.max_steps - step)
+            told = f"step {step} of {state.max_steps}{self._loss}, about {left:.0f} s left"
+            say(f"  Training: {told}")
 
     def close(self) -> None:
         """Take the bar down, however training ended."""

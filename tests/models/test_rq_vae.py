@@ -97,7 +97,7 @@ def test_codes_that_nobody_chose_get_no_gradient():
 def test_the_first_batch_starts_the_codebooks_and_the_later_ones_do_not():
     module = started()
     assert module.started and all(len(book.unique(dim=0)) == 8 for book in module.codebooks)
-    assert all(row["use"] == 1 for row in module.gauges())
+    assert not module.idle.any()
     before = module.codebooks.detach().clone()
     module(ROWS[:100])
     assert torch.equal(module.codebooks, before)
@@ -125,21 +125,11 @@ def test_dead_codes_come_back_where_items_are():
     assert all(torch.equal(value, module.state_dict()[name]) for name, value in kept.items())
 
 
-def test_gauges_tell_use_and_perplexity_of_the_last_batches():
-    module = started()
-    module.usage[:] = 0
-    module.usage[0, :4], module.usage[1, 0] = 5.0, 3.0
-    first, second, third = module.gauges()
-    assert first == {"use": 0.5, "perplexity": pytest.approx(4)}
-    assert second == {"use": 0.125, "perplexity": pytest.approx(1)}
-    assert third["use"] == 0
-
-
 def test_trained_it_uses_its_codes_and_rebuilds_what_it_read(trained):
     frozen = trained.frozen()
     codes = frozen.encode(ROWS.numpy())
     used = [len(np.unique(codes[:, level])) / 8 for level in range(3)]
-    assert min(used) >= 0.8 and all(row["use"] >= 0.8 for row in trained.gauges())
+    assert min(used) >= 0.8
     spread = float(((ROWS - ROWS.mean(0)) ** 2).sum())
     errors = [((ROWS.numpy() - frozen.decode(codes[:, :n])) ** 2).sum() / spread for n in (1, 2, 3)]
     assert errors == sorted(errors, reverse=True) and errors[-1] < 0.7

@@ -77,7 +77,8 @@ def test_scores_depend_on_order_and_on_the_latest_items_only(kind):
 def by_hand(module, items):
     """Post-norm blocks of plain attention, written out for one sequence."""
     states = module.norm(module.items.weight[items] + module.positions.weight[: len(items)])
-    allowed = module._sees(len(items))
+    every = torch.ones(len(items), len(items), dtype=torch.bool)
+    allowed = every if module.sees_ahead else every.tril()
     for block in module.blocks.layers:
         projected = states @ block.self_attn.in_proj_weight.T + block.self_attn.in_proj_bias
         query, key, value = projected.split(8, dim=1)

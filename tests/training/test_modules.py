@@ -9,8 +9,9 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from recinject.foundation.errors import RecinjectError
+from recinject.training.batches import Shuffle
 from recinject.training.checkpoints import MARKER, newest_complete
-from recinject.training.modules import Shuffle, fit_module, global_chance
+from recinject.training.modules import fit_module, global_chance
 
 SETTINGS = {
     "per_device_train_batch_size": 8,
@@ -85,17 +86,12 @@ def cut(folder, step):
 
 
 def test_it_learns_and_keeps_a_log(tmp_path):
-    module, fit = train(
-        Line(0.0), log_path=tmp_path / "train.jsonl", validation_dataset=Points(),
-        settings=SETTINGS | {"num_train_epochs": 60},
-    )  # fmt: skip
+    log_path, settings = tmp_path / "train.jsonl", SETTINGS | {"num_train_epochs": 60}
+    module, fit = train(Line(0.0), log_path=log_path, settings=settings)
     assert error(module) > -0.01
     assert (fit.epochs, fit.values, fit.best_epoch) == (60, (), 60)
-    log = [json.loads(line) for line in (tmp_path / "train.jsonl").read_text().splitlines()]
-    losses = [entry["loss"] for entry in log if "loss" in entry]
-    measured = [entry["eval_loss"] for entry in log if "eval_loss" in entry]
+    losses = [json.loads(line)["loss"] for line in log_path.read_text().splitlines()]
     assert len(losses) == 300 and losses[-1] < 0.01 < losses[0]
-    assert measured[-1] == pytest.approx(-error(module), abs=1e-5)
     assert [path.name for path in tmp_path.iterdir()] == ["train.jsonl"]
 
 

@@ -5,6 +5,7 @@ from transformers import Trainer, TrainingArguments
 
 from recinject.foundation.errors import RecinjectError
 from recinject.models.lora import add_lora
+from recinject.models.low_rank import choose_ranks, shape_low_rank
 from recinject.training.checkpoints import MARKER, newest_complete
 from recinject.training.clippy import ClippyAdagrad
 from recinject.training.modules import fit_module
@@ -138,3 +139,9 @@ def test_thresholds_that_freeze_lora_are_refused_before_training(make_model):
     with pytest.raises(RecinjectError, match="would freeze"):
         check_optimizer("clippy_adam", {"lam_abs": 1e-7}, model)
     check_optimizer("clippy_adam", {"lam_abs": 1e-7}, make_model())
+
+
+def test_the_form_of_low_rank_layers_is_not_taken_for_zeros(make_model):
+    model = make_model()
+    shape_low_rank(model, choose_ranks(model, None, 2, None))
+    check_optimizer("clippy_adam", {"lam_abs": 1e-7}, model)

@@ -93,3 +93,72 @@ def test_parts_of_tensors_are_refused_without_the_trainer_too():
             ClippyAdagrad(model.parameters())
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("clip", [True, False])
+@pytest.mark.parametrize("kind", [ClippyAdagrad, ClippyAdam])
+def test_a_gradient_that_is_no_number_is_named_before_it_does_harm(
+    tensors, give_gradients, kind, clip, bad
+):
+    parameters = tensors()
+    named = [(f"layer.{number}", tensor) for number, tensor in enumerate(parameters)]
+    optimizer = kind([{"params": named, "clip": clip}])
+    give_gradients(parameters, 0)
+    optimizer.step()
+    before = [tensor.clone() for tensor in parameters]
+    remembered = [tensor.clone() for s in optimizer.state.values() for tensor in s.values()]
+    give_gradients(parameters, 1)
+    parameters[3].grad[1, 0, 2] = bad
+    with pytest.raises(RecinjectError, match=r"gradient of layer\.3 is not finite"):
+        optimizer.step()
+    assert all(map(torch.equal, before, parameters))
+    kept = [tensor for state in optimizer.state.values() for tensor in state.values()]
+    assert all(map(torch.equal, remembered, kept))
+
+
+def test_a_sparse_gradient_that_is_no_number_is_refused_too():
+    weights = nn.Parameter(torch.ones(4, 2))
+    optimizer = ClippyAdagrad([weights])
+    values = torch.tensor([[1.0, float("nan")]])
+    weights.grad = torch.sparse_coo_tensor(
+        torch.tensor([[2]]), values, (4, 2), check_invariants=True
+    )
+    with pytest.raises(RecinjectError, match="parameter 0 of group 0"):
+        optimizer.step()
+
+
+def test_a_gradient_whose_norm_overflows_is_a_gradient():
+    weights = nn.Parameter(torch.ones(3))
+    optimizer = ClippyAdagrad([weights], 0.1)
+    weights.grad = torch.full((3,), 3e38)
+    optimizer.step()
+    assert weights.isfinite().all()
+
+
+def test_a_closure_is_called_with_gradients():
+    weights = nn.Parameter(torch.ones(2))
+    optimizer = ClippyAdagrad([weights], 0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = weights.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 2.0
+    torch.testing.assert_close(weights.detach(), torch.full((2,), 0.9))
+
+
+def test_scales_are_summed_up_from_one_line_of_the_log_to_the_next():
+    tight, loose = nn.Parameter(torch.full((2,), 0.1)), nn.Parameter(torch.full((2,), 10.0))
+    optimizer = ClippyAdagrad([("tight", tight), ("loose", loose)], 0.1, lam_rel=0.4, lam_abs=0.01)
+    assert clip_summary(optimizer) == {}
+    for weights in (tight, loose):
+        weights.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.scales == pytest.approx({"tight": 0.5, "loose": 1.0})
+    wanted = {"clip_scale_min": 0.5, "clip_scale_mean": 0.75, "clip_share": 0.5}
+    assert clip_summary(optimizer) == pytest.approx(wanted)
+    assert clip_summary(optimizer) == {}
+    assert clip_summary(torch.optim.Adam([tight])) == clip_summary(None) == {}
