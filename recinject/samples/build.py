@@ -72,8 +72,8 @@ class SampleFactory:
     def variants(self, task: Task) -> list[str]:
         """Return the splits that ask a task's test in another way."""
         plain = task.slots["history"] in (SlotKind.ITEMS, SlotKind.RATED)
-        held_out = bool(self.wordings[task.name].templates.held_out)
-        return [REWORDED] * held_out + [SHUFFLED] * plain
+        held_out = self.wordings[task.name].numbers(REWORDED)
+        return [REWORDED] * len(held_out) + [SHUFFLED] * plain
 
     def _builder(self, task: Task, view: View, split: str) -> Builder:
         builder = Builder(

@@ -6,24 +6,18 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.templating.context import USER_SLOT, Contexts, SlotKind
-from recinject.templating.pieces import (
-    LETTERS,
-    RATINGS,
-    SENTINELS,
-    USERS,
-    Blocks,
-    Pieces,
-    alternate,
-)
+from recinject.templating.pieces import LETTERS, RATINGS, SENTINELS, USERS, Blocks, Pieces
 
 # From the integers of a batch of samples to the numbers of their pieces.
 Writer = Callable[[Contexts], Ragged]
+_Given = TypeVar("_Given")
 _LAST_BLANK = re.compile(r"^(.*\s)?(\S*)$", re.DOTALL)
 
 
@@ -32,11 +26,11 @@ class Segment:
     """A slot in a template, or text beside which no slot stands closely.
 
     Attributes:
-        slot: the slot's name; empty for text.
-        filter: the name of what writes it; empty for a slot as it is.
+        slot: its name; empty for text.
+        filter: what writes it; empty for a slot as it is.
         arguments: the filter's texts, or the text.
-        before: text that stands before the slot without a blank between.
-        after: text up to the first blank after the slot.
+        before: the text before the slot, from the last blank.
+        after: the text after it, up to the first blank.
     """
 
     slot: str
@@ -72,14 +66,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Filter:
-    """One way to write a slot.
-
-    Attributes:
-        kinds: the slots it can write.
-        arguments: how many texts it takes.
-        usage: an example for messages and docs.
-        writer: makes the writer of a segment.
-    """
+    """One way to write slots of some kinds: how many texts it takes, and how it is used."""
 
     kinds: frozenset[SlotKind]
     arguments: int
@@ -101,9 +88,21 @@ def _write_if_any(writer: Writer, alone: int, contexts: Contexts) -> Ragged:
     return side_by_side([written, beside])
 
 
+def _in_blocks(rows: Ragged, blocks: Blocks) -> Ragged:
+    """Number the pieces of rows of texts by where in its row each text stands."""
+    return rows.of(rows.values + blocks[rows.edges])
+
+
+def _given(value: _Given | None, field: str, missing: str) -> _Given:
+    if value is None:
+        raise RecinjectError(
+            f"a template {missing}", hint=f"give Contexts(..., {field}=...) in the task's sample()"
+        )
+    return value
+
+
 def _write_items(slot: str, blocks: Blocks, contexts: Contexts) -> Ragged:
-    items = contexts.slots[slot]
-    return items.of(items.values + blocks[items.edges])
+    return _in_blocks(contexts.slots[slot], blocks)
 
 
 def _write_user(block: int, contexts: Contexts) -> Ragged:
@@ -111,12 +110,9 @@ def _write_user(block: int, contexts: Contexts) -> Ragged:
 
 
 def _write_label(pieces: Pieces, block: int, contexts: Contexts) -> Ragged:
-    if contexts.labels is None:
-        raise RecinjectError(
-            "a template writes a rating, and its sampler gave no labels",
-            hint="give Contexts(..., labels=...) in the task's sample()",
-        )
-    return Ragged.from_columns(block + pieces.rating_numbers(contexts.labels))
+    missing = "writes a rating, and its sampler gave no labels"
+    labels = _given(contexts.labels, "labels", missing)
+    return Ragged.from_columns(block + pieces.rating_numbers(labels))
 
 
 def _join(segment: Segment, pieces: Pieces) -> Writer:
@@ -136,8 +132,8 @@ def _write_lettered(
     slot: str, pieces: Pieces, letters: Blocks, blocks: Blocks, contexts: Contexts
 ) -> Ragged:
     items = contexts.slots[slot]
-    marks = items.of(pieces.places(LETTERS, items.places) + letters[items.edges])
-    return alternate(marks, items.of(items.values + blocks[items.edges]))
+    marks = items.of(pieces.places(LETTERS, items.places))
+    return _alternate(_in_blocks(marks, letters), _in_blocks(items, blocks))
 
 
 def _rated(segment: Segment, pieces: Pieces) -> Writer:
@@ -150,14 +146,16 @@ def _rated(segment: Segment, pieces: Pieces) -> Writer:
 def _write_rated(
     slot: str, pieces: Pieces, blocks: Blocks, rating_blocks: Blocks, contexts: Contexts
 ) -> Ragged:
-    items, ratings = contexts.slots[slot], contexts.ratings
-    if ratings is None:
-        raise RecinjectError(
-            f"a template writes the ratings of {slot!r}, and its sampler gave none",
-            hint="give Contexts(..., ratings=...) in the task's sample()",
-        )
-    numbers = ratings.of(pieces.rating_numbers(ratings.values) + rating_blocks[items.edges])
-    return alternate(items.of(items.values + blocks[items.edges]), numbers)
+    missing = f"writes the ratings of {slot!r}, and its sampler gave none"
+    ratings = _given(contexts.ratings, "ratings", missing)
+    numbers = ratings.of(pieces.rating_numbers(ratings.values))
+    return _alternate(_in_blocks(contexts.slots[slot], blocks), _in_blocks(numbers, rating_blocks))
+
+
+def _alternate(first: Ragged, second: Ragged) -> Ragged:
+    """Mix rows of equal lengths value by value: one of the first, one of the second, ..."""
+    values = np.column_stack([first.values, second.values]).ravel()
+    return Ragged(values, first.offsets * 2)
 
 
 def _masked(segment: Segment, pieces: Pieces) -> Writer:
@@ -181,26 +179,14 @@ def _marks(pieces: Pieces, flags: Ragged) -> Array:
 
 
 def _flags(contexts: Contexts, slot: str) -> Ragged:
-    if contexts.hidden is None:
-        raise RecinjectError(
-            f"a template hides parts of {slot!r}, and its sampler did not say which",
-            hint="give Contexts(..., hidden=...) in the task's sample()",
-        )
-    return contexts.hidden
+    missing = f"hides parts of {slot!r}, and its sampler did not say which"
+    return _given(contexts.hidden, "hidden", missing)
 
 
-def _corrupted(segment: Segment, pieces: Pieces) -> Writer:
-    return partial(_write_corrupted, pieces, *_gapped(segment, pieces))
-
-
-def _gaps(segment: Segment, pieces: Pieces) -> Writer:
-    return partial(_write_gaps, pieces, *_gapped(segment, pieces))
-
-
-def _gapped(segment: Segment, pieces: Pieces) -> tuple[str, Ragged, Blocks, Blocks]:
+def _gapped(write: Callable[..., Ragged], segment: Segment, pieces: Pieces) -> Writer:
     kind, words = pieces.words(segment.slot, segment.arguments[0])
     blocks, sentinels = (pieces.blocks(name, *segment._glue("", " ")) for name in (kind, SENTINELS))
-    return segment.slot, words, blocks, sentinels
+    return partial(write, pieces, segment.slot, words, blocks, sentinels)
 
 
 def _text_words(slot: str, words: Ragged, contexts: Contexts) -> tuple[Ragged, Ragged, Ragged]:
@@ -208,10 +194,9 @@ def _text_words(slot: str, words: Ragged, contexts: Contexts) -> tuple[Ragged, R
     items = contexts.slots[slot]
     without_separator = np.where(items.edges % 2, len(words) // 2, 0)
     each = words.take(items.values + without_separator)
-    offsets = each.offsets[items.offsets]
+    text = Ragged(each.values, each.offsets[items.offsets])
     hidden = _flags(contexts, slot).values
     follows = np.concatenate([[False], hidden[:-1]])
-    text = Ragged(each.values, offsets)
     begins = hidden & (~follows | (text.edges >= 2))
     return text, text.of(hidden), text.of(begins)
 
@@ -257,6 +242,8 @@ FILTERS: dict[str, Filter] = {
     "lettered": Filter(_LISTS, 1, "lettered('; ')", _lettered),
     "rated": Filter(frozenset({SlotKind.RATED}), 2, "rated(', rated ', '; ')", _rated),
     "masked": Filter(frozenset({SlotKind.MASKED}), 1, "masked('; ')", _masked),
-    "corrupted": Filter(frozenset({SlotKind.GAPPED}), 1, "corrupted('; ')", _corrupted),
-    "gaps": Filter(frozenset({SlotKind.GAPPED}), 1, "gaps('; ')", _gaps),
+    "corrupted": Filter(
+        frozenset({SlotKind.GAPPED}), 1, "corrupted('; ')", partial(_gapped, _write_corrupted)
+    ),
+    "gaps": Filter(frozenset({SlotKind.GAPPED}), 1, "gaps('; ')", partial(_gapped, _write_gaps)),
 }
