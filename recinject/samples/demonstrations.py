@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -44,17 +43,17 @@ class Demonstrations:
         pool = replace(builder, view=training, passes=1, limit=None, limits=most)
         return cls(pool, shots)
 
-    def pieces(self, users: Array, keys: Bits) -> Ragged:
+    def pieces(self, users: Array, bits: Bits) -> Ragged:
         """Return the pieces of the examples of some questions, n rows.
 
         Args:
             users: who is asked, shape (n,).
-            keys: the random bits that belong to each question, shape (n,).
+            bits: chance that belongs to each question, shape (n,).
 
         Raises:
             RecinjectError: the other users have too few training samples.
         """
-        chance = Chance(combine(derive_bits("demonstrations"), keys))
+        chance = Chance(combine(derive_bits("demonstrations"), bits))
         starts = self.pool.offsets[users]
         own = self.pool.offsets[users + 1] - starts
         others = int(self.pool.offsets[-1]) - own
@@ -72,14 +71,10 @@ class Demonstrations:
         return self._written(chosen + skipped)
 
     def _written(self, numbers: Array) -> Ragged:
-        batch = self.pool.batch(numbers)
+        batch, pieces = self.pool.batch(numbers), self.pool.wording.encoder.pieces
         between, after = (
-            Ragged.from_columns(np.full(len(numbers), piece)) for piece in self._literals
+            Ragged.from_columns(np.full(len(numbers), pieces.literal(text)))
+            for text in (BETWEEN, AFTER)
         )
         rows = side_by_side([batch.prompts, between, batch.completions, after])
         return Ragged(rows.values, rows.offsets[:: self.shots])
-
-    @cached_property
-    def _literals(self) -> tuple[int, int]:
-        pieces = self.pool.wording.encoder.pieces
-        return pieces.literal(BETWEEN), pieces.literal(AFTER)
