@@ -10,7 +10,7 @@ from recinject.samples.build import build_samples
 from recinject.samples.demonstrations import AFTER, BETWEEN
 from recinject.samples.sample import SHUFFLED
 from recinject.samples.store import Forms
-from recinject.samples.tokenizer import count_tokens, train_tokenizer
+from recinject.samples.tokenizer import encode, train_tokenizer
 from recinject.tasks.rating import Rating
 from recinject.tasks.retrieval import Retrieval
 
@@ -86,7 +86,7 @@ def test_examples_and_question_share_the_limit_by_whole_items(make, small_split,
     limit = 1000
     for builder, plain in pairs(make, small_split, 2, limits=(limit, 20), causal=causal)[2:4]:
         for row, own in zip(rows(builder), rows(plain), strict=True):
-            assert count_tokens(TOKENIZER, [row["prompt"]])[0] < limit
+            assert encode(TOKENIZER, [row["prompt"]]).lengths[0] < limit
             *examples, question = row["prompt"].split(AFTER)
             assert len(examples) == 2 and question[-20:] == own["prompt"][-20:]
     with pytest.raises(RecinjectError, match=r"lower samples\.shots|raise samples"):
