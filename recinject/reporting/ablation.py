@@ -8,12 +8,12 @@ from pathlib import Path
 
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.seeds import SeedComparison
-from recinject.reporting.headline import advantage, main_metric, ordered_tasks
+from recinject.reporting import tables
+from recinject.reporting.headline import main_metric, ordered_tasks
 from recinject.reporting.inputs import ReportInputs
 from recinject.reporting.report import render
-from recinject.reporting.tables import Cell, Table, metric_tables
+from recinject.reporting.tables import Cell, Table
 from recinject.reporting.wording import (
-    SIGNIFICANT,
     count,
     interval,
     metric_label,
@@ -27,12 +27,13 @@ from recinject.reporting.wording import seconds as duration
 
 BASE, LONGER, ADDED = "base", "base_longer", "add_"
 _SHOWN = ("hr@10", "ndcg@10", "rmse", "mae")
-# The look of each verdict, and what a sentence makes of it.
-_VERDICTS = {
-    "worse": ("warning", "{} worse"),
-    "better": ("ok", "{} better"),
-    "seeds disagree": ("note", "{} better with some seeds and worse with others"),
-    "not shown to differ": ("note", "{} not shown to differ"),
+_DISAGREE = "seeds disagree"
+# What a sentence makes of each verdict, in its order.
+_PREDICATES = {
+    "worse": "worse",
+    "better": "better",
+    _DISAGREE: "better with some seeds and worse with others",
+    "not shown to differ": "not shown to differ",
 }
 _TASKS = {"bpr": "BPR"}
 _OPENINGS = {
@@ -85,7 +86,6 @@ class AblationInputs:
     """Everything that is said of an ablation.
 
     Attributes:
-        name: its name.
         command: the command line that repeats it.
         seeds: the seeds that each variant was trained with.
         base: what the base's run with the first seed says of itself.
@@ -133,7 +133,7 @@ def write_ablation_report(inputs: AblationInputs, folder: Path) -> None:
         "headline": sentences(inputs),
         "comparison_tables": [_comparison_table(inputs, name) for name in inputs.references],
         "variant_table": _variant_table(inputs.variants),
-        "metric_tables": metric_tables(inputs.metrics, inputs.base.sampled_candidates),
+        "metric_tables": tables.metric_tables(inputs.metrics, inputs.base.sampled_candidates),
         "meanings": metric_meanings(row.metric for row in inputs.metrics),
         "total_seconds": sum(sum(row.seconds) for row in inputs.variants),
         "notes": _NOTES,
@@ -171,19 +171,16 @@ def sentences(inputs: AblationInputs) -> list[str]:
 
 def verdict(row: SeedComparison) -> str:
     """Say whether a variant is better, worse or neither, by its test and by each of the seeds."""
-    if not row.p_value < SIGNIFICANT:
-        return "not shown to differ"
-    if not row.seeds_agree:
-        return "seeds disagree"
-    return "better" if advantage(row.metric, row.difference) > 0 else "worse"
+    found = tables.verdict(row)
+    return _DISAGREE if found in ("better", "worse") and not row.seeds_agree else found
 
 
 def _found(rows: Sequence[SeedComparison]) -> str:
     parts = []
-    for found, (_, predicate) in _VERDICTS.items():
+    for found, predicate in _PREDICATES.items():
         if own := [row for row in rows if verdict(row) == found]:
             named = [f"{_added(row.recommender)} ({_difference(row)})" for row in own]
-            parts.append(f"{_listed(named)} {predicate.format('is' if len(own) == 1 else 'are')}")
+            parts.append(f"{_listed(named)} {'is' if len(own) == 1 else 'are'} {predicate}")
     return "; ".join(parts)
 
 
@@ -194,7 +191,7 @@ def _comparison_table(inputs: AblationInputs, reference: str) -> Table:
             Cell(row.task),
             Cell(metric_label(row.metric)),
             Cell(_added(row.recommender)),
-            Cell(verdict(row), kind=_VERDICTS[verdict(row)][0]),
+            Cell(verdict(row), kind=tables.LOOKS.get(verdict(row), "note")),
             Cell(number(values[row.task, row.metric, row.recommender])),
             Cell(_difference(row)),
             Cell(p_value(row.p_value).removeprefix("= ")),
