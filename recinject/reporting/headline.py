@@ -35,8 +35,6 @@ class Standing:
     Without a language model, the best baseline stands in its place.
 
     Attributes:
-        own: the language model's metric.
-        other: the baseline's.
         comparison: the paired test of the two, None when none was made.
         baselines: how many baselines the task had, ``own`` not counted.
     """
@@ -59,10 +57,8 @@ class Standing:
     @property
     def verb(self) -> str:
         """What the language model does to the baseline: beats, ties with, loses to."""
-        if self.gain < 0:
-            return "loses to"
-        if self.gain == 0:
-            return "ties with"
+        if self.gain <= 0:
+            return "loses to" if self.gain < 0 else "ties with"
         return "beats" if self.is_significant else "scores above"
 
     @property
@@ -115,11 +111,7 @@ def standings(
 ) -> list[Standing]:
     """Hold the language model's main metric of a task against each baseline's, best first.
 
-    Args:
-        task: the task.
-        metrics: all metrics of the run.
-        comparisons: all paired tests of the run.
-        first: who stands in the language model's place, where there is none.
+    ``first`` stands in the language model's place, where there is none.
     """
     metric = main_metric(task, metrics)
     rows = ranked(task, metric, metrics)
@@ -140,10 +132,8 @@ def standings(
 
 
 def headline(
-    metrics: Sequence[MetricResult],
-    comparisons: Sequence[Comparison],
-    subject: str | None = "The language model",
-) -> str:
+    metrics: Sequence[MetricResult], comparisons: Sequence[Comparison], subject: str | None
+) -> list[str]:
     """Say where the language model stands against the best baseline and against a simple one.
 
     It speaks of retrieval, else of ranking, else of rating. A loss to any baseline on this
@@ -155,14 +145,10 @@ def headline(
             the best baseline minus each other.
         subject: how to call the language model, at the start of a sentence; None where there is
             none.
+
+    Returns:
+        The sentences.
     """
-    return " ".join(sentences(metrics, comparisons, subject))
-
-
-def sentences(
-    metrics: Sequence[MetricResult], comparisons: Sequence[Comparison], subject: str | None
-) -> list[str]:
-    """Return the sentences of :func:`headline`, the one that matters most first."""
     if subject is None:
         return _without_a_model(metrics, comparisons)
     by_task = {task: standings(task, metrics, comparisons) for task in ordered_tasks(metrics)}
