@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from recinject.evaluation.metrics import MetricResult
@@ -39,14 +38,21 @@ _LINES = 3
 
 def write_report(inputs: ReportInputs, folder: Path) -> None:
     """Write ``report.html``, ``report.md`` and ``figures/*.png`` into a folder."""
-    drawings = folder / "figures"
-    drawings.mkdir(parents=True, exist_ok=True)
-    content = content_of(inputs)
-    figures = _png_figures(inputs)
-    for name, figure in figures.items():
-        to_png(figure, drawings / f"{name}.png")
-    page = render("report.html.j2", content | {"figures": _svg_figures(inputs)})
-    text = render("report.md.j2", content | {"figures": list(figures)})
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    content, panels, drawings = content_of(inputs), _panels(inputs), list(_drawings(inputs))
+    files, figures = {}, defaultdict(list)
+    for task, own in groupby(panels, key=lambda rows: rows[0].task):
+        files[f"metrics_{task}"] = metric_figure(list(own), 2)
+    for rows in panels:
+        label = f"{rows[0].task}: {wording.metric_label(rows[0].metric)} by recommender"
+        figures[rows[0].task].append(to_svg(metric_figure([rows]), label))
+    for drawing in drawings:
+        files[drawing.name] = drawing.figure
+        figures[drawing.section].append(to_svg(drawing.figure, drawing.label))
+    for name, figure in files.items():
+        to_png(figure, folder / "figures" / f"{name}.png")
+    page = render("report.html.j2", content | {"figures": figures})
+    text = render("report.md.j2", content | {"figures": list(files)})
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "report.md").write_text(text, encoding="utf-8")
 
@@ -184,19 +190,3 @@ def _drawings(inputs: ReportInputs) -> Iterator[_Drawing]:
         yield _Drawing("training", "Experts by task", "experts", expert_figure(inputs.experts))
     if inputs.codes:
         yield _Drawing("codes", "Items by first code", "codes", code_figure(inputs.codes))
-
-
-def _png_figures(inputs: ReportInputs) -> dict[str, Figure]:
-    by_task = groupby(_panels(inputs), key=lambda rows: rows[0].task)
-    figures = {f"metrics_{task}": metric_figure(list(panels), 2) for task, panels in by_task}
-    return figures | {drawing.name: drawing.figure for drawing in _drawings(inputs)}
-
-
-def _svg_figures(inputs: ReportInputs) -> dict[str, list[Markup]]:
-    figures = defaultdict(list)
-    for rows in _panels(inputs):
-        label = f"{rows[0].task}: {wording.metric_label(rows[0].metric)} by recommender"
-        figures[rows[0].task].append(to_svg(metric_figure([rows]), label))
-    for drawing in _drawings(inputs):
-        figures[drawing.section].append(to_svg(drawing.figure, drawing.label))
-    return figures
