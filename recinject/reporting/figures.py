@@ -79,15 +79,15 @@ def _draw_metric(axes: Axes, rows: Sequence[MetricResult]) -> None:
 def loss_figure(log: Sequence[LossRow]) -> Figure:
     """Draw training and validation loss by step, each named at its end."""
     figure, axes = _by_step("Loss a token")
-    steps, *losses = np.array([(r.step, r.loss, r.eval_loss) for r in log], float).T
-    training, validation = (np.isfinite(values) for values in losses)
-    if training.any():
-        points = steps[training], losses[0][training]
-        axes.plot(*points, color=QUIET, linewidth=1.4, label="training")
-    if validation.any():
-        points = steps[validation], losses[1][validation]
+    steps, training, validation = np.array([(r.step, r.loss, r.eval_loss) for r in log], float).T
+    known = np.isfinite(training)
+    if known.any():
+        axes.plot(steps[known], training[known], color=QUIET, linewidth=1.4, label="training")
+    known = np.isfinite(validation)
+    if known.any():
+        points = steps[known], validation[known]
         axes.plot(*points, "o-", color=ACCENT, linewidth=2, markersize=5, label="validation")
-    if training.any() or validation.any():
+    if axes.lines:
         axes.legend(frameon=False, labelcolor=INK)
     return figure
 
