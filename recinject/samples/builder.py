@@ -114,7 +114,7 @@ class Builder:
         n, users = len(contexts), self._user_ids.take(pa.array(contexts.users))
         prefix = pa.scalar(f"{self.task.name}/{self.split}")
         indices = pa.array(batch.indices).cast(pa.string())
-        templates = pa.array([template.name for template in self.wording.bound])
+        templates = pa.array([template.name for template in self.wording.templates.templates])
         columns = {field.name: pa.nulls(n, field.type) for field in SCHEMA}
         columns |= {
             "sample_id": pc.binary_join_element_wise(prefix, users, indices, "/"),

@@ -84,7 +84,7 @@ def make_wordings(
     for own in pieces:
         own.literal(BETWEEN)
         own.literal(AFTER)
-    splits = [all(template.splits_at_blanks for template in own) for own in bound]
+    splits = [all(t.splits_at_blanks for t in found.templates) for found in templates.values()]
     encoders = Encoder.make_all(dialect, pieces, splits)
     return {
         name: Wording(found, own, encoder, _item_costs(encoder))

@@ -57,21 +57,22 @@ class Template:
     def bind(self, pieces: Pieces) -> BoundTemplate:
         """Ask for the pieces that the template needs."""
         return BoundTemplate(
-            self.name,
             tuple(segment.writer(pieces) for segment in self.prompt),
             tuple(segment.writer(pieces) for segment in self.completion),
-            splits_at_blanks(self.prompt) and splits_at_blanks(self.completion),
         )
+
+    @property
+    def splits_at_blanks(self) -> bool:
+        """Whether its pieces end where words end."""
+        return splits_at_blanks(self.prompt) and splits_at_blanks(self.completion)
 
 
 @dataclass(frozen=True)
 class BoundTemplate:
-    """A wording that chooses among ready-made pieces, and whether these end where words end."""
+    """A wording that chooses among ready-made pieces."""
 
-    name: str
     prompt: tuple[Writer, ...]
     completion: tuple[Writer, ...]
-    splits_at_blanks: bool
 
     def write(self, contexts: Contexts) -> tuple[Ragged, Ragged]:
         """Return the numbers of the pieces of the samples' prompts and of their completions."""

@@ -68,6 +68,7 @@ class Pieces:
             SENTINELS: [f"<extra_id_{number}>" for number in range(MOST_GAPS)],
             USERS: users,
         }
+        self._words: dict[str, Ragged] = {}
         self.starts: dict[tuple[str, str, str], int] = {}
         self.texts: list[str] = []
 
@@ -116,11 +117,12 @@ class Pieces:
             they are with the separator after the item, then as they are without.
         """
         kind = f" words {slot} {separator}"
-        split = [f"{text}{end}".split() for end in (separator, "") for text in self.phrases[slot]]
-        numbers: dict[str, int] = {}
-        rows = [[numbers.setdefault(word, len(numbers)) for word in words] for words in split]
-        self._texts[kind] = list(numbers)
-        return kind, Ragged.from_rows(rows)
+        if kind not in self._words:
+            texts = [f"{text}{end}" for end in (separator, "") for text in self.phrases[slot]]
+            numbers: dict[str, int] = {}
+            rows = [[numbers.setdefault(w, len(numbers)) for w in text.split()] for text in texts]
+            self._texts[kind], self._words[kind] = list(numbers), Ragged.from_rows(rows)
+        return kind, self._words[kind]
 
     def rating_numbers(self, values: Floats) -> Integers:
         """Return the places of ratings among those that can be written; an error without one."""

@@ -52,8 +52,9 @@ def test_a_bound_template_writes_both_sides_and_says_where_its_words_end(tmp_pat
     file = FILE | {"templates": [*FILE["templates"], {**FILE["templates"][0], "name": "c"}]}
     file["templates"][2] |= {"completion": "{{ target }}{{ rating }}"}
     pieces = Pieces({"history": ["Cup", "Rag Doll"], "target": ["#0", "#1"]}, np.array([4.5]))
-    found = [template.bind(pieces) for template in load(tmp_path, file).templates]
-    assert [(bound.name, bound.splits_at_blanks) for bound in found] == [
+    templates = load(tmp_path, file).templates
+    found = [template.bind(pieces) for template in templates]
+    assert [(template.name, template.splits_at_blanks) for template in templates] == [
         ("a@3", True),
         ("b@3", True),
         ("c@3", False),
