@@ -190,18 +190,14 @@ def cleaning_table(steps: Sequence[CleaningStep]) -> Table:
 
 def sample_table(samples: Sequence[SampleRow]) -> Table:
     """Make the table of samples by task and part; token columns only where tokens were counted."""
-    counted = any(row.mean_prompt_tokens is not None for row in samples)
-    header = ["Task", "Part", "Samples", "Templates"]
-    tokens = ["Mean tokens", "Longest", "Cut off"] if counted else []
-    return Table("Samples", header + tokens, [_sample_row(s, counted) for s in samples], labels=2)
-
-
-def _sample_row(row: SampleRow, counted: bool) -> list[Cell]:
-    cells = [Cell(row.task), Cell(row.split), Cell(count(row.samples)), Cell(count(row.templates))]
-    if counted:
+    header, rows = ["Task", "Part", "Samples", "Templates"], []
+    for row in samples:
         mean = None if row.mean_prompt_tokens is None else round(row.mean_prompt_tokens)
-        cells += [Cell(count(n)) for n in (mean, row.max_prompt_tokens, row.truncated)]
-    return cells
+        numbers = (row.samples, row.templates, mean, row.max_prompt_tokens, row.truncated)
+        rows.append([Cell(row.task), Cell(row.split), *(Cell(count(n)) for n in numbers)])
+    if all(row.mean_prompt_tokens is None for row in samples):
+        return Table("Samples", header, [row[: len(header)] for row in rows], labels=2)
+    return Table("Samples", [*header, "Mean tokens", "Longest", "Cut off"], rows, labels=2)
 
 
 def audit_table(audit: Sequence[Finding]) -> Table:

@@ -47,8 +47,8 @@ class SampleFactory:
     passes: int
     limit: int | None
     seed: int
-    shots: int = 0
-    new_tokens: Sequence[str] = ()
+    shots: int
+    new_tokens: Sequence[str]
 
     def builders(self) -> Iterator[Builder]:
         """Yield the builder of every task and split, one part of the split after another."""
@@ -80,8 +80,11 @@ class SampleFactory:
         )
         if view.part is Part.TRAIN or not self.shots:
             return builder
-        shown = Demonstrations.before(builder, self.split.view(Part.TRAIN), self.shots)
-        return replace(builder, demonstrations=shown)
+        # Every example, and the question, has its share of the prompt's limit.
+        limits = self.limits[0] // (self.shots + 1), self.limits[1]
+        training = self.split.view(Part.TRAIN)
+        pool = replace(builder, view=training, passes=1, limit=None, limits=limits)
+        return replace(builder, demonstrations=Demonstrations(pool, self.shots))
 
 
 def make_factory(
@@ -208,11 +211,11 @@ def build_samples(
     factory.tokenizer.save(str(folder / "tokenizer.json"))
     rows: list[dict[str, object]] = []
     for builder in factory.builders():
-        task_folder = folder / builder.task.name
-        task_folder.mkdir(exist_ok=True)
+        own = folder / builder.task.name
+        own.mkdir(exist_ok=True)
         is_read = builder.split in (Part.TRAIN.label, Part.VALIDATION.label)
-        own = replace(forms, tokens=forms.tokens and is_read)
-        facts = write_samples(builder, task_folder, own, workers=workers)
+        asked = replace(forms, tokens=forms.tokens and is_read)
+        facts = write_samples(builder, own, asked, workers=workers)
         templates = builder.wording.templates.templates
         rows.append(
             {

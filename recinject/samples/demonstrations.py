@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.foundation.randomness import Bits, Chance, combine, derive_bits
@@ -35,13 +34,6 @@ class Demonstrations:
 
     pool: Builder
     shots: int
-
-    @classmethod
-    def before(cls, builder: Builder, training: View, shots: int) -> Demonstrations:
-        """Draw from the training samples of a builder's task, each in its share of the limit."""
-        most = builder.limits[0] // (shots + 1), builder.limits[1]
-        pool = replace(builder, view=training, passes=1, limit=None, limits=most)
-        return cls(pool, shots)
 
     def pieces(self, users: Array, bits: Bits) -> Ragged:
         """Return the pieces of the examples of some questions, n rows.
