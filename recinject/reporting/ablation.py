@@ -9,13 +9,12 @@ from pathlib import Path
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.seeds import SeedComparison
 from recinject.reporting import tables
-from recinject.reporting.headline import main_metric, ordered_tasks
+from recinject.reporting.headline import difference, main_metric, ordered_tasks
 from recinject.reporting.inputs import ReportInputs
 from recinject.reporting.report import render
 from recinject.reporting.tables import Cell, Table
 from recinject.reporting.wording import (
     count,
-    interval,
     metric_label,
     metric_meanings,
     number,
@@ -104,15 +103,16 @@ class AblationInputs:
 
     def compared_with(self, reference: str) -> list[SeedComparison]:
         """Return the comparisons with a reference that are worth a line, the main task's first."""
-        tasks = ordered_tasks(self.comparisons)
-        metrics = list(dict.fromkeys(row.metric for row in self.comparisons))
-        rows = [
+        metrics = dict.fromkeys(row.metric for row in self.comparisons)
+        own = [row for row in self.comparisons if row.reference == reference]
+        return [
             row
-            for row in self.comparisons
-            if row.reference == reference
-            and row.metric in (*_SHOWN, main_metric(row.task, self.comparisons))
+            for task in ordered_tasks(own)
+            for metric in metrics
+            for row in own
+            if (row.task, row.metric) == (task, metric)
+            and metric in (*_SHOWN, main_metric(task, self.comparisons))
         ]
-        return sorted(rows, key=lambda row: (tasks.index(row.task), metrics.index(row.metric)))
 
     @property
     def references(self) -> list[str]:
@@ -147,7 +147,8 @@ def write_ablation_report(inputs: AblationInputs, folder: Path) -> None:
 def summary(inputs: AblationInputs) -> Iterator[str]:
     """Yield the lines that say on a terminal what each added task is worth."""
     yield from sentences(inputs)
-    for table in (_comparison_table(inputs, name) for name in inputs.references):
+    for reference in inputs.references:
+        table = _comparison_table(inputs, reference)
         yield f"\n{table.title}:\n"
         lines = [[f"{c.text} {c.aside}".rstrip() for c in row] for row in table.rows]
         columns = list(zip(table.header, *lines, strict=True))
@@ -179,7 +180,7 @@ def _found(rows: Sequence[SeedComparison]) -> str:
     parts = []
     for found, predicate in _PREDICATES.items():
         if own := [row for row in rows if verdict(row) == found]:
-            named = [f"{_added(row.recommender)} ({_difference(row)})" for row in own]
+            named = [f"{_added(row.recommender)} ({difference(row)})" for row in own]
             parts.append(f"{_listed(named)} {'is' if len(own) == 1 else 'are'} {predicate}")
     return "; ".join(parts)
 
@@ -193,7 +194,7 @@ def _comparison_table(inputs: AblationInputs, reference: str) -> Table:
             Cell(_added(row.recommender)),
             Cell(verdict(row), kind=tables.LOOKS.get(verdict(row), "note")),
             Cell(number(values[row.task, row.metric, row.recommender])),
-            Cell(_difference(row)),
+            Cell(difference(row)),
             Cell(p_value(row.p_value).removeprefix("= ")),
             Cell(f"{signed(min(row.by_seed))} to {signed(max(row.by_seed))}"),
             Cell(count(row.n)),
@@ -215,10 +216,6 @@ def _variant_table(variants: Sequence[VariantRow]) -> Table:
         for row in variants
     ]
     return Table("Variants", ["Variant", "Tasks and rates", "Steps", "Mean time"], rows, labels=2)
-
-
-def _difference(row: SeedComparison) -> str:
-    return f"{signed(row.difference)} {interval(row.ci_low, row.ci_high)}".rstrip()
 
 
 def _added(variant: str) -> str:

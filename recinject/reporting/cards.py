@@ -49,12 +49,10 @@ def dataset_card(
 
     Args:
         name: the run's name.
-        data: where the log came from and how it was split.
         samples: counts by task and part; each must have its ``<task>/<part>-*.parquet``.
         prompt_versions: the version of the prompt file of each task.
         command: the command line that makes the samples again.
         version: the version of recinject.
-        seed: the seed of all chance in the run.
     """
     total, configs = sum(row.samples for row in samples), _configurations(samples)
     front = {
@@ -84,17 +82,11 @@ def dataset_card(
 
 
 def model_card(
-    inputs: ReportInputs,
-    *,
-    prompt_versions: Mapping[str, int | str],
-    base_model: str | None = None,
+    inputs: ReportInputs, *, prompt_versions: Mapping[str, int | str], base_model: str | None = None
 ) -> str:
     """Write the README.md of a trained model's folder; what LoRA learnt is merged into it.
 
-    Args:
-        inputs: what the run's report shows.
-        prompt_versions: the version of the prompt file of each task.
-        base_model: the name on a hub of the model that training started from, if it has one.
+    ``base_model`` is the name on a hub of the model that training started from, if it has one.
     """
     front = {
         "library_name": "transformers",

@@ -68,13 +68,17 @@ class Standing:
         if row is None or not isfinite(row.p_value):
             return "no paired test was made"
         doubt = "" if self.is_significant else ", not significant"
-        difference = f"{signed(row.difference)} {interval(row.ci_low, row.ci_high)}".rstrip()
-        return f"paired difference {difference}, p {p_value(row.p_value)}{doubt}"
+        return f"paired difference {difference(row)}, p {p_value(row.p_value)}{doubt}"
 
 
-def advantage(metric: str, difference: float) -> float:
+def advantage(metric: str, gap: float) -> float:
     """Turn a difference so that more is better."""
-    return -difference if metric in LOWER_IS_BETTER else difference
+    return -gap if metric in LOWER_IS_BETTER else gap
+
+
+def difference(row: Comparison) -> str:
+    """Write a paired difference with its interval."""
+    return f"{signed(row.difference)} {interval(row.ci_low, row.ci_high)}".rstrip()
 
 
 def ordered_tasks(rows: Sequence[MetricResult] | Sequence[Comparison]) -> list[str]:
@@ -143,8 +147,7 @@ def headline(
         metrics: all metrics of the run.
         comparisons: language model minus baseline, paired over users; without a language model
             the best baseline minus each other.
-        subject: how to call the language model, at the start of a sentence; None where there is
-            none.
+        subject: how to call the language model, at the start of a sentence; None if there is none.
 
     Returns:
         The sentences.

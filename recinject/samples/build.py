@@ -34,8 +34,7 @@ class SampleFactory:
 
     Attributes:
         wordings: what each task is worded in, by its name.
-        new_tokens: what the tokenizer was made to read as one token each, those of users among
-            them.
+        new_tokens: what the tokenizer was made to read as one token each, users' among them.
     """
 
     tasks: Sequence[Task]
@@ -111,15 +110,12 @@ def make_factory(
 
     Args:
         tasks: the samplers; those that need ratings are refused where the log has none.
-        split: the one split of the run.
-        catalog: the items.
         identifiers: the identifier of each item.
         prompts: the user's own folder of templates, or None.
         phrases: phrases that stand in for the templates' own, by slot.
         tokenizer: what the model reads with; None to learn one from the phrases and templates.
         vocab_size: size of a learnt tokenizer.
         limits: the most tokens of a prompt and of a completion.
-        seed: the run's seed.
         passes: how many times each training sample is drawn, with other chance each time.
         limit: how many samples of a task and split to make at most; None makes all.
         shots: how many worked examples come before each validation and test prompt.

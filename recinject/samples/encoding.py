@@ -41,8 +41,6 @@ class Dialect:
     with the tokens that the completion has after ". " in a longer text, and the end token.
 
     Attributes:
-        tokenizer: the model's tokenizer.
-        causal: whether the model is causal, and no encoder-decoder.
         end: the model's end token, or None if it has none.
     """
 

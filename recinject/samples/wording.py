@@ -69,12 +69,7 @@ def make_wordings(
 ) -> dict[str, Wording]:
     """Write every piece that a sample of some tasks may need, and tokenise it.
 
-    Args:
-        templates: the wordings of each task.
-        book: writes the items.
-        ratings: the ratings that may have to be written, ascending.
-        dialect: how the model at hand reads them.
-        users: the text of each user; none where no template names them.
+    For ``ratings`` and ``users`` see :class:`~recinject.templating.pieces.Pieces`.
     """
     pieces = [Pieces(found.write_items(book), ratings, users) for found in templates.values()]
     bound = [

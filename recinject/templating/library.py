@@ -124,8 +124,8 @@ def load_templates(
     """Load a task's templates and check every word of them.
 
     Args:
-        task: the task's name, which is the file's name.
-        slots: the slots that the task fills; ``user`` is one of every task.
+        task: its name, which is the file's.
+        slots: what the task fills; ``user`` is a slot of every task.
         folder: the user's own folder; where it lacks the task, the shipped file is used.
         phrases: phrases that stand in for the file's, by slot.
 
