@@ -15,7 +15,6 @@ from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.table import ITEM_TOKEN
 from recinject.identifiers.users import name_users, user_tokens
 from recinject.samples.builder import Builder
-from recinject.samples.demonstrations import Demonstrations
 from recinject.samples.encoding import Dialect
 from recinject.samples.sample import REWORDED, SHUFFLED
 from recinject.samples.store import Forms, write_samples
@@ -83,7 +82,7 @@ class SampleFactory:
         limits = self.limits[0] // (self.shots + 1), self.limits[1]
         training = self.split.view(Part.TRAIN)
         pool = replace(builder, view=training, passes=1, limit=None, limits=limits)
-        return replace(builder, demonstrations=Demonstrations(pool, self.shots))
+        return replace(builder, pool=pool, shots=self.shots)
 
 
 def make_factory(

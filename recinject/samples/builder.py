@@ -17,7 +17,7 @@ from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, is_among, one_below_another, side_by_side
 from recinject.foundation.randomness import Chance, combine, derive_bits
-from recinject.samples.demonstrations import Demonstrations
+from recinject.samples.demonstrations import draw_demonstrations
 from recinject.samples.encoding import Tokens
 from recinject.samples.sample import SCHEMA, SHUFFLED, Sample
 from recinject.samples.wording import Wording
@@ -54,8 +54,8 @@ class Builder:
             items, and of a completion.
         passes: how many times each sample is drawn, with other chance each time.
         limit: how many samples to make at most; None makes all.
-        demonstrations: the worked examples before each prompt, or None. They alone make a sample
-            depend on other users.
+        pool: gives the worked examples before each prompt, ``shots`` of them; None for none. They
+            alone make a sample depend on other users.
     """
 
     task: Task
@@ -67,7 +67,8 @@ class Builder:
     passes: int
     limit: int | None
     seed: int
-    demonstrations: Demonstrations | None = None
+    pool: Builder | None = None
+    shots: int = 0
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -104,8 +105,9 @@ class Builder:
         wordings = legal[chance.below(len(legal))]
         if self.split == SHUFFLED:
             contexts = contexts.with_history_in(chance.orders(contexts.slots["history"].lengths))
-        shown = self.demonstrations
-        examples = None if shown is None else shown.pieces(users, bits)
+        examples = None
+        if self.pool is not None:
+            examples = draw_demonstrations(self.pool, self.shots, users, bits)
         return self._within_limits(contexts, drawn, wordings, examples)
 
     def table(self, batch: Batch) -> pa.Table:

@@ -35,9 +35,9 @@ def test_a_prompt_begins_with_training_samples_of_others(make, small_split):
     assert {builder.split for builder, _ in found} > {"train", "validation", "test", SHUFFLED}
     for builder, plain in found:
         if builder.split == "train":
-            assert builder.demonstrations is None and rows(builder) == rows(plain)
+            assert builder.pool is None and rows(builder) == rows(plain)
             continue
-        pool = rows(builder.demonstrations.pool)
+        pool = rows(builder.pool)
         known = {row["prompt"] + BETWEEN + row["completion"]: row for row in pool}
         for row, own in zip(rows(builder), rows(plain), strict=True):
             *examples, question = row["prompt"].split(AFTER)
@@ -51,7 +51,7 @@ def test_a_prompt_begins_with_training_samples_of_others(make, small_split):
 def test_the_seed_decides_and_every_other_user_is_drawn(make, small_split):
     def shown(seed):
         builder, _ = pairs(make, small_split, 1, seed=seed)[2]
-        pool = {r["prompt"]: r["user_id"] for r in rows(builder.demonstrations.pool)}
+        pool = {r["prompt"]: r["user_id"] for r in rows(builder.pool)}
         row = rows(builder, [0])[0]
         texts = {text: user for text, user in pool.items() if row["prompt"].startswith(text)}
         return row["prompt"], row["user_id"], max(texts.items())[1]
