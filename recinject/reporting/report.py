@@ -39,14 +39,14 @@ _LINES = 3
 def write_report(inputs: ReportInputs, folder: Path) -> None:
     """Write ``report.html``, ``report.md`` and ``figures/*.png`` into a folder."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    content, panels, drawings = content_of(inputs), _panels(inputs), list(_drawings(inputs))
+    content, panels = content_of(inputs), _panels(inputs)
     files, figures = {}, defaultdict(list)
     for task, own in groupby(panels, key=lambda rows: rows[0].task):
         files[f"metrics_{task}"] = metric_figure(list(own), 2)
     for rows in panels:
         label = f"{rows[0].task}: {wording.metric_label(rows[0].metric)} by recommender"
         figures[rows[0].task].append(to_svg(metric_figure([rows]), label))
-    for drawing in drawings:
+    for drawing in _drawings(inputs):
         files[drawing.name] = drawing.figure
         figures[drawing.section].append(to_svg(drawing.figure, drawing.label))
     for name, figure in files.items():

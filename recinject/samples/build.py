@@ -33,6 +33,10 @@ class SampleFactory:
 
     Attributes:
         wordings: what each task is worded in, by its name.
+        limits: the most tokens of a prompt and of a completion.
+        passes: how many times each training sample is drawn, with other chance each time.
+        limit: how many samples of a task and split to make at most; None makes all.
+        shots: how many worked examples come before each validation and test prompt.
         new_tokens: what the tokenizer was made to read as one token each, users' among them.
     """
 
@@ -114,15 +118,12 @@ def make_factory(
         phrases: phrases that stand in for the templates' own, by slot.
         tokenizer: what the model reads with; None to learn one from the phrases and templates.
         vocab_size: size of a learnt tokenizer.
-        limits: the most tokens of a prompt and of a completion.
-        passes: how many times each training sample is drawn, with other chance each time.
-        limit: how many samples of a task and split to make at most; None makes all.
-        shots: how many worked examples come before each validation and test prompt.
         new_tokens: texts that the tokenizer, given or learnt, is made to read as one token each,
             beyond ``vocab_size``.
         users: how many tokens users share, by a hash, in templates that have the slot ``user``.
-        causal: whether the model is causal, and no encoder-decoder; ``ends``: its end token. See
-            :meth:`~recinject.samples.encoding.Dialect.of_model`.
+
+    What else there is goes to :class:`SampleFactory`, or, ``causal`` and ``ends``, to
+    :meth:`~recinject.samples.encoding.Dialect.of_model`.
     """
     _check_ratings(tasks, split)
     templates = {

@@ -52,8 +52,8 @@ class Builder:
         item_ids: the log's own ids.
         limits: the most tokens of a prompt, which is kept within them by leaving out the oldest
             items, and of a completion.
-        passes: how many times each sample is drawn, with other chance each time.
-        limit: how many samples to make at most; None makes all.
+        passes: how many times each sample is drawn, with other chance each time; ``limit``: how
+            many are made at most.
         pool: gives the worked examples before each prompt, ``shots`` of them; None for none. They
             alone make a sample depend on other users.
     """

@@ -49,7 +49,7 @@ def draw_passes(seed: int, task: str, size: int, count: int) -> NDArray[np.int64
         derive_rng(seed, "mixture", task, number).permutation(size)
         for number in range(-(-count // max(1, size)))
     ]
-    return np.concatenate([np.empty(0, np.int64), *passes])[:count].astype(np.int64)
+    return np.concatenate([np.empty(0, np.int64), *passes])[:count]
 
 
 def mix_tasks(folder: Path, tasks: Iterable[str], rates: Mapping[str, float], seed: int) -> Dataset:
