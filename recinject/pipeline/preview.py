@@ -9,7 +9,7 @@ from recinject.pipeline.prepare import name_all, split_data
 from recinject.pipeline.run import Run, factory_of, given_tokenizer
 from recinject.samples.build import SampleFactory
 from recinject.samples.sample import Sample
-from recinject.samples.tokenizer import count_tokens
+from recinject.samples.tokenizer import encode
 
 
 def fresh_factory(run: Run) -> SampleFactory:
@@ -43,7 +43,6 @@ def preview_samples(
             step = max(1, len(builder) // count)
             for number in range(0, min(len(builder), step * count), step):
                 sample = builder.sample(number)
-                prompt, completion = count_tokens(
-                    factory.tokenizer, [sample.prompt, sample.completion]
-                )
-                yield sample, (int(prompt), int(completion))
+                texts = [sample.prompt, sample.completion]
+                prompt, completion = encode(factory.tokenizer, texts).lengths.tolist()
+                yield sample, (prompt, completion)

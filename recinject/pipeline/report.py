@@ -26,7 +26,8 @@ def report(run: Run) -> None:
         lambda folder: _report(run, folder)
     )
     inputs = gather(run)
-    say(f"\n{headline(inputs.metrics, inputs.comparisons, subject(inputs.model))}\n")
+    said = headline(inputs.metrics, inputs.comparisons, subject(inputs.model))
+    say(f"\n{' '.join(said)}\n")
     say(f"Report: {run.folder('report') / 'report.html'}")
 
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.seeds import SeedComparison
-from recinject.reporting.headline import advantage, main_metric, ordered_tasks
+from recinject.reporting import tables
+from recinject.reporting.headline import difference, main_metric, ordered_tasks
 from recinject.reporting.inputs import ReportInputs
 from recinject.reporting.report import render
-from recinject.reporting.tables import Cell, Table, metric_tables
+from recinject.reporting.tables import Cell, Table
 from recinject.reporting.wording import (
-    SIGNIFICANT,
     count,
-    interval,
     metric_label,
     metric_meanings,
     number,
@@ -27,12 +26,13 @@ from recinject.reporting.wording import seconds as duration
 
 BASE, LONGER, ADDED = "base", "base_longer", "add_"
 _SHOWN = ("hr@10", "ndcg@10", "rmse", "mae")
-# The look of each verdict, and what a sentence makes of it.
-_VERDICTS = {
-    "worse": ("warning", "{} worse"),
-    "better": ("ok", "{} better"),
-    "seeds disagree": ("note", "{} better with some seeds and worse with others"),
-    "not shown to differ": ("note", "{} not shown to differ"),
+_DISAGREE = "seeds disagree"
+# What a sentence makes of each verdict, in its order.
+_PREDICATES = {
+    "worse": "worse",
+    "better": "better",
+    _DISAGREE: "better with some seeds and worse with others",
+    "not shown to differ": "not shown to differ",
 }
 _TASKS = {"bpr": "BPR"}
 _OPENINGS = {
@@ -85,7 +85,6 @@ class AblationInputs:
     """Everything that is said of an ablation.
 
     Attributes:
-        name: its name.
         command: the command line that repeats it.
         seeds: the seeds that each variant was trained with.
         base: what the base's run with the first seed says of itself.
@@ -104,15 +103,16 @@ class AblationInputs:
 
     def compared_with(self, reference: str) -> list[SeedComparison]:
         """Return the comparisons with a reference that are worth a line, the main task's first."""
-        tasks = ordered_tasks(self.comparisons)
-        metrics = list(dict.fromkeys(row.metric for row in self.comparisons))
-        rows = [
+        metrics = dict.fromkeys(row.metric for row in self.comparisons)
+        own = [row for row in self.comparisons if row.reference == reference]
+        return [
             row
-            for row in self.comparisons
-            if row.reference == reference
-            and row.metric in (*_SHOWN, main_metric(row.task, self.comparisons))
+            for task in ordered_tasks(own)
+            for metric in metrics
+            for row in own
+            if (row.task, row.metric) == (task, metric)
+            and metric in (*_SHOWN, main_metric(task, self.comparisons))
         ]
-        return sorted(rows, key=lambda row: (tasks.index(row.task), metrics.index(row.metric)))
 
     @property
     def references(self) -> list[str]:
@@ -133,7 +133,7 @@ def write_ablation_report(inputs: AblationInputs, folder: Path) -> None:
         "headline": sentences(inputs),
         "comparison_tables": [_comparison_table(inputs, name) for name in inputs.references],
         "variant_table": _variant_table(inputs.variants),
-        "metric_tables": metric_tables(inputs.metrics, inputs.base.sampled_candidates),
+        "metric_tables": tables.metric_tables(inputs.metrics, inputs.base.sampled_candidates),
         "meanings": metric_meanings(row.metric for row in inputs.metrics),
         "total_seconds": sum(sum(row.seconds) for row in inputs.variants),
         "notes": _NOTES,
@@ -147,7 +147,8 @@ def write_ablation_report(inputs: AblationInputs, folder: Path) -> None:
 def summary(inputs: AblationInputs) -> Iterator[str]:
     """Yield the lines that say on a terminal what each added task is worth."""
     yield from sentences(inputs)
-    for table in (_comparison_table(inputs, name) for name in inputs.references):
+    for reference in inputs.references:
+        table = _comparison_table(inputs, reference)
         yield f"\n{table.title}:\n"
         lines = [[f"{c.text} {c.aside}".rstrip() for c in row] for row in table.rows]
         columns = list(zip(table.header, *lines, strict=True))
@@ -171,19 +172,16 @@ def sentences(inputs: AblationInputs) -> list[str]:
 
 def verdict(row: SeedComparison) -> str:
     """Say whether a variant is better, worse or neither, by its test and by each of the seeds."""
-    if not row.p_value < SIGNIFICANT:
-        return "not shown to differ"
-    if not row.seeds_agree:
-        return "seeds disagree"
-    return "better" if advantage(row.metric, row.difference) > 0 else "worse"
+    found = tables.verdict(row)
+    return _DISAGREE if found in ("better", "worse") and not row.seeds_agree else found
 
 
 def _found(rows: Sequence[SeedComparison]) -> str:
     parts = []
-    for found, (_, predicate) in _VERDICTS.items():
+    for found, predicate in _PREDICATES.items():
         if own := [row for row in rows if verdict(row) == found]:
-            named = [f"{_added(row.recommender)} ({_difference(row)})" for row in own]
-            parts.append(f"{_listed(named)} {predicate.format('is' if len(own) == 1 else 'are')}")
+            named = [f"{_added(row.recommender)} ({difference(row)})" for row in own]
+            parts.append(f"{_listed(named)} {'is' if len(own) == 1 else 'are'} {predicate}")
     return "; ".join(parts)
 
 
@@ -194,9 +192,9 @@ def _comparison_table(inputs: AblationInputs, reference: str) -> Table:
             Cell(row.task),
             Cell(metric_label(row.metric)),
             Cell(_added(row.recommender)),
-            Cell(verdict(row), kind=_VERDICTS[verdict(row)][0]),
+            Cell(verdict(row), kind=tables.LOOKS.get(verdict(row), "note")),
             Cell(number(values[row.task, row.metric, row.recommender])),
-            Cell(_difference(row)),
+            Cell(difference(row)),
             Cell(p_value(row.p_value).removeprefix("= ")),
             Cell(f"{signed(min(row.by_seed))} to {signed(max(row.by_seed))}"),
             Cell(count(row.n)),
@@ -218,10 +216,6 @@ def _variant_table(variants: Sequence[VariantRow]) -> Table:
         for row in variants
     ]
     return Table("Variants", ["Variant", "Tasks and rates", "Steps", "Mean time"], rows, labels=2)
-
-
-def _difference(row: SeedComparison) -> str:
-    return f"{signed(row.difference)} {interval(row.ci_low, row.ci_high)}".rstrip()
 
 
 def _added(variant: str) -> str:

@@ -24,7 +24,15 @@ _COLUMNS = {
     "candidate_item_ids": "the items to choose from, empty where a task has none",
     "label": "the true rating or class, empty where a task has none",
 }
-_SIZES = {1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M", 1e7: "1M<n<10M"}
+_SIZES = {
+    1e3: "n<1K",
+    1e4: "1K<n<10K",
+    1e5: "10K<n<100K",
+    1e6: "100K<n<1M",
+    1e7: "1M<n<10M",
+    1e8: "10M<n<100M",
+    1e9: "100M<n<1B",
+}
 
 
 def dataset_card(
@@ -41,21 +49,19 @@ def dataset_card(
 
     Args:
         name: the run's name.
-        data: where the log came from and how it was split.
         samples: counts by task and part; each must have its ``<task>/<part>-*.parquet``.
         prompt_versions: the version of the prompt file of each task.
         command: the command line that makes the samples again.
         version: the version of recinject.
-        seed: the seed of all chance in the run.
     """
-    total = sum(row.samples for row in samples)
+    total, configs = sum(row.samples for row in samples), _configurations(samples)
     front = {
         "pretty_name": f"{name} (recinject samples)",
         "language": ["en"],
         "task_categories": ["text-generation"],
         "tags": ["recommendation", "recinject"],
-        "size_categories": [next((s for n, s in _SIZES.items() if total < n), "n>10M")],
-        "configs": _configurations(samples),
+        "size_categories": [next((s for n, s in _SIZES.items() if total < n), "1B<n<10B")],
+        "configs": configs,
     }
     content = {
         "front": _front_matter(front),
@@ -65,6 +71,7 @@ def dataset_card(
         "cleaning_table": cleaning_table(data.cleaning),
         "sample_table": sample_table(samples),
         "tasks": list(dict.fromkeys(row.task for row in samples)),
+        "example": configs[0]["config_name"] if configs else "retrieval",
         "columns": _COLUMNS,
         "prompt_versions": prompt_versions,
         "command": command,
@@ -75,17 +82,11 @@ def dataset_card(
 
 
 def model_card(
-    inputs: ReportInputs,
-    *,
-    prompt_versions: Mapping[str, int | str],
-    base_model: str | None = None,
+    inputs: ReportInputs, *, prompt_versions: Mapping[str, int | str], base_model: str | None = None
 ) -> str:
     """Write the README.md of a trained model's folder; what LoRA learnt is merged into it.
 
-    Args:
-        inputs: what the run's report shows.
-        prompt_versions: the version of the prompt file of each task.
-        base_model: the name on a hub of the model that training started from, if it has one.
+    ``base_model`` is the name on a hub of the model that training started from, if it has one.
     """
     front = {
         "library_name": "transformers",

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
-from recinject.reporting.figures import ACCENT, BASELINE, INK, LINE, QUIET, quieten
+from recinject.reporting.figures import ACCENT, BASELINE, INK, QUIET, finish
 from recinject.reporting.inputs import LANGUAGE_MODEL, CodeGroup, Confusion, ExpertUse, SharePoint
 from recinject.reporting.wording import metric_label, recommender_label
 
@@ -34,16 +34,16 @@ def slice_figure(rows: Sequence[SliceResult]) -> Figure:
     figure = Figure(figsize=(_PANEL[0] * len(kinds), _PANEL[1]), layout="constrained")
     for axes, by in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
         own = [row for row in rows if row.by == by]
-        names = list(dict.fromkeys(row.slice for row in own))
         queries = {row.slice: row.queries for row in own}
+        names = list(queries)
         for turn, name in enumerate(dict.fromkeys(row.recommender for row in own)):
             found = [row for row in own if row.recommender == name and isfinite(row.value)]
             # Side by side, so that no whisker hides another.
             places = [names.index(row.slice) + _ASIDE * turn for row in found]
             _line(axes, places, found, name, turn)
-        _finish(axes, f"{metric_label(rows[0].metric)} by {by}")
-        ticks = [f"{name}\nn = {queries[name]:,}" for name in names]
-        axes.set_xticks(range(len(names)), ticks)
+        finish(axes, f"{metric_label(rows[0].metric)} by {by}", grid=True)
+        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+        axes.set_xticks(range(len(queries)), [f"{k}\nn = {n:,}" for k, n in queries.items()])
     return figure
 
 
@@ -63,7 +63,7 @@ def share_figure(points: Sequence[SharePoint]) -> Figure:
     axes.set_xscale("log")
     shares = sorted({100 * point.share for point in points})
     axes.set_xlabel("share of the training ratings learnt from, %", color=QUIET)
-    _finish(axes, f"{metric_label(points[0].result.metric)} by training data")
+    finish(axes, f"{metric_label(points[0].result.metric)} by training data", grid=True)
     axes.set_xticks(shares, [f"{share:g}" for share in shares])
     axes.minorticks_off()
     axes.legend(frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(1, 1))
@@ -72,10 +72,11 @@ def share_figure(points: Sequence[SharePoint]) -> Figure:
 
 def confusion_figure(confusion: Confusion) -> Figure:
     """Draw which ratings were taken for which: each row's shares, dark where most fell."""
-    counts = np.array(confusion.counts, float)
-    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    counts = np.array(confusion.counts)
+    totals = counts.sum(1)
+    shares = counts / np.maximum(1, totals[:, None])
     names = [f"{value:g}" for value in confusion.values]
-    rows = [f"{name}  (n = {int(n):,})" for name, n in zip(names, counts.sum(1), strict=True)]
+    rows = [f"{name}  (n = {n:,})" for name, n in zip(names, totals, strict=True)]
     figure, axes = _grid(shares, rows, names, "Per cent of each true rating")
     axes.set_xlabel("predicted rating, to the nearest", color=QUIET)
     axes.set_ylabel("true rating", color=QUIET)
@@ -106,9 +107,8 @@ def code_figure(groups: Sequence[CodeGroup]) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 2.6 * max(sum(group.items) for group in groups))
     axes.set_xlabel("items, cut by their second code", color=QUIET)
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=10, integer=True))
-    axes.set_title("The largest groups of items", loc="left", color=INK, fontweight="bold")
-    quieten(axes)
+    finish(axes, "The largest groups of items")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     return figure
 
 
@@ -123,7 +123,7 @@ def _grid(
     axes.pcolormesh(*places, shares, cmap=colours, vmin=0, shading="nearest")
     axes.invert_yaxis()
     for row, column in np.ndindex(*shares.shape):
-        colour = "#ffffff" if shares[row, column] > shares.max() / 2 else "#1d2430"
+        colour = "#ffffff" if shares[row, column] > shares.max() / 2 else INK
         text = f"{100 * shares[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
     axes.set_xticks(places[0], columns)
@@ -135,11 +135,7 @@ def _grid(
 
 
 def _line(
-    axes: Axes,
-    places: Sequence[float],
-    rows: Sequence[MetricResult],
-    name: str,
-    turn: int,
+    axes: Axes, places: Sequence[float], rows: Sequence[MetricResult], name: str, turn: int
 ) -> None:
     values = np.array([row.value for row in rows])
     whiskers = np.array([[r.value - r.ci_low, r.ci_high - r.value] for r in rows]).T.clip(0)
@@ -156,11 +152,3 @@ def _line(
         elinewidth=1,
         label=recommender_label(name),
     )
-
-
-def _finish(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", color=INK, fontweight="bold")
-    quieten(axes)
-    axes.grid(axis="y", color=LINE, linewidth=0.8)
-    axes.tick_params(axis="y", labelcolor=QUIET, labelsize=9)
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8)

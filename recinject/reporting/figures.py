@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from io import BytesIO
-from math import ceil, isfinite
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +34,7 @@ _PANEL_WIDTH = 4.4
 
 
 def metric_figure(panels: Sequence[Sequence[MetricResult]], columns: int = 1) -> Figure:
-    """Draw one panel a metric: horizontal bars, the best on top, with 95 % intervals.
+    """Draw one panel a metric: horizontal bars with 95 % intervals.
 
     Args:
         panels: for each panel the rows of one metric, best first.
@@ -63,42 +63,32 @@ def _draw_metric(axes: Axes, rows: Sequence[MetricResult]) -> None:
     axes.barh(places, values, height=0.68, color=colours)
     axes.errorbar(values, places, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1.1)
     axes.set_yticks(places, [recommender_label(row.recommender) for row in rows])
-    for label, flag in zip(axes.get_yticklabels(), own, strict=True):
-        label.set(color=ACCENT if flag else INK, fontweight="bold" if flag else "normal")
     ends = values + whiskers[1]
     reach = max(float(ends.max()), 1e-9)
-    for place, end, row, flag in zip(places, ends, rows, own, strict=True):
-        weight = "bold" if flag else "normal"
-        spot = (end + 0.02 * reach, place)
-        axes.annotate(number(row.value), spot, va="center", color=INK, fontweight=weight)
+    for place, label in enumerate(axes.get_yticklabels()):
+        weight = "bold" if own[place] else "normal"
+        label.set(color=ACCENT if own[place] else INK, fontweight=weight)
+        text, spot = number(values[place]), (ends[place] + 0.02 * reach, place)
+        axes.annotate(text, spot, va="center", color=INK, fontweight=weight)
     axes.set_xlim(0, 1.2 * reach)
     axes.invert_yaxis()
     metric = rows[0].metric
-    better = " (lower is better)" if metric in LOWER_IS_BETTER else ""
-    axes.set_title(metric_label(metric) + better, loc="left", color=INK, fontweight="bold")
-    quieten(axes)
+    finish(axes, metric_label(metric) + (" (lower is better)" if metric in LOWER_IS_BETTER else ""))
 
 
 def loss_figure(log: Sequence[LossRow]) -> Figure:
     """Draw training and validation loss by step, each named at its end."""
-    figure = Figure(figsize=(8.0, 3.2), layout="constrained")
-    axes = figure.subplots()
-    train = [(r.step, r.loss) for r in log if r.loss is not None and isfinite(r.loss)]
-    validation = [
-        (r.step, r.eval_loss) for r in log if r.eval_loss is not None and isfinite(r.eval_loss)
-    ]
-    if train:
-        axes.plot(*zip(*train, strict=True), color=QUIET, linewidth=1.4, label="training")
-    if validation:
-        points = list(zip(*validation, strict=True))
+    figure, axes = _by_step("Loss a token")
+    steps, training, validation = np.array([(r.step, r.loss, r.eval_loss) for r in log], float).T
+    known = np.isfinite(training)
+    if known.any():
+        axes.plot(steps[known], training[known], color=QUIET, linewidth=1.4, label="training")
+    known = np.isfinite(validation)
+    if known.any():
+        points = steps[known], validation[known]
         axes.plot(*points, "o-", color=ACCENT, linewidth=2, markersize=5, label="validation")
-    axes.set_xlabel("step", color=QUIET)
-    axes.set_title("Loss a token", loc="left", color=INK, fontweight="bold")
-    if train or validation:
+    if axes.lines:
         axes.legend(frameon=False, labelcolor=INK)
-    axes.grid(axis="y", color=LINE, linewidth=0.8)
-    axes.tick_params(axis="y", labelcolor=QUIET, labelsize=9)
-    quieten(axes)
     return figure
 
 
@@ -110,29 +100,35 @@ def scale_figure(log: Sequence[LossRow]) -> Figure:
         if r.clip_share is not None
     ]
     steps, mean, least, share = np.array(rows, float).T
-    figure = Figure(figsize=(8.0, 3.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = _by_step("Scale of a tensor's step")
     axes.plot(steps, mean, color=ACCENT, linewidth=2, label="mean")
     axes.plot(steps, least, color=INK, linewidth=1.2, label="smallest")
     axes.plot(steps, share, "--", color=QUIET, linewidth=1.4, label="share below 1")
     axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel("step", color=QUIET)
-    axes.set_title("Scale of a tensor's step", loc="left", color=INK, fontweight="bold")
     axes.legend(frameon=False, labelcolor=INK)
-    axes.grid(axis="y", color=LINE, linewidth=0.8)
-    axes.tick_params(axis="y", labelcolor=QUIET, labelsize=9)
-    quieten(axes)
     return figure
 
 
-def quieten(axes: Axes) -> None:
-    """Leave of an axes' frame what is needed to read it."""
+def _by_step(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+    axes = figure.subplots()
+    axes.set_xlabel("step", color=QUIET)
+    finish(axes, title, grid=True)
+    return figure, axes
+
+
+def finish(axes: Axes, title: str, *, grid: bool = False) -> None:
+    """Give axes a title, leave of their frame what is needed to read them, and a grid if asked."""
+    axes.set_title(title, loc="left", color=INK, fontweight="bold")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(LINE)
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(axis="x", color=LINE, labelcolor=QUIET, labelsize=9)
     axes.tick_params(axis="y", length=0)
     axes.set_axisbelow(True)
+    if grid:
+        axes.grid(axis="y", color=LINE, linewidth=0.8)
+        axes.tick_params(axis="y", labelcolor=QUIET, labelsize=9)
 
 
 def to_png(figure: Figure, path: Path) -> None:

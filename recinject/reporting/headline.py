@@ -35,8 +35,6 @@ class Standing:
     Without a language model, the best baseline stands in its place.
 
     Attributes:
-        own: the language model's metric.
-        other: the baseline's.
         comparison: the paired test of the two, None when none was made.
         baselines: how many baselines the task had, ``own`` not counted.
     """
@@ -59,10 +57,8 @@ class Standing:
     @property
     def verb(self) -> str:
         """What the language model does to the baseline: beats, ties with, loses to."""
-        if self.gain < 0:
-            return "loses to"
-        if self.gain == 0:
-            return "ties with"
+        if self.gain <= 0:
+            return "loses to" if self.gain < 0 else "ties with"
         return "beats" if self.is_significant else "scores above"
 
     @property
@@ -72,13 +68,17 @@ class Standing:
         if row is None or not isfinite(row.p_value):
             return "no paired test was made"
         doubt = "" if self.is_significant else ", not significant"
-        difference = f"{signed(row.difference)} {interval(row.ci_low, row.ci_high)}".rstrip()
-        return f"paired difference {difference}, p {p_value(row.p_value)}{doubt}"
+        return f"paired difference {difference(row)}, p {p_value(row.p_value)}{doubt}"
 
 
-def advantage(metric: str, difference: float) -> float:
+def advantage(metric: str, gap: float) -> float:
     """Turn a difference so that more is better."""
-    return -difference if metric in LOWER_IS_BETTER else difference
+    return -gap if metric in LOWER_IS_BETTER else gap
+
+
+def difference(row: Comparison) -> str:
+    """Write a paired difference with its interval."""
+    return f"{signed(row.difference)} {interval(row.ci_low, row.ci_high)}".rstrip()
 
 
 def ordered_tasks(rows: Sequence[MetricResult] | Sequence[Comparison]) -> list[str]:
@@ -115,11 +115,7 @@ def standings(
 ) -> list[Standing]:
     """Hold the language model's main metric of a task against each baseline's, best first.
 
-    Args:
-        task: the task.
-        metrics: all metrics of the run.
-        comparisons: all paired tests of the run.
-        first: who stands in the language model's place, where there is none.
+    ``first`` stands in the language model's place, where there is none.
     """
     metric = main_metric(task, metrics)
     rows = ranked(task, metric, metrics)
@@ -140,10 +136,8 @@ def standings(
 
 
 def headline(
-    metrics: Sequence[MetricResult],
-    comparisons: Sequence[Comparison],
-    subject: str | None = "The language model",
-) -> str:
+    metrics: Sequence[MetricResult], comparisons: Sequence[Comparison], subject: str | None
+) -> list[str]:
     """Say where the language model stands against the best baseline and against a simple one.
 
     It speaks of retrieval, else of ranking, else of rating. A loss to any baseline on this
@@ -153,16 +147,11 @@ def headline(
         metrics: all metrics of the run.
         comparisons: language model minus baseline, paired over users; without a language model
             the best baseline minus each other.
-        subject: how to call the language model, at the start of a sentence; None where there is
-            none.
+        subject: how to call the language model, at the start of a sentence; None if there is none.
+
+    Returns:
+        The sentences.
     """
-    return " ".join(sentences(metrics, comparisons, subject))
-
-
-def sentences(
-    metrics: Sequence[MetricResult], comparisons: Sequence[Comparison], subject: str | None
-) -> list[str]:
-    """Return the sentences of :func:`headline`, the one that matters most first."""
     if subject is None:
         return _without_a_model(metrics, comparisons)
     by_task = {task: standings(task, metrics, comparisons) for task in ordered_tasks(metrics)}

@@ -45,9 +45,8 @@ class SampleRow:
 
     Attributes:
         templates: how many wordings they use.
-        mean_prompt_tokens: length in tokens, None where nothing was tokenised yet.
-        max_prompt_tokens: length of the longest prompt in tokens, or None.
-        truncated: how many prompts were cut to the model's length, or None.
+        mean_prompt_tokens: None where nothing was tokenised, the two below likewise.
+        truncated: how many prompts were cut to the model's length.
     """
 
     task: str
@@ -66,8 +65,7 @@ class ModelFacts:
     Attributes:
         name: its name on a hub, or in words what was built.
         adaptation: ``full``, ``LoRA``, or ``not trained (zero-shot)``.
-        trainable: number of trained parameters; 0 means zero-shot.
-        parameters: number of all parameters.
+        trainable: number of trained ``parameters``; 0 means zero-shot.
         causal: whether it is a causal model, and no encoder-decoder.
         rates: whether it has a head that reads ratings.
     """
@@ -101,12 +99,7 @@ class LossRow:
 
 @dataclass(frozen=True)
 class Confusion:
-    """Which ratings were taken for which.
-
-    Attributes:
-        values: the ratings, ascending.
-        counts: how often each, by row, was predicted to the nearest as each, by column.
-    """
+    """How often each of the values, by row, was predicted to the nearest as each, by column."""
 
     values: Sequence[float]
     counts: Sequence[Sequence[int]]
@@ -117,7 +110,6 @@ class ExpertUse:
     """How much of each expert the tasks got in the end.
 
     Attributes:
-        tasks: their names.
         shares: the experts' weights, one row a task.
         by_task: whether a task's samples all get the same.
     """
@@ -155,17 +147,13 @@ class ReportInputs:
     """Everything a report shows.
 
     Attributes:
-        name: the run's name.
-        command: the command line that repeats it, e.g. ``recinject run quickstart``.
+        command: the command line that repeats the run, e.g. ``recinject run quickstart``.
         started: when it began, in words; ``finished`` likewise.
         version: the version of recinject.
-        seed: the seed of all chance in the run.
         durations: seconds by stage, in order.
         model: the language model, None where the baselines were evaluated alone.
         sampled_candidates: how many negatives stand beside the positive in a ranking query.
         confusion: of the ratings that the model, or the best baseline, predicted.
-        shares: what was scored on shares of the training events, where a study was made.
-        experts: how the tasks share experts, where the model has any.
         codes: the largest groups of items by the first code of their identifiers, where these are
             codes.
     """

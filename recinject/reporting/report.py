@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from markupsafe import Markup
 from matplotlib.figure import Figure
 
 from recinject.evaluation.metrics import MetricResult
@@ -24,11 +24,11 @@ from recinject.reporting.curves import (
 from recinject.reporting.figures import loss_figure, metric_figure, scale_figure, to_png, to_svg
 from recinject.reporting.headline import (
     Standing,
+    headline,
     leader,
     main_metric,
     ordered_tasks,
     ranked,
-    sentences,
     standings,
 )
 from recinject.reporting.inputs import LANGUAGE_MODEL, ModelFacts, ReportInputs, SharePoint
@@ -37,20 +37,22 @@ _LINES = 3
 
 
 def write_report(inputs: ReportInputs, folder: Path) -> None:
-    """Write ``report.html``, ``report.md`` and ``figures/*.png`` into a folder.
-
-    Args:
-        inputs: everything the report shows.
-        folder: where to write; made when absent.
-    """
-    drawings = folder / "figures"
-    drawings.mkdir(parents=True, exist_ok=True)
-    content = content_of(inputs)
-    figures = _png_figures(inputs)
-    for name, figure in figures.items():
-        to_png(figure, drawings / f"{name}.png")
-    page = render("report.html.j2", content | {"figures": _svg_figures(inputs)})
-    text = render("report.md.j2", content | {"figures": list(figures)})
+    """Write ``report.html``, ``report.md`` and ``figures/*.png`` into a folder."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    content, panels = content_of(inputs), _panels(inputs)
+    files, figures = {}, defaultdict(list)
+    for task, own in groupby(panels, key=lambda rows: rows[0].task):
+        files[f"metrics_{task}"] = metric_figure(list(own), 2)
+    for rows in panels:
+        label = f"{rows[0].task}: {wording.metric_label(rows[0].metric)} by recommender"
+        figures[rows[0].task].append(to_svg(metric_figure([rows]), label))
+    for drawing in _drawings(inputs):
+        files[drawing.name] = drawing.figure
+        figures[drawing.section].append(to_svg(drawing.figure, drawing.label))
+    for name, figure in files.items():
+        to_png(figure, folder / "figures" / f"{name}.png")
+    page = render("report.html.j2", content | {"figures": figures})
+    text = render("report.md.j2", content | {"figures": list(files)})
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "report.md").write_text(text, encoding="utf-8")
 
@@ -90,10 +92,9 @@ def subject(model: ModelFacts | None) -> str | None:
 
 def content_of(inputs: ReportInputs) -> dict[str, Any]:
     """Work out what the report and the model card say: sentences, tables and totals."""
-    verdicts = [row.verdict for row in inputs.audit]
     return {
         "run": inputs,
-        "headline": sentences(inputs.metrics, inputs.comparisons, subject(inputs.model)),
+        "headline": headline(inputs.metrics, inputs.comparisons, subject(inputs.model)),
         "standings": _standings(inputs),
         "metric_tables": tables.metric_tables(inputs.metrics, inputs.sampled_candidates),
         "meanings": wording.metric_meanings(row.metric for row in inputs.metrics),
@@ -106,7 +107,7 @@ def content_of(inputs: ReportInputs) -> dict[str, Any]:
         "time_note": wording.time_note(inputs.data.tie_rate, inputs.data.future_share),
         "comparison_note": wording.comparison_note(inputs.model is not None),
         "not_assessed": wording.NOT_ASSESSED,
-        "warnings": verdicts.count("warning"),
+        "warnings": sum(row.verdict == "warning" for row in inputs.audit),
         "total_samples": sum(row.samples for row in inputs.samples),
         "total_seconds": sum(inputs.durations.values()),
     }
@@ -117,11 +118,12 @@ def _standings(inputs: ReportInputs) -> list[tuple[str, Standing]]:
 
     Where there is no language model, the best baseline stands against the second.
     """
-    metrics, found = inputs.metrics, {}
+    found, metrics = [], inputs.metrics
     for task in ordered_tasks(metrics):
         first = LANGUAGE_MODEL if inputs.model else leader(task, metrics)
-        found[task] = standings(task, metrics, inputs.comparisons, first)
-    return [(task, order[0]) for task, order in found.items() if order]
+        if order := standings(task, metrics, inputs.comparisons, first):
+            found.append((task, order[0]))
+    return found
 
 
 def _panels(inputs: ReportInputs) -> list[list[MetricResult]]:
@@ -135,21 +137,16 @@ def _panels(inputs: ReportInputs) -> list[list[MetricResult]]:
 
 def _sliced(inputs: ReportInputs) -> dict[str, list[SliceResult]]:
     """Return what is drawn of each task's slices: the model and the best of the others."""
-    found: dict[str, list[SliceResult]] = {}
+    found = {}
     for task in ordered_tasks(inputs.metrics):
-        best = [
-            r.recommender for r in ranked(task, main_metric(task, inputs.metrics), inputs.metrics)
-        ]
-        own = [name for name in best if name == LANGUAGE_MODEL]
-        others = [name for name in best if not name.startswith(LANGUAGE_MODEL)][:_LINES]
-        rows = [
-            row
-            for name in (*own, *others)
-            for row in inputs.slices
-            if (row.task, row.recommender) == (task, name)
-        ]
+        order = ranked(task, main_metric(task, inputs.metrics), inputs.metrics)
+        names = [row.recommender for row in order]
+        own = [name for name in names if name == LANGUAGE_MODEL]
+        others = [name for name in names if not name.startswith(LANGUAGE_MODEL)]
+        shown = [*own, *others[:_LINES]]
+        rows = [row for row in inputs.slices if row.task == task and row.recommender in shown]
         if rows:
-            found[task] = rows
+            found[task] = sorted(rows, key=lambda row: shown.index(row.recommender))
     return found
 
 
@@ -163,42 +160,33 @@ def _studied(inputs: ReportInputs) -> dict[str, list[SharePoint]]:
     }
 
 
-def _png_figures(inputs: ReportInputs) -> dict[str, Figure]:
-    by_task = groupby(_panels(inputs), key=lambda rows: rows[0].task)
-    figures = {f"metrics_{task}": metric_figure(list(panels), 2) for task, panels in by_task}
-    figures |= {f"slices_{task}": slice_figure(rows) for task, rows in _sliced(inputs).items()}
-    figures |= {f"shares_{task}": share_figure(rows) for task, rows in _studied(inputs).items()}
-    if inputs.confusion and "metrics_rating" in figures:
-        figures["confusion"] = confusion_figure(inputs.confusion)
-    if inputs.training:
-        figures["loss"] = loss_figure(inputs.training)
-    if inputs.scaled:
-        figures["scales"] = scale_figure(inputs.training)
-    if inputs.training and inputs.experts:
-        figures["experts"] = expert_figure(inputs.experts)
-    if inputs.codes:
-        figures["codes"] = code_figure(inputs.codes)
-    return figures
+class _Drawing(NamedTuple):
+    """A figure, the section of the page that it stands in, what it shows, and its file's name."""
+
+    section: str
+    label: str
+    name: str
+    figure: Figure
 
 
-def _svg_figures(inputs: ReportInputs) -> dict[str, list[Markup]]:
-    figures: dict[str, list[Markup]] = {}
-    for rows in _panels(inputs):
-        label = f"{rows[0].task}: {wording.metric_label(rows[0].metric)} by recommender"
-        figures.setdefault(rows[0].task, []).append(to_svg(metric_figure([rows]), label))
-    for task, sliced in _sliced(inputs).items():
-        figures[task].append(to_svg(slice_figure(sliced), f"{task}: by slice of the queries"))
+def _drawings(inputs: ReportInputs) -> Iterator[_Drawing]:
+    """Yield what page and files show alike; metrics stand alone in the page, together in files."""
+    for task, rows in _sliced(inputs).items():
+        label = f"{task}: by slice of the queries"
+        yield _Drawing(task, label, f"slices_{task}", slice_figure(rows))
     for task, points in _studied(inputs).items():
         label = f"{task}: by share of the training events"
-        figures.setdefault("shares", []).append(to_svg(share_figure(points), label))
-    if inputs.confusion and "rating" in figures:
-        figures["rating"].append(to_svg(confusion_figure(inputs.confusion), "Ratings confused"))
+        yield _Drawing("shares", label, f"shares_{task}", share_figure(points))
+    if inputs.confusion and any(rows[0].task == "rating" for rows in _panels(inputs)):
+        figure = confusion_figure(inputs.confusion)
+        yield _Drawing("rating", "Ratings confused", "confusion", figure)
     if inputs.training:
-        figures["training"] = [to_svg(loss_figure(inputs.training), "Loss by training step")]
+        figure = loss_figure(inputs.training)
+        yield _Drawing("training", "Loss by training step", "loss", figure)
     if inputs.scaled:
-        figures["training"] += [to_svg(scale_figure(inputs.training), "Scale by training step")]
+        figure = scale_figure(inputs.training)
+        yield _Drawing("training", "Scale by training step", "scales", figure)
     if inputs.training and inputs.experts:
-        figures["training"] += [to_svg(expert_figure(inputs.experts), "Experts by task")]
+        yield _Drawing("training", "Experts by task", "experts", expert_figure(inputs.experts))
     if inputs.codes:
-        figures["codes"] = [to_svg(code_figure(inputs.codes), "Items by first code")]
-    return figures
+        yield _Drawing("codes", "Items by first code", "codes", code_figure(inputs.codes))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
@@ -27,15 +28,16 @@ from recinject.reporting.wording import (
     task_meaning,
 )
 
-_VERDICTS = ("warning", "note", "ok")
+_GRAVITY = {"warning": 0, "note": 1, "ok": 2}
+# The look of what is said of a comparison.
+LOOKS = {"worse": "warning", "better": "ok", "not shown to differ": "note"}
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell: its text, what stands smaller beside it, and whether it stands out.
+    """One cell.
 
     Attributes:
-        text: the main text.
         aside: a second, quieter text, such as an interval.
         is_best: whether it is the best of its column.
         kind: a name for the look of it: ``own`` for the language model, or a verdict.
@@ -77,78 +79,62 @@ def metric_tables(metrics: Sequence[MetricResult], sampled_candidates: int) -> l
 
 def _metric_table(task: str, metrics: Sequence[MetricResult], sampled_candidates: int) -> Table:
     own = [row for row in metrics if row.task == task]
-    names = list(dict.fromkeys(row.metric for row in own))
+    columns = {row.metric: metric_label(row.metric) for row in own}
+    leaders = ranked(task, main_metric(task, own), own)
+    names = dict.fromkeys(row.recommender for row in (*leaders, *own))
+    note = f"n = {counts(row.n for row in own)} users. {task_meaning(task, sampled_candidates)}"
     values = {(row.recommender, row.metric): row for row in own}
-    best = {name: order[0].value for name in names if (order := ranked(task, name, own))}
-    leaders = [row.recommender for row in ranked(task, main_metric(task, own), own)]
-    rows = []
-    for recommender in dict.fromkeys([*leaders, *(row.recommender for row in own)]):
-        kind = "own" if recommender == LANGUAGE_MODEL else ""
-        cells = [_metric_cell(values.get((recommender, name)), best.get(name)) for name in names]
-        rows.append([Cell(recommender_label(recommender), kind=kind), *cells])
-    n = counts(row.n for row in own)
-    note = f"n = {n} users. {task_meaning(task, sampled_candidates)}".rstrip()
-    return Table(task.capitalize(), ["Recommender", *map(metric_label, names)], rows, note=note)
+    return _value_table(task.capitalize(), names, columns, values, note.rstrip())
 
 
 def slice_tables(slices: Sequence[SliceResult]) -> list[Table]:
     """Make one table a task and way of slicing: recommenders by slices of the queries."""
-    kinds = dict.fromkeys((row.task, row.metric, row.by) for row in slices)
-    return [
-        _slice_table(f"{metric_label(metric)} of {task} by {by}", rows)
-        for task, metric, by in kinds
-        for rows in [[r for r in slices if (r.task, r.metric, r.by) == (task, metric, by)]]
-    ]
-
-
-def _slice_table(title: str, slices: Sequence[SliceResult]) -> Table:
-    queries = {row.slice: row.queries for row in slices}
-    values = {(row.recommender, row.slice): row for row in slices}
-    best = {
-        name: ranked(rows[0].task, rows[0].metric, rows)[0].value
-        for name in queries
-        for rows in [[row for row in slices if row.slice == name]]
-    }
-    rows = [
-        [
-            Cell(recommender_label(name), kind="own" if name == LANGUAGE_MODEL else ""),
-            *(_metric_cell(values.get((name, each)), best[each]) for each in queries),
-        ]
-        for name in dict.fromkeys(row.recommender for row in slices)
-    ]
-    header = ["Recommender", *(f"{name} (n = {count(n)})" for name, n in queries.items())]
-    return Table(title, header, rows)
+    tables = []
+    for task, metric, by in dict.fromkeys((row.task, row.metric, row.by) for row in slices):
+        own = [row for row in slices if (row.task, row.metric, row.by) == (task, metric, by)]
+        columns = {row.slice: f"{row.slice} (n = {count(row.queries)})" for row in own}
+        values = {(row.recommender, row.slice): row for row in own}
+        names = dict.fromkeys(row.recommender for row in own)
+        title = f"{metric_label(metric)} of {task} by {by}"
+        tables.append(_value_table(title, names, columns, values))
+    return tables
 
 
 def share_tables(points: Sequence[SharePoint]) -> list[Table]:
     """Make one table a task: its main metric by recommender and share of the training events."""
-    results = [point.result for point in points]
-    return [
-        _share_table(task, points, main_metric(task, results)) for task in ordered_tasks(results)
-    ]
+    results, tables = [point.result for point in points], []
+    for task in ordered_tasks(results):
+        metric = main_metric(task, results)
+        own = [p for p in points if (p.result.task, p.result.metric) == (task, metric)]
+        columns = {share: f"{100 * share:g} %" for share in sorted({p.share for p in own})}
+        values = {(p.result.recommender, p.share): p.result for p in own}
+        leaders = ranked(task, metric, [p.result for p in own if p.share == 1])
+        names = [row.recommender for row in leaders]
+        title = f"{metric_label(metric)} of {task} by training data"
+        tables.append(_value_table(title, names, columns, values))
+    return tables
 
 
-def _share_table(task: str, points: Sequence[SharePoint], metric: str) -> Table:
-    own = [p for p in points if (p.result.task, p.result.metric) == (task, metric)]
-    values = {(point.result.recommender, point.share): point.result for point in own}
-    shares = sorted({point.share for point in own})
-    best = {
-        share: ranked(task, metric, [p.result for p in own if p.share == share])[0].value
-        for share in shares
-    }
-    names = [r.recommender for r in ranked(task, metric, [p.result for p in own if p.share == 1])]
-    rows = [
-        [
-            Cell(recommender_label(name), kind="own" if name == LANGUAGE_MODEL else ""),
-            *(_metric_cell(values.get((name, share)), best[share]) for share in shares),
-        ]
-        for name in names
-    ]
-    header = ["Recommender", *(f"{100 * share:g} %" for share in shares)]
-    return Table(f"{metric_label(metric)} of {task} by training data", header, rows)
+def _value_table(
+    title: str,
+    names: Iterable[str],
+    columns: Mapping[Any, str],
+    values: Mapping[tuple[str, Any], MetricResult],
+    note: str = "",
+) -> Table:
+    """Make a table of recommenders by what tells their values apart, each column's best bold."""
+    best = {}
+    for key in columns:
+        own = [row for (_, column), row in values.items() if column == key]
+        best[key] = next((r.value for r in ranked(own[0].task, own[0].metric, own)), None)
+    rows = []
+    for name in names:
+        first = Cell(recommender_label(name), kind="own" if name == LANGUAGE_MODEL else "")
+        rows.append([first, *(_value_cell(values.get((name, key)), best[key]) for key in columns)])
+    return Table(title, ["Recommender", *columns.values()], rows, note=note)
 
 
-def _metric_cell(row: MetricResult | None, best: float | None) -> Cell:
+def _value_cell(row: MetricResult | None, best: float | None) -> Cell:
     if row is None:
         return Cell(DASH)
     return Cell(number(row.value), interval(row.ci_low, row.ci_high), row.value == best)
@@ -174,7 +160,7 @@ def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
             Cell(metric_label(row.metric)),
             *([Cell(recommender_label(row.recommender))] if named else []),
             Cell(recommender_label(row.reference)),
-            _verdict(row),
+            Cell(verdict(row), kind=LOOKS[verdict(row)]),
             Cell(signed(row.difference), interval(row.ci_low, row.ci_high)),
             Cell(p_value(row.p_value).removeprefix("= ")),
             Cell(count(row.n)),
@@ -186,11 +172,11 @@ def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
     return Table(title, header, rows, labels=len(header) - 3)
 
 
-def _verdict(row: Comparison) -> Cell:
+def verdict(row: Comparison) -> str:
+    """Say whether who is compared is better, worse or neither, by the paired test."""
     if not row.p_value < SIGNIFICANT:
-        return Cell("not shown to differ", kind="note")
-    better = advantage(row.metric, row.difference) > 0
-    return Cell("better", kind="ok") if better else Cell("worse", kind="warning")
+        return "not shown to differ"
+    return "better" if advantage(row.metric, row.difference) > 0 else "worse"
 
 
 def cleaning_table(steps: Sequence[CleaningStep]) -> Table:
@@ -204,27 +190,21 @@ def cleaning_table(steps: Sequence[CleaningStep]) -> Table:
 
 def sample_table(samples: Sequence[SampleRow]) -> Table:
     """Make the table of samples by task and part; token columns only where tokens were counted."""
-    counted = any(row.mean_prompt_tokens is not None for row in samples)
-    header = ["Task", "Part", "Samples", "Templates"]
-    tokens = ["Mean tokens", "Longest", "Cut off"] if counted else []
-    return Table("Samples", header + tokens, [_sample_row(s, counted) for s in samples], labels=2)
-
-
-def _sample_row(row: SampleRow, counted: bool) -> list[Cell]:
-    cells = [Cell(row.task), Cell(row.split), Cell(count(row.samples)), Cell(count(row.templates))]
-    if counted:
+    header, rows = ["Task", "Part", "Samples", "Templates"], []
+    for row in samples:
         mean = None if row.mean_prompt_tokens is None else round(row.mean_prompt_tokens)
-        cells += [Cell(count(n)) for n in (mean, row.max_prompt_tokens, row.truncated)]
-    return cells
+        numbers = (row.samples, row.templates, mean, row.max_prompt_tokens, row.truncated)
+        rows.append([Cell(row.task), Cell(row.split), *(Cell(count(n)) for n in numbers)])
+    if all(row.mean_prompt_tokens is None for row in samples):
+        return Table("Samples", header, [row[: len(header)] for row in rows], labels=2)
+    return Table("Samples", [*header, "Mean tokens", "Longest", "Cut off"], rows, labels=2)
 
 
 def audit_table(audit: Sequence[Finding]) -> Table:
     """Make the table of the audit's findings, the gravest first."""
-    known = [row for verdict in _VERDICTS for row in audit if row.verdict == verdict]
-    others = [row for row in audit if row.verdict not in _VERDICTS]
     rows = [
         [Cell(r.verdict, kind=r.verdict), Cell(r.check), Cell(_plain(r.value)), Cell(r.explanation)]
-        for r in others + known
+        for r in sorted(audit, key=lambda row: _GRAVITY.get(row.verdict, -1))
     ]
     return Table("Audit", ["Verdict", "Check", "Value", "What it means"], rows, labels=4)
 

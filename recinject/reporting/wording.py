@@ -186,10 +186,10 @@ def seconds(value: float) -> str:
     """Write a duration.
 
     Examples:
-        >>> seconds(4.21), seconds(125), seconds(7500)
-        ('4.2 s', '2 min 5 s', '2 h 5 min')
+        >>> seconds(4.21), seconds(59.96), seconds(125), seconds(7500)
+        ('4.2 s', '1 min 0 s', '2 min 5 s', '2 h 5 min')
     """
-    if value < 60:
+    if round(value, 1) < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

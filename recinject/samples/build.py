@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -15,12 +15,11 @@ from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.table import ITEM_TOKEN
 from recinject.identifiers.users import name_users, user_tokens
 from recinject.samples.builder import Builder
-from recinject.samples.demonstrations import Demonstrations
 from recinject.samples.encoding import Dialect
 from recinject.samples.sample import REWORDED, SHUFFLED
 from recinject.samples.store import Forms, write_samples
 from recinject.samples.tokenizer import add_tokens, train_tokenizer
-from recinject.samples.wording import Wording
+from recinject.samples.wording import Wording, make_wordings
 from recinject.tasks.task import Task
 from recinject.templating.context import SlotKind
 from recinject.templating.library import TaskTemplates, load_templates
@@ -30,20 +29,15 @@ from recinject.templating.pieces import number_text
 
 @dataclass(frozen=True, eq=False)
 class SampleFactory:
-    """All tasks of a run, ready to give any sample.
+    """All tasks of a run, ready to give any sample; see :func:`make_factory`.
 
     Attributes:
-        tasks: the samplers.
         wordings: what each task is worded in, by its name.
-        split: the one split of the run.
-        catalog: the items.
-        tokenizer: what the model reads with.
         limits: the most tokens of a prompt and of a completion.
         passes: how many times each training sample is drawn, with other chance each time.
         limit: how many samples of a task and split to make at most; None makes all.
-        seed: the run's seed.
         shots: how many worked examples come before each validation and test prompt.
-        new_tokens: what the tokenizer was made to read as one token each.
+        new_tokens: what the tokenizer was made to read as one token each, users' among them.
     """
 
     tasks: Sequence[Task]
@@ -55,8 +49,8 @@ class SampleFactory:
     passes: int
     limit: int | None
     seed: int
-    shots: int = 0
-    new_tokens: Sequence[str] = ()
+    shots: int
+    new_tokens: Sequence[str]
 
     def builders(self) -> Iterator[Builder]:
         """Yield the builder of every task and split, one part of the split after another."""
@@ -64,16 +58,15 @@ class SampleFactory:
             view = self.split.view(part)
             for task in self.tasks:
                 if part in task.parts:
-                    yield self._builder(task, view, part.label)
-                    if part is Part.TEST:
-                        for split in self.variants(task):
-                            yield self._builder(task, view, split)
+                    variants = self.variants(task) if part is Part.TEST else []
+                    for split in (part.label, *variants):
+                        yield self._builder(task, view, split)
 
     def variants(self, task: Task) -> list[str]:
         """Return the splits that ask a task's test in another way."""
         plain = task.slots["history"] in (SlotKind.ITEMS, SlotKind.RATED)
-        held_out = bool(self.wordings[task.name].templates.held_out)
-        return [REWORDED] * held_out + [SHUFFLED] * plain
+        held_out = self.wordings[task.name].numbers(REWORDED)
+        return [REWORDED] * len(held_out) + [SHUFFLED] * plain
 
     def _builder(self, task: Task, view: View, split: str) -> Builder:
         builder = Builder(
@@ -89,9 +82,11 @@ class SampleFactory:
         )
         if view.part is Part.TRAIN or not self.shots:
             return builder
+        # Every example, and the question, has its share of the prompt's limit.
+        limits = self.limits[0] // (self.shots + 1), self.limits[1]
         training = self.split.view(Part.TRAIN)
-        shown = Demonstrations.before(builder, training, self.shots)
-        return replace(builder, demonstrations=shown)
+        pool = replace(builder, view=training, passes=1, limit=None, limits=limits)
+        return replace(builder, pool=pool, shots=self.shots)
 
 
 def make_factory(
@@ -118,49 +113,35 @@ def make_factory(
 
     Args:
         tasks: the samplers; those that need ratings are refused where the log has none.
-        split: the one split of the run.
-        catalog: the items.
         identifiers: the identifier of each item.
         prompts: the user's own folder of templates, or None.
         phrases: phrases that stand in for the templates' own, by slot.
         tokenizer: what the model reads with; None to learn one from the phrases and templates.
         vocab_size: size of a learnt tokenizer.
-        limits: the most tokens of a prompt and of a completion.
-        seed: the run's seed.
-        passes: how many times each training sample is drawn, with other chance each time.
-        limit: how many samples of a task and split to make at most; None makes all.
-        shots: how many worked examples come before each validation and test prompt.
         new_tokens: texts that the tokenizer, given or learnt, is made to read as one token each,
             beyond ``vocab_size``.
-        users: how many tokens users share, by a hash, in templates that have the slot ``user``;
-            they are new tokens too. The last user of all is one whom the log does not have.
-        causal: whether the model that reads the samples is causal, and no encoder-decoder.
-        ends: its end token; see :meth:`~recinject.samples.encoding.Dialect.of_model`.
+        users: how many tokens users share, by a hash, in templates that have the slot ``user``.
+
+    What else there is goes to :class:`SampleFactory`, or, ``causal`` and ``ends``, to
+    :meth:`~recinject.samples.encoding.Dialect.of_model`.
     """
-    for task in tasks:
-        _check_ratings(task, split)
+    _check_ratings(tasks, split)
     templates = {
         task.name: load_templates(task.name, task.slots, prompts, phrases) for task in tasks
     }
+    named_users = _name_users(templates.values(), split, users, seed)
     book = Phrasebook(catalog, identifiers)
-    written = {name: found.write_items(book) for name, found in templates.items()}
-    tokenizer = tokenizer or train_tokenizer(
-        _vocabulary(templates.values(), written.values(), rating_labels(split)), vocab_size
-    )
-    named_users: list[str] = []
-    if _uses_users(templates.values(), users) and users:
-        new_tokens = [*new_tokens, *user_tokens(users)]
-        named_users = name_users([*split.interactions.user_ids, ""], users, seed)
+    if tokenizer is None:
+        texts = _vocabulary(templates.values(), book, rating_labels(split))
+        tokenizer = train_tokenizer(texts, vocab_size)
+    new_tokens = [*new_tokens, *user_tokens(users or 0)]
     add_tokens(tokenizer, new_tokens)
     given = split.interactions.ratings
     ratings = np.empty(0) if given is None else np.unique(given)
     dialect = Dialect.of_model(tokenizer, causal, ends)
-    wordings = Wording.make_all(
-        list(templates.values()), list(written.values()), ratings, dialect, named_users
-    )
-    named = dict(zip(templates, wordings, strict=True))
+    wordings = make_wordings(templates, book, ratings, dialect, named_users)
     return SampleFactory(
-        tasks, named, split, catalog, tokenizer, limits, passes, limit, seed, shots, new_tokens
+        tasks, wordings, split, catalog, tokenizer, limits, passes, limit, seed, shots, new_tokens
     )
 
 
@@ -170,8 +151,14 @@ def rating_labels(split: Split) -> list[float]:
     return [] if ratings is None else [float(value) for value in np.unique(ratings)]
 
 
-def _uses_users(templates: Iterable[TaskTemplates], count: int | None) -> bool:
-    """Say whether a template names users; an error where it has no tokens, or these no template."""
+def _name_users(
+    templates: Iterable[TaskTemplates], split: Split, count: int | None, seed: int
+) -> list[str]:
+    """Return the token of each user, and last that of a stranger; none where no template has any.
+
+    Raises:
+        RecinjectError: a template names users and there are no tokens, or the other way round.
+    """
     naming = [found for found in templates if found.names_users]
     if naming and not count:
         raise RecinjectError(
@@ -183,29 +170,27 @@ def _uses_users(templates: Iterable[TaskTemplates], count: int | None) -> bool:
             f"samples.user_tokens={count}: no template has the slot user",
             hint="write {{ user }} into one, as in samples.prompts=prompts/tiger_users",
         )
-    return bool(naming)
+    return name_users([*split.interactions.user_ids, ""], count, seed) if count else []
 
 
-def _check_ratings(task: Task, split: Split) -> None:
-    if task.needs_ratings and split.interactions.ratings is None:
-        raise RecinjectError(
-            f"samples.tasks: the task {task.name} needs ratings, and the log has none",
-            hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or name the "
-            "column with data.columns.rating=COLUMN",
-        )
+def _check_ratings(tasks: Iterable[Task], split: Split) -> None:
+    for task in tasks:
+        if task.needs_ratings and split.interactions.ratings is None:
+            raise RecinjectError(
+                f"samples.tasks: the task {task.name} needs ratings, and the log has none",
+                hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or name the "
+                "column with data.columns.rating=COLUMN",
+            )
 
 
 def _vocabulary(
-    templates: Iterable[TaskTemplates],
-    written: Iterable[Mapping[str, Sequence[str]]],
-    ratings: Iterable[float],
+    templates: Collection[TaskTemplates], book: Phrasebook, ratings: Iterable[float]
 ) -> Iterator[str]:
     """Yield every text that prompts are made of, once."""
     yield from (template.source for found in templates for template in found.templates)
+    written = (texts for found in templates for texts in found.write_items(book).values())
     # Item tokens are one piece each already: their letters are not worth learning.
-    yield from dict.fromkeys(
-        ITEM_TOKEN.sub("", text) for slots in written for texts in slots.values() for text in texts
-    )
+    yield from dict.fromkeys(ITEM_TOKEN.sub("", text) for texts in written for text in texts)
     yield from map(number_text, ratings)
 
 
@@ -217,17 +202,16 @@ def build_samples(
     Tokens are written of the splits that training reads, whatever ``forms`` says of the others.
 
     Returns:
-        One row a task and split: its name, its number of samples, its wordings, and what
-        tokenisation did to it.
+        One row a task and split: its number of samples, its wordings, and what tokenisation did.
     """
     factory.tokenizer.save(str(folder / "tokenizer.json"))
     rows: list[dict[str, object]] = []
     for builder in factory.builders():
-        task_folder = folder / builder.task.name
-        task_folder.mkdir(exist_ok=True)
+        own = folder / builder.task.name
+        own.mkdir(exist_ok=True)
         is_read = builder.split in (Part.TRAIN.label, Part.VALIDATION.label)
-        own = replace(forms, tokens=forms.tokens and is_read)
-        facts = write_samples(builder, task_folder, own, workers=workers)
+        asked = replace(forms, tokens=forms.tokens and is_read)
+        facts = write_samples(builder, own, asked, workers=workers)
         templates = builder.wording.templates.templates
         rows.append(
             {

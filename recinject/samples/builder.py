@@ -17,7 +17,7 @@ from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, is_among, one_below_another, side_by_side
 from recinject.foundation.randomness import Chance, combine, derive_bits
-from recinject.samples.demonstrations import Demonstrations
+from recinject.samples.demonstrations import draw_demonstrations
 from recinject.samples.encoding import Tokens
 from recinject.samples.sample import SCHEMA, SHUFFLED, Sample
 from recinject.samples.wording import Wording
@@ -33,8 +33,7 @@ class Batch:
         contexts: what the sampler chose.
         indices: which of its user's samples each is, shape (n,).
         wordings: which of the task's templates each is written in, shape (n,).
-        prompts: the numbers of the prompts' pieces.
-        completions: the same of the completions.
+        prompts: the numbers of the prompts' pieces; ``completions`` likewise.
     """
 
     contexts: Contexts
@@ -49,18 +48,14 @@ class Builder:
     """Makes the samples of one task in one view; a sample is a pure function of its key.
 
     Attributes:
-        task: the sampler.
-        wording: the templates and phrases.
-        view: the events in sight.
         split: the name of the split: the view's part, ``reworded`` or ``shuffled``.
         item_ids: the log's own ids.
         limits: the most tokens of a prompt, which is kept within them by leaving out the oldest
             items, and of a completion.
-        passes: how many times each sample is drawn, with other chance each time.
-        limit: how many samples to make at most; None makes all.
-        seed: the run's seed.
-        demonstrations: the worked examples before each prompt, or None. They alone make a sample
-            depend on other users.
+        passes: how many times each sample is drawn, with other chance each time; ``limit``: how
+            many are made at most.
+        pool: gives the worked examples before each prompt, ``shots`` of them; None for none. They
+            alone make a sample depend on other users.
     """
 
     task: Task
@@ -72,7 +67,8 @@ class Builder:
     passes: int
     limit: int | None
     seed: int
-    demonstrations: Demonstrations | None = None
+    pool: Builder | None = None
+    shots: int = 0
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -100,17 +96,18 @@ class Builder:
         users = np.searchsorted(self.offsets, places, side="right") - 1
         indices = places - self.offsets[users]
         drawn = indices + passes * self._counts[users]
-        keys = combine(self._bits(users), drawn)
-        chance = Chance(keys)
-        words = self.wording.item_words
-        contexts = self.task.sample(self.view, Keys(users, indices, chance), words)
+        bits = combine(self._bits(users), drawn)
+        chance = Chance(bits)
+        keys = Keys(users, indices, chance)
+        contexts = self.task.sample(self.view, keys, self.wording.item_words)
         self._refuse_leak(contexts)
         legal = np.array(self.wording.numbers(self.split))
         wordings = legal[chance.below(len(legal))]
         if self.split == SHUFFLED:
             contexts = contexts.with_history_in(chance.orders(contexts.slots["history"].lengths))
-        shown = self.demonstrations
-        examples = None if shown is None else shown.pieces(users, keys)
+        examples = None
+        if self.pool is not None:
+            examples = draw_demonstrations(self.pool, self.shots, users, bits)
         return self._within_limits(contexts, drawn, wordings, examples)
 
     def table(self, batch: Batch) -> pa.Table:
@@ -119,12 +116,9 @@ class Builder:
         n, users = len(contexts), self._user_ids.take(pa.array(contexts.users))
         prefix = pa.scalar(f"{self.task.name}/{self.split}")
         indices = pa.array(batch.indices).cast(pa.string())
-        templates = pa.array([template.name for template in self.wording.bound])
-        targets, candidates = contexts.targets, contexts.slots.get("candidates")
-        labels = contexts.labels
-        nothing = {field.name: pa.nulls(n, field.type) for field in SCHEMA}
-        columns = {
-            **nothing,
+        templates = pa.array([template.name for template in self.wording.templates.templates])
+        columns = {field.name: pa.nulls(n, field.type) for field in SCHEMA}
+        columns |= {
             "sample_id": pc.binary_join_element_wise(prefix, users, indices, "/"),
             "task": pa.repeat(self.task.name, n),
             "template": templates.take(pa.array(batch.wordings)),
@@ -133,15 +127,15 @@ class Builder:
             "prompt": pieces.write(batch.prompts),
             "completion": pieces.write(batch.completions),
         }
-        if targets is not None:
-            columns["target_item_id"] = self._item_ids.take(pa.array(targets))
-        if candidates is not None:
+        if contexts.targets is not None:
+            columns["target_item_id"] = self._item_ids.take(pa.array(contexts.targets))
+        if (candidates := contexts.slots.get("candidates")) is not None:
             ids = self._item_ids.take(pa.array(candidates.values))
             offsets = pa.array(candidates.offsets, pa.int32())
             columns["candidate_item_ids"] = pa.ListArray.from_arrays(offsets, ids)
-        if labels is not None:
-            columns["label"] = pa.array(labels, pa.float64())
-        return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+        if contexts.labels is not None:
+            columns["label"] = pa.array(contexts.labels, pa.float64())
+        return pa.table(columns, schema=SCHEMA)
 
     def tokens(self, batch: Batch) -> Tokens:
         """Return the tokens of the prompts and of the completions, and the ratings asked for."""
@@ -190,14 +184,11 @@ class Builder:
 
     def _write(self, contexts: Contexts, wordings: Array) -> tuple[Ragged, Ragged]:
         """Choose the pieces of each sample by the template that it is written in."""
-        order = np.argsort(wordings, kind="stable")
-        groups = np.split(order, np.flatnonzero(np.diff(wordings[order])) + 1)
-        bound = self.wording.bound
-        parts = [bound[wordings[g[0]]].write(contexts.take(g)) for g in groups if len(g)]
-        if not parts:
-            empty = Ragged.from_rows([])
-            return empty, empty
-        back = np.argsort(order)
+        parts = [
+            self.wording.bound[number].write(contexts.take(np.flatnonzero(wordings == number)))
+            for number in self.wording.numbers(self.split)
+        ]
+        back = np.argsort(np.argsort(wordings, kind="stable"))
         prompts, completions = (
             one_below_another(side).take(back) for side in zip(*parts, strict=True)
         )

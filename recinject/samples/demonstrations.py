@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.foundation.randomness import Bits, Chance, combine, derive_bits
@@ -21,65 +18,40 @@ if TYPE_CHECKING:
 BETWEEN, AFTER = " ", "\n\n"
 
 
-@dataclass(frozen=True, eq=False)
-class Demonstrations:
-    """Draws the worked examples that come before each question, by the question's own key.
+def draw_demonstrations(pool: Builder, shots: int, users: Array, bits: Bits) -> Ragged:
+    """Return the pieces of the worked examples of some questions, by the question's own key alone.
 
     An example is a training sample of another user in the question's wording: its prompt, a
     blank, its completion and an empty line. It may name items that are held out from the user who
     is asked, since other users' training events do; it never tells of that user's events.
 
-    Attributes:
+    Args:
         pool: makes the training samples.
         shots: how many examples a question has.
+        users: who is asked, shape (n,).
+        bits: chance that belongs to each question, shape (n,).
+
+    Raises:
+        RecinjectError: the other users have too few training samples.
     """
-
-    pool: Builder
-    shots: int
-
-    @classmethod
-    def before(cls, builder: Builder, training: View, shots: int) -> Demonstrations:
-        """Draw from the training samples of a builder's task, each in its share of the limit."""
-        most = builder.limits[0] // (shots + 1), builder.limits[1]
-        pool = replace(builder, view=training, passes=1, limit=None, limits=most)
-        return cls(pool, shots)
-
-    def pieces(self, users: Array, keys: Bits) -> Ragged:
-        """Return the pieces of the examples of some questions, n rows.
-
-        Args:
-            users: who is asked, shape (n,).
-            keys: the random bits that belong to each question, shape (n,).
-
-        Raises:
-            RecinjectError: the other users have too few training samples.
-        """
-        chance = Chance(combine(derive_bits("demonstrations"), keys))
-        starts = self.pool.offsets[users]
-        own = self.pool.offsets[users + 1] - starts
-        others = int(self.pool.offsets[-1]) - own
-        if (others < self.shots).any():
-            raise RecinjectError(
-                f"samples.shots: {self.shots} examples of the task {self.pool.task.name} are asked "
-                f"for, and other users have {others.min()} training samples",
-                hint="lower samples.shots",
-            )
-        drawn = chance.distinct(others, self.shots)
-        order = chance.orders(np.full(len(users), self.shots))
-        chosen = Ragged.from_columns(drawn).at(order).values
-        # Numbers count the samples of the others: those after the user's own come later by these.
-        skipped = np.repeat(own, self.shots) * (chosen >= np.repeat(starts, self.shots))
-        return self._written(chosen + skipped)
-
-    def _written(self, numbers: Array) -> Ragged:
-        batch = self.pool.batch(numbers)
-        between, after = (
-            Ragged.from_columns(np.full(len(numbers), piece)) for piece in self._literals
+    chance = Chance(combine(derive_bits("demonstrations"), bits))
+    starts = pool.offsets[users]
+    own = pool.offsets[users + 1] - starts
+    others = int(pool.offsets[-1]) - own
+    if (others < shots).any():
+        raise RecinjectError(
+            f"samples.shots: {shots} examples of the task {pool.task.name} are asked for, and "
+            f"other users have {others.min()} training samples",
+            hint="lower samples.shots",
         )
-        rows = side_by_side([batch.prompts, between, batch.completions, after])
-        return Ragged(rows.values, rows.offsets[:: self.shots])
-
-    @cached_property
-    def _literals(self) -> tuple[int, int]:
-        pieces = self.pool.wording.encoder.pieces
-        return pieces.literal(BETWEEN), pieces.literal(AFTER)
+    drawn = chance.distinct(others, shots)
+    order = chance.orders(np.full(len(users), shots))
+    chosen = Ragged.from_columns(drawn).at(order).values
+    # Numbers count the samples of the others: those after the user's own come later by these.
+    skipped = np.repeat(own, shots) * (chosen >= np.repeat(starts, shots))
+    batch, pieces = pool.batch(chosen + skipped), pool.wording.encoder.pieces
+    between, after = (
+        Ragged.from_columns(np.full(len(chosen), pieces.literal(text))) for text in (BETWEEN, AFTER)
+    )
+    rows = side_by_side([batch.prompts, between, batch.completions, after])
+    return Ragged(rows.values, rows.offsets[::shots])

@@ -20,19 +20,12 @@ from recinject.templating.pieces import Pieces
 
 _WORD = "x"
 _BLANKS = re.compile(r"\s+")
-_WIDEST_SHORT = 1 << 16
 # What a causal model's completions are tokenised after: prompts end in a sentence's end.
 _BEFORE = "."
 
 
 class Tokens(NamedTuple):
-    """Samples as a model is trained on them.
-
-    Attributes:
-        prompts: what it reads.
-        completions: what it should write.
-        ratings: the rating that each sample asks for, shape (n,); None where a task has none.
-    """
+    """Samples as a model is trained on them, with the rating that each asks for, if any: (n,)."""
 
     prompts: Ragged
     completions: Ragged
@@ -48,8 +41,6 @@ class Dialect:
     with the tokens that the completion has after ". " in a longer text, and the end token.
 
     Attributes:
-        tokenizer: the model's tokenizer.
-        causal: whether the model is causal, and no encoder-decoder.
         end: the model's end token, or None if it has none.
     """
 
@@ -63,11 +54,8 @@ class Dialect:
     ) -> Dialect:
         """Make the dialect of a model by what its config says.
 
-        Args:
-            tokenizer: the model's tokenizer.
-            causal: whether it is causal.
-            ends: its end token; of several the first is written, and where the config names none
-                it is that of T5's conventions, if the tokenizer has it.
+        Of several ``ends`` the first is written; where the config names none it is that of T5's
+        conventions, if the tokenizer has it.
         """
         named = [ends] if isinstance(ends, int) else list(ends or ())
         return cls(tokenizer, causal, named[0] if named else tokenizer.token_to_id(END))
@@ -106,7 +94,6 @@ class Encoder:
     """Gives the tokens of samples: exactly those that a dialect gives to their text.
 
     Attributes:
-        dialect: that of the model at hand.
         pieces: the texts that samples are put together from.
         table: the tokens of each piece, then those that the tokenizer puts before a text and
             after it; None where only the whole text can be encoded.
@@ -131,19 +118,16 @@ class Encoder:
             return [cls(dialect, own, None) for own in pieces]
         numbers: dict[str, int] = {}
         rows = [
-            [
-                [numbers.setdefault(word, len(numbers)) for word in text.split()]
-                for text in own.texts
-            ]
+            [[numbers.setdefault(w, len(numbers)) for w in text.split()] for text in own.texts]
             for own in pieces
         ]
         words, frame = encode(tokenizer, list(numbers)), _frame(tokenizer)
         blanks = {run for own in pieces for text in own.texts for run in _BLANKS.findall(text)}
         by_word = _reads_word_by_word(tokenizer, list(numbers), words)
         if frame is None or not by_word or not _reads_blanks_alike(tokenizer, sorted(blanks)):
-            splits_at_blanks = [False] * len(pieces)
+            return [cls(dialect, own, None) for own in pieces]
         return [
-            cls(dialect, own, _table(words, row, frame or []) if splits else None)
+            cls(dialect, own, _table(words, row, frame) if splits else None)
             for own, row, splits in zip(pieces, rows, splits_at_blanks, strict=True)
         ]
 
@@ -157,9 +141,10 @@ class Encoder:
         if self.table is None:
             read = self.dialect.completions if completions else self.dialect.prompts
             return read(self.pieces.write(samples).to_pylist())
-        before, after = len(self.table) - 2, len(self.table) - 1
-        around = (Ragged.from_columns(np.full(len(samples), n)) for n in (before, after))
-        rows = side_by_side([next(around), samples, next(around)])
+        before, after = (
+            Ragged.from_columns(np.full(len(samples), len(self.table) - n)) for n in (2, 1)
+        )
+        rows = side_by_side([before, samples, after])
         tokens = self.table.take(rows.values)
         return Ragged(tokens.values, tokens.offsets[rows.offsets])
 
@@ -187,11 +172,6 @@ class Encoder:
             return self.encode(samples, completions=completions).lengths
         counts = self.table.lengths
         return samples.sums(counts[samples.values]) + int(counts[-2:].sum())
-
-
-def token_type(tokenizer: Tokenizer) -> type[np.generic]:
-    """Return the smallest kind of integer that holds every token."""
-    return np.uint16 if tokenizer.get_vocab_size() <= _WIDEST_SHORT else np.int32
 
 
 def _table(words: Ragged, rows: Sequence[Sequence[int]], frame: Sequence[Array]) -> Ragged:

@@ -19,11 +19,7 @@ def mixture_counts(sizes: Mapping[str, int], rates: Mapping[str, float]) -> dict
     """Return how many samples of each task an epoch holds.
 
     An epoch has as many samples as the mixed tasks have together. Without rates each task
-    gives every sample once; with rates, tasks share the epoch in their proportion.
-
-    Args:
-        sizes: samples of each task.
-        rates: relative rates; tasks that are not named are left out. Empty: all, by size.
+    gives every sample once; with rates, the tasks named share the epoch in their proportion.
 
     Raises:
         RecinjectError: a rate for a task without samples, or one that is not positive.
@@ -53,26 +49,17 @@ def draw_passes(seed: int, task: str, size: int, count: int) -> NDArray[np.int64
         derive_rng(seed, "mixture", task, number).permutation(size)
         for number in range(-(-count // max(1, size)))
     ]
-    return np.concatenate([np.empty(0, np.int64), *passes])[:count].astype(np.int64)
+    return np.concatenate([np.empty(0, np.int64), *passes])[:count]
 
 
 def mix_tasks(folder: Path, tasks: Iterable[str], rates: Mapping[str, float], seed: int) -> Dataset:
-    """Gather one epoch of training samples, every task in its measure.
-
-    Args:
-        folder: the samples' folder.
-        tasks: the tasks that were built.
-        rates: see :func:`mixture_counts`.
-        seed: the run's seed.
+    """Gather one epoch of training samples, each task as often as :func:`mixture_counts` says.
 
     Returns:
         The columns that the Trainer reads, mapped from the files and not loaded, with ``task``:
         the number of each sample's task among ``tasks``.
     """
-    sets = {
-        task: _numbered(token_columns(folder, task, Part.TRAIN.label), number)
-        for number, task in enumerate(tasks)
-    }
+    sets = {task: _numbered(folder, task, Part.TRAIN, number) for number, task in enumerate(tasks)}
     counts = mixture_counts({task: len(found) for task, found in sets.items()}, rates)
     return concatenate_datasets(
         [
@@ -82,30 +69,21 @@ def mix_tasks(folder: Path, tasks: Iterable[str], rates: Mapping[str, float], se
     )
 
 
-def _numbered(samples: Dataset, task: int) -> Dataset:
+def _numbered(folder: Path, task: str, part: Part, number: int) -> Dataset:
+    samples = token_columns(folder, task, part.label)
     # Before any rows are drawn: afterwards a new column would have them copied.
-    return samples.add_column("task", np.full(len(samples), task, np.int8))
+    return samples.add_column("task", np.full(len(samples), number, np.int8))
 
 
 def validation_samples(folder: Path, tasks: Mapping[str, int], count: int) -> Dataset:
     """Gather validation samples of several tasks: the first ``count``, dealt out in turn.
 
-    Args:
-        folder: the samples' folder.
-        tasks: those that have such samples, each with its number in the column ``task``.
-        count: how many samples.
+    ``tasks`` gives each its number in the column ``task``.
     """
-    sets = [
-        _numbered(token_columns(folder, task, Part.VALIDATION.label), number)
-        for task, number in tasks.items()
-    ]
+    sets = [_numbered(folder, task, Part.VALIDATION, number) for task, number in tasks.items()]
     shares = [len(range(turn, count, len(sets))) for turn in range(len(sets))]
-    return concatenate_datasets(
-        [
-            found.select(range(min(share, len(found))))
-            for found, share in zip(sets, shares, strict=True)
-        ]
-    )
+    firsts = zip(sets, shares, strict=True)
+    return concatenate_datasets([own.select(range(min(n, len(own)))) for own, n in firsts])
 
 
 def token_columns(folder: Path, task: str, split: str) -> Dataset:

@@ -29,13 +29,10 @@ class Sample(NamedTuple):
 
     Attributes:
         sample_id: task, split, user and index: the key that the sample is a function of.
-        task: the task's name.
         template: the wording, with its version.
         split: ``train``, ``validation``, ``test``; ``reworded``: the test in a wording that is
             never trained on; or ``shuffled``: the test with its histories in random order.
         user_id: the log's own id; it never stands in the text.
-        prompt: what the model reads.
-        completion: what it should write.
         target_item_id: the log's own id of the item asked for, or None.
         candidate_item_ids: the slate in the prompt's order, or None.
         label: the rating asked for, or None.

@@ -28,12 +28,7 @@ _DICTIONARY = ["task", "template", "split", "user_id", "target_item_id"]
 
 @dataclass(frozen=True)
 class Forms:
-    """In which forms samples are written, beside Parquet.
-
-    Attributes:
-        tokens: as the columns that training reads, for the splits that it reads.
-        jsonl: as JSON lines.
-    """
+    """What is written beside Parquet: the token columns that training reads, JSON lines."""
 
     tokens: bool = True
     jsonl: bool = False
@@ -48,29 +43,22 @@ def write_samples(
     whatever the number of workers. Without any sample there is one shard without rows. Shards
     that are there already are left as they are.
 
-    Args:
-        builder: the samples.
-        folder: the task's folder, which exists.
-        forms: which files to write.
-        workers: processes to build with.
-
     Returns:
         What tokenisation did to them; None where no tokens were asked for.
     """
-    starts = range(0, max(1, len(builder)), SAMPLES_PER_SHARD)
-    jobs = [
-        (
-            folder / f"{builder.split}-{n:05d}-of-{len(starts):05d}",
-            range(start, min(start + SAMPLES_PER_SHARD, len(builder))),
-            forms,
-        )
-        for n, start in enumerate(starts)
+    size = len(builder)
+    starts = range(0, max(1, size), SAMPLES_PER_SHARD)
+    files = [
+        folder / f"{builder.split}-{n:05d}-of-{len(starts):05d}.parquet" for n in range(len(starts))
     ]
-    files = [stem.with_suffix(".parquet") for stem, _, _ in jobs]
-    missing = [job for job, file in zip(jobs, files, strict=True) if not file.exists()]
+    missing = [
+        (file, range(start, min(start + SAMPLES_PER_SHARD, size)), forms)
+        for file, start in zip(files, starts, strict=True)
+        if not file.exists()
+    ]
     title = f"Building {builder.task.name} ({builder.split})"
-    done = len(builder) - sum(len(numbers) for _, numbers, _ in missing)
-    for _ in track(_run(builder, missing, workers), title, len(builder), size=int, done=done):
+    done = size - sum(len(numbers) for _, numbers, _ in missing)
+    for _ in track(_run(builder, missing, workers), title, size, size=int, done=done):
         pass
     if not forms.tokens:
         return None
@@ -105,7 +93,7 @@ def _write_shard_in_worker(job: _Job) -> int:
     return _write_shard(_worker_builder[0], *job)
 
 
-def _write_shard(builder: Builder, stem: Path, numbers: range, forms: Forms) -> int:
+def _write_shard(builder: Builder, file: Path, numbers: range, forms: Forms) -> int:
     """Write one shard; its Parquet file comes last, and says that the shard is whole."""
     tables, tokens = [SCHEMA.empty_table()], []
     for start in range(0, len(numbers), _AT_ONCE):
@@ -114,19 +102,19 @@ def _write_shard(builder: Builder, stem: Path, numbers: range, forms: Forms) -> 
         if forms.tokens:
             tokens.append(builder.tokens(batch))
     table = pa.concat_tables(tables).combine_chunks()
-    partial = stem.with_suffix(".partial")
+    partial = file.with_suffix(".partial")
     if forms.tokens:
         encoded, facts = token_table(tokens, builder.wording.encoder.dialect, builder.limits)
-        with pa.OSFile(str(partial), "wb") as file, pa.ipc.new_stream(file, encoded.schema) as out:
+        with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, encoded.schema) as out:
             out.write_table(encoded)
-        partial.rename(stem.with_suffix(".arrow"))
+        partial.rename(file.with_suffix(".arrow"))
         table = table.replace_schema_metadata({_FACTS: json.dumps(asdict(facts))})
     if forms.jsonl:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()]
         partial.write_text("".join(lines), encoding="utf-8")
-        partial.rename(stem.with_suffix(".jsonl"))
+        partial.rename(file.with_suffix(".jsonl"))
     pq.write_table(table, partial, compression="zstd", use_dictionary=_DICTIONARY)
-    partial.rename(stem.with_suffix(".parquet"))
+    partial.rename(file)
     return len(numbers)
 
 

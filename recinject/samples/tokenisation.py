@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from recinject.foundation.ragged import Ragged, one_below_another
-from recinject.samples.encoding import Dialect, Tokens, token_type
+from recinject.samples.encoding import Dialect, Tokens
 from recinject.samples.tokenizer import UNKNOWN
+
+_WIDEST_SHORT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,6 @@ class TokenFacts:
     """What tokenisation did to the samples of one task and split.
 
     Attributes:
-        samples: how many there are.
         prompt_tokens: how many tokens their prompts have together.
         max_prompt_tokens: the longest prompt, before anything was cut.
         truncated: how many prompts or completions were longer than allowed, and cut.
@@ -37,7 +38,7 @@ class TokenFacts:
         return cls(
             samples=sum(fact.samples for fact in facts),
             prompt_tokens=sum(fact.prompt_tokens for fact in facts),
-            max_prompt_tokens=max((fact.max_prompt_tokens for fact in facts), default=0),
+            max_prompt_tokens=max(fact.max_prompt_tokens for fact in facts),
             truncated=sum(fact.truncated for fact in facts),
             unknown_tokens=sum(fact.unknown_tokens for fact in facts),
         )
@@ -50,13 +51,8 @@ def token_table(
 
     These are ``input_ids`` (the prompt), ``labels`` (the completion), ``length`` (the tokens that
     one forward pass reads at most: the prompt's, for a causal model the completion's too) and,
-    where samples ask for ratings, ``rating``.
-
-    Args:
-        batches: the tokens of prompts and of completions, end markers included.
-        dialect: what they were made with.
-        limits: the most tokens of a prompt and of a completion; what is longer is cut before
-            its last token.
+    where samples ask for ratings, ``rating``. A prompt or completion beyond its limit is cut
+    before its last token, the end marker.
     """
     empty = Ragged.from_rows([])
     prompts = one_below_another([empty, *(batch.prompts for batch in batches)])
@@ -70,12 +66,12 @@ def token_table(
         truncated=sum(int((side.lengths > most).sum()) for side, most in sides),
         unknown_tokens=sum(int((side.values == unknown).sum()) for side, _ in sides),
     )
-    kept = [_cut(side, most) for side, most in sides]
-    kind = pa.from_numpy_dtype(token_type(dialect.tokenizer))
-    lengths = kept[0].lengths + (kept[1].lengths if dialect.causal else 0)
+    inputs, labels = (_cut(side, most) for side, most in sides)
+    kind = np.uint16 if dialect.tokenizer.get_vocab_size() <= _WIDEST_SHORT else np.int32
+    lengths = inputs.lengths + (labels.lengths if dialect.causal else 0)
     columns = {
-        "input_ids": _lists(kept[0], kind),
-        "labels": _lists(kept[1], kind),
+        "input_ids": _lists(inputs, kind),
+        "labels": _lists(labels, kind),
         "length": pa.array(lengths, pa.int32()),
     }
     ratings = [batch.ratings for batch in batches if batch.ratings is not None]
@@ -90,6 +86,6 @@ def _cut(rows: Ragged, most: int) -> Ragged:
     return rows.keep((rows.places < most - 1) | (rows.edges % 2 == 1))
 
 
-def _lists(rows: Ragged, kind: pa.DataType) -> pa.ListArray:
-    values = pa.array(rows.values.astype(kind.to_pandas_dtype()))
+def _lists(rows: Ragged, kind: type[np.generic]) -> pa.ListArray:
+    values = pa.array(rows.values.astype(kind))
     return pa.ListArray.from_arrays(pa.array(rows.offsets, pa.int32()), values)

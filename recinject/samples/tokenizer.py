@@ -20,7 +20,6 @@ from tokenizers import (
     trainers,
 )
 
-from recinject.data.schema import Integers
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
 
@@ -37,10 +36,6 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     Byte-pair encoding, because training a Unigram model is not reproducible. White space splits
     first, so tokens(a + " " + b) = tokens(a) + tokens(b). ``<pad>`` is 0, ``</s>`` 1 and
     ``<unk>`` 2; the hundred sentinels come last; ASCII can always be spelled.
-
-    Args:
-        texts: what to learn from, e.g. item phrases and prompts.
-        vocab_size: how many tokens at most, sentinels among them.
 
     Raises:
         RecinjectError: ``vocab_size`` leaves no room beside the special tokens.
@@ -101,13 +96,7 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool = False) -> Ragged:
-    """Return the tokens of each text.
-
-    Args:
-        tokenizer: the tokenizer.
-        texts: what to encode.
-        special: whether the tokens that the tokenizer puts around every text are among them.
-    """
+    """Return the tokens of each text; with ``special`` those put around every text, too."""
     parts = [np.empty(0, np.int32)]
     lengths: list[int] = []
     # In parts, since the library's own objects take far more room than the numbers in them.
@@ -119,20 +108,12 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool = False)
     return Ragged.from_lengths(np.concatenate(parts), np.array(lengths, np.int64))
 
 
-def count_tokens(tokenizer: Tokenizer, texts: Sequence[str]) -> Integers:
-    """Return the number of tokens of each text, end marker left out."""
-    return encode(tokenizer, texts).lengths.astype(np.int32)
-
-
 def local_copy(name: str, patterns: Sequence[str]) -> Path:
     """Return the folder that holds a hub repository's files, fetched if they are not here yet.
 
-    What was fetched before is taken as it is. The hub is asked once, briefly, before the
-    download: the libraries' own retries make an offline failure last most of a minute.
-
-    Args:
-        name: ``owner/name`` on the hub.
-        patterns: the files wanted; at least one must be there.
+    What was fetched before is taken as it is, if any file of the patterns is there. The hub is
+    asked once, briefly, before the download: the libraries' own retries make an offline failure
+    last most of a minute.
 
     Raises:
         RecinjectError: the files are not here and the hub cannot be reached or knows no such name.

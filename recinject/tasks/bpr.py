@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from recinject.data.negatives import draw_negatives
 from recinject.data.schema import Integers
 from recinject.data.splitting import View
-from recinject.foundation.ragged import Ragged
 from recinject.tasks.task import Keys, TargetTask
 from recinject.templating.context import Contexts, SlotKind
 
@@ -32,9 +28,4 @@ class BPR(TargetTask):
 
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return histories and two items in random order, the chosen one among them."""
-        slots = self.slots_of(view, self.events(view, keys))
-        targets = slots["target"].values
-        others = draw_negatives(view, keys.users, keys.chance, 1)[:, 0]
-        pairs = Ragged.from_columns(np.column_stack([targets, others]))
-        slots["pair"] = pairs.at(keys.chance.orders(pairs.lengths))
-        return Contexts(keys.users, slots, targets=targets)
+        return self.with_slates(super().sample(view, keys, words), "pair", view, keys, 1)

@@ -47,15 +47,15 @@ class MaskedLanguageModelling(WindowTask):
 def cut_spans(chance: Chance, totals: Array, noise_share: float, mean_span: float) -> Ragged:
     """Cut spans out of texts as T5 does: uniform compositions of noise and of what stays.
 
+    A text begins with a word that stays, and spans never touch each other.
+
     Args:
         chance: the texts' random numbers.
         totals: how many words each text has, at least 2, shape (n,).
-        noise_share: share of the words to cut out.
-        mean_span: mean length of a span in words.
+        noise_share: see :class:`MaskedLanguageModelling`; ``mean_span`` likewise.
 
     Returns:
-        For each word whether it is cut out. A text begins with a word that stays, and spans
-        never touch each other.
+        For each word whether it is cut out.
     """
     noise = np.minimum(np.maximum(1, np.rint(totals * noise_share)), totals - 1).astype(np.int64)
     spans = np.maximum(1, np.rint(noise / mean_span)).astype(np.int64)

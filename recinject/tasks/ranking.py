@@ -6,12 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
-from recinject.data.negatives import draw_negatives
 from recinject.data.schema import Integers
 from recinject.data.splitting import Part, View
-from recinject.foundation.ragged import Ragged
 from recinject.tasks.task import Keys, Positive, TargetTask
 from recinject.templating.context import Contexts, SlotKind
 
@@ -40,10 +36,6 @@ class Ranking(TargetTask):
 
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return histories, the slates, and the item chosen from each."""
-        slots = self.slots_of(view, self.events(view, keys))
-        targets = slots["target"].values
         count = self.train_negatives if view.part is Part.TRAIN else self.negatives
-        negatives = draw_negatives(view, keys.users, keys.chance, count)
-        slates = Ragged.from_columns(np.column_stack([targets, negatives]))
-        slots["candidates"] = slates.at(keys.chance.orders(slates.lengths))
-        return Contexts(keys.users, slots, targets=targets)
+        contexts = super().sample(view, keys, words)
+        return self.with_slates(contexts, "candidates", view, keys, count)

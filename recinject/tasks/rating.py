@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from recinject.data.schema import Integers
-from recinject.data.splitting import Part, View
-from recinject.foundation.errors import RecinjectError
-from recinject.tasks.task import Keys, TargetTask
-from recinject.templating.context import Contexts, SlotKind
+from recinject.data.splitting import Part
+from recinject.tasks.task import TargetTask
+from recinject.templating.context import SlotKind
 
 
 @dataclass(frozen=True)
@@ -28,22 +26,3 @@ class Rating(TargetTask):
     }
     parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
     needs_ratings = True
-
-    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
-        """Return rated histories, an item after each, and its rating."""
-        events = self.events(view, keys)
-        past = self.past(view, events)
-        slots = self.slots_of(view, events)
-        ratings = view.interactions.ratings
-        if ratings is None:
-            raise RecinjectError(
-                "the task rating needs ratings, and the log has none",
-                hint="leave it out with samples.tasks.rating=null",
-            )
-        return Contexts(
-            keys.users,
-            slots,
-            ratings=past.of(ratings[past.values]),
-            targets=slots["target"].values,
-            labels=ratings[events],
-        )

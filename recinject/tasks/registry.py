@@ -17,7 +17,6 @@ from recinject.tasks.rating import Rating
 from recinject.tasks.retrieval import Retrieval
 from recinject.tasks.task import Task
 
-ENTRY_POINTS = "recinject.tasks"
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (MaskedItemModelling, MaskedLanguageModelling, BPR, Retrieval, Ranking, Rating)
@@ -42,7 +41,7 @@ def find_tasks(folder: Path | None = None) -> dict[str, type[Task]]:
 
 @cache
 def _installed() -> dict[str, type[Task]]:
-    return {entry.name: entry.load() for entry in entry_points(group=ENTRY_POINTS)}
+    return {entry.name: entry.load() for entry in entry_points(group="recinject.tasks")}
 
 
 def _load(file: Path) -> type[Task]:
@@ -56,9 +55,18 @@ def _load(file: Path) -> type[Task]:
             f"{file}: cannot be imported ({type(error).__name__}: {error})",
             hint=f"mend it; 'python {file}' shows where it fails",
         ) from error
-    found = [kind for kind in vars(module).values() if isinstance(kind, type)]
-    for kind in found:
-        if issubclass(kind, Task) and vars(kind).get("name") == file.stem:
+    origin = module.__spec__.origin if module.__spec__ else None
+    if origin is None or Path(origin).resolve() != file.resolve():
+        raise RecinjectError(
+            f"{file}: another module is called {file.stem!r}: {origin}",
+            hint="rename the task and its two files",
+        )
+    for kind in vars(module).values():
+        if (
+            isinstance(kind, type)
+            and issubclass(kind, Task)
+            and vars(kind).get("name") == file.stem
+        ):
             return kind
     raise RecinjectError(
         f"{file}: holds no task called {file.stem!r}",
@@ -67,11 +75,7 @@ def _load(file: Path) -> type[Task]:
 
 
 def task_type(name: str, folder: Path | None = None) -> type[Task]:
-    """Return the task of a name; see :func:`find_tasks`.
-
-    Raises:
-        RecinjectError: there is none.
-    """
+    """Return the task of a name, an error where there is none; see :func:`find_tasks`."""
     known = find_tasks(folder)
     if name not in known:
         message = f"samples.tasks: unknown task {name!r}"

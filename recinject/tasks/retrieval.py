@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from recinject.data.schema import Integers
-from recinject.data.splitting import Part, View
-from recinject.tasks.task import Keys, TargetTask
-from recinject.templating.context import Contexts, SlotKind
+from recinject.data.splitting import Part
+from recinject.tasks.task import TargetTask
+from recinject.templating.context import SlotKind
 
 
 @dataclass(frozen=True)
@@ -22,9 +21,3 @@ class Retrieval(TargetTask):
     name = "retrieval"
     slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.ITEMS, "target": SlotKind.ITEM}
     parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
-
-    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
-        """Return histories and the item after each."""
-        events = self.events(view, keys)
-        slots = self.slots_of(view, events)
-        return Contexts(keys.users, slots, targets=slots["target"].values)

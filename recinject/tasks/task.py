@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from recinject.data.negatives import draw_negatives
 from recinject.data.schema import Integers
 from recinject.data.splitting import Part, View
 from recinject.foundation.ragged import Array, Ragged
@@ -57,13 +58,7 @@ class Task(ABC):
 
     @abstractmethod
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
-        """Return the samples of some keys.
-
-        Args:
-            view: the events in sight.
-            keys: which samples, with their random numbers.
-            words: how many words each item's phrase has in a history, shape (items,).
-        """
+        """Return the samples of some keys; ``words`` counts those of each item in a history."""
 
 
 @dataclass(frozen=True)
@@ -84,25 +79,36 @@ class TargetTask(Task):
         return np.minimum(view.targets.lengths, self._cap(view))
 
     def _cap(self, view: View) -> int:
-        cap = self.max_per_user if view.part is Part.TRAIN else None
-        return np.iinfo(np.int64).max if cap is None else cap
+        everything = np.iinfo(np.int64).max
+        return (self.max_per_user or everything) if view.part is Part.TRAIN else everything
 
     def events(self, view: View, keys: Keys) -> Integers:
         """Return the event number of each sample's target, shape (n,)."""
         cap, counts = self._cap(view), view.targets.lengths[keys.users]
         drawn = ((keys.indices + keys.chance.uniform()) * counts / cap).astype(np.int64)
         places = np.where(counts <= cap, keys.indices, drawn)
-        events: Integers = view.targets.values[view.targets.offsets[keys.users] + places]
-        return events
+        return np.asarray(view.targets.values[view.targets.offsets[keys.users] + places])
 
-    def past(self, view: View, events: Integers) -> Ragged:
-        """Return the event numbers of the history that is shown before each target."""
-        return view.histories(events, self.history_length)
-
-    def slots_of(self, view: View, events: Integers) -> dict[str, Ragged]:
-        """Return the slots ``history`` and ``target`` of samples with these target events."""
-        past, items = self.past(view, events), view.interactions.items
-        return {
-            "history": past.of(items[past.values]),
-            "target": Ragged.from_columns(items[events]),
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return histories and the item after each, with ratings where the task needs them."""
+        events, log = self.events(view, keys), view.interactions
+        past = view.histories(events, self.history_length)
+        slots = {
+            "history": past.of(log.items[past.values]),
+            "target": Ragged.from_columns(log.items[events]),
         }
+        contexts = Contexts(keys.users, slots, targets=log.items[events])
+        if not self.needs_ratings or log.ratings is None:
+            return contexts
+        ratings = past.of(log.ratings[past.values])
+        return replace(contexts, ratings=ratings, labels=log.ratings[events])
+
+    def with_slates(
+        self, contexts: Contexts, slot: str, view: View, keys: Keys, count: int
+    ) -> Contexts:
+        """Fill a slot with the target and ``count`` negatives, in random order."""
+        negatives = draw_negatives(view, keys.users, keys.chance, count)
+        targets = contexts.slots["target"].values
+        slates = Ragged.from_columns(np.column_stack([targets, negatives]))
+        slates = slates.at(keys.chance.orders(slates.lengths))
+        return replace(contexts, slots={**contexts.slots, slot: slates})

@@ -22,7 +22,7 @@ class WindowTask(Task):
     Attributes:
         shortest: fewest items in a window; users with fewer events have no sample.
         longest: most items in a window.
-        per_event: windows a user has for each of the user's training events.
+        per_event: how many windows a user has for each training event.
     """
 
     shortest: Annotated[int, Field(ge=2)] = 5

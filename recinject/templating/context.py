@@ -33,10 +33,9 @@ class Contexts:
     """The integers that a batch of samples is made of; a template turns them into words.
 
     Attributes:
-        users: the user's number of each sample, shape (n,); it decides nothing in the text but
-            the slot ``user``, which is a token that many users share.
+        users: shape (n,); of the text they decide nothing but the slot ``user``.
         slots: the item numbers in each slot, n rows; a slot for one item has one a row.
-        ratings: the rating of each item in ``slots["history"]``, where the task shows them.
+        ratings: of each item in ``slots["history"]``, where the task shows them.
         hidden: which items of the history are masked, or which words of its text cut out.
         targets: the item that is asked for, shape (n,), or None.
         labels: the rating that is asked for, shape (n,), or None.
@@ -71,11 +70,8 @@ class Contexts:
     def without_oldest(self, counts: Array, words: Integers | None = None) -> Contexts:
         """Leave out the first ``counts`` items of each history, with what is said of them.
 
-        Where items are masked, the slot ``masked`` is made anew from those that are left.
-
-        Args:
-            counts: how many, shape (n,).
-            words: how many words each item of the catalogue has, where words are cut out.
+        Where items are masked, the slot ``masked`` is made anew from those that are left; where
+        words are cut out, ``words`` says how many each item of the catalogue has.
         """
         history = self.slots["history"]
         kept = history.places >= counts[history.rows]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from jinja2 import Environment, TemplateSyntaxError, nodes
 
@@ -17,6 +18,7 @@ from recinject.templating.context import SlotKind
 from recinject.templating.writers import FILTERS, Segment, cut_at_blank
 
 _PARSER = Environment(autoescape=False)  # it only parses: nothing is ever executed
+_UP_TO_WORD = re.compile(r"\S*\s*")
 
 
 def lower(source: str, slots: Mapping[str, SlotKind], place: str) -> tuple[Segment, ...]:
@@ -24,7 +26,7 @@ def lower(source: str, slots: Mapping[str, SlotKind], place: str) -> tuple[Segme
 
     Args:
         source: the text with its slots.
-        slots: the slots that the task fills, with their kinds.
+        slots: the slots that the task fills.
         place: file and template, for messages.
 
     Raises:
@@ -46,7 +48,7 @@ def lower(source: str, slots: Mapping[str, SlotKind], place: str) -> tuple[Segme
         for output in tree.body
         for node in (output.nodes if isinstance(output, nodes.Output) else [output])
     ]
-    glued = _glued(_merged(found))
+    glued = _glued(found)
     if not glued:
         raise RecinjectError(f"{place}: is empty", hint="write text, {{ slots }}, or both")
     return glued
@@ -61,41 +63,24 @@ def splits_at_blanks(segments: Sequence[Segment]) -> bool:
     )
 
 
-def _merged(segments: Sequence[Segment]) -> list[Segment]:
-    """Join neighbouring texts: Jinja cuts a text at a comment and at ``raw``."""
-    merged: list[Segment] = []
-    for segment in segments:
-        if merged and merged[-1].is_text and segment.is_text:
-            text = merged[-1].arguments[0] + segment.arguments[0]
-            merged[-1] = replace(segment, arguments=(text,))
-        else:
-            merged.append(segment)
-    return merged
-
-
 def _glued(segments: Sequence[Segment]) -> tuple[Segment, ...]:
     """Give to each slot the text that stands beside it without a blank between."""
     glued: list[Segment] = []
     before = ""
-    for segment in segments:
-        if segment.is_text:
-            text = before + segment.arguments[0]
-            if glued and not glued[-1].is_text:
-                after, text = _halves(text)
-                glued[-1] = replace(glued[-1], after=after)
+    for is_text, neighbours in groupby(segments, lambda segment: segment.is_text):
+        if is_text:
+            # More than one where Jinja cuts a text: at a comment and at ``raw``.
+            text = "".join(segment.arguments[0] for segment in neighbours)
+            if glued:
+                after = _UP_TO_WORD.findall(text)[0]
+                glued[-1], text = replace(glued[-1], after=after), text.removeprefix(after)
             middle, before = cut_at_blank(text)
             glued += [Segment("", arguments=(middle,))] if middle else []
         else:
-            glued.append(replace(segment, before=before))
+            first, *others = neighbours
+            glued += [replace(first, before=before), *others]
             before = ""
     return (*glued, Segment("", arguments=(before,))) if before else tuple(glued)
-
-
-def _halves(text: str) -> tuple[str, str]:
-    """Cut a text after its first blank."""
-    first = re.match(r"\S*\s*", text)
-    end = first.end() if first else 0
-    return text[:end], text[end:]
 
 
 def _segment(node: nodes.Node, slots: Mapping[str, SlotKind], place: str) -> Segment:
@@ -134,17 +119,16 @@ def _filtered(node: nodes.Filter, slot: str, kind: SlotKind, place: str) -> Segm
             f"{place}: filter {node.name!r} cannot write {slot!r}, {kind.value}",
             hint=did_you_mean(node.name, legal),
         )
-    arguments = [arg.value for arg in node.args if isinstance(arg, nodes.Const)]
-    texts = [value for value in arguments if isinstance(value, str)]
+    chosen = legal[node.name]
+    values = [argument.value for argument in node.args if isinstance(argument, nodes.Const)]
+    texts = [value for value in values if isinstance(value, str)]
     others = node.kwargs or node.dyn_args or node.dyn_kwargs
-    if len(texts) != len(node.args) or len(texts) != legal[node.name].arguments or others:
+    if not len(texts) == len(node.args) == chosen.arguments or others:
         raise RecinjectError(
-            f"{place}: filter {node.name!r} takes {legal[node.name].arguments} texts",
-            hint=f"write {{{{ {slot} | {legal[node.name].usage} }}}}",
+            f"{place}: filter {node.name!r} takes {chosen.arguments} texts",
+            hint=f"write {{{{ {slot} | {chosen.usage} }}}}",
         )
-    if kind is SlotKind.GAPPED and not (
-        len(f"a{texts[0]}".split()) == 1 and texts[0][-1:].isspace()
-    ):
+    if kind is SlotKind.GAPPED and (len(f"a{texts[0]}".split()) > 1 or not texts[0][-1:].isspace()):
         raise RecinjectError(
             f"{place}: {texts[0]!r} adds words to those of the items, or joins them",
             hint=f"gaps are counted in items' words: write {{{{ {slot} | {node.name}('; ') }}}}",

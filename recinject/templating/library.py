@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -45,8 +46,6 @@ class Template:
         name: its name with the file's version, ``next_item@1``: enough to cite it.
         held_out: never trained on; it measures generalisation over wording.
         source: the prompt as the file has it.
-        prompt: the segments of the prompt.
-        completion: the segments of the completion.
     """
 
     name: str
@@ -58,28 +57,22 @@ class Template:
     def bind(self, pieces: Pieces) -> BoundTemplate:
         """Ask for the pieces that the template needs."""
         return BoundTemplate(
-            self.name,
             tuple(segment.writer(pieces) for segment in self.prompt),
             tuple(segment.writer(pieces) for segment in self.completion),
-            splits_at_blanks(self.prompt) and splits_at_blanks(self.completion),
         )
+
+    @property
+    def splits_at_blanks(self) -> bool:
+        """Whether its pieces end where words end."""
+        return splits_at_blanks(self.prompt) and splits_at_blanks(self.completion)
 
 
 @dataclass(frozen=True)
 class BoundTemplate:
-    """A wording that chooses among ready-made pieces.
+    """A wording that chooses among ready-made pieces."""
 
-    Attributes:
-        name: the template's name with its version.
-        prompt: the writers of the prompt.
-        completion: the writers of the completion.
-        splits_at_blanks: whether each piece ends where a word ends.
-    """
-
-    name: str
     prompt: tuple[Writer, ...]
     completion: tuple[Writer, ...]
-    splits_at_blanks: bool
 
     def write(self, contexts: Contexts) -> tuple[Ragged, Ragged]:
         """Return the numbers of the pieces of the samples' prompts and of their completions."""
@@ -95,7 +88,6 @@ class TaskTemplates:
     """All wordings of one task, and how each of its slots writes an item.
 
     Attributes:
-        task: the task's name.
         version: the file's version, bumped when any wording changes.
         phrases: the phrase of each item slot.
         places: where each of them was given, for messages.
@@ -103,22 +95,11 @@ class TaskTemplates:
         path: the file, for messages.
     """
 
-    task: str
     version: int
     phrases: Mapping[str, str]
     places: Mapping[str, str]
     templates: tuple[Template, ...]
     path: Path
-
-    @property
-    def training(self) -> tuple[Template, ...]:
-        """The wordings that samples for training are written in."""
-        return tuple(template for template in self.templates if not template.held_out)
-
-    @property
-    def held_out(self) -> tuple[Template, ...]:
-        """The wordings that are never trained on."""
-        return tuple(template for template in self.templates if template.held_out)
 
     @property
     def names_users(self) -> bool:
@@ -143,8 +124,8 @@ def load_templates(
     """Load a task's templates and check every word of them.
 
     Args:
-        task: the task's name, which is the file's name.
-        slots: the slots that the task fills; ``user`` is one of every task.
+        task: its name, which is the file's.
+        slots: what the task fills; ``user`` is a slot of every task.
         folder: the user's own folder; where it lacks the task, the shipped file is used.
         phrases: phrases that stand in for the file's, by slot.
 
@@ -155,14 +136,18 @@ def load_templates(
     file = _parse(path, task)
     own = {slot: text for slot, text in (phrases or {}).items() if slot in slots}
     chosen = {**file.phrases, **own}
-    places = {s: f"samples.phrases.{s}" if s in own else f"{path}: phrases.{s}" for s in chosen}
     item_slots = {slot for slot, kind in slots.items() if kind is not SlotKind.RATING}
-    legal = {USER_SLOT: SlotKind.USER, **slots}
     if chosen.keys() != item_slots:
         raise RecinjectError(
             f"{path}: phrases are given for {sorted(chosen)}, the task has {sorted(item_slots)}",
             hint="give exactly one phrase for each slot that holds items",
         )
+    places = {s: f"samples.phrases.{s}" if s in own else f"{path}: phrases.{s}" for s in chosen}
+    return TaskTemplates(file.version, chosen, places, _templates(file, slots, path), path)
+
+
+def _templates(file: _File, slots: Mapping[str, SlotKind], path: Path) -> tuple[Template, ...]:
+    legal = {USER_SLOT: SlotKind.USER, **slots}
     templates = tuple(
         Template(
             name=f"{entry.name}@{file.version}",
@@ -178,7 +163,7 @@ def load_templates(
             f"{path}: every template is marked 'use: evaluation'",
             hint="leave at least one without the mark: it is what the model trains on",
         )
-    return TaskTemplates(task, file.version, chosen, places, templates, path)
+    return templates
 
 
 def _find(task: str, folder: Path | None) -> Path:
@@ -194,8 +179,7 @@ def _find(task: str, folder: Path | None) -> Path:
 
 def _parse(path: Path, task: str) -> _File:
     try:
-        content: Any = load_yaml(path.read_text(encoding="utf-8"))
-        file = _File.model_validate(content)
+        file = _File.model_validate(load_yaml(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
         raise RecinjectError(f"{path}: not YAML: {error}", hint="mend the line it names") from error
     except ValidationError as error:
@@ -206,13 +190,12 @@ def _parse(path: Path, task: str) -> _File:
             hint="a file has task, version, phrases, templates; a template name, prompt, "
             "completion and perhaps use",
         ) from error
-    names = [entry.name for entry in file.templates]
-    for name in names:
-        if names.count(name) > 1:
-            raise RecinjectError(
-                f"{path}: {names.count(name)} templates are called {name!r}",
-                hint="give each a name of its own: samples and reports cite it",
-            )
+    [(name, uses)] = Counter(entry.name for entry in file.templates).most_common(1)
+    if uses > 1:
+        raise RecinjectError(
+            f"{path}: {uses} templates are called {name!r}",
+            hint="give each a name of its own: samples and reports cite it",
+        )
     if file.task != task:
         raise RecinjectError(
             f"{path}: says 'task: {file.task}'", hint=f"write 'task: {task}' or rename the file"

@@ -19,11 +19,10 @@ _STANDARD = frozenset({"title", "brand", "category", "categories"})
 
 @dataclass(frozen=True, eq=False)
 class Phrasebook:
-    """The items of a catalogue, written by any phrase once and only once.
+    """The items of a catalogue, each with its identifier, written by any phrase once and only once.
 
-    Attributes:
-        catalog: the items.
-        identifiers: the identifier of each item.
+    A phrase is Jinja over the catalogue's columns and two names more: ``identifier``, and ``item``,
+    which is the identifier followed by the title unless it holds it already.
     """
 
     catalog: Catalog
@@ -31,50 +30,45 @@ class Phrasebook:
     _written: dict[str, list[str]] = field(default_factory=dict)
 
     def write(self, source: str, place: str) -> list[str]:
-        """Return the text of every item; see :func:`render_phrases`."""
+        """Return one text an item, on one line; its identifier where the phrase comes out empty.
+
+        Args:
+            source: the phrase.
+            place: its file and name, for messages.
+
+        Raises:
+            RecinjectError: bad Jinja, or a column that the log does not have.
+        """
         if source not in self._written:
-            texts = render_phrases(source, self.catalog, self.identifiers, place)
-            self._written[source] = texts
+            try:
+                texts = self._render(source, place)
+            except RecinjectError:
+                raise
+            except Exception as error:  # a user's phrase may raise anything
+                fact = error.message if isinstance(error, TemplateError) else error
+                raise RecinjectError(
+                    f"{place}: {fact}", hint="a phrase is Jinja over one item's columns"
+                ) from error
+            self._written[source] = [
+                " ".join(text.split()) or name
+                for text, name in zip(texts, self.identifiers, strict=True)
+            ]
         return self._written[source]
 
-
-def render_phrases(
-    source: str, catalog: Catalog, identifiers: Sequence[str], place: str
-) -> list[str]:
-    """Write every item of the catalogue by one phrase.
-
-    Args:
-        source: Jinja over the catalogue's columns and two names more: ``identifier``, and
-            ``item``, which is the identifier followed by the title unless it holds it already.
-        catalog: the items.
-        identifiers: the identifier of each item.
-        place: file and phrase, for messages.
-
-    Returns:
-        One text an item, on one line; the identifier where the phrase comes out empty.
-
-    Raises:
-        RecinjectError: bad Jinja, or a column that the log does not have.
-    """
-    legal = {*map(str, catalog.frame.columns), *_STANDARD, "identifier", "item"} - {"item_id"}
-    try:
-        unknown = meta.find_undeclared_variables(_SANDBOX.parse(source)) - legal
-        template = _SANDBOX.from_string(source)
-        if unknown:
-            name = sorted(unknown)[0]
+    def _render(self, source: str, place: str) -> list[str]:
+        columns = map(str, self.catalog.frame.columns)
+        legal = {*columns, *_STANDARD, "identifier", "item"} - {"item_id"}
+        if unknown := meta.find_undeclared_variables(_SANDBOX.parse(source)) - legal:
+            name = min(unknown)
             raise RecinjectError(
                 f"{place}: the catalogue has no column {name!r}", hint=did_you_mean(name, legal)
             )
-        rows = catalog.frame.to_dict("records")
-        texts = [
+        template = _SANDBOX.from_string(source)
+        rows = self.catalog.frame.to_dict("records")
+        return [
             template.render(row, identifier=identifier, item=_item(identifier, row["title"]))
-            for row, identifier in zip(rows, identifiers, strict=True)
+            for row, identifier in zip(rows, self.identifiers, strict=True)
         ]
-    except TemplateError as error:
-        raise RecinjectError(
-            f"{place}: {error.message}", hint="a phrase is Jinja over one item's columns"
-        ) from error
-    return [" ".join(text.split()) or name for text, name in zip(texts, identifiers, strict=True)]
 
 
 def _item(identifier: str, title: str) -> str:

@@ -56,10 +56,7 @@ class Pieces:
     """
 
     def __init__(
-        self,
-        phrases: Mapping[str, Sequence[str]],
-        ratings: Floats,
-        users: Sequence[str] = (),
+        self, phrases: Mapping[str, Sequence[str]], ratings: Floats, users: Sequence[str] = ()
     ) -> None:
         self.phrases = phrases
         n_letters = max([_LETTERS, *map(len, phrases.values())])
@@ -71,6 +68,7 @@ class Pieces:
             SENTINELS: [f"<extra_id_{number}>" for number in range(MOST_GAPS)],
             USERS: users,
         }
+        self._words: dict[str, Ragged] = {}
         self.starts: dict[tuple[str, str, str], int] = {}
         self.texts: list[str] = []
 
@@ -85,12 +83,8 @@ class Pieces:
     def blocks(self, kind: str, first: str, before: str, after: str, last: str) -> Blocks:
         """Return the blocks of a list's pieces by :attr:`Ragged.edges`.
 
-        Args:
-            kind: whose texts.
-            first: what stands before the list's first piece.
-            before: what stands before every other.
-            after: what stands after every piece but the last.
-            last: what stands after the last.
+        ``first`` stands before the list's first piece and ``before`` before every other,
+        ``after`` after every piece but the last and ``last`` after that.
         """
         around = ((before, after), (before, last), (first, after), (first, last))
         return np.array([self.block(kind, *texts) for texts in around], np.int32)
@@ -106,11 +100,7 @@ class Pieces:
         return len(self._texts[kind])
 
     def places(self, kind: str, wanted: Array) -> Integers:
-        """Return places among a kind's texts, having made sure that it has so many.
-
-        Raises:
-            RecinjectError: it has fewer.
-        """
+        """Return places among a kind's texts; an error where it has not so many."""
         most = wanted.max(initial=-1) + 1
         if most > self.size(kind):
             raise RecinjectError(
@@ -127,18 +117,15 @@ class Pieces:
             they are with the separator after the item, then as they are without.
         """
         kind = f" words {slot} {separator}"
-        split = [f"{text}{end}".split() for end in (separator, "") for text in self.phrases[slot]]
-        numbers: dict[str, int] = {}
-        rows = [[numbers.setdefault(word, len(numbers)) for word in words] for words in split]
-        self._texts[kind] = list(numbers)
-        return kind, Ragged.from_rows(rows)
+        if kind not in self._words:
+            texts = [f"{text}{end}" for end in (separator, "") for text in self.phrases[slot]]
+            numbers: dict[str, int] = {}
+            rows = [[numbers.setdefault(w, len(numbers)) for w in text.split()] for text in texts]
+            self._texts[kind], self._words[kind] = list(numbers), Ragged.from_rows(rows)
+        return kind, self._words[kind]
 
     def rating_numbers(self, values: Floats) -> Integers:
-        """Return the places of ratings among those that can be written.
-
-        Raises:
-            RecinjectError: one is not among them.
-        """
+        """Return the places of ratings among those that can be written; an error without one."""
         unknown = np.isin(values, self._ratings, invert=True)
         if unknown.any():
             raise RecinjectError(
@@ -156,9 +143,3 @@ class Pieces:
     @cached_property
     def _table(self) -> pa.StringArray:
         return pa.array(self.texts, pa.string())
-
-
-def alternate(first: Ragged, second: Ragged) -> Ragged:
-    """Mix rows of equal lengths value by value: one of the first, one of the second, ..."""
-    values = np.column_stack([first.values, second.values]).ravel()
-    return Ragged(values, first.offsets * 2)

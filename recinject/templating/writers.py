@@ -6,24 +6,18 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.templating.context import USER_SLOT, Contexts, SlotKind
-from recinject.templating.pieces import (
-    LETTERS,
-    RATINGS,
-    SENTINELS,
-    USERS,
-    Blocks,
-    Pieces,
-    alternate,
-)
+from recinject.templating.pieces import LETTERS, RATINGS, SENTINELS, USERS, Blocks, Pieces
 
 # From the integers of a batch of samples to the numbers of their pieces.
 Writer = Callable[[Contexts], Ragged]
+_Given = TypeVar("_Given")
 _LAST_BLANK = re.compile(r"^(.*\s)?(\S*)$", re.DOTALL)
 
 
@@ -32,11 +26,11 @@ class Segment:
     """A slot in a template, or text beside which no slot stands closely.
 
     Attributes:
-        slot: the slot's name; empty for text.
-        filter: the name of what writes it; empty for a slot as it is.
+        slot: its name; empty for text.
+        filter: what writes it; empty for a slot as it is.
         arguments: the filter's texts, or the text.
-        before: text that stands before the slot without a blank between.
-        after: text up to the first blank after the slot.
+        before: the text before the slot, from the last blank.
+        after: the text after it, up to the first blank.
     """
 
     slot: str
@@ -51,128 +45,112 @@ class Segment:
         return not self.slot
 
     def writer(self, pieces: Pieces) -> Writer:
-        """Ask for the pieces that the segment needs, and return what chooses among them."""
+        """Return what writes the segment, having asked for every piece that it may need."""
+        write, nothing = partial(self.write, pieces), Ragged.from_rows([])
+        slots, labels = {self.slot: nothing}, np.empty(0)
+        # To write no sample asks for the same pieces as to write many.
+        write(Contexts(nothing.values, slots, ratings=nothing, hidden=nothing, labels=labels))
+        return write
+
+    def write(self, pieces: Pieces, contexts: Contexts) -> Ragged:
+        """Return the numbers of the pieces that stand for the segment in each sample."""
         if self.is_text:
-            return partial(_write_text, pieces.literal(self.arguments[0]))
-        alone = pieces.literal(self.before + self.after)
-        return partial(_write_if_any, self._slot_writer(pieces), alone)
+            text = pieces.literal(self.arguments[0])
+            return Ragged.from_columns(np.full(len(contexts), text, np.int32))
+        alone, written = pieces.literal(self.before + self.after), self._slot(pieces, contexts)
+        empty = written.lengths == 0
+        if not empty.any():
+            return written
+        # Where the slot holds nothing, what stands beside it stays.
+        beside = Ragged.from_lengths(np.full(empty.sum(), alone, np.int32), empty)
+        return side_by_side([written, beside])
 
-    def _slot_writer(self, pieces: Pieces) -> Writer:
+    def _slot(self, pieces: Pieces, contexts: Contexts) -> Ragged:
         if self.filter:
-            return FILTERS[self.filter].writer(self, pieces)
+            return FILTERS[self.filter].write(self, pieces, contexts)
         if self.slot in pieces.phrases:
-            return partial(_write_items, self.slot, pieces.blocks(self.slot, *self._glue("", "")))
+            return _in_blocks(contexts.slots[self.slot], self.blocks(pieces, self.slot))
         if self.slot == USER_SLOT:
-            return partial(_write_user, pieces.block(USERS, self.before, self.after))
-        return partial(_write_label, pieces, pieces.block(RATINGS, self.before, self.after))
+            block = pieces.block(USERS, self.before, self.after)
+            return Ragged.from_columns((block + contexts.users).astype(np.int32))
+        block = pieces.block(RATINGS, self.before, self.after)
+        missing = "writes a rating, and its sampler gave no labels"
+        labels = _given(contexts.labels, "labels", missing)
+        return Ragged.from_columns(block + pieces.rating_numbers(labels))
 
-    def _glue(self, before: str, after: str) -> tuple[str, str, str, str]:
-        return self.before, before, after, self.after
+    def blocks(self, pieces: Pieces, kind: str, before: str = "", after: str = "") -> Blocks:
+        """Return the blocks of a list of some kind with these texts around what stands in it."""
+        return pieces.blocks(kind, self.before, before, after, self.after)
 
 
 @dataclass(frozen=True)
 class Filter:
-    """One way to write a slot.
-
-    Attributes:
-        kinds: the slots it can write.
-        arguments: how many texts it takes.
-        usage: an example for messages and docs.
-        writer: makes the writer of a segment.
-    """
+    """One way to write slots of some kinds: how many texts it takes, and how it is used."""
 
     kinds: frozenset[SlotKind]
     arguments: int
     usage: str
-    writer: Callable[[Segment, Pieces], Writer]
+    write: Callable[[Segment, Pieces, Contexts], Ragged]
 
 
-def _write_text(piece: int, contexts: Contexts) -> Ragged:
-    return Ragged.from_columns(np.full(len(contexts), piece, np.int32))
+def _in_blocks(rows: Ragged, blocks: Blocks) -> Ragged:
+    """Number the pieces of rows of texts by where in its row each text stands."""
+    return rows.of(rows.values + blocks[rows.edges])
 
 
-def _write_if_any(writer: Writer, alone: int, contexts: Contexts) -> Ragged:
-    """Write the slot; where it holds nothing, what stands beside it stays."""
-    written = writer(contexts)
-    empty = written.lengths == 0
-    if not empty.any():
-        return written
-    beside = Ragged.from_lengths(np.full(empty.sum(), alone, np.int32), empty)
-    return side_by_side([written, beside])
-
-
-def _write_items(slot: str, blocks: Blocks, contexts: Contexts) -> Ragged:
-    items = contexts.slots[slot]
-    return items.of(items.values + blocks[items.edges])
-
-
-def _write_user(block: int, contexts: Contexts) -> Ragged:
-    return Ragged.from_columns((block + contexts.users).astype(np.int32))
-
-
-def _write_label(pieces: Pieces, block: int, contexts: Contexts) -> Ragged:
-    if contexts.labels is None:
+def _given(value: _Given | None, field: str, missing: str) -> _Given:
+    if value is None:
         raise RecinjectError(
-            "a template writes a rating, and its sampler gave no labels",
-            hint="give Contexts(..., labels=...) in the task's sample()",
+            f"a template {missing}", hint=f"give Contexts(..., {field}=...) in the task's sample()"
         )
-    return Ragged.from_columns(block + pieces.rating_numbers(contexts.labels))
+    return value
 
 
-def _join(segment: Segment, pieces: Pieces) -> Writer:
+def _join(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
     after, before = cut_at_blank(segment.arguments[0])
-    blocks = pieces.blocks(segment.slot, *segment._glue(before, after))
-    return partial(_write_items, segment.slot, blocks)
+    blocks = segment.blocks(pieces, segment.slot, before, after)
+    return _in_blocks(contexts.slots[segment.slot], blocks)
 
 
-def _lettered(segment: Segment, pieces: Pieces) -> Writer:
+def _lettered(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
     after, before = cut_at_blank(segment.arguments[0])
     letters = pieces.blocks(LETTERS, segment.before, before, " ", " ")
-    items = pieces.blocks(segment.slot, "", "", after, segment.after)
-    return partial(_write_lettered, segment.slot, pieces, letters, items)
+    blocks = pieces.blocks(segment.slot, "", "", after, segment.after)
+    items = contexts.slots[segment.slot]
+    marks = items.of(pieces.places(LETTERS, items.places))
+    return _alternate(_in_blocks(marks, letters), _in_blocks(items, blocks))
 
 
-def _write_lettered(
-    slot: str, pieces: Pieces, letters: Blocks, blocks: Blocks, contexts: Contexts
-) -> Ragged:
-    items = contexts.slots[slot]
-    marks = items.of(pieces.places(LETTERS, items.places) + letters[items.edges])
-    return alternate(marks, items.of(items.values + blocks[items.edges]))
-
-
-def _rated(segment: Segment, pieces: Pieces) -> Writer:
+def _rated(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
     between, separator = map(cut_at_blank, segment.arguments)
-    items = pieces.blocks(segment.slot, segment.before, separator[1], between[0], between[0])
-    ratings = pieces.blocks(RATINGS, between[1], between[1], separator[0], segment.after)
-    return partial(_write_rated, segment.slot, pieces, items, ratings)
+    blocks = pieces.blocks(segment.slot, segment.before, separator[1], between[0], between[0])
+    rating_blocks = pieces.blocks(RATINGS, between[1], between[1], separator[0], segment.after)
+    missing = f"writes the ratings of {segment.slot!r}, and its sampler gave none"
+    ratings = _given(contexts.ratings, "ratings", missing)
+    numbers = ratings.of(pieces.rating_numbers(ratings.values))
+    items = contexts.slots[segment.slot]
+    return _alternate(_in_blocks(items, blocks), _in_blocks(numbers, rating_blocks))
 
 
-def _write_rated(
-    slot: str, pieces: Pieces, blocks: Blocks, rating_blocks: Blocks, contexts: Contexts
-) -> Ragged:
-    items, ratings = contexts.slots[slot], contexts.ratings
-    if ratings is None:
-        raise RecinjectError(
-            f"a template writes the ratings of {slot!r}, and its sampler gave none",
-            hint="give Contexts(..., ratings=...) in the task's sample()",
-        )
-    numbers = ratings.of(pieces.rating_numbers(ratings.values) + rating_blocks[items.edges])
-    return alternate(items.of(items.values + blocks[items.edges]), numbers)
+def _alternate(first: Ragged, second: Ragged) -> Ragged:
+    """Mix rows of equal lengths value by value: one of the first, one of the second, ..."""
+    values = np.column_stack([first.values, second.values]).ravel()
+    return Ragged(values, first.offsets * 2)
 
 
-def _masked(segment: Segment, pieces: Pieces) -> Writer:
+def _masked(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
     after, before = cut_at_blank(segment.arguments[0])
-    glue = segment._glue(before, after)
-    items, sentinels = (pieces.blocks(kind, *glue) for kind in (segment.slot, SENTINELS))
-    return partial(_write_masked, segment.slot, pieces, items, sentinels)
+    blocks, sentinels = (
+        segment.blocks(pieces, kind, before, after) for kind in (segment.slot, SENTINELS)
+    )
+    items, hidden = contexts.slots[segment.slot], _hidden(segment, contexts)
+    numbers = np.where(hidden.values, _marks(pieces, hidden), items.values)
+    return _chosen(items.of(numbers), hidden.values, sentinels, blocks)
 
 
-def _write_masked(
-    slot: str, pieces: Pieces, blocks: Blocks, sentinels: Blocks, contexts: Contexts
-) -> Ragged:
-    items, hidden = contexts.slots[slot], _flags(contexts, slot)
-    marks = _marks(pieces, hidden) + sentinels[items.edges]
-    return items.of(np.where(hidden.values, marks, items.values + blocks[items.edges]))
+def _hidden(segment: Segment, contexts: Contexts) -> Ragged:
+    missing = f"hides parts of {segment.slot!r}, and its sampler did not say which"
+    return _given(contexts.hidden, "hidden", missing)
 
 
 def _marks(pieces: Pieces, flags: Ragged) -> Array:
@@ -180,64 +158,32 @@ def _marks(pieces: Pieces, flags: Ragged) -> Array:
     return pieces.places(SENTINELS, flags.sums_before(flags.values) * flags.values)
 
 
-def _flags(contexts: Contexts, slot: str) -> Ragged:
-    if contexts.hidden is None:
-        raise RecinjectError(
-            f"a template hides parts of {slot!r}, and its sampler did not say which",
-            hint="give Contexts(..., hidden=...) in the task's sample()",
-        )
-    return contexts.hidden
+def _chosen(rows: Ragged, is_mark: Array, sentinels: Blocks, blocks: Blocks) -> Ragged:
+    return rows.of(rows.values + np.where(is_mark, sentinels[rows.edges], blocks[rows.edges]))
 
 
-def _corrupted(segment: Segment, pieces: Pieces) -> Writer:
-    return partial(_write_corrupted, pieces, *_gapped(segment, pieces))
+def _gapped(keeps: bool, segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
+    """Write the words that stay of a text, or those that were cut out, with marks for the others.
 
-
-def _gaps(segment: Segment, pieces: Pieces) -> Writer:
-    return partial(_write_gaps, pieces, *_gapped(segment, pieces))
-
-
-def _gapped(segment: Segment, pieces: Pieces) -> tuple[str, Ragged, Blocks, Blocks]:
+    A mark stands where a span begins: instead of its words, or before them.
+    """
     kind, words = pieces.words(segment.slot, segment.arguments[0])
-    blocks, sentinels = (pieces.blocks(name, *segment._glue("", " ")) for name in (kind, SENTINELS))
-    return segment.slot, words, blocks, sentinels
-
-
-def _text_words(slot: str, words: Ragged, contexts: Contexts) -> tuple[Ragged, Ragged, Ragged]:
-    """Return the words of each text, which of them are cut out, and which begin a span."""
-    items = contexts.slots[slot]
+    blocks, sentinels = (segment.blocks(pieces, name, after=" ") for name in (kind, SENTINELS))
+    items = contexts.slots[segment.slot]
     without_separator = np.where(items.edges % 2, len(words) // 2, 0)
     each = words.take(items.values + without_separator)
-    offsets = each.offsets[items.offsets]
-    hidden = _flags(contexts, slot).values
+    text = Ragged(each.values, each.offsets[items.offsets])
+    hidden = _hidden(segment, contexts).values
     follows = np.concatenate([[False], hidden[:-1]])
-    text = Ragged(each.values, offsets)
     begins = hidden & (~follows | (text.edges >= 2))
-    return text, text.of(hidden), text.of(begins)
-
-
-def _write_corrupted(
-    pieces: Pieces, slot: str, words: Ragged, blocks: Blocks, sentinels: Blocks, contexts: Contexts
-) -> Ragged:
-    text, hidden, begins = _text_words(slot, words, contexts)
-    numbers = np.where(begins.values, _marks(pieces, begins), text.values)
-    kept = ~hidden.values | begins.values
-    rows, is_mark = text.of(numbers).keep(kept), begins.values[kept]
-    return rows.of(rows.values + np.where(is_mark, sentinels[rows.edges], blocks[rows.edges]))
-
-
-def _write_gaps(
-    pieces: Pieces, slot: str, words: Ragged, blocks: Blocks, sentinels: Blocks, contexts: Contexts
-) -> Ragged:
-    text, hidden, begins = _text_words(slot, words, contexts)
-    # A word that begins a span stands twice: the first time its span's mark takes its place.
-    times = hidden.values.astype(np.int64) + begins.values
+    # How often each word stands, its span's mark among them, which comes first.
+    times = (~hidden if keeps else hidden) + begins.astype(np.int64)
     is_mark = np.zeros(times.sum(), bool)
-    is_mark[np.cumsum(times)[begins.values] - 2] = True
+    is_mark[(np.cumsum(times) - times)[begins]] = True
     numbers = np.repeat(text.values, times)
-    numbers[is_mark] = _marks(pieces, begins)[begins.values]
+    numbers[is_mark] = _marks(pieces, text.of(begins))[begins]
     rows = Ragged.from_lengths(numbers, text.sums(times))
-    return rows.of(rows.values + np.where(is_mark, sentinels[rows.edges], blocks[rows.edges]))
+    return _chosen(rows, is_mark, sentinels, blocks)
 
 
 def cut_at_blank(text: str) -> tuple[str, str]:
@@ -252,11 +198,12 @@ def cut_at_blank(text: str) -> tuple[str, str]:
 
 
 _LISTS = frozenset({SlotKind.ITEMS, SlotKind.RATED})
+_TEXT = frozenset({SlotKind.GAPPED})
 FILTERS: dict[str, Filter] = {
     "join": Filter(_LISTS, 1, "join('; ')", _join),
     "lettered": Filter(_LISTS, 1, "lettered('; ')", _lettered),
     "rated": Filter(frozenset({SlotKind.RATED}), 2, "rated(', rated ', '; ')", _rated),
     "masked": Filter(frozenset({SlotKind.MASKED}), 1, "masked('; ')", _masked),
-    "corrupted": Filter(frozenset({SlotKind.GAPPED}), 1, "corrupted('; ')", _corrupted),
-    "gaps": Filter(frozenset({SlotKind.GAPPED}), 1, "gaps('; ')", _gaps),
+    "corrupted": Filter(_TEXT, 1, "corrupted('; ')", partial(_gapped, True)),
+    "gaps": Filter(_TEXT, 1, "gaps('; ')", partial(_gapped, False)),
 }

@@ -8,7 +8,7 @@ from recinject.data.schema import Catalog
 from recinject.data.splitting import Split
 from recinject.data.store import load_split, save_split
 from recinject.identifiers.table import name_items
-from recinject.templating.phrases import render_phrases
+from recinject.templating.phrases import Phrasebook
 
 FRAME = pd.DataFrame(
     {
@@ -48,6 +48,6 @@ def test_missing_values_stay_none_and_lists_stay_lists(split_of, tmp_path):
         "{% if categories %} ({{ categories | join(', ') }}){% endif %}"
     )
     names = name_items("title", catalog, 1).texts
-    texts = [render_phrases(source, found, names, "") for found in (Catalog(FRAME), catalog)]
+    texts = [Phrasebook(found, names).write(source, "") for found in (Catalog(FRAME), catalog)]
     assert texts[0] == texts[1]
     assert texts[0][0] == "Bond (Films, Spies)"

@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
 import pandas as pd
+import pytest
 import yaml
 
 from recinject.reporting.cards import dataset_card, model_card
@@ -68,6 +70,21 @@ def test_a_task_without_samples_is_no_configuration(inputs: ReportInputs) -> Non
     )
     names = [config["config_name"] for config in front_matter(card)["configs"]]
     assert names == ["retrieval"]
+
+
+def test_the_card_loads_a_task_that_has_samples(inputs: ReportInputs) -> None:
+    rows = [SampleRow("bpr", "train", 0, 2), SampleRow("rating", "train", 5, 2)]
+    assert 'load_dataset("path/to/this/folder", "rating")' in card_of(replace(inputs, samples=rows))
+
+
+@pytest.mark.parametrize(
+    ("count", "category"),
+    [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (9_999_999, "1M<n<10M"),
+     (10_000_000, "10M<n<100M"), (100_000_000, "100M<n<1B"), (10**9, "1B<n<10B")],
+)  # fmt: skip
+def test_the_hub_knows_the_size(inputs: ReportInputs, count: int, category: str) -> None:
+    card = card_of(replace(inputs, samples=[SampleRow("rating", "train", count, 2)]))
+    assert front_matter(card)["size_categories"] == [category]
 
 
 def test_the_model_card_names_its_library_and_its_snippet_parses(inputs: ReportInputs) -> None:

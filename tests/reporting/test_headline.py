@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
-from recinject.reporting.headline import headline
+from recinject.reporting.headline import headline as sentences
+
+
+def headline(
+    metrics: list[MetricResult],
+    comparisons: list[Comparison],
+    subject: str | None = "The language model",
+) -> str:
+    return " ".join(sentences(metrics, comparisons, subject))
 
 
 def measured(task: str, metric: str, **values: float) -> list[MetricResult]:

@@ -230,13 +230,13 @@ def test_samples_name_items_and_never_users(make, small_split):
 def test_training_uses_every_training_wording_and_tests_use_one(make, small_split):
     for builder in make(small_split).builders():
         used = {sample.template for sample in all_of(builder)}
-        templates = builder.wording.templates
-        if builder.split == "train":
-            assert used == {template.name for template in templates.training}
-        elif builder.split == "reworded":
-            assert used == {templates.held_out[0].name}
-        else:
-            assert used == {templates.training[0].name}
+        templates = builder.wording.templates.templates
+        training, held_out = (
+            [template.name for template in templates if template.held_out is flag]
+            for flag in (False, True)
+        )
+        expected = {"train": training, "reworded": held_out[:1]}
+        assert used == set(expected.get(builder.split, training[:1]))
 
 
 def test_a_shuffled_test_shows_the_same_history_in_another_order(make, small_split):

@@ -10,7 +10,7 @@ from recinject.samples.build import build_samples
 from recinject.samples.demonstrations import AFTER, BETWEEN
 from recinject.samples.sample import SHUFFLED
 from recinject.samples.store import Forms
-from recinject.samples.tokenizer import count_tokens, train_tokenizer
+from recinject.samples.tokenizer import encode, train_tokenizer
 from recinject.tasks.rating import Rating
 from recinject.tasks.retrieval import Retrieval
 
@@ -35,9 +35,9 @@ def test_a_prompt_begins_with_training_samples_of_others(make, small_split):
     assert {builder.split for builder, _ in found} > {"train", "validation", "test", SHUFFLED}
     for builder, plain in found:
         if builder.split == "train":
-            assert builder.demonstrations is None and rows(builder) == rows(plain)
+            assert builder.pool is None and rows(builder) == rows(plain)
             continue
-        pool = rows(builder.demonstrations.pool)
+        pool = rows(builder.pool)
         known = {row["prompt"] + BETWEEN + row["completion"]: row for row in pool}
         for row, own in zip(rows(builder), rows(plain), strict=True):
             *examples, question = row["prompt"].split(AFTER)
@@ -51,7 +51,7 @@ def test_a_prompt_begins_with_training_samples_of_others(make, small_split):
 def test_the_seed_decides_and_every_other_user_is_drawn(make, small_split):
     def shown(seed):
         builder, _ = pairs(make, small_split, 1, seed=seed)[2]
-        pool = {r["prompt"]: r["user_id"] for r in rows(builder.demonstrations.pool)}
+        pool = {r["prompt"]: r["user_id"] for r in rows(builder.pool)}
         row = rows(builder, [0])[0]
         texts = {text: user for text, user in pool.items() if row["prompt"].startswith(text)}
         return row["prompt"], row["user_id"], max(texts.items())[1]
@@ -86,7 +86,7 @@ def test_examples_and_question_share_the_limit_by_whole_items(make, small_split,
     limit = 1000
     for builder, plain in pairs(make, small_split, 2, limits=(limit, 20), causal=causal)[2:4]:
         for row, own in zip(rows(builder), rows(plain), strict=True):
-            assert count_tokens(TOKENIZER, [row["prompt"]])[0] < limit
+            assert encode(TOKENIZER, [row["prompt"]]).lengths[0] < limit
             *examples, question = row["prompt"].split(AFTER)
             assert len(examples) == 2 and question[-20:] == own["prompt"][-20:]
     with pytest.raises(RecinjectError, match=r"lower samples\.shots|raise samples"):

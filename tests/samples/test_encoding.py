@@ -8,7 +8,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from recinject.data.cleaning import clean_catalog
 from recinject.data.schema import Catalog
 from recinject.foundation.ragged import Ragged
-from recinject.samples.encoding import Dialect, Encoder, token_type
+from recinject.samples.encoding import Dialect, Encoder
 from recinject.samples.tokenizer import SENTINELS, train_tokenizer
 from recinject.templating.context import Contexts, SlotKind
 from recinject.templating.language import lower, splits_at_blanks
@@ -187,10 +187,3 @@ def test_no_sample_at_all_has_no_tokens():
     for make_reader in READERS.values():
         encoder, numbers = encoded(make_reader(), "{{ history | join('; ') }}", items=())
         assert encoder.encode(numbers).to_list() == [] and encoder.lengths(numbers).tolist() == []
-
-
-def test_the_kind_of_integer_holds_every_token():
-    small = train_tokenizer(TEXTS, 300)
-    assert token_type(small) is np.uint16
-    small.add_tokens([f"<item_{n}>" for n in range(1 << 16)])
-    assert np.iinfo(token_type(small)).max > max(small.get_vocab().values()) >= 1 << 16

@@ -81,6 +81,8 @@ def test_no_sample_at_all_gives_no_row(batches):
 
 
 def test_a_large_vocabulary_takes_larger_integers():
+    table, _ = token_table([tokens_of([("a", "b")])], READER, (8, 8))
+    assert table["input_ids"].type == table["labels"].type == pa.list_(pa.uint16())
     large = train_tokenizer(["a b"], 400)
     large.add_tokens([f"<item_{n}>" for n in range(1 << 16)])
     number = large.token_to_id("<item_65535>")

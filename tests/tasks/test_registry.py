@@ -85,3 +85,13 @@ def test_a_file_that_is_no_task_is_said(tmp_path, code, said):
 def test_a_python_file_without_templates_is_none_of_our_business(tmp_path):
     (tmp_path / "notes.py").write_text("raise SystemExit")
     assert find_tasks(tmp_path) == TASKS
+
+
+def test_a_name_that_python_knows_already_is_refused(tmp_path):
+    task_type("bought_first", EXAMPLE)
+    for name in ("bought_first", "calendar"):
+        (tmp_path / f"{name}.py").write_text("x = 1")
+        (tmp_path / f"{name}.yaml").write_text("")
+        with pytest.raises(RecinjectError, match=f"{name}.py: another module is called '{name}'"):
+            find_tasks(tmp_path)
+        (tmp_path / f"{name}.py").unlink()

@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -42,8 +43,7 @@ def load(folder: Path, content, **arguments):
 
 def test_a_file_of_ones_own(tmp_path):
     found = load(tmp_path, FILE, phrases={"target": "{{ brand }}", "pair": "another task's"})
-    assert [template.name for template in found.training] == ["a@3"]
-    assert [template.name for template in found.held_out] == ["b@3"]
+    assert [(t.name, t.held_out) for t in found.templates] == [("a@3", False), ("b@3", True)]
     assert (found.version, found.path) == (3, tmp_path / "own.yaml")
     assert found.phrases == {"history": "{{ item }}", "target": "{{ brand }}"}
 
@@ -52,8 +52,9 @@ def test_a_bound_template_writes_both_sides_and_says_where_its_words_end(tmp_pat
     file = FILE | {"templates": [*FILE["templates"], {**FILE["templates"][0], "name": "c"}]}
     file["templates"][2] |= {"completion": "{{ target }}{{ rating }}"}
     pieces = Pieces({"history": ["Cup", "Rag Doll"], "target": ["#0", "#1"]}, np.array([4.5]))
-    found = [template.bind(pieces) for template in load(tmp_path, file).templates]
-    assert [(bound.name, bound.splits_at_blanks) for bound in found] == [
+    templates = load(tmp_path, file).templates
+    found = [template.bind(pieces) for template in templates]
+    assert [(template.name, template.splits_at_blanks) for template in templates] == [
         ("a@3", True),
         ("b@3", True),
         ("c@3", False),
@@ -131,7 +132,9 @@ def shipped(task: str):
 @pytest.mark.parametrize("task", TASKS)
 def test_shipped_prompts_have_wordings_to_train_on_and_to_hold_out(task):
     found = shipped(task)
-    assert len(found.training) >= 2 and len(found.held_out) >= 1
+    assert Counter(template.held_out for template in found.templates) >= Counter(
+        {False: 2, True: 1}
+    )
     names = [template.name for template in found.templates]
     sources = [template.source for template in found.templates]
     assert len(set(names)) == len(set(sources)) == len(names)

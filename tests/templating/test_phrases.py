@@ -4,7 +4,7 @@ import pytest
 from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.table import name_items
-from recinject.templating.phrases import render_phrases
+from recinject.templating.phrases import Phrasebook
 
 CATALOG = Catalog(
     pd.DataFrame(
@@ -20,7 +20,7 @@ NUMBERS = ("#2", "#0", "#1", "#3")
 
 
 def phrases(source, identifiers=NUMBERS):
-    return render_phrases(source, CATALOG, identifiers, "f.yaml: phrases.history")
+    return Phrasebook(CATALOG, identifiers).write(source, "f.yaml: phrases.history")
 
 
 def test_a_phrase_knows_every_column_and_collapses_white_space():
@@ -55,6 +55,8 @@ def test_no_kind_of_identifier_says_a_title_twice(kind):
         ("{{ title", ["phrases.history", "end of", "Jinja over one item's columns"]),
         ("{{ title | nosuchfilter }}", ["nosuchfilter"]),
         ("{{ title.__class__.__mro__ }}", ["unsafe"]),
+        ("{{ title + 1 }}", ["phrases.history", "can only concatenate", "one item's columns"]),
+        ("{{ 1 / (colour | length) }}", ["phrases.history", "NoneType", "one item's columns"]),
     ],
 )
 def test_bad_phrases_are_refused(source, fragments):
