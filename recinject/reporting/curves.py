@@ -22,28 +22,37 @@ _MARKERS = ("s", "^", "D", "v", "P", "X", "*")
 _DASHES = ("--", ":", "-.")
 _PANEL = (4.4, 3.2)
 _ASIDE = 0.06
+_FEWEST_QUERIES = 20
 
 
 def slice_figure(rows: Sequence[SliceResult]) -> Figure:
     """Draw one metric by slice, one panel a way of slicing, one line a recommender.
 
+    Slices of fewer than 20 queries are left to the tables: their whiskers would set the scale.
+
     Args:
         rows: of one task and metric; recommenders in the order of the legend.
     """
+    rows = [row for row in rows if row.queries >= _FEWEST_QUERIES] or rows
     kinds = list(dict.fromkeys(row.by for row in rows))
-    figure = Figure(figsize=(_PANEL[0] * len(kinds), _PANEL[1]), layout="constrained")
-    for axes, by in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+    figure = Figure(figsize=(_PANEL[0] * len(kinds) + 1.6, _PANEL[1]), layout="constrained")
+    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
+    recommenders = list(dict.fromkeys(row.recommender for row in rows))
+    for axes, by in zip(panels, kinds, strict=True):
         own = [row for row in rows if row.by == by]
         queries = {row.slice: row.queries for row in own}
         names = list(queries)
-        for turn, name in enumerate(dict.fromkeys(row.recommender for row in own)):
+        for turn, name in enumerate(recommenders):
             found = [row for row in own if row.recommender == name and isfinite(row.value)]
             # Side by side, so that no whisker hides another.
             places = [names.index(row.slice) + _ASIDE * turn for row in found]
             _line(axes, places, found, name, turn)
         finish(axes, f"{metric_label(rows[0].metric)} by {by}", grid=True)
-        axes.legend(frameon=False, labelcolor=INK, fontsize=8)
         axes.set_xticks(range(len(queries)), [f"{k}\nn = {n:,}" for k, n in queries.items()])
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, frameon=False, labelcolor=INK, fontsize=9, loc="outside right center"
+    )
     return figure
 
 

@@ -8,7 +8,8 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from recinject.evaluation.metrics import MetricResult
-from recinject.reporting.curves import code_figure
+from recinject.evaluation.slices import SliceResult
+from recinject.reporting.curves import code_figure, slice_figure
 from recinject.reporting.figures import loss_figure, metric_figure, to_png, to_svg
 from recinject.reporting.inputs import CodeGroup, LossRow
 
@@ -61,3 +62,23 @@ def test_a_code_is_a_bar_cut_by_the_code_after_it_with_titles_beside() -> None:
         (0, 4),
     ]
     assert [text.get_text().strip() for text in axes.texts] == ["Mug; Cup", ""]
+
+
+def test_a_slice_of_a_few_queries_is_left_to_the_tables() -> None:
+    def rows(*queries: int) -> list[SliceResult]:
+        return [
+            SliceResult("retrieval", name, "hr@10", 0.4, 0.3, 0.5, sum(queries), by, f"{n} of", n)
+            for name in ("language_model", "popularity")
+            for by, n in zip(
+                ["history length"] * (len(queries) - 1) + ["other"], queries, strict=True
+            )
+        ]
+
+    figure = slice_figure(rows(100, 3, 50))
+    ticks = [[label.get_text() for label in axes.get_xticklabels()] for axes in figure.axes]
+    assert ticks == [["100 of\nn = 100"], ["50 of\nn = 50"]]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "language model",
+        "popularity",
+    ]
+    assert len(slice_figure(rows(3, 4)).axes) == 2, "where all are small, all are drawn"
