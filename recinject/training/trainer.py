@@ -69,20 +69,25 @@ def run_training(
             args=arguments, optimizer_cls_and_kwargs=chosen, callbacks=callbacks, **settings
         )
     trainer.remove_callback(PrinterCallback)
-    checkpoint = newest_complete(folder)
-    with arguments.main_process_first(desc="removing torn checkpoints"):
-        if arguments.should_save:
+    try:
+        _train(trainer, folder)
+    finally:
+        progress.close()
+    return trainer
+
+
+def _train(trainer: Trainer, folder: Path) -> None:
+    checkpoint, writes = newest_complete(folder), trainer.args.should_save
+    with trainer.args.main_process_first(desc="removing torn checkpoints"):
+        if writes:
             remove_torn(folder)
-    if checkpoint is not None and arguments.should_save:
+    if checkpoint is not None and writes:
         say(f"  going on from {checkpoint}")
     try:
         with explain_failed_writing(folder):
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except RecinjectError:
         # What a full disk cut off takes room that the next start needs.
-        if arguments.should_save:
+        if writes:
             remove_torn(folder)
         raise
-    finally:
-        progress.close()
-    return trainer
