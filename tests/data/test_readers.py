@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recinject.data.formats import FORMATS
 from recinject.data.readers import make_log, read_log
 from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError
@@ -322,63 +321,6 @@ def test_numbers_do_not_tell_the_order_of_appearance() -> None:
     log = make_log(events, None, "a test")
     assert (log.interactions.user_ids, log.catalog.item_ids) == (["a", "z"], ["10", "9"])
     assert log.interactions.users.dtype == log.interactions.items.dtype == np.int32
-
-
-READER = """
-from recinject.data.formats import Format
-from recinject.data.table import Table, numbered
-import pandas as pd
-
-def read(path, used):
-    lines = path.read_text().splitlines()
-    frame = pd.DataFrame([line.split(" likes ") for line in lines], columns=["user", "item"])
-    return Table(path, frame, numbered(range(1, len(lines) + 1)))
-
-def files(path):
-    return [path] if path.suffix == ".likes" else []
-
-LIKES = Format("sentences", "a .likes file", files, lambda events: None, read)
-"""
-
-
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
-    """Put a package on the path that offers a reader by an entry point."""
-    package = f"likes_{folder.name}"
-    write(folder / f"{package}.py", READER)
-    write(folder / "own-1.0.dist-info" / "METADATA", "Name: own\nVersion: 1.0\n")
-    points = f"[recinject.readers]\nlikes = {entry.replace('likes', package)}\n"
-    write(folder / "own-1.0.dist-info" / "entry_points.txt", points)
-    monkeypatch.syspath_prepend(str(folder))
-
-
-def test_a_packages_own_reader_is_guessed_and_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(tmp_path / "package", monkeypatch, "likes:LIKES")
-    path = write(tmp_path / "log.likes", "Ann likes tea\nBob likes \n")
-    with pytest.raises(RecinjectError, match=r"log.likes, line 2: item_id '' is empty"):
-        read_log(path, columns={})
-    write(path, "Bob likes tea\nAnn likes tea\n")
-    for name in (None, "likes"):
-        log = read_log(path, columns={}, format=name)
-        assert rows_of(log) == [("Ann", "tea"), ("Bob", "tea")]
-        assert log.source.startswith("sentences log.likes")
-    with pytest.raises(RecinjectError, match=r"did you mean 'likes'"):
-        read_log(path, columns={}, format="like")
-
-
-@pytest.mark.parametrize("entry", ["likes:READER", "likes:NONE", "likes_of_nobody:X"])
-def test_a_packages_reader_that_is_none_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
-) -> None:
-    install(tmp_path / "package", monkeypatch, entry)
-    path = write(tmp_path / "log.csv", "user,item\n1,2\n")
-    with pytest.raises(RecinjectError, match=r"the reader 'likes' of .* is no Format"):
-        read_log(path, columns={})
-
-
-def test_formats_are_known_by_name() -> None:
-    assert list(FORMATS) == ["recbole", "movielens", "amazon", "table"]
 
 
 def test_reading_imports_no_heavy_library() -> None:
