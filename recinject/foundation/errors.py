@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+_MOST_LISTED, _NEAREST = 30, 5
+
 
 class RecinjectError(Exception):
     """Something the user can mend: the message names place and fact, the hint the fix.
@@ -34,15 +36,19 @@ class RecinjectError(Exception):
 
 
 def did_you_mean(name: str, legal: Iterable[str]) -> str:
-    """Say which legal name a wrong one most likely meant, and list them all.
+    """Say which legal name a wrong one most likely meant, and list them, if few all of them.
 
     Examples:
         >>> did_you_mean("lerning_rate", ["learning_rate", "seed"])
         "did you mean 'learning_rate'? Legal: learning_rate, seed"
         >>> did_you_mean("x", ["seed"])
         'Legal: seed'
+        >>> did_you_mean("n8", [f"n{number}" for number in range(30, 99)])
+        "did you mean 'n98'? Legal, of 69: n98, n89, n88, n87, n86"
     """
     names = sorted(legal)
-    listing = "Legal: " + (", ".join(names) or "none")
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name, names, n=_NEAREST, cutoff=0.6)
+    listing = f"Legal: {', '.join(names) or 'none'}"
+    if near and len(names) > _MOST_LISTED:
+        listing = f"Legal, of {len(names)}: {', '.join(near)}"
     return f"did you mean {near[0]!r}? {listing}" if near else listing
