@@ -1,5 +1,6 @@
 """The README and docs/ are true: links lead somewhere, examples and commands run."""
 
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -155,3 +156,15 @@ def test_a_command_of_make_or_python_names_what_is_there(command):
 def test_an_example_runs(code, place, monkeypatch):
     monkeypatch.chdir(place)
     exec(compile(code, "example", "exec"), {})  # noqa: S102  # our own words
+
+
+WALK = re.findall(
+    r"`((?:[a-z_]+\.)+\w+)(?:\(.*?\))?`", (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+)
+
+
+@pytest.mark.parametrize(
+    "name", sorted({n for n in WALK if (ROOT / "recinject" / n.split(".")[0]).is_dir()})
+)
+def test_a_name_of_the_walks_is_there(name):
+    assert pkgutil.resolve_name(f"recinject.{name}")
