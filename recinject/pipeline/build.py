@@ -10,7 +10,14 @@ from recinject.foundation.progress import say
 from recinject.foundation.storage import hash_files, hash_value, shipped_folder
 from recinject.pipeline.facts import data_facts, sample_rows
 from recinject.pipeline.prepare import prepare
-from recinject.pipeline.run import Facts, Run, dialect_of, factory_of, given_tokenizer
+from recinject.pipeline.run import (
+    Facts,
+    Run,
+    dialect_of,
+    factory_of,
+    given_tokenizer,
+    hash_local,
+)
 from recinject.recipe import Recipe
 from recinject.reporting.cards import dataset_card
 from recinject.samples.build import build_samples
@@ -32,6 +39,7 @@ def build(run: Run) -> None:
         "dialect": dialect_of(recipe),
     }
     inputs = {**run.fingerprints("data", "identifiers"), "prompts": _hash_prompts(recipe)}
+    inputs |= hash_local(recipe.model.tokenizer or recipe.model.name, weights=False)
     run.stage("samples", settings, inputs).run(lambda folder: _samples(run, folder), resume=True)
 
 

@@ -29,7 +29,7 @@ from recinject.foundation.storage import write_json
 from recinject.identifiers.codes import load_codes
 from recinject.models.building import count_parameters
 from recinject.models.storing import load_trained
-from recinject.pipeline.run import Facts, Run, is_first_process
+from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
 from recinject.pipeline.train import base_model, train
 from recinject.recipe import MOST_EXAMPLES
 from recinject.recommenders.answers import GeneratedRatings
@@ -63,8 +63,10 @@ def evaluate(run: Run) -> None:
         "model": recipe.model.model_dump(),
         "generation": recipe.generation,
     }
-    trained = ["training"] if recipe.training is not None else []
-    inputs = run.fingerprints("samples", *trained)
+    if recipe.training is None:
+        inputs = {**run.fingerprints("samples"), **hash_local(recipe.model.name)}
+    else:
+        inputs = run.fingerprints("samples", "training")
     run.stage("evaluation", settings, inputs).run(lambda folder: _evaluate(run, folder))
 
 

@@ -19,7 +19,7 @@ from recinject.data.store import load_split
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.manifest import RunManifest
 from recinject.foundation.progress import say
-from recinject.foundation.storage import atomic_folder, read_json
+from recinject.foundation.storage import atomic_folder, hash_files, hash_value, read_json
 from recinject.identifiers.table import Identifiers
 from recinject.recipe import Recipe
 from recinject.samples.build import SampleFactory, make_factory
@@ -27,6 +27,7 @@ from recinject.samples.tokenizer import load_tokenizer, local_copy
 
 Facts = dict[str, Any]
 _CONFIG, _GGUF = "config.json", ".gguf"
+_WEIGHTS, _CARD = (".safetensors", ".bin", _GGUF), ".md"
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,18 @@ class Run:
 def is_first_process() -> bool:
     """Say whether this is the process that writes, of those that were launched together."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def hash_local(source: str | None, *, weights: bool = True) -> dict[str, str]:
+    """Hash a model or tokenizer that lies on this machine; a name on a hub stands for itself."""
+    path = Path(source or "")
+    if source is None or not path.exists():
+        return {}
+    if path.is_file():
+        return {source: hash_files(path)}
+    left_out = (_CARD,) if weights else (_CARD, *_WEIGHTS)
+    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
+    return {source: hash_value([hash_files(f) for f in files if f.suffix not in left_out])}
 
 
 def given_tokenizer(recipe: Recipe) -> Tokenizer | None:

@@ -11,7 +11,7 @@ from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.pipeline.build import build
-from recinject.pipeline.run import Facts, Run, dialect_of, is_first_process
+from recinject.pipeline.run import Facts, Run, dialect_of, hash_local, is_first_process
 from recinject.recipe import Recipe, TrainingSection
 from recinject.samples.encoding import Dialect
 from recinject.samples.mixture import mix_tasks, validation_samples
@@ -39,7 +39,8 @@ def train(run: Run) -> None:
         "lora": recipe.lora and recipe.lora.model_dump(),
         "experts": recipe.experts,
     }
-    stage = run.stage("training", settings, run.fingerprints("samples"))
+    inputs = {**run.fingerprints("samples"), **hash_local(recipe.model.name)}
+    stage = run.stage("training", settings, inputs)
     # A changed setting must not resume from what another one trained.
     checkpoints = recipe.folder / "checkpoints" / stage.wanted.fingerprint
     if is_first_process():

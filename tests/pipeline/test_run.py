@@ -1,14 +1,18 @@
 import json
 import os
+import re
 import threading
 import time
 
 import pytest
+from transformers import T5Config
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.manifest import RunManifest
+from recinject.models.building import build_model, wrap_tokenizer
 from recinject.pipeline.run import Run, Stage, is_first_process
 from recinject.recipe import load_recipe
+from recinject.samples.tokenizer import train_tokenizer
 
 STAGES = ["data", "identifiers", "samples", "training", "evaluation", "report"]
 
@@ -118,3 +122,24 @@ def test_a_stage_that_is_not_there_is_refused_with_the_command_that_makes_it(tin
     run = Run(load_recipe(str(tiny_recipe), [f"runs={tmp_path}"]), "recinject run tiny")
     with pytest.raises(RecinjectError, match="the stage data has not been finished"):
         run.fingerprints("data")
+
+
+def test_a_local_models_files_are_inputs(recinject, tiny_recipe, tmp_path):
+    """Weights are what training reads, the tokenizer is what the samples are written with."""
+    tokenizer, named = train_tokenizer(["Which item comes next?"], 500), tmp_path / "named"
+    shape = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    words = [f"runs={tmp_path}", f"model.name={named}", "model.config=null"]
+    words += ["samples.tasks={retrieval: {}}", "training.max_steps=1"]
+
+    def stages(seed, spelling):
+        build_model(shape, spelling, seed).save_pretrained(named)
+        wrap_tokenizer(spelling, T5Config()).save_pretrained(named)
+        (named / "README.md").write_text(f"seed {seed}")
+        ended = recinject("train", tiny_recipe, *words)
+        assert ended.code == 0, ended.output
+        return re.findall(r"^(\w+): (?:starting|again)", ended.output, re.MULTILINE)
+
+    assert stages(0, tokenizer) == ["data", "identifiers", "samples", "training"]
+    assert stages(0, tokenizer) == []
+    assert stages(1, tokenizer) == ["training"]
+    assert stages(1, train_tokenizer(["other words"], 500)) == ["samples", "training"]
