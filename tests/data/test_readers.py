@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recinject.data.formats import FORMATS
 from recinject.data.readers import make_log, read_log
 from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError
@@ -141,40 +140,6 @@ def test_columns_are_mapped_and_left_out(tmp_path: Path) -> None:
     assert "timestamp from 'when'" in log.source
 
 
-def test_item_columns_can_stand_among_the_events(tmp_path: Path) -> None:
-    path = write(tmp_path / "log.csv", "user,item,film,genres\n1,x,The X,A|B\n2,x,The X,A|B\n")
-    columns = {"title": "film", "categories": "genres"}
-    frame = read_log(path, columns=columns).catalog.frame
-    assert frame.to_dict("records") == [
-        {"item_id": "x", "title": "The X", "categories": ["A", "B"]}
-    ]
-
-
-@pytest.mark.parametrize(
-    ("rows", "titles"),
-    [
-        ("1,x,The X,A|B\n2,x,The X,A|B\n2,y,The Y,A\n", ["The X", "The Y"]),
-        ("1,x,Great!,A|B\n2,x,Not for me,A|B\n2,y,,A\n", ["", ""]),
-    ],
-    ids=["of the items", "of the reviews"],
-)
-def test_well_known_columns_are_the_items_where_they_say_one_thing(tmp_path, rows, titles) -> None:
-    path = write(tmp_path / "log.csv", f"user,item,title,genres\n{rows}")
-    log = read_log(path, columns={})
-    assert log.catalog.titles == titles
-    assert log.catalog.frame["categories"].tolist() == [["A", "B"], ["A"]]
-    assert "categories from 'genres'" in log.source
-    left_out = read_log(path, columns={"title": "", "categories": ""})
-    assert left_out.catalog.frame.to_dict("records") == [
-        {"item_id": "x", "title": ""},
-        {"item_id": "y", "title": ""},
-    ]
-    write(tmp_path / "items.csv", "item,title\nx,The other\n")
-    beside = read_log(path, columns={}, items=tmp_path / "items.csv")
-    assert beside.catalog.titles == ["The other", ""]
-    assert "categories" not in beside.catalog.frame
-
-
 def test_items_may_be_named_and_call_their_id_otherwise(tmp_path: Path) -> None:
     events = write(tmp_path / "log.csv", "user,product\n1,x\n2,y\n")
     items = write(tmp_path / "things.csv", 'asin,name,text\nx,"X, the ""first""","two\nlines"\n')
@@ -273,27 +238,6 @@ def test_wrong_settings_name_the_right_ones(
     assert all(fragment in str(caught.value) for fragment in fragments), str(caught.value)
 
 
-def test_several_event_files_are_a_question(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        write(tmp_path / f"ml.{part}.inter", INTER + "1\t2\t3\t4\n")
-    with pytest.raises(RecinjectError, match=r"2 files match.*one is needed"):
-        read_log(tmp_path, columns={})
-    write(tmp_path / f"{tmp_path.name}.inter", INTER + "7\t8\t3\t4\n")
-    assert rows_of(read_log(tmp_path, columns={})) == [("7", "8")]
-
-
-def test_several_item_tables_are_a_question_that_a_setting_answers(tmp_path: Path) -> None:
-    write(tmp_path / "interactions.csv", "user,item\n1,2\n")
-    for kind in ("csv", "tsv"):
-        write(
-            tmp_path / f"items.{kind}", "item{}title\n2{}Two\n".replace("{}", ",\t"[kind == "tsv"])
-        )
-    with pytest.raises(RecinjectError, match=r"2 files match.*items.KIND\n.*data.items"):
-        read_log(tmp_path, columns={})
-    log = read_log(tmp_path, columns={}, items=tmp_path / "items.tsv")
-    assert log.catalog.titles == ["Two"]
-
-
 texts = st.text(alphabet='ab,"; \u00e9\u0663', min_size=1, max_size=4).filter(str.strip)
 event_rows = st.lists(st.tuples(texts, texts, st.integers(0, 3)), min_size=1, max_size=25)
 
@@ -322,63 +266,6 @@ def test_numbers_do_not_tell_the_order_of_appearance() -> None:
     log = make_log(events, None, "a test")
     assert (log.interactions.user_ids, log.catalog.item_ids) == (["a", "z"], ["10", "9"])
     assert log.interactions.users.dtype == log.interactions.items.dtype == np.int32
-
-
-READER = """
-from recinject.data.formats import Format
-from recinject.data.table import Table, numbered
-import pandas as pd
-
-def read(path, used):
-    lines = path.read_text().splitlines()
-    frame = pd.DataFrame([line.split(" likes ") for line in lines], columns=["user", "item"])
-    return Table(path, frame, numbered(range(1, len(lines) + 1)))
-
-def files(path):
-    return [path] if path.suffix == ".likes" else []
-
-LIKES = Format("sentences", "a .likes file", files, lambda events: None, read)
-"""
-
-
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
-    """Put a package on the path that offers a reader by an entry point."""
-    package = f"likes_{folder.name}"
-    write(folder / f"{package}.py", READER)
-    write(folder / "own-1.0.dist-info" / "METADATA", "Name: own\nVersion: 1.0\n")
-    points = f"[recinject.readers]\nlikes = {entry.replace('likes', package)}\n"
-    write(folder / "own-1.0.dist-info" / "entry_points.txt", points)
-    monkeypatch.syspath_prepend(str(folder))
-
-
-def test_a_packages_own_reader_is_guessed_and_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    install(tmp_path / "package", monkeypatch, "likes:LIKES")
-    path = write(tmp_path / "log.likes", "Ann likes tea\nBob likes \n")
-    with pytest.raises(RecinjectError, match=r"log.likes, line 2: item_id '' is empty"):
-        read_log(path, columns={})
-    write(path, "Bob likes tea\nAnn likes tea\n")
-    for name in (None, "likes"):
-        log = read_log(path, columns={}, format=name)
-        assert rows_of(log) == [("Ann", "tea"), ("Bob", "tea")]
-        assert log.source.startswith("sentences log.likes")
-    with pytest.raises(RecinjectError, match=r"did you mean 'likes'"):
-        read_log(path, columns={}, format="like")
-
-
-@pytest.mark.parametrize("entry", ["likes:READER", "likes:NONE", "likes_of_nobody:X"])
-def test_a_packages_reader_that_is_none_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
-) -> None:
-    install(tmp_path / "package", monkeypatch, entry)
-    path = write(tmp_path / "log.csv", "user,item\n1,2\n")
-    with pytest.raises(RecinjectError, match=r"the reader 'likes' of .* is no Format"):
-        read_log(path, columns={})
-
-
-def test_formats_are_known_by_name() -> None:
-    assert list(FORMATS) == ["recbole", "movielens", "amazon", "table"]
 
 
 def test_reading_imports_no_heavy_library() -> None:
