@@ -6,12 +6,16 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from recinject.foundation.errors import RecinjectError
+
+UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, zipfile.BadZipFile)
+"""What numpy raises of a ``.npy`` or ``.npz`` that is absent, cut off or something else."""
 
 
 @contextmanager

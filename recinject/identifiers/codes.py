@@ -14,7 +14,7 @@ import numpy as np
 from recinject.data.schema import Catalog, Flags, Integers
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
-from recinject.foundation.storage import hash_value
+from recinject.foundation.storage import UNREADABLE_ARRAYS, hash_value
 from recinject.identifiers.quantising import Hyperplanes, Quantiser, RandomCodes, Residual
 
 MOST_LEVELS = len(string.ascii_lowercase) - 1
@@ -159,7 +159,7 @@ def load_codes(folder: Path, catalog: Catalog) -> tuple[SemanticCodes, Quantiser
             arrays = dict(stored)
         facts = json.loads(str(arrays.pop("facts")))
         quantiser = _STORED[facts["kind"]](**_grouped(arrays))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*UNREADABLE_ARRAYS, KeyError, TypeError) as error:
         raise RecinjectError(
             f"{path}: no codebooks to read ({error})".split("\n")[0],
             hint="make them with recinject prepare RECIPE identifiers.kind=semantic",
