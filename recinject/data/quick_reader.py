@@ -22,7 +22,13 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
-from recinject.data.columns import EVENT_COLUMNS, IDS, ITEM_COLUMNS, in_seconds, match_names
+from recinject.data.columns import (
+    EVENT_COLUMNS,
+    IDS,
+    in_seconds,
+    match_items_among_events,
+    match_names,
+)
 from recinject.data.delimited import Dialect, plain_names
 from recinject.data.schema import Floats, Integers
 from recinject.data.table import refuse_repeated
@@ -58,7 +64,7 @@ def read_quickly(
 
     def match(theirs: Sequence[str]) -> Names:
         names = match_names(path, theirs, EVENT_COLUMNS, IDS, columns)
-        about_items = with_items and match_names(path, theirs, ITEM_COLUMNS[1:], (), columns)
+        about_items = with_items and match_items_among_events(path, theirs, names, columns)
         if about_items or len(set(names.values())) < len(names):
             raise UncleanError
         return names

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -33,8 +33,8 @@ class RecinjectError(Exception):
         return f"{self.message}\n  fix: {self.hint}"
 
 
-def did_you_mean(name: str, legal: Iterable[str]) -> str:
-    """Say which legal name a wrong one most likely meant, and list them all.
+def did_you_mean(wrong: str | Sequence[str], legal: Iterable[str]) -> str:
+    """Say which legal names a wrong one, or several, most likely meant, and list them all.
 
     Examples:
         >>> did_you_mean("lerning_rate", ["learning_rate", "seed"])
@@ -44,5 +44,6 @@ def did_you_mean(name: str, legal: Iterable[str]) -> str:
     """
     names = sorted(legal)
     listing = "Legal: " + (", ".join(names) or "none")
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"did you mean {near[0]!r}? {listing}" if near else listing
+    asked = [wrong] if isinstance(wrong, str) else wrong
+    near = [close for name in asked for close in difflib.get_close_matches(name, names, n=1)]
+    return f"did you mean {' and '.join(map(repr, near))}? {listing}" if near else listing

@@ -167,6 +167,14 @@ def test_half_a_surrogate_pair_is_no_crash(tmp_path: Path) -> None:
     assert rows_of(read_log(path, columns={})) == [("u", "i?")]
 
 
+def test_text_that_parquet_stores_as_bytes_is_text(tmp_path: Path) -> None:
+    rows = {"user": [b"u", b"v"], "item": [b"caf\xc3\xa9", b"\xff"], "title": [b"X", None]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "log.parquet")
+    log = read_log(tmp_path / "log.parquet", columns={})
+    assert rows_of(log) == [("u", "café"), ("v", "\ufffd")]
+    assert log.catalog.titles == ["X", ""]
+
+
 def test_position_alone_gives_the_order(tmp_path: Path) -> None:
     rows = "user_id\titem_id\tposition\ttimestamp\nu\ta\t10\t1\nu\tb\t9\t\nu\tc\t1\t7\n"
     log = read_log(write(tmp_path / "log.tsv", rows), columns={})
@@ -212,6 +220,18 @@ def test_times_in_every_spelling(tmp_path: Path, text: str, seconds: float) -> N
         (
             {"columns": {"item_id": "itm"}},
             ["log.csv", "'itm'", "did you mean 'item'", "data.columns.item_id=", "user"],
+        ),
+        (
+            {"columns": {"user_id": "usr", "item_id": "itm"}},
+            [
+                "there is no column 'usr' to read user_id from, no column 'itm' to read item_id",
+                "did you mean 'user' and 'item'?",
+                "data.columns.user_id=NAME data.columns.item_id=NAME",
+            ],
+        ),
+        (
+            {"columns": {"user_id": "", "item_id": "itm", "rating": "x"}},
+            ["'itm' to read item_id", "no column 'x' to read rating", "looks like user_id"],
         ),
         ({"columns": {"titel": "x"}}, ["'titel'", "did you mean 'title'"]),
         ({"columns": {"title": "x"}}, ["log.csv", "'x'", "data.columns.title="]),
