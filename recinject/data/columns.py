@@ -37,11 +37,7 @@ _FIRST_MILLISECONDS = 1e11  # as seconds, this is the year 5138; as milliseconds
 
 
 def check_names(columns: Mapping[str, str]) -> None:
-    """Refuse a setting for a column that is none of ours.
-
-    Raises:
-        RecinjectError: a key is not a legal name.
-    """
+    """Refuse a setting for a column that is none of ours."""
     for name in columns:
         if name not in GUESSES:
             raise RecinjectError(
@@ -69,7 +65,7 @@ def match_names(
         Our name to the file's, for those found.
 
     Raises:
-        RecinjectError: a column that was asked for or is required is not there.
+        RecinjectError: columns that were asked for or are required are not there; it names all.
     """
     asked = {ours: columns[ours] for ours in wanted if columns.get(ours)}
     found = {ours: name for ours, name in asked.items() if name in theirs}

@@ -185,12 +185,13 @@ def _collect(names: Names, batches: Iterator[pa.RecordBatch]) -> Events:
         raise UncleanError
     joined: dict[str, Any] = {}
     for ours in names:
-        joined[ours] = (_joined_ids if ours in IDS else _joined_numbers)(ours, parts.pop(ours))
+        own = parts.pop(ours)
+        joined[ours] = _joined_ids(own) if ours in IDS else _joined_numbers(ours, own)
     found = {ours: column for ours, column in joined.items() if column is not None}
     return pd.DataFrame(found, copy=False), names
 
 
-def _joined_ids(_ours: str, parts: list[Any]) -> pd.Categorical[str]:
+def _joined_ids(parts: list[Any]) -> pd.Categorical[str]:
     column = pa.chunked_array(parts).unify_dictionaries()
     found = column.chunk(0).dictionary
     texts = found.to_pylist()

@@ -99,8 +99,7 @@ def read_frame(
         columns: our column names to the tables', as for :func:`read_log`.
 
     Raises:
-        RecinjectError: a table is none, or as for :func:`read_log`; the message names the row,
-            counted from 1.
+        RecinjectError: as for :func:`read_log`; the message names the row, counted from 1.
     """
     check_names(columns)
     table, source = _frame_table("events", events), f"{type(events).__name__} of events"
@@ -123,8 +122,8 @@ def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> L
 
     Args:
         events: columns ``user_id`` and ``item_id`` (text, or categories that are text in order and
-            all in use), optionally ``rating``, ``timestamp``
-            (seconds, NaN where unknown) and ``position`` (numbers); a row an event.
+            all in use), optionally ``rating``, ``timestamp`` (seconds, NaN where unknown) and
+            ``position``; a row an event.
         items: columns ``item_id`` and whatever is known; of rows with one id the first counts,
             rows that no event uses are left out, items without a row get an empty title.
         source: where it came from, in words.

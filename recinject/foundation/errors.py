@@ -11,10 +11,6 @@ from typing import Any
 class RecinjectError(Exception):
     """Something the user can mend: the message names place and fact, the hint the fix.
 
-    Args:
-        message: where it happened and what is wrong, in one sentence.
-        hint: what to do about it, in one sentence.
-
     Examples:
         >>> str(RecinjectError("log.csv: no column 'user'", hint="set data.columns.user_id"))
         "log.csv: no column 'user'\\n  fix: set data.columns.user_id"

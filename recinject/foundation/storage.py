@@ -26,10 +26,8 @@ def atomic_folder(path: Path, key: str | None = None) -> Iterator[Path]:
     for it, and ``path`` is as it was before. One process at a time makes a folder: what others
     left unfinished is removed.
 
-    Args:
-        path: the folder to make.
-        key: what the content depends on. With it, a block that is interrupted or killed leaves
-            its temporary folder, and the next block with the same key is given it to go on.
+    With a key, which says what the content depends on, a block that is interrupted or killed
+    leaves its temporary folder, and the next block with the same key is given it to go on.
 
     Raises:
         RecinjectError: the parent folder cannot be written.

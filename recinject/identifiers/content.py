@@ -76,13 +76,8 @@ def embed_items(
 def text_space(source: str, texts: Sequence[str], dimensions: int, seed: int) -> Embed:
     """Return the function from texts to vectors that a catalogue's texts are embedded by.
 
-    Texts of new items that pass it lie in the same space.
-
-    Args:
-        source: ``tfidf``, or a sentence-transformers model by name or folder.
-        texts: of the catalogue; ``tfidf`` learns its words and dimensions from them.
-        dimensions: the most numbers in a vector that ``tfidf`` makes.
-        seed: of the decomposition behind ``tfidf``.
+    Texts of new items that pass it lie in the same space. ``tfidf`` learns its words and
+    dimensions from the catalogue's; anything else is a sentence-transformers model.
     """
     return _tfidf(texts, dimensions, seed) if source == TFIDF else _sentence_model(source)
 

@@ -28,17 +28,11 @@ _AS_THEY_ARE = (
 
 @dataclass(frozen=True, eq=False)
 class CodedItems:
-    """What an item's rows may go by.
+    """What an item's rows may go by."""
 
-    Attributes:
-        codes: of each item, coarse to fine, shape (items, levels).
-        size: how many codes a level has.
-        events: how many training events each item has, shape (items,).
-    """
-
-    codes: Integers
-    size: int
-    events: NDArray[np.integer[Any]]
+    codes: Integers  # of each item, coarse to fine, (items, levels)
+    size: int  # how many codes a level has
+    events: NDArray[np.integer[Any]]  # how many training events each item has, (items,)
 
 
 def item_rows(kind: str, items: CodedItems, rows: int, seed: int) -> Ragged:
@@ -130,10 +124,6 @@ def learn_pieces(items: CodedItems, rows: int) -> Any:
 
     Beside all single codes, so that any item can be put together, there are the runs of codes
     that come most often: byte-pair merges, as SentencePiece's ``bpe`` finds them.
-
-    Args:
-        items: those without training events teach nothing.
-        rows: how many pieces there may be.
 
     Returns:
         A ``SentencePieceProcessor`` for words of :func:`spell`; piece 0 is ``<unk>``.
