@@ -154,7 +154,7 @@ def item_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
             frame["categories"] = pd.Series(values, dtype=object)
         else:
             text = as_text(column)
-            frame[ours] = text if ours == "item_id" else _none_for_empty(text)
+            frame[ours] = text if ours == "item_id" else text.astype(object).where(text != "", None)
             problems += _empty_ids(table, ours, text) if ours == "item_id" else []
     table.refuse(problems)
     return frame
@@ -211,10 +211,6 @@ def _labels(value: Any, separator: str | None) -> list[str]:
 def _holds_lists(column: pd.Series[Any]) -> bool:
     present = column.dropna()
     return not present.empty and isinstance(present.iloc[0], (list, tuple, np.ndarray))
-
-
-def _none_for_empty(text: pd.Series[Any]) -> pd.Series[Any]:
-    return text.astype(object).where(text != "", None)
 
 
 def _empty_ids(table: Table, name: str, text: pd.Series[Any]) -> list[Problem]:

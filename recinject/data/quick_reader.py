@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -32,6 +31,7 @@ from recinject.data.columns import (
 from recinject.data.delimited import Dialect, plain_names
 from recinject.data.schema import Floats, Integers
 from recinject.data.table import refuse_repeated
+from recinject.data.table_reader import open_bytes
 from recinject.foundation.errors import RecinjectError
 
 _FIRST_BYTES = 1 << 16
@@ -72,8 +72,8 @@ def read_quickly(
     try:
         if dialect is None:
             return _collect(*_open_parquet(path, match))
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
-            return _collect(*_open_delimited(path, cast(BinaryIO, stream), dialect, match))
+        with open_bytes(path) as stream:
+            return _collect(*_open_delimited(path, stream, dialect, match))
     except (UncleanError, RecinjectError, pa.ArrowException, OSError, EOFError, ValueError):
         return None
     except (csv.Error, zlib.error):

@@ -27,7 +27,7 @@ from recinject.data.columns import (
 from recinject.data.formats import find_files
 from recinject.data.quick_reader import Events
 from recinject.data.schema import Catalog, Integers, Interactions, Log, known_times
-from recinject.data.table import Table, refuse_repeated, row_numbers
+from recinject.data.table import Table, refuse_repeated
 from recinject.data.table_reader import require_path
 from recinject.foundation.errors import RecinjectError
 
@@ -246,4 +246,4 @@ def _frame_table(name: str, rows: object) -> Table:
     columns = list(map(value_text, frame.columns))
     refuse_repeated(name, columns)
     frame = frame.reset_index(drop=True).set_axis(columns, axis=1)
-    return Table(name, frame, row_numbers, unit="row")
+    return Table(name, frame)

@@ -36,13 +36,13 @@ class Table:
     """A file's rows, with a range index, under the file's own column names.
 
     Text files give text only. Rows that could not be made out are left out, and are problems.
-    ``lines`` gives the lines of the file on which some rows stand, both ascending.
+    ``lines`` gives the lines of the file on which some rows stand, both ascending; a table without
+    lines has its rows counted from 1.
     """
 
     path: Path | str  # the file, or what a table from Python is called
     frame: pd.DataFrame
-    lines: Callable[[Sequence[int]], Sequence[int]]
-    unit: str = "line"  # or "row" where a file has no lines
+    lines: Callable[[Sequence[int]], Sequence[int]] | None = None
     problems: Sequence[Problem] = ()
     sequences: frozenset[str] = frozenset()  # columns of text that blanks divide into a list
 
@@ -51,7 +51,9 @@ class Table:
         rows = np.flatnonzero(bad).tolist()
         if not rows:
             return []
-        return [Problem(self.lines(rows[:_SHOWN]) or [0], len(rows), what(rows[0]), hint)]
+        shown = rows[:_SHOWN]
+        lines = self.lines(shown) if self.lines else [row + 1 for row in shown]
+        return [Problem(lines or [0], len(rows), what(rows[0]), hint)]
 
     def refuse(self, problems: Sequence[Problem]) -> None:
         """Raise an error if there is a problem; each has a line of its message."""
@@ -61,11 +63,12 @@ class Table:
 
     def _said(self, problem: Problem) -> str:
         first, *others = problem.lines
-        said = f"{self.path}, {self.unit} {first}: {problem.what}"
+        unit = "line" if self.lines else "row"
+        said = f"{self.path}, {unit} {first}: {problem.what}"
         if not others:
             return said
         listed = ", ".join(map(str, others)) + (", ..." if problem.count > len(others) + 1 else "")
-        return f"{said} ({problem.count} such {self.unit}s: {first}, {listed})"
+        return f"{said} ({problem.count} such {unit}s: {first}, {listed})"
 
 
 def refuse_repeated(path: Path | str, names: Sequence[str]) -> None:
@@ -76,11 +79,6 @@ def refuse_repeated(path: Path | str, names: Sequence[str]) -> None:
             f"{path}: the column {repeated[0]!r} is there more than once",
             hint="give every column of the header its own name",
         )
-
-
-def row_numbers(rows: Sequence[int]) -> list[int]:
-    """Count rows from 1, where a table has no lines."""
-    return [row + 1 for row in rows]
 
 
 def numbered(lines: Sequence[int]) -> Callable[[Sequence[int]], list[int]]:
