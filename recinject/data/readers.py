@@ -74,7 +74,7 @@ def read_log(
     source, among = f"{chosen.name} {events_path.name}", None
     if items_path is not None:
         source += f" and {items_path.name}"
-    elif not chosen.guess_items:
+    elif not chosen.guess_items:  # an empty name leaves a column out
         columns = {**dict.fromkeys(ITEM_COLUMNS[1:], ""), **columns}
     found = chosen.quick(events_path, columns, items_path is None)
     if found is None:
