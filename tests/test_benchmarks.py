@@ -1,4 +1,4 @@
-"""Every benchmark runs with --quick, and so does every way in which the docs call one."""
+"""Every benchmark runs with --quick, in the longest way in which the docs call it."""
 
 import json
 import re
@@ -11,20 +11,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TOLD = {
-    " ".join(shlex.split(command, comments=True))
+TOLD = [
+    shlex.split(command, comments=True)
     for page in PAGES
     for command in re.findall(r"^    .*?python (benchmarks/.*)$", page.read_text("utf-8"), re.M)
-}
-SCRIPTS = {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")}
-COMMANDS = sorted(TOLD | (SCRIPTS - {command.split()[0] for command in TOLD}))
+]
+ALONE = [[f"benchmarks/{path.name}"] for path in (ROOT / "benchmarks").glob("*.py")]
+LONGEST = {words[0]: words[1:] for words in sorted([*ALONE, *TOLD], key=len)}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_benchmark_ends_with_one_json_object(command):
-    script, *words = command.split()
+@pytest.mark.parametrize("script", sorted(LONGEST))
+def test_a_benchmark_ends_with_one_json_object(script):
     ended = subprocess.run(
-        [sys.executable, str(ROOT / script), *words, "--quick"],
+        [sys.executable, str(ROOT / script), *LONGEST[script], "--quick"],
         capture_output=True,
         text=True,
         check=False,

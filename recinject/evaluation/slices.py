@@ -58,14 +58,14 @@ def slice_queries(queries: Queries, training: Interactions) -> list[Slice]:
     names = [f"{low + 1} to {high}" for low, high in zip(edges, _LENGTHS, strict=False)]
     by_length = np.searchsorted(_LENGTHS, lengths)
     counts = np.bincount(training.items, minlength=training.n_items)
-    by_popularity = np.where(counts > 0, 1 + _thirds(counts), 0)[queries.targets]
+    by_popularity = np.where(counts > 0, 1 + popularity_thirds(counts), 0)[queries.targets]
     return [
         *_slices(HISTORY, [*names, f"above {_LENGTHS[-1]}"], by_length),
         *_slices(POPULARITY, ["unseen", *_THIRDS], by_popularity),
     ]
 
 
-def _thirds(counts: Array) -> Array:
+def popularity_thirds(counts: Array) -> Array:
     """Return 0 for the rarest items up to 2 for the most popular, each a third of the events."""
     order = np.argsort(counts, kind="stable")
     middles = 2 * np.cumsum(counts[order]) - counts[order]

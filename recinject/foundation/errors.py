@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
+
+_MOST_LISTED, _NEAREST = 30, 5
 
 
 class RecinjectError(Exception):
@@ -30,16 +33,22 @@ class RecinjectError(Exception):
 
 
 def did_you_mean(wrong: str | Sequence[str], legal: Iterable[str]) -> str:
-    """Say which legal names a wrong one, or several, most likely meant, and list them all.
+    """Say which legal names a wrong one, or several, most likely meant; list them, if few all.
 
     Examples:
         >>> did_you_mean("lerning_rate", ["learning_rate", "seed"])
         "did you mean 'learning_rate'? Legal: learning_rate, seed"
         >>> did_you_mean("x", ["seed"])
         'Legal: seed'
+        >>> did_you_mean("n8", [f"n{number}" for number in range(30, 99)])
+        "did you mean 'n98'? Legal, of 69: n98, n89, n88, n87, n86"
     """
     names = sorted(legal)
-    listing = "Legal: " + (", ".join(names) or "none")
     asked = [wrong] if isinstance(wrong, str) else wrong
-    near = [close for name in asked for close in difflib.get_close_matches(name, names, n=1)]
-    return f"did you mean {' and '.join(map(repr, near))}? {listing}" if near else listing
+    found = [difflib.get_close_matches(name, names, n=_NEAREST, cutoff=0.6) for name in asked]
+    near = [close for close in found if close]
+    listing = f"Legal: {', '.join(names) or 'none'}"
+    if near and len(names) > _MOST_LISTED:
+        listing = f"Legal, of {len(names)}: {', '.join(dict.fromkeys(chain(*near)))}"
+    meant = " and ".join(repr(close[0]) for close in near)
+    return f"did you mean {meant}? {listing}" if near else listing

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import recinject
+from recinject.foundation.progress import say
 from recinject.foundation.storage import hash_files, hash_value, shipped_folder
 from recinject.pipeline.facts import data_facts, sample_rows
 from recinject.pipeline.prepare import prepare
@@ -47,6 +48,8 @@ def _samples(run: Run, folder: Path) -> Facts:
     factory = factory_of(recipe, *run.split, run.identifiers, given_tokenizer(recipe))
     forms = Forms(tokens=samples.tokens, jsonl=samples.jsonl)
     rows = build_samples(factory, folder, forms, workers=samples.workers)
+    trained = [row["samples"] for row in rows if row["split"] == "train"]
+    say(f"  {sum(trained):,} training samples of {len(trained)} tasks")
     versions = {task: wording.templates.version for task, wording in factory.wordings.items()}
     card = dataset_card(
         recipe.name,

@@ -21,6 +21,7 @@ from recinject.evaluation.evaluate import (
     save_prediction,
 )
 from recinject.evaluation.examples import draw_examples
+from recinject.evaluation.lists import ListMeasures
 from recinject.evaluation.queries import make_queries
 from recinject.evaluation.slices import measure_slices, slice_queries
 from recinject.foundation.progress import say
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from recinject.models.heads import RatingModel
 
 _AUDITED_SAMPLES = 2000
-_ROWS = ("metrics", "comparisons", "slices", "audit", "examples")
+_ROWS = ("metrics", "comparisons", "slices", "lists", "audit", "examples")
 
 
 def evaluate(run: Run) -> None:
@@ -164,6 +165,7 @@ class _Evaluation:
         answers += [*joined, *(self.asked_otherwise(task, model) if model else [])]
         self.rows["metrics"] += [asdict(result) for given in answers for result in given.metrics]
         self.slice(answers, queries)
+        self.describe(answers, queries)
         self.show(answers[0].prediction, queries)
 
     def writers(self, model: LanguageModel, task: str) -> list[GeneratedRatings]:
@@ -230,6 +232,15 @@ class _Evaluation:
                     self.protocol.seed,
                 ),
             )
+
+    def describe(self, answers: Sequence[Answer], queries: Queries) -> None:
+        """Say what the retrieved lists are like, whether they hit or not."""
+        if queries.task == "retrieval":
+            split, catalog = self.run.split
+            length, protocol = max(self.protocol.cutoffs), self.protocol
+            measures = ListMeasures(split.train, catalog, length, protocol.resamples, protocol.seed)
+            for given in answers:
+                self.rows["lists"] += map(asdict, measures.describe(given.prediction, queries))
 
     def show(self, prediction: Prediction, queries: Queries) -> None:
         """Audit the lists of the model, or of the best baseline, and draw examples from them."""

@@ -16,6 +16,7 @@ import recinject
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.examples import Example
+from recinject.evaluation.lists import ListResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
@@ -65,6 +66,7 @@ def gather(run: Run) -> ReportInputs:
         examples=_examples(run),
         sampled_candidates=_negatives(run.recipe),
         slices=[SliceResult(**row) for row in read_json(evaluation / "slices.json")],
+        lists=[ListResult(**row) for row in read_json(evaluation / "lists.json")],
         confusion=_confusion(run),
         shares=points(run),
         experts=ExpertUse(**experts) if experts else None,

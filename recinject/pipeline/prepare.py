@@ -24,6 +24,7 @@ from recinject.data.splitting import (
 )
 from recinject.data.store import save_split
 from recinject.data.table_reader import require_path
+from recinject.foundation.progress import say
 from recinject.foundation.storage import hash_files
 from recinject.identifiers.content import FILES
 from recinject.identifiers.table import Identifiers, name_items
@@ -122,6 +123,9 @@ def _data(run: Run, folder: Path) -> Facts:
     save_split(folder, split, catalog)
     counts = {part.label: int((split.parts == part).sum()) for part in Part}
     cleaning = [asdict(step) for step in steps]
+    first, last = steps[0], steps[-1]
+    say(f"  {source}: {first.events:,} events")
+    say(f"  cleaned: {last.users:,} users, {last.items:,} items, {last.events:,} events")
     return {"source": source, "cleaning": cleaning, **counts, **time_facts(split)}
 
 

@@ -103,9 +103,10 @@ def _find(name: str) -> Path:
         if RunManifest.read(folder / "data") is not None:
             return folder.resolve()
     there = [path.parents[1].name for path in _RUNS.glob("*/data/manifest.json")]
+    others = did_you_mean(name, there) if there else "There is none yet: recinject run quickstart"
     raise RecinjectError(
         f"{name}: no run is in {' or '.join(map(str, folders))}",
-        hint=f"give a run's folder, or its name below {_RUNS}/. {did_you_mean(name, there)}",
+        hint=f"give a run's folder, or its name below {_RUNS}/. {others}",
     )
 
 

@@ -74,7 +74,12 @@ def check_adapted(recipe: Recipe, model: PreTrainedModel) -> Model:
     adapted = adapt(recipe, model, [task.name for task in recipe.tasks()])
     if recipe.lora is not None and recipe.lora.initialisation != "default":
         check_start(adapted, recipe.lora.initialisation)
-    return adapted
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:  # zeros, until training finds their start
+                torch.nn.init.ones_(weight)
+    if recipe.model.head == "text":
+        return adapted
+    return RatingModel(adapted, recipe.model.head, [1, 2], [1, 1])  # whatever ratings there are
 
 
 def adapter_folder(recipe: Recipe, checkpoints: Path) -> Path | None:

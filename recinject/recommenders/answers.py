@@ -25,6 +25,7 @@ _FIRST = (re.compile(_DIGITS), re.compile(_NAMED))
 _HALF = re.compile(rf"{_NUMBER}(?: and a half| 1/2)")
 _SHARE = re.compile(rf"{_NUMBER}(?: stars?)? ?(?:/|out of|of) ?{_NUMBER}")
 _CHOICE = re.compile(rf"{_NUMBER} ?(?:-|\u2013|or|to|and) ?{_NUMBER}")
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _MARKUP = re.compile(r"[*_`\"'“”\u2018\u2019]")
 
 
@@ -45,7 +46,7 @@ def parse_rating(text: str, lowest: float, highest: float) -> float | None:
     ``4/5``, ``4 out of 5``, ``8/10``           4       a share of the scale's highest rating
     ``1-5: 4``, ``from 1 to 5, a 4``            4       the scale itself is no answer
     ``3 or 4``, ``3-4``, ``3 to 4``             None    a choice between two is no answer
-    ``10``, ``-1``, ``0``, ``1994``, ``1/10``   None    not on the scale
+    ``10``, ``-1``, ``0``, ``4,000``, ``1/10``  None    not on the scale
     empty, ``NaN``, ``good``, ``1-5``           None    no number
     ==========================================  ======  ========================================
 
@@ -58,7 +59,7 @@ def parse_rating(text: str, lowest: float, highest: float) -> float | None:
     plain = _MARKUP.sub("", plain).lower()
     line = next((line.strip() for line in plain.splitlines() if line.strip()), "")
     scale = rf"(?<![\d.]){lowest:g} ?(?:-|\u2013|to) ?{highest:g}(?![\d.]\d)"
-    line = re.sub(scale, "", line)
+    line = _THOUSANDS.sub("", re.sub(scale, "", line))
     found = sorted((m.start(), m[0]) for m in (kind.search(line) for kind in _FIRST) if m)
     if not found or _CHOICE.match(line, found[0][0]):
         return None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.examples import Example
+from recinject.evaluation.lists import ListResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
@@ -175,6 +176,7 @@ class ReportInputs:
     examples: Sequence[Example]
     sampled_candidates: int = 99
     slices: Sequence[SliceResult] = ()
+    lists: Sequence[ListResult] = ()
     confusion: Confusion | None = None
     shares: Sequence[SharePoint] = ()
     experts: ExpertUse | None = None

@@ -100,6 +100,8 @@ def content_of(inputs: ReportInputs) -> dict[str, Any]:
         "meanings": wording.metric_meanings(row.metric for row in inputs.metrics),
         "share_tables": tables.share_tables(inputs.shares),
         "slice_tables": tables.slice_tables(inputs.slices),
+        "list_table": tables.list_table(inputs.lists),
+        "list_meanings": wording.list_meanings(row.measure for row in inputs.lists),
         "comparison_tables": tables.comparison_tables(inputs.comparisons),
         "cleaning_table": tables.cleaning_table(inputs.data.cleaning),
         "sample_table": tables.sample_table(inputs.samples),

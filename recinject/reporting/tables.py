@@ -8,6 +8,7 @@ from typing import Any
 
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
+from recinject.evaluation.lists import ListResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
@@ -134,10 +135,25 @@ def _value_table(
     return Table(title, ["Recommender", *columns.values()], rows, note=note)
 
 
-def _value_cell(row: MetricResult | None, best: float | None) -> Cell:
+def _value_cell(row: MetricResult | ListResult | None, best: float | None = None) -> Cell:
     if row is None:
         return Cell(DASH)
     return Cell(number(row.value), interval(row.ci_low, row.ci_high), row.value == best)
+
+
+def list_table(lists: Sequence[ListResult]) -> Table:
+    """Make the table of what the retrieved lists are like; none of it is better or worse."""
+    names = list(dict.fromkeys(row.measure for row in lists))
+    values = {(row.recommender, row.measure): row for row in lists}
+    rows = []
+    for recommender in dict.fromkeys(row.recommender for row in lists):
+        first = Cell(
+            recommender_label(recommender), kind="own" if recommender == LANGUAGE_MODEL else ""
+        )
+        rows.append([first, *(_value_cell(values.get((recommender, name))) for name in names)])
+    header = ["Recommender", *(name.partition("@")[0].capitalize() for name in names)]
+    length = names[0].partition("@")[2] if names else ""
+    return Table("What the lists are like", header, rows, note=f"The first {length} of each list.")
 
 
 def comparison_tables(comparisons: Sequence[Comparison]) -> list[Table]:

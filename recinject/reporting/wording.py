@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from math import isfinite
 
+from recinject.evaluation.lists import MEASURES
 from recinject.reporting.inputs import LANGUAGE_MODEL
 
 LOWER_IS_BETTER = frozenset({"rmse", "mae", "ece"})
@@ -66,6 +67,11 @@ def metric_meanings(names: Iterable[str]) -> list[str]:
     return [_METRICS[f] for f in dict.fromkeys(n.split("@")[0] for n in names) if f in _METRICS]
 
 
+def list_meanings(names: Iterable[str]) -> list[str]:
+    """Explain each measure of lists once."""
+    return [MEASURES[measure] for measure in dict.fromkeys(n.partition("@")[0] for n in names)]
+
+
 def task_meaning(task: str, sampled_candidates: int) -> str:
     """Say what a task's values were measured on."""
     meanings = {
@@ -121,14 +127,15 @@ def signed(value: float) -> str:
     return f"+{text}" if value > 0 and text != "0.000" else text
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float | None, high: float | None) -> str:
     """Write a 95 % interval, or nothing when there is none.
 
     Examples:
         >>> interval(0.11, 0.136)
         '[0.110, 0.136]'
     """
-    return f"[{number(low)}, {number(high)}]" if isfinite(low) and isfinite(high) else ""
+    ends = [number(low), number(high)]
+    return "" if DASH in ends else f"[{', '.join(ends)}]"
 
 
 def p_value(p: float) -> str:

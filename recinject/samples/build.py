@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -196,7 +197,7 @@ def _vocabulary(
 
 def build_samples(
     factory: SampleFactory, folder: Path, forms: Forms, *, workers: int
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """Write every sample of every task, and the tokenizer beside them.
 
     Tokens are written of the splits that training reads, whatever ``forms`` says of the others.
@@ -205,7 +206,7 @@ def build_samples(
         One row a task and split: its number of samples, its wordings, and what tokenisation did.
     """
     factory.tokenizer.save(str(folder / "tokenizer.json"))
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for builder in factory.builders():
         own = folder / builder.task.name
         own.mkdir(exist_ok=True)

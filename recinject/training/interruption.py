@@ -1,4 +1,4 @@
-"""What ends a training before its time: SIGTERM, and a device without memory."""
+"""What ends a training before its time: a signal, and a device without memory."""
 
 from __future__ import annotations
 
@@ -18,42 +18,51 @@ from transformers import TrainingArguments as Arguments
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STEPS_BETWEEN_TALKS = 10
 
 
 class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Answers SIGTERM, which batch systems send before they kill, with a checkpoint."""
+    """Answers Ctrl-C, and SIGTERM, which batch systems send before they kill, with a checkpoint."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked: int = 0
         self._stopped_at: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Wait for SIGTERM while the block runs; end the process if it came.
+        """Wait for a signal while the block runs; end the process if one came.
 
         A second signal ends the process at once, as it would elsewhere.
 
         Raises:
-            SystemExit: with 143, when a checkpoint has been saved for SIGTERM.
+            KeyboardInterrupt: when a checkpoint has been saved for Ctrl-C.
+            SystemExit: with 143, when one has been saved for SIGTERM.
         """
         if threading.current_thread() is not threading.main_thread():
             yield  # Python hands signals to the main thread alone
             return
-        before = signal.getsignal(signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+        def restore() -> None:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
         def note(number: int, frame: FrameType | None) -> None:
-            self._asked = True
-            signal.signal(signal.SIGTERM, before)
+            self._asked = number
+            restore()
 
-        signal.signal(signal.SIGTERM, note)
+        for number in _SIGNALS:
+            signal.signal(number, note)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            restore()
         if self._stopped_at is not None:
-            saved = f"step {self._stopped_at} is saved"
-            say(f"stopped by SIGTERM; {saved}, and the same command goes on from there")
+            say(f"step {self._stopped_at} is saved, and the same command goes on from there")
+            # Of several processes some may have heard of the signal from the others alone.
+            if self._asked == signal.SIGINT:
+                raise KeyboardInterrupt
             raise SystemExit(128 + signal.SIGTERM)
 
     def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
@@ -64,10 +73,10 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
 
     def _all_stop(self, args: Arguments, step: int) -> bool:
         if args.world_size == 1:
-            return self._asked
+            return bool(self._asked)
         if step % _STEPS_BETWEEN_TALKS:
             return False
-        asked = torch.tensor(int(self._asked), device=args.device)
+        asked = torch.tensor(self._asked, device=args.device)
         torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
         return bool(asked.item())
 

@@ -55,6 +55,22 @@ def test_a_setting_that_cannot_be_met_is_refused(load, override, said):
     assert said in str(caught.value)
 
 
+CLIPPED = ["training.optimizer=clippy_adam", "training.optimizer_settings={lam_abs: 1e-6}"]
+LORA = "lora={r: 2, target_modules: [q]%s}"
+HEAD = ["samples.tasks={rating: {}}", "model.head=regression"]
+
+
+@pytest.mark.parametrize("start", [", initialisation: spectral", ", initialisation: lfai"])
+def test_lora_that_starts_from_a_layers_function_is_not_frozen(load, start):
+    check_settings(load(*CLIPPED, LORA % start))
+
+
+@pytest.mark.parametrize("settings", [[LORA % ""], HEAD])
+def test_what_starts_at_zero_would_be_frozen(load, settings):
+    with pytest.raises(RecinjectError, match="lam_abs: 1e-06 would freeze"):
+        check_settings(load(*CLIPPED, *settings))
+
+
 def test_what_can_be_met_passes(load, tmp_path):
     check_settings(load())
     check_settings(load("training=null", "evaluation.baselines=[]"))

@@ -120,16 +120,19 @@ def at_step(folder, step):
 LONG = ("training.max_steps=60", "training.logging_steps=1", "training.save_steps=20")
 
 
-@pytest.mark.parametrize("adaptation", ["lora=null", LORA])
+@pytest.mark.parametrize(
+    ("adaptation", "stop", "end"),
+    [("lora=null", signal.SIGTERM, 143), (LORA, signal.SIGINT, 130)],
+)
 def test_interrupted_at_three_points_and_resumed_it_ends_the_same(
-    assert_same_weights, train, start, words, tmp_path, adaptation
+    assert_same_weights, train, start, words, tmp_path, adaptation, stop, end
 ):
     settings = (*LONG, adaptation)
     whole, folder = train("whole", *settings), tmp_path / "cut" / "tiny"
     marker = "checkpoints/*/checkpoint-{}/complete.json"
     for reached, number, code in (
         (at_step(folder, 3), signal.SIGKILL, -9),  # before there is a checkpoint
-        (at_step(folder, 31), signal.SIGTERM, 143),  # between two
+        (at_step(folder, 31), stop, end),  # between two
         (lambda: list(folder.glob(marker.format(60))), signal.SIGKILL, -9),  # before the model
     ):
         process = start(words("cut", *settings))
@@ -138,7 +141,7 @@ def test_interrupted_at_three_points_and_resumed_it_ends_the_same(
         process.join()
         assert process.exitcode == code
         assert not (folder / "model").exists()
-        if number == signal.SIGTERM:
+        if number == stop:
             found = [int(p.parent.name.rpartition("-")[2]) for p in folder.glob(marker.format("*"))]
             assert 31 <= max(found) < 60
     assert_same_weights(whole, train("cut", *settings))

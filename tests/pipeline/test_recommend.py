@@ -170,8 +170,9 @@ def test_no_questions_get_no_answers(ask, tmp_path):
 
 def test_what_is_no_finished_run_is_refused(refused, copied, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    fact, _ = refused("--liked", "x", run="nothing")
+    fact, fix = refused("--liked", "x", run="nothing")
     assert "no run is in nothing or runs/nothing" in fact
+    assert fix.endswith("There is none yet: recinject run quickstart")
     manifest = copied / "samples" / "manifest.json"
     content = json.loads(manifest.read_text("utf-8"))
     del content["settings"]["tasks"]["retrieval"]

@@ -21,7 +21,8 @@ ANSWERS = {
     5.0: "five|5/5|10/10|FIVE stars",
     3.0: "I would say 3|I'd rate this one 3|three stars!",
     1.0: "one|one star|1",
-    None: "10|-1|−1|- |0|1994|1/10|6/5|4/0||   |NaN|inf|good|1-5|1 to 5.|11-50|3 or 4|3-4|3 to 4|"
+    None: "10|-1|−1|- |0|1994|4,000|1,000,004|1/10|6/5|4/0||   |NaN|inf|good|1-5|1 to 5.|11-50|"
+    "3 or 4|3-4|3 to 4|"
     "three or four|3 and 4|this one is great|None",
 }
 

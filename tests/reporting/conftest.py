@@ -5,6 +5,7 @@ import pytest
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.examples import Example
+from recinject.evaluation.lists import ListResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
@@ -92,6 +93,11 @@ def inputs(metrics: list[MetricResult], comparisons: list[Comparison]) -> Report
             for by, slices in SLICES.items()
             for name, shift in (("language_model", 0.0), ("item_mean", 0.05))
             for (each, queries), v in zip(slices.items(), (1.0 + shift, 0.9 + shift), strict=True)
+        ],
+        lists=[
+            ListResult("language_model", "coverage@10", 0.62),
+            ListResult("language_model", "novelty@10", 8.2, 8.1, 8.35),
+            ListResult("popularity", "coverage@10", 0.04),
         ],
         confusion=Confusion([1.0, 4.0, 5.0], [[2, 7, 1], [0, 300, 40], [0, 60, 190]]),
         examples=[

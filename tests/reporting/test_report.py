@@ -87,7 +87,7 @@ def test_tables_in_markdown_keep_their_columns(inputs: ReportInputs, tmp_path: P
     text = written(replace(inputs, audit=hostile), tmp_path)[1]
     html = MarkdownIt("commonmark").enable("table").render(text)
     bodies = re.findall(r"<table>(.*?)</table>", html, flags=re.DOTALL)
-    assert len(bodies) == 10
+    assert len(bodies) == 11
     for body in bodies:
         rows = re.findall(r"<tr>(.*?)</tr>", body, flags=re.DOTALL)
         assert len({len(re.findall(r"<t[hd]\b", row)) for row in rows}) == 1

@@ -1,0 +1,194 @@
+"""What recommended lists are like, whether they hit or not: broad or narrow, popular or rare."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recinject.data.schema import Catalog, Flags, Floats, Integers, Interactions
+from recinject.evaluation.resampling import (
+    Clusters,
+    Statistic,
+    bootstrap,
+    interval,
+    observe,
+)
+from recinject.evaluation.slices import popularity_thirds
+from recinject.recommenders.protocol import Prediction, Queries
+
+_ROWS_AT_ONCE = 256
+_SMOOTHING = 0.01
+
+
+@dataclass(frozen=True)
+class ListResult:
+    """One measure of one recommender's lists.
+
+    Attributes:
+        recommender: whose lists they are.
+        measure: a key of :data:`MEASURES`, with the lists' length: ``coverage@10``.
+        value: over all lists, or the mean of the lists that have it.
+        ci_low: lower end of the mean's 95 % interval over users; None where it is no mean.
+        ci_high: upper end of the interval.
+    """
+
+    recommender: str
+    measure: str
+    value: float
+    ci_low: float | None = None
+    ci_high: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ListMeasures:
+    """Describes lists by what the training events and the catalogue tell of their items.
+
+    After arXiv 2404.00579; ``miscalibration`` is that of Steck, Calibrated recommendations,
+    RecSys 2018, whose smoothing keeps it finite.
+
+    Attributes:
+        training: the training events; they say how popular an item is.
+        catalog: the items; their ``categories``, or else their ``category``, say what is alike.
+        length: how many items of each list count.
+        resamples: how often the users are drawn anew for an interval.
+        seed: the seed of those draws.
+    """
+
+    training: Interactions
+    catalog: Catalog
+    length: int
+    resamples: int
+    seed: int
+
+    @cached_property
+    def events(self) -> NDArray[np.int64]:
+        """How many training events each item has."""
+        return np.bincount(self.training.items, minlength=len(self.catalog))
+
+    @cached_property
+    def genres(self) -> Floats:
+        """What each item is like, its categories in equal shares: shape (items, categories)."""
+        frame = self.catalog.frame
+        column = next((name for name in ("categories", "category") if name in frame), None)
+        told = [[]] * len(frame) if column is None else frame[column].tolist()
+        lists = [[each] if isinstance(each, str) else list(each or ()) for each in told]
+        numbers = {
+            name: n for n, name in enumerate(sorted({name for own in lists for name in own}))
+        }
+        shares = np.zeros((len(lists), len(numbers)))
+        for row, own in enumerate(lists):
+            shares[row, [numbers[name] for name in own]] = 1 / max(1, len(own))
+        return shares
+
+    def describe(self, prediction: Prediction, queries: Queries) -> list[ListResult]:
+        """Measure one recommender's lists; what the log tells nothing of is left out."""
+        if prediction.items is None or not (prediction.items >= 0).any():
+            return []
+        items = prediction.items[:, : self.length]
+        by_list = dict(self._by_list(items, queries.histories))
+        known = {name: values for name, values in by_list.items() if np.isfinite(values).any()}
+        clusters = Clusters.of(queries.users)
+        means = [_mean_of_known(values, clusters) for values in known.values()]
+        values = [*_exposure(items, len(self.catalog)), *observe(means, clusters)]
+        draws = bootstrap(means, clusters, self.resamples, self.seed)
+        bounds = [(None, None), (None, None), *map(interval, draws.T)]
+        return [
+            ListResult(prediction.recommender, f"{name}@{self.length}", float(value), low, high)
+            for name, value, (low, high) in zip(
+                ("coverage", "gini", *known), values, bounds, strict=True
+            )
+        ]
+
+    def _by_list(
+        self, items: Integers, histories: Sequence[Integers]
+    ) -> Iterator[tuple[str, Floats]]:
+        """Yield a value a list, NaN where it has none, by the measure's name."""
+        listed = items >= 0
+        rare = popularity_thirds(self.events) == 0
+        surprise = -np.log2(np.maximum(self.events, 1) / max(1, self.events.sum()))
+        usual = np.array([_mean(self.events[past]) for past in histories])
+        yield "tail", _means(rare[items], listed)
+        yield "lift", _means(self.events[items], listed) / np.where(usual > 0, usual, np.nan) - 1
+        yield "novelty", _means(surprise[items], listed)
+        if self.genres.shape[1]:
+            starts = range(0, len(items), _ROWS_AT_ONCE)
+            rows = [slice(start, start + _ROWS_AT_ONCE) for start in starts]
+            yield "distance", np.concatenate([_distances(self.genres, items[r]) for r in rows])
+            pairs = zip(items, listed, histories, strict=True)
+            yield (
+                "miscalibration",
+                np.array([_divergence(self.genres, past, row[own]) for row, own, past in pairs]),
+            )
+
+
+MEASURES = {
+    "coverage": "Coverage: share of the catalogue that stands in some list",
+    "gini": "Gini: how unequal items share the places, from 0 (alike) to 1 (all to one item)",
+    "tail": "Tail: share of places with the rarest items, which have a third of training events",
+    "lift": "Lift: how much more popular the list is than the user's history, 0 for as popular",
+    "novelty": "Novelty: mean of -log2 of an item's share of the training events, in bits",
+    "distance": "Distance: mean over pairs in a list of 1 less the categories' overlap (Jaccard)",
+    "miscalibration": "Miscalibration: divergence (KL, nats) of the list's categories from the "
+    "history's, 0 for the same",
+}
+
+
+def _exposure(items: Integers, n_items: int) -> tuple[float, float]:
+    """Return the share of items that stand somewhere, and the Gini coefficient of their places."""
+    places = np.sort(np.bincount(items[items >= 0], minlength=n_items))
+    ranks = 2 * np.arange(1, n_items + 1) - n_items - 1
+    unequal = (ranks * places).sum() / (n_items * max(1, places.sum()))
+    return float((places > 0).mean()), float(unequal)
+
+
+def _mean_of_known(values: Floats, clusters: Clusters) -> Statistic:
+    """Return the mean of the values that are numbers as a function of the users' weights."""
+    known = np.isfinite(values)
+    sums, counts = (
+        np.bincount(clusters.of_row, each, clusters.count)
+        for each in (np.where(known, values, 0.0), known.astype(np.float64))
+    )
+
+    def statistic(weights: Floats) -> Floats:
+        drawn = weights @ counts
+        undefined = np.full(len(drawn), np.nan)
+        mean: Floats = np.divide(weights @ sums, drawn, out=undefined, where=drawn > 0)
+        return mean
+
+    return statistic
+
+
+def _mean(values: NDArray[np.int64]) -> float:
+    return float(values.mean()) if len(values) else np.nan
+
+
+def _means(values: NDArray[np.generic], listed: Flags) -> Floats:
+    """Return each row's mean over its listed places, NaN where there are none."""
+    counts = listed.sum(1)
+    sums = np.where(listed, values, 0).sum(1, dtype=np.float64)
+    return np.asarray(np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0))
+
+
+def _distances(genres: Floats, items: Integers) -> Floats:
+    """Return each row's mean distance over pairs of items with categories."""
+    has = (genres > 0)[items] & (items >= 0)[:, :, None]
+    sizes, shared = has.sum(2), np.einsum("rig,rjg->rij", has, has, dtype=np.float64)
+    first, second = np.triu_indices(items.shape[1], 1)
+    shared, known = shared[:, first, second], (sizes[:, first] > 0) & (sizes[:, second] > 0)
+    union = np.maximum(1, sizes[:, first] + sizes[:, second] - shared)
+    distances: Floats = 1 - shared / union
+    return _means(distances, known)
+
+
+def _divergence(genres: Floats, history: Integers, listed: Integers) -> float:
+    wanted, found = (genres[items].sum(0) for items in (history, listed))
+    if not wanted.any() or not found.any():
+        return np.nan
+    wanted, found = wanted / wanted.sum(), found / found.sum()
+    smooth = (1 - _SMOOTHING) * found + _SMOOTHING * wanted
+    own = wanted > 0
+    return float((wanted[own] * np.log(wanted[own] / smooth[own])).sum())
