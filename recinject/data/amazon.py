@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import json
 import re
 import zlib
@@ -15,9 +14,11 @@ from recinject.data.table import Table
 from recinject.data.table_reader import (
     JSON_LINES,
     kind_of,
+    open_bytes,
     read_json_lines,
     read_table,
     read_text,
+    without_gz,
 )
 from recinject.foundation.errors import RecinjectError
 
@@ -41,10 +42,10 @@ def reviews_files(path: Path) -> list[Path]:
 
 def metadata_file(reviews: Path) -> Path | None:
     """Return the metadata that lie beside reviews: ``meta_X`` for ``reviews_X_5`` or ``X``."""
-    name = f"meta_{_stem(reviews).removeprefix('reviews_').removesuffix('_5')}"
+    stem = without_gz(reviews).stem.removeprefix("reviews_").removesuffix("_5")
     files = sorted(reviews.parent.glob("meta_*"))
-    found = (file for file in files if kind_of(file) in JSON_LINES and _stem(file) == name)
-    return next(found, None)
+    same = (file for file in files if without_gz(file).stem == f"meta_{stem}")
+    return next((file for file in same if kind_of(file) in JSON_LINES), None)
 
 
 def read_amazon(path: Path, used: Container[str] | None) -> Table:
@@ -95,12 +96,8 @@ def _literal(line: str) -> Any:
         raise ValueError(f"nor a Python dictionary: {error}") from error
 
 
-def _stem(file: Path) -> str:
-    return file.name.removesuffix(".gz").rpartition(".")[0]
-
-
 def _is_reviews(file: Path) -> bool:
-    name = _stem(file)
+    name = without_gz(file).stem
     others = name in ("interactions", "items") or name.startswith("meta_")
     if others or kind_of(file) not in JSON_LINES:
         return False
@@ -109,7 +106,7 @@ def _is_reviews(file: Path) -> bool:
 
 def _has_keys(file: Path) -> bool:
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        with open_bytes(file) as stream:
             line = stream.readline(_FIRST_BYTES)
     except (OSError, EOFError, zlib.error):
         return False

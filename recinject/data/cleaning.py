@@ -24,18 +24,10 @@ _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
 @dataclass(frozen=True)
 class CleaningStep:
-    """What one step left of a log.
-
-    Attributes:
-        name: the step.
-        detail: what it did, in words.
-        users: how many users have events after it.
-        items: how many items have events after it.
-        events: how many events there are after it.
-    """
+    """What one step left of a log: how many users and items have events, and how many events."""
 
     name: str
-    detail: str
+    detail: str  # what it did, in words
     users: int
     items: int
     events: int
@@ -44,13 +36,9 @@ class CleaningStep:
 def clean(log: Log, *, k_core: int) -> tuple[Log, list[CleaningStep]]:
     """Drop repeated events, tidy the catalogue's texts, keep the k-core, and number anew.
 
-    Args:
-        log: the log as read.
-        k_core: how many events every user and every item must have; 0 and 1 ask for nothing.
-
     Returns:
-        The clean log, whose users and items all have events and keep their order, and what each
-        step left; the first step is the log as read.
+        The clean log, whose users and items all have ``k_core`` events or more and keep their
+        order, and what each step left; the first step is the log as read.
 
     Raises:
         RecinjectError: nothing is left.
@@ -85,12 +73,7 @@ def k_core_events(
 ) -> tuple[Flags, int]:
     """Find the largest set of events in which every user and every item has at least ``k``.
 
-    Repeated use of an item counts each time.
-
-    Args:
-        interactions: the events.
-        k: how many events each must have.
-        among: which events to choose among, shape (events,); None takes all.
+    Repeated use of an item counts each time. ``among`` flags the events to choose among.
 
     Returns:
         Which events are in it, shape (events,), and how many rounds dropped something.
@@ -107,26 +90,20 @@ def k_core_events(
         rounds += 1
 
 
-def clean_catalog(
-    catalog: Catalog, special_tokens: re.Pattern[str] = SPECIAL_TOKENS
-) -> tuple[Catalog, dict[str, int]]:
+def clean_catalog(catalog: Catalog) -> tuple[Catalog, dict[str, int]]:
     """Unescape HTML, collapse white space and control characters, and disarm special tokens.
 
     A title such as ``Cord </s> <extra_id_0>`` would end a prompt or open a gap in it: the text
     becomes ``Cord (/s) (extra_id_0)``. Ids stay as they are: they are names, never prompts.
 
-    Args:
-        catalog: the items.
-        special_tokens: what to disarm; the first group is what stays, in round brackets.
-
     Returns:
-        The clean catalogue, and how many texts were ``tidied``, how many ``special tokens
-        disarmed`` and how many ``items without a title`` there are, where not zero.
+        The clean catalogue, and by name the counts that are not zero: of texts tidied, of special
+        tokens disarmed, and of items without a title.
     """
     counts: Counter[str] = Counter()
 
     def tidy(text: str) -> str:
-        clean_text, tokens = special_tokens.subn(r"(\1)", _plain_text(text))
+        clean_text, tokens = SPECIAL_TOKENS.subn(r"(\1)", _plain_text(text))
         counts["special tokens disarmed"] += tokens
         counts["texts tidied"] += clean_text != text
         return clean_text

@@ -37,11 +37,7 @@ _FIRST_MILLISECONDS = 1e11  # as seconds, this is the year 5138; as milliseconds
 
 
 def check_names(columns: Mapping[str, str]) -> None:
-    """Refuse a setting for a column that is none of ours.
-
-    Raises:
-        RecinjectError: a key is not a legal name.
-    """
+    """Refuse a setting for a column that is none of ours."""
     for name in columns:
         if name not in GUESSES:
             raise RecinjectError(
@@ -69,29 +65,39 @@ def match_names(
         Our name to the file's, for those found.
 
     Raises:
-        RecinjectError: a column that was asked for or is required is not there.
+        RecinjectError: columns that were asked for or are required are not there; it names all.
     """
-    found = {ours: columns[ours] for ours in wanted if columns.get(ours)}
-    for ours, name in found.items():
-        if name not in theirs:
-            raise RecinjectError(
-                f"{path}: there is no column {name!r} to read {ours} from",
-                hint=f"set data.columns.{ours}=NAME: {did_you_mean(name, theirs)}",
-            )
+    asked = {ours: columns[ours] for ours in wanted if columns.get(ours)}
+    found = {ours: name for ours, name in asked.items() if name in theirs}
     plain = {_plain(name): name for name in reversed(theirs) if name not in found.values()}
     for ours in wanted:
         guess = next((plain[name] for name in GUESSES[ours] if name in plain), None)
         if ours not in columns and guess is not None:
             found[ours] = guess
-    missing = [ours for ours in required if ours not in found]
-    if missing:
-        settings = " ".join(f"data.columns.{ours}=NAME" for ours in missing)
+    absent = {ours: name for ours, name in asked.items() if ours not in found}
+    missing = [ours for ours in required if ours not in found and ours not in absent]
+    if absent or missing:
+        said = [f"no column {name!r} to read {ours} from" for ours, name in absent.items()]
+        said += [f"no column looks like {' or '.join(missing)}"] if missing else []
+        settings = " ".join(f"data.columns.{ours}=NAME" for ours in (*absent, *missing))
         raise RecinjectError(
-            f"{path}: no column looks like {' or '.join(missing)}",
-            hint=f"the first line must name the columns; then set {settings}. "
-            f"{did_you_mean(missing[0], theirs)}",
+            f"{path}: {'there is ' if absent else ''}{', '.join(said)}",
+            hint=f"{'the first line must name the columns; then ' if missing else ''}"
+            f"set {settings}: {did_you_mean([*absent.values(), *missing], theirs)}",
         )
     return found
+
+
+def match_items_among_events(
+    path: Path | str,
+    theirs: Sequence[str],
+    names: Mapping[str, str],
+    columns: Mapping[str, str],
+) -> dict[str, str]:
+    """Find columns about items in a file of events whose own columns are known by ``names``."""
+    found = match_names(path, theirs, ITEM_COLUMNS[1:], (), columns)
+    own = names.values()
+    return {ours: name for ours, name in found.items() if columns.get(ours) or name not in own}
 
 
 def _plain(name: str) -> str:
@@ -148,7 +154,7 @@ def item_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
             frame["categories"] = pd.Series(values, dtype=object)
         else:
             text = as_text(column)
-            frame[ours] = text if ours == "item_id" else _none_for_empty(text)
+            frame[ours] = text if ours == "item_id" else text.astype(object).where(text != "", None)
             problems += _empty_ids(table, ours, text) if ours == "item_id" else []
     table.refuse(problems)
     return frame
@@ -174,6 +180,8 @@ def value_text(value: Any) -> str:
         return ", ".join(_flatten(value))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
+    if isinstance(value, bytes):  # Parquet by writers that do not mark text as text
+        return value.decode(errors="replace")
     text = (
         json.dumps(value, ensure_ascii=False, default=str)
         if isinstance(value, dict)
@@ -203,10 +211,6 @@ def _labels(value: Any, separator: str | None) -> list[str]:
 def _holds_lists(column: pd.Series[Any]) -> bool:
     present = column.dropna()
     return not present.empty and isinstance(present.iloc[0], (list, tuple, np.ndarray))
-
-
-def _none_for_empty(text: pd.Series[Any]) -> pd.Series[Any]:
-    return text.astype(object).where(text != "", None)
 
 
 def _empty_ids(table: Table, name: str, text: pd.Series[Any]) -> list[Problem]:

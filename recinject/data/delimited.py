@@ -25,18 +25,14 @@ _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 class Dialect:
     """How the lines of a file are cut into columns.
 
-    Attributes:
-        separator: one ASCII letter, or ``::``; None takes the header's most frequent of ``,;|``
-            and tab.
-        quoted: whether quotes may enclose a value.
-        header: the columns' names when the first line does not name them.
-        typed: whether the first line names them as ``NAME:TYPE``, as RecBole does.
+    The separator is one ASCII letter, or ``::``; None takes the header's most frequent of ``,;|``
+    and tab.
     """
 
     separator: str | None
-    quoted: bool = False
-    header: tuple[str, ...] = ()
-    typed: bool = False
+    quoted: bool = False  # whether quotes may enclose a value
+    header: tuple[str, ...] = ()  # the columns' names when the first line does not name them
+    typed: bool = False  # whether the first line has them as NAME:TYPE, as RecBole does
 
     def settled(self, text: str) -> Dialect:
         """Return the same with the separator that a text has."""
@@ -78,8 +74,7 @@ DIALECTS = {
 def plain_names(path: Path, names: Sequence[str], dialect: Dialect) -> dict[str, str]:
     """Return the columns' names without types, in the file's order, each with its type.
 
-    Raises:
-        RecinjectError: a name is there twice, or a type is missing or none of RecBole's.
+    Names that are there twice are refused, and types that are missing or none of RecBole's.
     """
     refuse_repeated(path, names)
     parts = [name.rpartition(":") if dialect.typed else (name, "", "") for name in names]
@@ -99,11 +94,6 @@ def read_delimited(path: Path, text: str, dialect: Dialect) -> Table:
 
     Rows that have not the header's columns, and a quote that never closes, are problems of the
     table.
-
-    Args:
-        path: the file, for errors.
-        text: its text.
-        dialect: how its lines are cut.
 
     Raises:
         RecinjectError: the header is at fault, or the text is no table at all.

@@ -19,16 +19,6 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 ENTRY_POINTS = "recinject.readers"
 
 
-def _read_any(path: Path, _used: Container[str] | None) -> Table:
-    return read_table(path)
-
-
-def _read_nothing_quickly(
-    _path: Path, _columns: Mapping[str, str], _with_items: bool
-) -> Events | None:
-    return None
-
-
 def _quick_table(path: Path, columns: Mapping[str, str], with_items: bool) -> Events | None:
     # No two forms have a file of one name and different dialects.
     dialect = movielens.DIALECTS.get(path.name, DIALECTS.get(kind_of(path)))
@@ -57,8 +47,7 @@ class Format:
             or whatever ``data.columns`` says; for an items file it is told which items the
             events use, and may leave the others out.
         quick: reads a clean file of events at once, and gives None for others, or if columns about
-            items are wanted (its last argument) and are there: it spares time and memory, and is
-            not needed.
+            items are wanted (its last argument) and are there: it spares time and memory.
         guess_items: whether a column such as ``title`` in the file of events may be the item's.
     """
 
@@ -66,17 +55,13 @@ class Format:
     expects: str
     events: Callable[[Path], list[Path]]
     items: Callable[[Path], Path | None]
-    read: Callable[[Path, Container[str] | None], Table] = _read_any
-    quick: Callable[[Path, Mapping[str, str], bool], Events | None] = _read_nothing_quickly
+    read: Callable[[Path, Container[str] | None], Table] = lambda path, used: read_table(path)
+    quick: Callable[[Path, Mapping[str, str], bool], Events | None] = lambda *arguments: None
     guess_items: bool = True
 
 
 def find_formats() -> dict[str, Format]:
-    """Return every form that ``data.format`` may name: the project's own, and packages' own.
-
-    Raises:
-        RecinjectError: a package's form cannot be loaded, or is none.
-    """
+    """Return every form that ``data.format`` may name: the project's own, and packages' own."""
     return {**FORMATS, **{own.name: _load(own) for own in entry_points(group=ENTRY_POINTS)}}
 
 

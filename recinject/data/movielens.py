@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 
 import pandas as pd
@@ -43,11 +44,7 @@ def movies_file(ratings: Path) -> Path:
 def read_movielens(path: Path, _used: Container[str] | None) -> Table:
     """Read one of MovieLens's files, or any table, by its name.
 
-    Movies get ``genres`` separated by ``|``; where there are none (``unknown`` in 100K) they are
-    an empty text.
-
-    Raises:
-        RecinjectError: a line does not have its fields.
+    Movies get ``genres`` separated by ``|``, an empty text for none (``unknown`` in 100K).
     """
     if path.name in DIALECTS:
         return read_delimited(path, read_text(path), DIALECTS[path.name])
@@ -80,7 +77,7 @@ def _titled(path: Path, separator: str, tail: Sequence[str]) -> Table:
 
 def _with_flags(path: Path) -> Table:
     genres = _genre_names(path.with_name("u.genre"))
-    table = _titled(path, "|", ["release_date", "video_release_date", "url", *map(str, genres)])
+    table = _titled(path, "|", ["release_date", "video_release_date", "url", *genres])
     flags = table.frame.iloc[:, 5:]
     # One flag too many would shift all genres by one, with the first flag for the address.
     wrong = ~flags.isin(["0", "1"]).all(axis=1) | table.frame["url"].isin(["0", "1"])
@@ -88,12 +85,8 @@ def _with_flags(path: Path) -> Table:
     hint = "mend that line, or the list of genres in u.genre"
     found = table.find(wrong.to_numpy(bool), lambda row: what, hint)
     named = [
-        "|".join(
-            name
-            for name, flag in zip(genres, row, strict=True)
-            if flag == "1" and name != "unknown"
-        )
-        for row in flags.to_numpy()
+        "|".join(name for name in compress(genres, row) if name != "unknown")
+        for row in (flags == "1").to_numpy()
     ]
     kept = table.frame[["item_id", "title", "release_date"]]
     return replace(table, frame=kept.assign(genres=named), problems=[*table.problems, *found])

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import codecs
 import csv
-import gzip
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -22,10 +21,17 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
-from recinject.data.columns import EVENT_COLUMNS, IDS, ITEM_COLUMNS, in_seconds, match_names
+from recinject.data.columns import (
+    EVENT_COLUMNS,
+    IDS,
+    in_seconds,
+    match_items_among_events,
+    match_names,
+)
 from recinject.data.delimited import Dialect, plain_names
 from recinject.data.schema import Floats, Integers
 from recinject.data.table import refuse_repeated
+from recinject.data.table_reader import open_bytes
 from recinject.foundation.errors import RecinjectError
 
 _FIRST_BYTES = 1 << 16
@@ -58,7 +64,7 @@ def read_quickly(
 
     def match(theirs: Sequence[str]) -> Names:
         names = match_names(path, theirs, EVENT_COLUMNS, IDS, columns)
-        about_items = with_items and match_names(path, theirs, ITEM_COLUMNS[1:], (), columns)
+        about_items = with_items and match_items_among_events(path, theirs, names, columns)
         if about_items or len(set(names.values())) < len(names):
             raise UncleanError
         return names
@@ -66,8 +72,8 @@ def read_quickly(
     try:
         if dialect is None:
             return _collect(*_open_parquet(path, match))
-        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as stream:
-            return _collect(*_open_delimited(path, cast(BinaryIO, stream), dialect, match))
+        with open_bytes(path) as stream:
+            return _collect(*_open_delimited(path, stream, dialect, match))
     except (UncleanError, RecinjectError, pa.ArrowException, OSError, EOFError, ValueError):
         return None
     except (csv.Error, zlib.error):
@@ -179,12 +185,13 @@ def _collect(names: Names, batches: Iterator[pa.RecordBatch]) -> Events:
         raise UncleanError
     joined: dict[str, Any] = {}
     for ours in names:
-        joined[ours] = (_joined_ids if ours in IDS else _joined_numbers)(ours, parts.pop(ours))
+        own = parts.pop(ours)
+        joined[ours] = _joined_ids(own) if ours in IDS else _joined_numbers(ours, own)
     found = {ours: column for ours, column in joined.items() if column is not None}
     return pd.DataFrame(found, copy=False), names
 
 
-def _joined_ids(_ours: str, parts: list[Any]) -> pd.Categorical[str]:
+def _joined_ids(parts: list[Any]) -> pd.Categorical[str]:
     column = pa.chunked_array(parts).unify_dictionaries()
     found = column.chunk(0).dictionary
     texts = found.to_pylist()

@@ -20,13 +20,14 @@ from recinject.data.columns import (
     check_names,
     event_frame,
     item_frame,
+    match_items_among_events,
     match_names,
     value_text,
 )
 from recinject.data.formats import find_files
 from recinject.data.quick_reader import Events
 from recinject.data.schema import Catalog, Integers, Interactions, Log, known_times
-from recinject.data.table import Table, refuse_repeated, row_numbers
+from recinject.data.table import Table, refuse_repeated
 from recinject.data.table_reader import require_path
 from recinject.foundation.errors import RecinjectError
 
@@ -54,7 +55,7 @@ def read_log(
             optionally ``items.KIND``.
         columns: our column names to the file's, where the well-known names do not do. An empty
             text leaves a column out. When there is no item table, item columns named here are
-            read from the events file, and well-known ones that say the same in all rows of an item.
+            read from the events file, and well-known ones that never say two things of an item.
         items: the item table, when it is not where the format expects it.
         format: a name in :func:`formats.find_formats`; guessed from the files when None.
 
@@ -73,13 +74,15 @@ def read_log(
     source, among = f"{chosen.name} {events_path.name}", None
     if items_path is not None:
         source += f" and {items_path.name}"
+    elif not chosen.guess_items:  # an empty name leaves a column out
+        columns = {**dict.fromkeys(ITEM_COLUMNS[1:], ""), **columns}
     found = chosen.quick(events_path, columns, items_path is None)
     if found is None:
         among = chosen.read(events_path, None)
         found = _read_events(among, columns)
     used = frozenset(found[0]["item_id"].cat.categories)
     about = None if items_path is None else chosen.read(items_path, used)
-    return _join(found, about, among, columns, source, chosen.guess_items)
+    return _join(found, about, among, columns, source)
 
 
 def read_frame(
@@ -96,8 +99,7 @@ def read_frame(
         columns: our column names to the tables', as for :func:`read_log`.
 
     Raises:
-        RecinjectError: a table is none, or as for :func:`read_log`; the message names the row,
-            counted from 1.
+        RecinjectError: as for :func:`read_log`; the message names the row, counted from 1.
     """
     check_names(columns)
     table, source = _frame_table("events", events), f"{type(events).__name__} of events"
@@ -120,8 +122,8 @@ def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> L
 
     Args:
         events: columns ``user_id`` and ``item_id`` (text, or categories that are text in order and
-            all in use), optionally ``rating``, ``timestamp``
-            (seconds, NaN where unknown) and ``position`` (numbers); a row an event.
+            all in use), optionally ``rating``, ``timestamp`` (seconds, NaN where unknown) and
+            ``position``; a row an event.
         items: columns ``item_id`` and whatever is known; of rows with one id the first counts,
             rows that no event uses are left out, items without a row get an empty title.
         source: where it came from, in words.
@@ -183,41 +185,45 @@ def _join(
     among: Table | None,
     columns: Mapping[str, str],
     source: str,
-    guess: bool = True,
 ) -> Log:
     """Join events with what is known of their items, by their own table or among the events."""
-    (events, names), item_names = found, dict[str, str]()
+    (events, names), items, taken = found, None, dict[str, str]()
     if about is not None:
         # The item table may name its id otherwise than the events do.
         own = {k: name for k, name in columns.items() if k != "item_id" or name in about.frame}
         item_names = _match(about, ITEM_COLUMNS, ("item_id",), own)
+        names, items = {**names, **item_names}, item_frame(about, item_names)
     elif among is not None:
-        item_names = {"item_id": names["item_id"], **_among_events(among, names, columns, guess)}
-        about = replace(among, frame=among.frame[list(dict.fromkeys(item_names.values()))])
-    items = None if about is None else item_frame(about, item_names)
-    return make_log(events, items, source + _renamed({**names, **item_names}))
+        taken = _among_events(among, found, columns)
+        items = _first_of_each(among, {"item_id": names["item_id"], **taken}) if taken else None
+    said = {ours: name for ours, name in names.items() if ours != name} | taken
+    renamed = ", ".join(f"{ours} from {name!r}" for ours, name in said.items())
+    return make_log(events, items, f"{source} ({renamed})" if renamed else source)
 
 
-def _among_events(
-    table: Table, names: Mapping[str, str], columns: Mapping[str, str], guess: bool
-) -> dict[str, str]:
+def _among_events(table: Table, found: Events, columns: Mapping[str, str]) -> dict[str, str]:
     """Find item columns among the events: those that the settings name, and guessed ones.
 
-    A guess holds where each item has one value in all its rows: the title of a review, or the
-    name of a customer, has not.
+    A guess holds where no item has two values: the title of a review, or the name of a customer,
+    differs from row to row.
     """
-    wanted = [name for name in ITEM_COLUMNS[1:] if guess or columns.get(name)]
-    found = _match(table, wanted, (), columns)
-    items = as_text(table.frame[names["item_id"]])
+    events, names = found
+    candidates = match_items_among_events(table.path, list(table.frame.columns), names, columns)
+
+    def says_one_thing(name: str) -> bool:
+        text = as_text(table.frame[name])
+        values = text[text != ""].groupby(events["item_id"], observed=True).nunique()
+        return bool(values.max() == 1)
+
     return {
-        ours: theirs
-        for ours, theirs in found.items()
-        if columns.get(ours)
-        or (
-            theirs not in names.values()
-            and as_text(table.frame[theirs]).groupby(items).nunique().max() == 1
-        )
+        ours: name for ours, name in candidates.items() if columns.get(ours) or says_one_thing(name)
     }
+
+
+def _first_of_each(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
+    """Return a row an item, with the first that the events say of it in each column."""
+    own = replace(table, frame=table.frame[list(dict.fromkeys(names.values()))])
+    return item_frame(own, names).groupby("item_id", sort=False, as_index=False).first()
 
 
 def _match(
@@ -240,9 +246,4 @@ def _frame_table(name: str, rows: object) -> Table:
     columns = list(map(value_text, frame.columns))
     refuse_repeated(name, columns)
     frame = frame.reset_index(drop=True).set_axis(columns, axis=1)
-    return Table(name, frame, row_numbers, unit="row")
-
-
-def _renamed(names: Mapping[str, str]) -> str:
-    renamed = [f"{ours} from {theirs!r}" for ours, theirs in names.items() if ours != theirs]
-    return f" ({', '.join(renamed)})" if renamed else ""
+    return Table(name, frame)

@@ -32,22 +32,15 @@ class Columns(str, Enum):
 class Interactions:
     """Who used what, when: one array a column, events ordered by user, then by time.
 
-    Attributes:
-        users: user number of each event, ascending, shape (events,).
-        items: item number of each event, a row of the catalogue, shape (events,).
-        ratings: rating of each event, or None when the log has none, shape (events,).
-        timestamps: seconds since 1970, or None when the log has none; NaN where unknown,
-            shape (events,).
-        user_ids: the log's own id of each user number.
-        n_items: how many items the catalogue has.
+    Each array has shape (events,); a column that the log has not is None.
     """
 
-    users: Integers
-    items: Integers
+    users: Integers  # numbers, ascending
+    items: Integers  # numbers, which are rows of the catalogue
     ratings: Floats | None
-    timestamps: Floats | None
-    user_ids: Sequence[str]
-    n_items: int
+    timestamps: Floats | None  # seconds since 1970, NaN where unknown
+    user_ids: Sequence[str]  # the log's own id of each user number
+    n_items: int  # of the catalogue
 
     def __len__(self) -> int:
         return len(self.users)
@@ -96,10 +89,9 @@ def known_times(times: Floats, users: Integers) -> Floats:
 class Catalog:
     """What the items are: one row an item, its row number being the item number.
 
-    Attributes:
-        frame: a table with a range index, the columns ``item_id`` and ``title`` (text, never
-            missing) and whatever else the log knows: ``brand`` and ``category`` are text,
-            ``categories`` a list of text; missing values are None.
+    The frame has a range index, the columns ``item_id`` and ``title`` (text, never missing) and
+    whatever else the log knows: ``brand`` and ``category`` are text, ``categories`` a list of
+    text; missing values are None.
     """
 
     frame: pd.DataFrame
@@ -120,14 +112,8 @@ class Catalog:
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """A log as every stage after the readers knows it.
-
-    Attributes:
-        interactions: the events.
-        catalog: the items that the events speak of.
-        source: where it came from, in words, for messages and the report.
-    """
+    """A log as every stage after the readers knows it."""
 
     interactions: Interactions
-    catalog: Catalog
-    source: str
+    catalog: Catalog  # of the items that the events speak of
+    source: str  # where it came from, in words

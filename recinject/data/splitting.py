@@ -43,24 +43,17 @@ class View:
     Parts need not follow one another in a user's events: a history is what stands before its
     target and belongs to an earlier part (in training: to the training part).
 
-    Attributes:
-        part: the part whose samples these are.
-        interactions: the events in sight; events of later parts are not among them.
-        is_history: which of them may stand in a history, shape (events,).
-        is_target: which of them are to be predicted, shape (events,).
-        touched: every event of the log: negatives are drawn outside of it. This is all that
-            a sample may learn of later parts, and it says only which items are no negatives.
-        later: the events out of sight, which no sample may name.
-        cold: where whole items are held out, those of later parts; nothing elsewhere.
+    Negatives are drawn outside of what is ``touched``, every event of the log. This is all that a
+    sample may learn of later parts, and it says only which items are no negatives.
     """
 
-    part: Part
-    interactions: Interactions
-    is_history: Flags
-    is_target: Flags
+    part: Part  # whose samples these are
+    interactions: Interactions  # the events in sight, none of later parts among them
+    is_history: Flags  # which of them may stand in a history, (events,)
+    is_target: Flags  # which of them are to be predicted, (events,)
     touched: Interactions
-    later: Interactions
-    cold: Integers
+    later: Interactions  # the events out of sight, which no sample may name
+    cold: Integers  # where whole items are held out, those of later parts; nothing elsewhere
 
     @cached_property
     def _past(self) -> Integers:
@@ -81,11 +74,9 @@ class View:
         return Ragged(targets, np.searchsorted(targets, log.offsets.astype(np.int32)))
 
     def histories(self, events: Array, length: int | None = None) -> Ragged:
-        """Return the event numbers of the history before each target, oldest first.
+        """Return the event numbers of the latest history before each target, oldest first.
 
-        Args:
-            events: the targets' event numbers.
-            length: how many of the latest events to keep; None keeps all.
+        ``events`` are the targets' numbers; without a ``length`` whole histories are kept.
         """
         past, log = self._past, self.interactions
         stops = past[events]
@@ -98,17 +89,11 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """All events with the part that each belongs to.
-
-    Attributes:
-        interactions: every event of the log.
-        parts: the :class:`Part` of each event, shape (events,).
-        by_item: whether all events of an item are in one part, by the rule and not by chance.
-    """
+    """All events with the part that each belongs to."""
 
     interactions: Interactions
-    parts: Parts
-    by_item: bool = False
+    parts: Parts  # (events,)
+    by_item: bool = False  # whether an item's events are in one part by rule, not by chance
 
     @property
     def train(self) -> Interactions:
@@ -146,11 +131,8 @@ def leave_one_out(interactions: Interactions) -> Split:
 def global_time(interactions: Interactions, share: float) -> Split:
     """Hold out the last share of all events for the test, and the share before it.
 
-    Events of the same time go together, into the later part. Users and items may be new there.
-    An event of unknown time has the time of the event that it follows.
-
-    Raises:
-        RecinjectError: the log has no timestamps.
+    Events of the same time go together, into the later part. Users and items may be new there. An
+    event of unknown time has the time of the event that it follows; a log without any is refused.
     """
     if interactions.timestamps is None:
         raise RecinjectError(
@@ -214,14 +196,13 @@ SPLITS: dict[str, Callable[[Interactions, float, int], Split]] = {
 
 
 def split_by(name: str, interactions: Interactions, share: float = 0.1, seed: int = 0) -> Split:
-    """Split by a named rule.
+    """Split by a rule of :data:`SPLITS`.
 
     Args:
-        name: one of :data:`SPLITS`.
+        name: of the rule.
         interactions: every event of the log.
-        share: how much is the test, and how much more the validation: a share of the events
-            (``global_time``, ``random``), of each user's events (``user_ratio``) or of the items
-            (``cold_items``); ``leave_one_out`` has no use for it. Below one half.
+        share: how much is the test, and how much more the validation, below one half: of the
+            events, of each user's (``user_ratio``) or of the items (``cold_items``).
         seed: decides what ``random`` and ``cold_items`` hold out.
 
     Raises:

@@ -17,19 +17,12 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with some lines of a file.
+    """One thing that is wrong with some lines of a file."""
 
-    Attributes:
-        lines: the first of these lines, at least one.
-        count: how many lines there are.
-        what: what is wrong with the first one.
-        hint: what to do about all of them.
-    """
-
-    lines: Sequence[int]
-    count: int
-    what: str
-    hint: str
+    lines: Sequence[int]  # the first of them, at least one
+    count: int  # of all such lines
+    what: str  # is wrong with the first one
+    hint: str  # what to do about all of them
 
     @classmethod
     def of(cls, wrong: Sequence[tuple[int, str]], hint: str) -> list[Problem]:
@@ -40,74 +33,52 @@ class Problem:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A file's rows under the file's own column names.
+    """A file's rows, with a range index, under the file's own column names.
 
-    Attributes:
-        path: the file, or what a table from Python is called.
-        frame: its rows, with a range index; text files give text only. Rows that could not be
-            made out are left out of it and are among the problems.
-        lines: gives the lines of the file on which some rows of the frame stand, both ascending.
-        unit: what lines are called: ``line``, or ``row`` where a file has no lines.
-        problems: what is wrong with the rows that are left out.
-        sequences: columns whose text is a list separated by spaces (RecBole's ``token_seq``).
+    Text files give text only. Rows that could not be made out are left out, and are problems.
+    ``lines`` gives the lines of the file on which some rows stand, both ascending; a table without
+    lines has its rows counted from 1.
     """
 
-    path: Path | str
+    path: Path | str  # the file, or what a table from Python is called
     frame: pd.DataFrame
-    lines: Callable[[Sequence[int]], Sequence[int]]
-    unit: str = "line"
+    lines: Callable[[Sequence[int]], Sequence[int]] | None = None
     problems: Sequence[Problem] = ()
-    sequences: frozenset[str] = frozenset()
+    sequences: frozenset[str] = frozenset()  # columns of text that blanks divide into a list
 
     def find(self, bad: Flags, what: Callable[[int], str], hint: str) -> list[Problem]:
-        """Return what is wrong with the rows that are flagged, if any are.
-
-        Args:
-            bad: which rows are, shape (rows,).
-            what: says what is wrong with a row.
-            hint: what to do about it.
-        """
+        """Return the problem of the rows that are flagged, shape (rows,), if any are."""
         rows = np.flatnonzero(bad).tolist()
         if not rows:
             return []
-        return [Problem(self.lines(rows[:_SHOWN]) or [0], len(rows), what(rows[0]), hint)]
+        shown = rows[:_SHOWN]
+        lines = self.lines(shown) if self.lines else [row + 1 for row in shown]
+        return [Problem(lines or [0], len(rows), what(rows[0]), hint)]
 
     def refuse(self, problems: Sequence[Problem]) -> None:
-        """Stop if there is anything wrong, and say everything at once.
-
-        Raises:
-            RecinjectError: there is a problem; each has a line of the message.
-        """
+        """Raise an error if there is a problem; each has a line of its message."""
         if problems:
             message = "\n".join(map(self._said, sorted(problems, key=lambda own: own.lines[0])))
             raise RecinjectError(message, hint="; ".join({own.hint: 0 for own in problems}))
 
     def _said(self, problem: Problem) -> str:
         first, *others = problem.lines
-        said = f"{self.path}, {self.unit} {first}: {problem.what}"
+        unit = "line" if self.lines else "row"
+        said = f"{self.path}, {unit} {first}: {problem.what}"
         if not others:
             return said
         listed = ", ".join(map(str, others)) + (", ..." if problem.count > len(others) + 1 else "")
-        return f"{said} ({problem.count} such {self.unit}s: {first}, {listed})"
+        return f"{said} ({problem.count} such {unit}s: {first}, {listed})"
 
 
 def refuse_repeated(path: Path | str, names: Sequence[str]) -> None:
-    """Refuse a table that has two columns of one name.
-
-    Raises:
-        RecinjectError: a name stands more than once.
-    """
+    """Refuse a table that has two columns of one name."""
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise RecinjectError(
             f"{path}: the column {repeated[0]!r} is there more than once",
             hint="give every column of the header its own name",
         )
-
-
-def row_numbers(rows: Sequence[int]) -> list[int]:
-    """Count rows from 1, where a table has no lines."""
-    return [row + 1 for row in rows]
 
 
 def numbered(lines: Sequence[int]) -> Callable[[Sequence[int]], list[int]]:

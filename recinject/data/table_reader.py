@@ -8,14 +8,14 @@ import json
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from recinject.data.delimited import DIALECTS, read_delimited
-from recinject.data.table import Problem, Table, numbered, refuse_repeated, row_numbers
+from recinject.data.table import Problem, Table, numbered, refuse_repeated
 from recinject.foundation.errors import RecinjectError
 
 Content = TypeVar("Content", bytes, str)
@@ -48,9 +48,19 @@ def read_text(path: Path) -> str:
     return _decode(path, _read_bytes(path))
 
 
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file for reading, unpacked if its name ends in ``.gz``."""
+    return path.open("rb") if without_gz(path) == path else cast(BinaryIO, gzip.open(path))
+
+
+def without_gz(path: Path) -> Path:
+    """Return a path without the ending ``.gz``, in whatever case."""
+    return path.with_suffix("") if path.suffix.lower() == ".gz" else path
+
+
 def kind_of(path: Path) -> str:
     """Return a file's ending without ``.gz``, e.g. ``.csv`` for ``log.csv.gz``."""
-    return (path.with_suffix("") if path.suffix.lower() == ".gz" else path).suffix.lower()
+    return without_gz(path).suffix.lower()
 
 
 def require_path(path: Path, setting: str) -> None:
@@ -84,8 +94,8 @@ def shown(names: Sequence[str]) -> str:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+        with open_bytes(path) as stream:
+            data = stream.read()
     except (OSError, EOFError, zlib.error) as error:
         raise RecinjectError(
             f"{path}: cannot be read ({error})",
@@ -163,7 +173,7 @@ def _read_parquet(path: Path, data: bytes) -> Table:
             f"{path}: is no readable Parquet file ({str(error).partition(chr(10))[0]})",
             hint="fetch or write the file again",
         ) from error
-    return Table(path, frame, row_numbers, unit="row")
+    return Table(path, frame)
 
 
 def _read_rows(path: Path, data: bytes) -> Table:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import chain
 from typing import Any
 
 _MOST_LISTED, _NEAREST = 30, 5
@@ -12,10 +13,6 @@ _MOST_LISTED, _NEAREST = 30, 5
 
 class RecinjectError(Exception):
     """Something the user can mend: the message names place and fact, the hint the fix.
-
-    Args:
-        message: where it happened and what is wrong, in one sentence.
-        hint: what to do about it, in one sentence.
 
     Examples:
         >>> str(RecinjectError("log.csv: no column 'user'", hint="set data.columns.user_id"))
@@ -35,8 +32,8 @@ class RecinjectError(Exception):
         return f"{self.message}\n  fix: {self.hint}"
 
 
-def did_you_mean(name: str, legal: Iterable[str]) -> str:
-    """Say which legal name a wrong one most likely meant, and list them, if few all of them.
+def did_you_mean(wrong: str | Sequence[str], legal: Iterable[str]) -> str:
+    """Say which legal names a wrong one, or several, most likely meant; list them, if few all.
 
     Examples:
         >>> did_you_mean("lerning_rate", ["learning_rate", "seed"])
@@ -47,8 +44,11 @@ def did_you_mean(name: str, legal: Iterable[str]) -> str:
         "did you mean 'n98'? Legal, of 69: n98, n89, n88, n87, n86"
     """
     names = sorted(legal)
-    near = difflib.get_close_matches(name, names, n=_NEAREST, cutoff=0.6)
+    asked = [wrong] if isinstance(wrong, str) else wrong
+    found = [difflib.get_close_matches(name, names, n=_NEAREST, cutoff=0.6) for name in asked]
+    near = [close for close in found if close]
     listing = f"Legal: {', '.join(names) or 'none'}"
     if near and len(names) > _MOST_LISTED:
-        listing = f"Legal, of {len(names)}: {', '.join(near)}"
-    return f"did you mean {near[0]!r}? {listing}" if near else listing
+        listing = f"Legal, of {len(names)}: {', '.join(dict.fromkeys(chain(*near)))}"
+    meant = " and ".join(repr(close[0]) for close in near)
+    return f"did you mean {meant}? {listing}" if near else listing

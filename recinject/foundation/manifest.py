@@ -13,21 +13,13 @@ MANIFEST_NAME = "manifest.json"
 
 @dataclass(frozen=True)
 class RunManifest:
-    """The record of one finished stage of a run; the file is written last in its folder.
+    """The record of one finished stage of a run; the file is written last in its folder."""
 
-    Attributes:
-        stage: the stage's name, which is its folder's name.
-        version: the version of recinject that made it.
-        settings: the plain arguments that the stage was called with.
-        inputs: hashes of what it read: earlier stages by name, files by path.
-        facts: counts and notes that the report and the cards show.
-    """
-
-    stage: str
-    version: str
-    settings: dict[str, Any]
-    inputs: dict[str, str]
-    facts: dict[str, Any] = field(default_factory=dict)
+    stage: str  # its name, which is its folder's
+    version: str  # of recinject
+    settings: dict[str, Any]  # the plain arguments that the stage was called with
+    inputs: dict[str, str]  # hashes of what it read: earlier stages by name, files by path
+    facts: dict[str, Any] = field(default_factory=dict)  # what the report and the cards show
 
     @property
     def fingerprint(self) -> str:
@@ -38,9 +30,8 @@ class RunManifest:
         """Say in words what sets another manifest of the same stage apart from this one."""
         if self.version != other.version:
             return f"version {other.version} became {self.version}"
-        changed = _changed(other.settings, self.settings, "") + _changed(
-            other.inputs, self.inputs, "input "
-        )
+        changed = _changed(other.settings, self.settings)
+        changed += _changed(other.inputs, self.inputs, "input ")
         return ", ".join(changed[:3]) + (" and more" if len(changed) > 3 else "")
 
     def write(self, folder: Path) -> None:
@@ -56,7 +47,7 @@ class RunManifest:
             return None
 
 
-def _changed(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:
+def _changed(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
     changes: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)

@@ -18,18 +18,14 @@ _ONLY_LAST, _ONLY_FIRST = 1, 2
 class Ragged:
     """Rows of different lengths, in CSR form.
 
-    Attributes:
-        values: the rows' values, one row after another, shape (values,).
-        offsets: where each row starts, and where the last one ends, shape (rows + 1,).
-
     Examples:
         >>> rows = Ragged.from_rows([[5, 6], [], [7]])
         >>> len(rows), rows.lengths.tolist(), rows.take(np.array([2, 0])).to_list()
         (3, [2, 0, 1], [[7], [5, 6]])
     """
 
-    values: Array
-    offsets: NDArray[np.int64]
+    values: Array  # one row after another, (values,)
+    offsets: NDArray[np.int64]  # where each row starts, and where the last one ends, (rows + 1,)
 
     @classmethod
     def from_lengths(cls, values: Array, lengths: Array) -> Ragged:

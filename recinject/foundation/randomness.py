@@ -42,10 +42,8 @@ class Chance:
 
     What a row draws is a function of its key and of the number of the draw: the other rows of
     the batch, and how many numbers they need, never change it. The numbers are those of
-    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), started anew for each key and draw.
-
-    Args:
-        keys: 64 bits that tell the rows apart, shape (n,).
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014), started anew for each key and draw. Keys are
+    64 bits that tell the rows apart, shape (n,).
     """
 
     def __init__(self, keys: Bits) -> None:

@@ -6,12 +6,16 @@ import hashlib
 import json
 import os
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from recinject.foundation.errors import RecinjectError
+
+UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, zipfile.BadZipFile)
+"""What numpy raises of a ``.npy`` or ``.npz`` that is absent, cut off or something else."""
 
 
 @contextmanager
@@ -22,10 +26,8 @@ def atomic_folder(path: Path, key: str | None = None) -> Iterator[Path]:
     for it, and ``path`` is as it was before. One process at a time makes a folder: what others
     left unfinished is removed.
 
-    Args:
-        path: the folder to make.
-        key: what the content depends on. With it, a block that is interrupted or killed leaves
-            its temporary folder, and the next block with the same key is given it to go on.
+    With a key, which says what the content depends on, a block that is interrupted or killed
+    leaves its temporary folder, and the next block with the same key is given it to go on.
 
     Raises:
         RecinjectError: the parent folder cannot be written.

@@ -36,7 +36,7 @@ def cluster_items(training: Interactions, clusters: int, leaf_items: int, seed: 
         seed: of the k-means start and of the places in a leaf, which say nothing about order.
 
     Returns:
-        One path an item; none is another or begins another.
+        One path an item; none begins another.
     """
     rng = derive_rng(seed, "identifiers", "collaborative")
     shape = (training.n_users, training.n_items)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from recinject.data.schema import Catalog, Flags, Integers
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
-from recinject.foundation.storage import hash_value
+from recinject.foundation.storage import UNREADABLE_ARRAYS, hash_value
 from recinject.identifiers.quantising import Hyperplanes, Quantiser, RandomCodes, Residual
 
 MOST_LEVELS = len(string.ascii_lowercase) - 1
@@ -26,15 +26,10 @@ _STORED: dict[str, type[Quantiser]] = {
 
 @dataclass(frozen=True, eq=False)
 class SemanticCodes:
-    """The codes of each item, coarse to fine, and a last one that tells apart those alike.
+    """The codes of each item, coarse to fine, and a last one that tells apart those alike."""
 
-    Attributes:
-        rows: shape (items, levels + 1); no two are the same.
-        sizes: how many codes there may be at each level, the last one's among them.
-    """
-
-    rows: Integers
-    sizes: tuple[int, ...]
+    rows: Integers  # (items, levels + 1); no two are the same
+    sizes: tuple[int, ...]  # how many codes there may be at each level, the last among them
 
     def __post_init__(self) -> None:
         over = np.flatnonzero(self.rows[:, -1] >= self.sizes[-1])
@@ -67,9 +62,7 @@ class SemanticCodes:
     def extended(self, prefixes: Integers, seed: int) -> SemanticCodes:
         """Give new items a place behind the known ones, whose codes stay as they are.
 
-        Args:
-            prefixes: what the frozen codebooks say of the new items, shape (new items, levels).
-            seed: decides the order of new items that are alike.
+        The frozen codebooks give the new items' ``prefixes``, shape (new items, levels).
         """
         both = np.concatenate([self.prefixes, prefixes])
         last = number_alike(both, seed, np.arange(len(both)) < len(self.rows))
@@ -128,19 +121,14 @@ def code_tokens(sizes: Sequence[int]) -> tuple[str, ...]:
 def save_codes(
     folder: Path, codes: SemanticCodes, quantiser: Quantiser, catalog: Catalog, content: str
 ) -> None:
-    """Write the codes, and the codebooks with what they belong to.
+    """Write ``codes.npy``, and ``codebooks.npz`` with what they belong to.
 
-    Args:
-        folder: gets ``codes.npy`` (rows are items, columns levels) and ``codebooks.npz``.
-        codes: of the catalogue's items.
-        quantiser: what gave them.
-        catalog: the items.
-        content: what the embeddings were made by.
+    ``content`` says what the embeddings were made by that the quantiser learnt from.
     """
     np.save(folder / _CODES, codes.rows)
     facts = {"sizes": codes.sizes, "catalog": _fingerprint(catalog), "content": content}
     arrays: dict[str, Any] = {"facts": np.array(json.dumps({**facts, "kind": quantiser.kind}))}
-    for name, value in _arrays(quantiser).items():
+    for name, value in vars(quantiser).items():
         several = enumerate(value) if isinstance(value, tuple) else [(-1, value)]
         arrays |= {name if n < 0 else f"{name}.{n:02}": array for n, array in several}
     np.savez(folder / _CODEBOOKS, **arrays)
@@ -159,7 +147,7 @@ def load_codes(folder: Path, catalog: Catalog) -> tuple[SemanticCodes, Quantiser
             arrays = dict(stored)
         facts = json.loads(str(arrays.pop("facts")))
         quantiser = _STORED[facts["kind"]](**_grouped(arrays))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (*UNREADABLE_ARRAYS, KeyError, TypeError) as error:
         raise RecinjectError(
             f"{path}: no codebooks to read ({error})".split("\n")[0],
             hint="make them with recinject prepare RECIPE identifiers.kind=semantic",
@@ -176,10 +164,6 @@ def load_codes(folder: Path, catalog: Catalog) -> tuple[SemanticCodes, Quantiser
 
 def _fingerprint(catalog: Catalog) -> str:
     return hash_value(catalog.item_ids)
-
-
-def _arrays(quantiser: Quantiser) -> dict[str, Any]:
-    return {field.name: getattr(quantiser, field.name) for field in fields(quantiser)}  # type: ignore[arg-type]
 
 
 def _grouped(arrays: dict[str, Any]) -> dict[str, Any]:

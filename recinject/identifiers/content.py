@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
-from recinject.foundation.storage import hash_files, hash_value
+from recinject.foundation.storage import UNREADABLE_ARRAYS, hash_files, hash_value
 
 Vectors = NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
@@ -77,13 +76,8 @@ def embed_items(
 def text_space(source: str, texts: Sequence[str], dimensions: int, seed: int) -> Embed:
     """Return the function from texts to vectors that a catalogue's texts are embedded by.
 
-    Texts of new items that pass it lie in the same space.
-
-    Args:
-        source: ``tfidf``, or a sentence-transformers model by name or folder.
-        texts: of the catalogue; ``tfidf`` learns its words and dimensions from them.
-        dimensions: the most numbers in a vector that ``tfidf`` makes.
-        seed: of the decomposition behind ``tfidf``.
+    Texts of new items that pass it lie in the same space. ``tfidf`` learns its words and
+    dimensions from the catalogue's; anything else is a sentence-transformers model.
     """
     return _tfidf(texts, dimensions, seed) if source == TFIDF else _sentence_model(source)
 
@@ -150,7 +144,7 @@ def _cached(path: Path, key: str) -> Vectors | None:
     try:
         with np.load(path) as stored:
             return stored["embeddings"] if str(stored["key"]) == key else None
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (*UNREADABLE_ARRAYS, KeyError):
         return None  # none, or one that was not written to its end
 
 
@@ -176,7 +170,7 @@ def read_embeddings(path: Path, item_ids: Sequence[str]) -> Vectors:
     try:
         rows = np.load(path) if path.suffix == ".npy" else _in_order(path, item_ids)
         vectors = np.asarray(rows).astype(np.float32)
-    except (OSError, ValueError, TypeError) as error:
+    except (*UNREADABLE_ARRAYS, TypeError) as error:
         raise _bad(path, f"cannot be read as vectors ({error})".split("\n")[0]) from error
     if vectors.ndim != 2 or len(vectors) != len(item_ids) or not vectors.shape[1]:
         raise _bad(path, f"shape {vectors.shape}, and there are {len(item_ids)} items")

@@ -17,28 +17,31 @@ from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import Bits, combine, derive_bits
 
 _FIRST_CHARACTER = 0xF0000  # of Unicode's planes for private use: no rule of text touches them
-_AS_THEY_ARE = (
-    "add_dummy_prefix",
-    "split_by_unicode_script",
-    "split_by_number",
-    "split_by_whitespace",
-    "hard_vocab_limit",
-)
+# Of SentencePiece's trainer: words are taken as they are, and merged alike on any machine.
+_SETTINGS: dict[str, Any] = {
+    "input_format": "tsv",
+    "model_type": "bpe",
+    "normalization_rule_name": "identity",
+    "character_coverage": 1.0,
+    "add_dummy_prefix": False,
+    "split_by_unicode_script": False,
+    "split_by_number": False,
+    "split_by_whitespace": False,
+    "hard_vocab_limit": False,
+    "bos_id": -1,
+    "eos_id": -1,
+    "num_threads": 1,
+    "minloglevel": 2,
+}
 
 
 @dataclass(frozen=True, eq=False)
 class CodedItems:
-    """What an item's rows may go by.
+    """What an item's rows may go by."""
 
-    Attributes:
-        codes: of each item, coarse to fine, shape (items, levels).
-        size: how many codes a level has.
-        events: how many training events each item has, shape (items,).
-    """
-
-    codes: Integers
-    size: int
-    events: NDArray[np.integer[Any]]
+    codes: Integers  # of each item, coarse to fine, (items, levels)
+    size: int  # how many codes a level has
+    events: NDArray[np.integer[Any]]  # how many training events each item has, (items,)
 
 
 def item_rows(kind: str, items: CodedItems, rows: int, seed: int) -> Ragged:
@@ -131,10 +134,6 @@ def learn_pieces(items: CodedItems, rows: int) -> Any:
     Beside all single codes, so that any item can be put together, there are the runs of codes
     that come most often: byte-pair merges, as SentencePiece's ``bpe`` finds them.
 
-    Args:
-        items: those without training events teach nothing.
-        rows: how many pieces there may be.
-
     Returns:
         A ``SentencePieceProcessor`` for words of :func:`spell`; piece 0 is ``<unk>``.
 
@@ -154,21 +153,13 @@ def learn_pieces(items: CodedItems, rows: int) -> Any:
     # Asked for alone, letters that no item has would get no piece: each stands by itself once.
     told = [f"{word}\t{count}" for word, count in (*words, *((letter, 1) for letter in letters))]
     model = io.BytesIO()
-    settings: dict[str, Any] = {
-        **dict.fromkeys(_AS_THEY_ARE, False),
-        "input_format": "tsv",
-        "model_type": "bpe",
-        "vocab_size": rows + 1,
-        "normalization_rule_name": "identity",
-        "character_coverage": 1.0,
-        "required_chars": "".join(letters),
-        "max_sentencepiece_length": max(2, items.codes.shape[1]),
-        **dict.fromkeys(("bos_id", "eos_id"), -1),
-        "num_threads": 1,
-        "minloglevel": 2,
-    }
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(told), model_writer=model, **settings
+        sentence_iterator=iter(told),
+        model_writer=model,
+        vocab_size=rows + 1,
+        required_chars="".join(letters),
+        max_sentencepiece_length=max(2, items.codes.shape[1]),
+        **_SETTINGS,
     )
     learned = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     found = learned.get_piece_size() - 1

@@ -20,8 +20,7 @@ def describe_codes(
     """Measure codes level by level.
 
     Args:
-        prefixes: the codes of the items, without the last one that tells apart, shape
-            (items, levels).
+        prefixes: the codes of the items but the last one, which tells apart, shape (items, levels).
         embeddings: what they were made of, shape (items, width).
         quantiser: what made them.
         codes: how many codes a level has.

@@ -39,15 +39,12 @@ class Quantiser(ABC):
 class Residual(Quantiser):
     """At each level the code next to what the levels before it left over.
 
-    Attributes:
-        codebooks: one vector a code, shape (levels, codes, width).
-        encoder: weights, shape (out, in), and biases in turn of a network with ReLU between its
-            layers that vectors pass first; empty for none.
-        decoder: the same for the way back.
+    Vectors may pass a network with ReLU between its layers first, and another on the way back:
+    weights, shape (out, in), and biases in turn.
     """
 
     kind: ClassVar[str] = "residual"
-    codebooks: Vectors
+    codebooks: Vectors  # one vector a code, (levels, codes, width)
     encoder: Layers = ()
     decoder: Layers = ()
 
@@ -65,16 +62,11 @@ class Residual(Quantiser):
 
 @dataclass(frozen=True, eq=False)
 class Hyperplanes(Quantiser):
-    """Locality-sensitive hashing: each bit of a code is a side of a random plane.
-
-    Attributes:
-        centre: the vector that all planes go through, shape (width,).
-        planes: their normals, shape (levels, bits, width).
-    """
+    """Locality-sensitive hashing: each bit of a code is a side of a random plane."""
 
     kind: ClassVar[str] = "lsh"
-    centre: Vectors
-    planes: Vectors
+    centre: Vectors  # which all planes go through, (width,)
+    planes: Vectors  # their normals, (levels, bits, width)
 
     def encode(self, embeddings: Vectors) -> Integers:
         """Return the codes of vectors, shape (items, levels)."""
@@ -86,14 +78,10 @@ class Hyperplanes(Quantiser):
 
 @dataclass(frozen=True, eq=False)
 class RandomCodes(Quantiser):
-    """Codes that say nothing of an item: a hash of its vector.
-
-    Attributes:
-        shape: levels, codes a level, and the seed.
-    """
+    """Codes that say nothing of an item: a hash of its vector."""
 
     kind: ClassVar[str] = "random"
-    shape: NDArray[np.int64]
+    shape: NDArray[np.int64]  # levels, codes a level, and the seed
 
     def encode(self, embeddings: Vectors) -> Integers:
         """Return the codes of vectors, shape (items, levels)."""
@@ -132,13 +120,8 @@ def nearest(vectors: Vectors, centres: Vectors) -> NDArray[np.int64]:
 def kmeans(vectors: Vectors, count: int, seed: int) -> Vectors:
     """Find the centres of clusters by Lloyd's algorithm from a k-means++ start.
 
-    Args:
-        vectors: shape (items, width); no fewer than ``count``.
-        count: how many centres.
-        seed: of the start; the same call gives the same centres.
-
-    Returns:
-        Shape (count, width). Where vectors repeat, so may centres.
+    There must be no fewer vectors than centres; where vectors repeat, so may centres. The same
+    call gives the same centres, shape (count, width).
     """
     # Seconds to import, for this kind alone.
     from sklearn.cluster import KMeans
@@ -152,11 +135,7 @@ def kmeans(vectors: Vectors, count: int, seed: int) -> Vectors:
 
 
 def fit_rq_kmeans(embeddings: Vectors, levels: int, codes: int, seed: int) -> Residual:
-    """Cluster vectors, then what each is off its cluster's centre, and so on.
-
-    Raises:
-        RecinjectError: there are fewer vectors than codes.
-    """
+    """Cluster vectors, then what each is off its cluster's centre, and so on."""
     check_enough(embeddings, codes)
     left, books = embeddings, []
     for level in range(levels):
@@ -167,11 +146,7 @@ def fit_rq_kmeans(embeddings: Vectors, levels: int, codes: int, seed: int) -> Re
 
 
 def fit_lsh(embeddings: Vectors, levels: int, codes: int, seed: int) -> Hyperplanes:
-    """Draw planes through the vectors' mean.
-
-    Raises:
-        RecinjectError: ``codes`` is no power of two.
-    """
+    """Draw planes through the vectors' mean; the number of codes must be a power of two."""
     bits = codes.bit_length() - 1
     if codes != 1 << bits:
         raise RecinjectError(
@@ -214,11 +189,7 @@ FITTERS: dict[str, Fitter] = {
 
 
 def check_enough(embeddings: Vectors, codes: int) -> None:
-    """Refuse to learn more codes than there are items to learn them from.
-
-    Raises:
-        RecinjectError: there are fewer vectors than codes.
-    """
+    """Refuse to learn more codes than there are items to learn them from."""
     if len(embeddings) < codes:
         raise RecinjectError(
             f"identifiers.semantic.codes: {codes} codes a level, and only {len(embeddings)} items "

@@ -28,18 +28,14 @@ _NUMBER = re.compile(rf"#(\d+)|{ITEM_TOKEN.pattern}")
 class Identifiers:
     """What names each item in a prompt or a completion; no two items share a text.
 
-    Attributes:
-        kind: the name of the rule that made it.
-        texts: the identifier of each item number.
-        duplicates_resolved: how many items share their title, or all codes but the last, with
-            another one and were told apart by a number; 0 for kinds that use neither.
-        code_sizes: how many codes there may be at each level, for the kind ``semantic``.
+    Resolved duplicates are the items that share their title, or all codes but the last, with
+    another one and were told apart by a number.
     """
 
     kind: str
-    texts: tuple[str, ...]
+    texts: tuple[str, ...]  # of each item number
     duplicates_resolved: int = 0
-    code_sizes: tuple[int, ...] = ()
+    code_sizes: tuple[int, ...] = ()  # how many codes there may be at each level, for semantic
 
     def __post_init__(self) -> None:
         repeated = [text for text, count in Counter(self.texts).items() if count > 1]

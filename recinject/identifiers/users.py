@@ -18,11 +18,6 @@ def user_tokens(count: int) -> tuple[str, ...]:
 def name_users(user_ids: Sequence[str], count: int, seed: int) -> list[str]:
     """Give each user one of ``count`` tokens, by the id alone: no order of users shows.
 
-    Args:
-        user_ids: the log's own ids.
-        count: how many tokens there are, at least 1.
-        seed: of the hash.
-
     Examples:
         >>> name_users(["ann", "bob", "ann"], 2000, seed=1)
         ['<user_1269>', '<user_100>', '<user_1269>']

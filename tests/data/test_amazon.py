@@ -170,3 +170,10 @@ def test_the_title_of_a_review_is_not_the_items(tmp_path: Path) -> None:
     write(tmp_path / "Toys.jsonl", [json.dumps(row) for row in rows])
     assert read_log(tmp_path, columns={}).catalog.titles == [""]
     assert read_log(tmp_path, columns={"title": "title"}).catalog.titles == ["Great!"]
+
+
+def test_an_ending_in_capitals_is_the_same_ending(tmp_path: Path) -> None:
+    rows = [{"user_id": "A", "parent_asin": "i1", "rating": 5, "timestamp": 1}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "Toys.JSONL.GZ").write_bytes(gzip.compress(lines.encode()))
+    assert read_log(tmp_path, columns={}).source.startswith("Amazon reviews Toys.JSONL.GZ")

@@ -1,3 +1,5 @@
+"""Which form a path has and which of its files are read; forms that packages offer."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,7 +8,46 @@ import pytest
 
 from recinject.data.formats import FORMATS
 from recinject.data.readers import read_log
+from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError
+
+INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
+
+
+def write(path: Path, content: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+    return path
+
+
+def pairs(log: Log) -> list[tuple[str, str]]:
+    events = log.interactions
+    return [
+        (events.user_ids[user], log.catalog.item_ids[item])
+        for user, item in zip(events.users, events.items, strict=True)
+    ]
+
+
+def test_several_event_files_are_a_question(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        write(tmp_path / f"ml.{part}.inter", INTER + "1\t2\t3\t4\n")
+    with pytest.raises(RecinjectError, match=r"2 files match.*one is needed"):
+        read_log(tmp_path, columns={})
+    write(tmp_path / f"{tmp_path.name}.inter", INTER + "7\t8\t3\t4\n")
+    assert pairs(read_log(tmp_path, columns={})) == [("7", "8")]
+
+
+def test_several_item_tables_are_a_question_that_a_setting_answers(tmp_path: Path) -> None:
+    write(tmp_path / "interactions.csv", "user,item\n1,2\n")
+    for kind in ("csv", "tsv"):
+        write(
+            tmp_path / f"items.{kind}", "item{}title\n2{}Two\n".replace("{}", ",\t"[kind == "tsv"])
+        )
+    with pytest.raises(RecinjectError, match=r"2 files match.*items.KIND\n.*data.items"):
+        read_log(tmp_path, columns={})
+    log = read_log(tmp_path, columns={}, items=tmp_path / "items.tsv")
+    assert log.catalog.titles == ["Two"]
+
 
 READER = """
 from recinject.data.formats import Format
@@ -28,12 +69,10 @@ LIKES = Format("sentences", "a .likes file", files, lambda events: None, read)
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
     """Put a package on the path that offers a reader by an entry point."""
     package = f"likes_{folder.name}"
-    folder.mkdir()
-    (folder / f"{package}.py").write_text(READER)
-    (folder / "own-1.0.dist-info").mkdir()
-    (folder / "own-1.0.dist-info" / "METADATA").write_text("Name: own\nVersion: 1.0\n")
+    write(folder / f"{package}.py", READER)
+    write(folder / "own-1.0.dist-info" / "METADATA", "Name: own\nVersion: 1.0\n")
     points = f"[recinject.readers]\nlikes = {entry.replace('likes', package)}\n"
-    (folder / "own-1.0.dist-info" / "entry_points.txt").write_text(points)
+    write(folder / "own-1.0.dist-info" / "entry_points.txt", points)
     monkeypatch.syspath_prepend(str(folder))
 
 
@@ -41,14 +80,13 @@ def test_a_packages_own_reader_is_guessed_and_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path / "package", monkeypatch, "likes:LIKES")
-    path = tmp_path / "log.likes"
-    path.write_text("Ann likes tea\nBob likes \n")
+    path = write(tmp_path / "log.likes", "Ann likes tea\nBob likes \n")
     with pytest.raises(RecinjectError, match=r"log.likes, line 2: item_id '' is empty"):
         read_log(path, columns={})
-    path.write_text("Bob likes tea\nAnn likes tea\n")
+    write(path, "Bob likes tea\nAnn likes tea\n")
     for name in (None, "likes"):
         log = read_log(path, columns={}, format=name)
-        assert log.interactions.user_ids == ["Ann", "Bob"] and log.catalog.item_ids == ["tea"]
+        assert pairs(log) == [("Ann", "tea"), ("Bob", "tea")]
         assert log.source.startswith("sentences log.likes")
     with pytest.raises(RecinjectError, match=r"did you mean 'likes'"):
         read_log(path, columns={}, format="like")
@@ -59,8 +97,7 @@ def test_a_packages_reader_that_is_none_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, entry: str
 ) -> None:
     install(tmp_path / "package", monkeypatch, entry)
-    path = tmp_path / "log.csv"
-    path.write_text("user,item\n1,2\n")
+    path = write(tmp_path / "log.csv", "user,item\n1,2\n")
     with pytest.raises(RecinjectError, match=r"the reader 'likes' of .* is no Format"):
         read_log(path, columns={})
 

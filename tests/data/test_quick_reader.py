@@ -188,6 +188,26 @@ def test_item_columns_among_the_events_take_the_exact_reader(tmp_path: Path) -> 
     assert read_log(path, columns={"title": "film"}).catalog.titles == ["The I"]
 
 
+@pytest.mark.parametrize(
+    ("header", "columns", "is_quick"),
+    [
+        ("user,item,note", {}, True),
+        ("user,item,title", {}, False),
+        ("user,item,film", {"title": "film"}, False),
+        ("user,item,title", {"title": ""}, True),
+        ("name,item,note", {"user_id": "name"}, True),
+    ],
+)
+def test_only_columns_about_items_cost_a_log_its_quick_way(
+    tmp_path: Path, header: str, columns: dict[str, str], is_quick: bool
+) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text(f"{header}\nu,i,x\n")
+    form, events, _ = find_files(path, None, None)
+    assert (form.quick(events, columns, True) is not None) == is_quick
+    assert form.quick(events, columns, False) is not None
+
+
 def test_every_form_but_json_has_a_quick_way(tmp_path: Path) -> None:
     for name in ("recbole", "movielens", "table"):
         assert FORMATS[name].quick(tmp_path / "none.csv", {}, False) is None

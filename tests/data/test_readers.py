@@ -140,40 +140,6 @@ def test_columns_are_mapped_and_left_out(tmp_path: Path) -> None:
     assert "timestamp from 'when'" in log.source
 
 
-def test_item_columns_can_stand_among_the_events(tmp_path: Path) -> None:
-    path = write(tmp_path / "log.csv", "user,item,film,genres\n1,x,The X,A|B\n2,x,The X,A|B\n")
-    columns = {"title": "film", "categories": "genres"}
-    frame = read_log(path, columns=columns).catalog.frame
-    assert frame.to_dict("records") == [
-        {"item_id": "x", "title": "The X", "categories": ["A", "B"]}
-    ]
-
-
-@pytest.mark.parametrize(
-    ("rows", "titles"),
-    [
-        ("1,x,The X,A|B\n2,x,The X,A|B\n2,y,The Y,A\n", ["The X", "The Y"]),
-        ("1,x,Great!,A|B\n2,x,Not for me,A|B\n2,y,,A\n", ["", ""]),
-    ],
-    ids=["of the items", "of the reviews"],
-)
-def test_well_known_columns_are_the_items_where_they_say_one_thing(tmp_path, rows, titles) -> None:
-    path = write(tmp_path / "log.csv", f"user,item,title,genres\n{rows}")
-    log = read_log(path, columns={})
-    assert log.catalog.titles == titles
-    assert log.catalog.frame["categories"].tolist() == [["A", "B"], ["A"]]
-    assert "categories from 'genres'" in log.source
-    left_out = read_log(path, columns={"title": "", "categories": ""})
-    assert left_out.catalog.frame.to_dict("records") == [
-        {"item_id": "x", "title": ""},
-        {"item_id": "y", "title": ""},
-    ]
-    write(tmp_path / "items.csv", "item,title\nx,The other\n")
-    beside = read_log(path, columns={}, items=tmp_path / "items.csv")
-    assert beside.catalog.titles == ["The other", ""]
-    assert "categories" not in beside.catalog.frame
-
-
 def test_items_may_be_named_and_call_their_id_otherwise(tmp_path: Path) -> None:
     events = write(tmp_path / "log.csv", "user,product\n1,x\n2,y\n")
     items = write(tmp_path / "things.csv", 'asin,name,text\nx,"X, the ""first""","two\nlines"\n')
@@ -199,6 +165,14 @@ def test_quotes_inside_a_value_are_letters(tmp_path: Path) -> None:
 def test_half_a_surrogate_pair_is_no_crash(tmp_path: Path) -> None:
     path = write(tmp_path / "log.jsonl", '{"user": "u", "item": "i\\ud83d"}\n')
     assert rows_of(read_log(path, columns={})) == [("u", "i?")]
+
+
+def test_text_that_parquet_stores_as_bytes_is_text(tmp_path: Path) -> None:
+    rows = {"user": [b"u", b"v"], "item": [b"caf\xc3\xa9", b"\xff"], "title": [b"X", None]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "log.parquet")
+    log = read_log(tmp_path / "log.parquet", columns={})
+    assert rows_of(log) == [("u", "café"), ("v", "\ufffd")]
+    assert log.catalog.titles == ["X", ""]
 
 
 def test_position_alone_gives_the_order(tmp_path: Path) -> None:
@@ -247,6 +221,18 @@ def test_times_in_every_spelling(tmp_path: Path, text: str, seconds: float) -> N
             {"columns": {"item_id": "itm"}},
             ["log.csv", "'itm'", "did you mean 'item'", "data.columns.item_id=", "user"],
         ),
+        (
+            {"columns": {"user_id": "usr", "item_id": "itm"}},
+            [
+                "there is no column 'usr' to read user_id from, no column 'itm' to read item_id",
+                "did you mean 'user' and 'item'?",
+                "data.columns.user_id=NAME data.columns.item_id=NAME",
+            ],
+        ),
+        (
+            {"columns": {"user_id": "", "item_id": "itm", "rating": "x"}},
+            ["'itm' to read item_id", "no column 'x' to read rating", "looks like user_id"],
+        ),
         ({"columns": {"titel": "x"}}, ["'titel'", "did you mean 'title'"]),
         ({"columns": {"title": "x"}}, ["log.csv", "'x'", "data.columns.title="]),
         ({"columns": {"item_id": ""}}, ["no column looks like item_id"]),
@@ -270,27 +256,6 @@ def test_wrong_settings_name_the_right_ones(
     with pytest.raises(RecinjectError) as caught:
         read_log(**settled)  # type: ignore[arg-type]
     assert all(fragment in str(caught.value) for fragment in fragments), str(caught.value)
-
-
-def test_several_event_files_are_a_question(tmp_path: Path) -> None:
-    for part in ("train", "test"):
-        write(tmp_path / f"ml.{part}.inter", INTER + "1\t2\t3\t4\n")
-    with pytest.raises(RecinjectError, match=r"2 files match.*one is needed"):
-        read_log(tmp_path, columns={})
-    write(tmp_path / f"{tmp_path.name}.inter", INTER + "7\t8\t3\t4\n")
-    assert rows_of(read_log(tmp_path, columns={})) == [("7", "8")]
-
-
-def test_several_item_tables_are_a_question_that_a_setting_answers(tmp_path: Path) -> None:
-    write(tmp_path / "interactions.csv", "user,item\n1,2\n")
-    for kind in ("csv", "tsv"):
-        write(
-            tmp_path / f"items.{kind}", "item{}title\n2{}Two\n".replace("{}", ",\t"[kind == "tsv"])
-        )
-    with pytest.raises(RecinjectError, match=r"2 files match.*items.KIND\n.*data.items"):
-        read_log(tmp_path, columns={})
-    log = read_log(tmp_path, columns={}, items=tmp_path / "items.tsv")
-    assert log.catalog.titles == ["Two"]
 
 
 texts = st.text(alphabet='ab,"; \u00e9\u0663', min_size=1, max_size=4).filter(str.strip)

@@ -13,6 +13,11 @@ def test_an_error_says_what_is_wrong_and_how_to_mend_it():
     ("name", "legal", "answer"),
     [
         ("histroy", ["history", "target"], "did you mean 'history'? Legal: history, target"),
+        (
+            ["targt", "xyz", "hist"],
+            ["history", "target"],
+            "did you mean 'target' and 'history'? Legal: history, target",
+        ),
         ("xyz", ["target", "history"], "Legal: history, target"),
         ("xyz", [], "Legal: none"),
         ("a", iter(["b", "a"]), "did you mean 'a'? Legal: a, b"),

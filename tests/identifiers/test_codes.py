@@ -177,9 +177,12 @@ def test_codebooks_of_another_catalogue_or_none_at_all_are_refused(tmp_path):
     for other in (catalog_of(49), Catalog(catalog_of(51).frame.iloc[1:])):
         with pytest.raises(RecinjectError, match="belong to another catalogue"):
             load_codes(tmp_path, other)
-    (tmp_path / "codebooks.npz").write_bytes(b"torn")
-    with pytest.raises(RecinjectError, match="no codebooks to read"):
-        load_codes(tmp_path, catalog_of(50))
+    for name in ("codebooks.npz", "codes.npy"):
+        for torn in (b"torn", b"", b"PK\x03\x04torn"):
+            (tmp_path / name).write_bytes(torn)
+            with pytest.raises(RecinjectError, match="no codebooks to read"):
+                load_codes(tmp_path, catalog_of(50))
+        save_codes(tmp_path, codes, quantiser, catalog_of(50), "tfidf")
 
 
 def test_codes_need_not_be_learnt_to_be_a_table():

@@ -119,6 +119,14 @@ def test_a_wrong_npy_is_refused(tmp_path, rows, fact):
     assert "data/items.parquet" in error.value.hint
 
 
+@pytest.mark.parametrize("content", [b"", b"torn", b"PK\x03\x04torn"])
+@pytest.mark.parametrize("name", ["own.npy", "own.parquet"])
+def test_a_torn_file_is_refused(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RecinjectError, match="cannot be read as vectors"):
+        read_embeddings(tmp_path / name, IDS)
+
+
 @pytest.mark.parametrize(
     ("ids", "vectors", "fact"),
     [
