@@ -12,8 +12,9 @@ BIN := .venv/bin
 
 install: .venv/installed
 
+# One thread, so that sums round as they did for the figures in the README.
 demo: install
-	$(BIN)/recinject run quickstart
+	OMP_NUM_THREADS=1 $(BIN)/recinject run quickstart
 	@echo "Open $(CURDIR)/runs/quickstart/report/report.html in a browser."
 
 lint: install
