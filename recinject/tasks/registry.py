@@ -17,6 +17,7 @@ from recinject.tasks.rating import Rating
 from recinject.tasks.retrieval import Retrieval
 from recinject.tasks.task import Task
 
+_HISTORY = "history"
 TASKS: dict[str, type[Task]] = {
     task.name: task
     for task in (MaskedItemModelling, MaskedLanguageModelling, BPR, Retrieval, Ranking, Rating)
@@ -75,9 +76,18 @@ def _load(file: Path) -> type[Task]:
 
 
 def task_type(name: str, folder: Path | None = None) -> type[Task]:
-    """Return the task of a name, an error where there is none; see :func:`find_tasks`."""
+    """Return the task of a name, an error where there is none; see :func:`find_tasks`.
+
+    Every task has a slot ``history``, since prompts that are too long lose the oldest items.
+    """
     known = find_tasks(folder)
     if name not in known:
         message = f"samples.tasks: unknown task {name!r}"
         raise RecinjectError(message, hint=did_you_mean(name, known))
+    if _HISTORY not in known[name].slots:
+        raise RecinjectError(
+            f"samples.tasks: the task {name!r} has no slot {_HISTORY!r}",
+            hint=f"show in a slot {_HISTORY!r} what the user took: it is what gets cut where a "
+            "prompt is too long",
+        )
     return known[name]

@@ -82,6 +82,14 @@ def test_a_file_that_is_no_task_is_said(tmp_path, code, said):
         find_tasks(tmp_path)
 
 
+def test_a_task_without_a_history_is_refused(tmp_path):
+    code = (EXAMPLE / "bought_first.py").read_text("utf-8").replace('"history"', '"past"')
+    (tmp_path / "no_past.py").write_text(code.replace('"bought_first"', '"no_past"'), "utf-8")
+    (tmp_path / "no_past.yaml").write_text("")
+    with pytest.raises(RecinjectError, match="'no_past' has no slot 'history'"):
+        task_type("no_past", tmp_path)
+
+
 def test_a_python_file_without_templates_is_none_of_our_business(tmp_path):
     (tmp_path / "notes.py").write_text("raise SystemExit")
     assert find_tasks(tmp_path) == TASKS
