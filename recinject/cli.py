@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -303,6 +304,8 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line; a mistake ends with one clear error and exit code 2."""
+    # Between libraries, about their own next versions: nothing that a user could mend.
+    warnings.simplefilter("ignore", FutureWarning)
     try:
         app()
     except RecinjectError as error:
