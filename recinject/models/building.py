@@ -196,7 +196,7 @@ def wrap_tokenizer(
     known = tokenizer.get_vocab()
     named = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
     special = {role: text for role, text in named.items() if text in known}
-    if config is not None and END not in known:
+    if config is not None and not {PAD, END} <= known.keys():
         ids = {"bos_token": config.bos_token_id, "eos_token": config.eos_token_id}
         ids["pad_token"] = ids["eos_token"] if config.pad_token_id is None else config.pad_token_id
         texts = {role: tokenizer.id_to_token(i) for role, i in ids.items() if isinstance(i, int)}

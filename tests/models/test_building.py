@@ -264,6 +264,14 @@ def test_a_tokenizer_of_other_conventions_keeps_its_own_special_tokens():
     assert len(wrapped) == 3 and len(wrap_tokenizer(tokenizer)) == 3
 
 
+def test_the_end_pads_where_a_tokenizer_names_an_end_and_no_padding():
+    """As Llama 2's does."""
+    tokenizer = Tokenizer(WordLevel({"<s>": 0, "</s>": 1, "mug": 2}))
+    wrapped = wrap_tokenizer(tokenizer, GPT2Config(eos_token_id=1, bos_token_id=0))
+    assert (wrapped.bos_token_id, wrapped.eos_token_id, wrapped.pad_token_id) == (0, 1, 1)
+    assert len(wrapped) == 3
+
+
 @pytest.mark.parametrize(
     ("settings", "fragment"),
     [
