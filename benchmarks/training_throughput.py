@@ -155,9 +155,9 @@ def main() -> None:
     """Measure both in turns, and print a table and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smaller model and fewer steps")
-    parser.add_argument("--steps", type=int, help="of each side; 100, or 20 with --quick")
+    parser.add_argument("--steps", type=int, help="of each side; 100, or 6 with --quick")
     told = parser.parse_args()
-    quick, steps = told.quick, told.steps or (20 if told.quick else 100)
+    quick, steps = told.quick, told.steps or (6 if told.quick else 100)
     source, prompts, completions = make_texts(steps * BATCH, np.random.default_rng(0))
     tokenizer = train_tokenizer(prompts[:2000], 8000 if quick else 32_000)
     wrapped = wrap_tokenizer(tokenizer)
