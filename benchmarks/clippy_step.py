@@ -22,8 +22,8 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import T5Config, T5ForConditionalGeneration
 
-from recinject.training.clippy import ClippyAdagrad, ClippyAdam
-from recinject.training.step_scales import clip_summary, clippy_groups
+from recinject.methods.clippy.clippy import ClippyAdagrad, ClippyAdam
+from recinject.methods.clippy.step_scales import clip_summary, clippy_groups
 
 BASE: dict[str, Any] = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12}
 BASE |= {"vocab_size": 32_128}

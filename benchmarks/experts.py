@@ -33,18 +33,17 @@ from torch import nn
 from transformers import Adafactor
 
 from recinject.data.splitting import Part
+from recinject.methods.experts.experts import ExpertSettings, add_experts, answering, experts_of
+from recinject.methods.experts.gates import part_gate
+from recinject.models.adapters import add_lora
 from recinject.models.building import count_parameters, wrap_tokenizer
-from recinject.models.expert_layers import ExpertSettings
-from recinject.models.experts import add_experts, answering, experts_of
-from recinject.models.gates import part_gate
-from recinject.models.lora import add_lora
 from recinject.pipeline.build import build
+from recinject.pipeline.model import base_model
+from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
-from recinject.pipeline.train import base_model
-from recinject.recipe import load_recipe
 from recinject.samples.mixture import token_columns
 from recinject.training.batches import LengthBuckets, make_collator
-from recinject.training.loss import token_losses
+from recinject.training.trainer import token_losses
 
 TARGETS = ["q", "v", "wi", "wo"]
 NUMBER, K, RANK, SCALE = 4, 2, 3, 2.0  # 12 = 4 * 3 = 6 * 2 is the rank that all have together

@@ -26,12 +26,12 @@ from transformers import PreTrainedModel
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import leave_one_out
 from recinject.identifiers.table import name_items
+from recinject.methods.low_rank.initialisation import Block, initialise, risk
+from recinject.methods.low_rank.layers import capture_inputs, find_layers, make_low_rank
 from recinject.models.building import build_model, wrap_tokenizer
-from recinject.models.low_rank import capture_inputs, find_layers, make_low_rank
-from recinject.models.low_rank_initialisation import Block, initialise, risk
 from recinject.samples.build import make_factory
 from recinject.samples.builder import Builder
-from recinject.tasks.retrieval import Retrieval
+from recinject.tasks.shipped import Retrieval
 from recinject.training.batches import make_collator
 
 BATCH, RATE = 32, 3e-3

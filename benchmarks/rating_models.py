@@ -24,7 +24,7 @@ from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, split_by, without_validation
 from recinject.evaluation.metrics import evaluate_prediction
 from recinject.evaluation.statistics import compare
-from recinject.recommenders.baselines import BASELINES
+from recinject.recommenders.catalogue import BASELINES
 from recinject.recommenders.protocol import Queries, Sources
 
 MODELS = [name for name, kind in BASELINES.items() if "rating" in kind.tasks]

@@ -23,9 +23,9 @@ from recinject.data.schema import Floats
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split, leave_one_out
 from recinject.evaluation.metrics import hit_rate, ndcg
-from recinject.recommenders.popularity import Popularity
+from recinject.recommenders.baselines import Popularity
 from recinject.recommenders.protocol import Queries, Recommender
-from recinject.recommenders.self_attention import BERT4Rec, BinarySASRec, SASRec
+from recinject.recommenders.sequence import BERT4Rec, BinarySASRec, SASRec
 
 MODELS = {kind.name: kind for kind in (SASRec, BinarySASRec, BERT4Rec)}
 REFERENCE = 0.0798

@@ -18,11 +18,10 @@ import time
 from pathlib import Path
 
 from recinject.evaluation.evaluate import Protocol, measure
-from recinject.evaluation.seeds import load_answers
-from recinject.evaluation.statistics import compare
+from recinject.evaluation.statistics import compare, load_answers
 from recinject.pipeline.evaluate import evaluate
+from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
-from recinject.recipe import load_recipe
 
 KINDS = ("rq_kmeans", "lsh", "random")
 METRICS = ("hr@10", "ndcg@10")

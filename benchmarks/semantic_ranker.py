@@ -26,9 +26,9 @@ from recinject.data.readers import read_log
 from recinject.data.schema import Flags, Floats, Log
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, learn_from, split_by
-from recinject.identifiers.pieces import REPRESENTATIONS
+from recinject.methods.semantic_ranker.pieces import REPRESENTATIONS
+from recinject.methods.semantic_ranker.recommender import SemanticRanker
 from recinject.recommenders.protocol import Queries, Sources
-from recinject.recommenders.semantic_ranker import SemanticRanker
 
 SHARES = {"global_time": 0.1, "cold_items": 0.05}
 CONTROL = "hashed_id"

@@ -31,10 +31,10 @@ from recinject.data.schema import Flags, Floats, Log
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, split_by
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.pieces import CodedItems, item_rows
-from recinject.models.ranker import Ranker
-from recinject.recommenders.semantic_ranker import RankerEvents
-from recinject.training.modules import fit_module, global_chance
+from recinject.methods.semantic_ranker.networks import Ranker
+from recinject.methods.semantic_ranker.pieces import CodedItems, item_rows
+from recinject.methods.semantic_ranker.recommender import RankerEvents
+from recinject.training.networks import fit_module, global_chance
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 PLAIN: dict[str, Any] = {"optim": "adagrad"}

@@ -51,8 +51,8 @@ def _root(
 
 
 def _run(recipe: str, overrides: list[str] | None) -> Any:
+    from recinject.pipeline.recipe import load_recipe
     from recinject.pipeline.run import Run
-    from recinject.recipe import load_recipe
 
     words = ["recinject", "run", recipe, *(overrides or [])]
     return Run(load_recipe(recipe, overrides or []), shlex.join(words))
@@ -210,7 +210,7 @@ def preview(
 
     Example: `recinject preview quickstart --task retrieval -n 3`
     """
-    from recinject.pipeline.preview import preview_samples
+    from recinject.pipeline.check import preview_samples
 
     for sample, tokens in preview_samples(_run(recipe, overrides), task, count):
         typer.secho(f"\n{sample.sample_id}  {sample.template}", bold=True)
@@ -253,7 +253,7 @@ def ls() -> None:
 
     Example: `recinject ls`
     """
-    from recinject.recipe import shipped_recipes
+    from recinject.pipeline.recipe import shipped_recipes
 
     for name, path in shipped_recipes().items():
         first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
@@ -268,7 +268,7 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
     """
     import yaml
 
-    from recinject.recipe import load_recipe
+    from recinject.pipeline.recipe import load_recipe
 
     plain = load_recipe(recipe, overrides or []).model_dump(mode="json")
     typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
@@ -283,7 +283,7 @@ def cp(
 
     Example: `recinject cp quickstart my_recipe.yaml`, or `recinject cp prompts words`
     """
-    from recinject.recipe.copying import copy_shipped
+    from recinject.pipeline.recipe import copy_shipped
 
     copy = copy_shipped(name, destination)
     use = f"recinject run {copy}" if copy.is_file() else f"use it with samples.prompts={copy}"

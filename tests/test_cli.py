@@ -247,7 +247,7 @@ def test_an_interrupted_command_says_how_to_go_on(recinject, monkeypatch):
     def interrupt():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recinject.recipe.shipped_recipes", interrupt)
+    monkeypatch.setattr("recinject.pipeline.recipe.shipped_recipes", interrupt)
     ended = recinject("ls")
     assert ended == (130, "stopped; the same command goes on from what is done\n")
 

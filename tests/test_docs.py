@@ -11,7 +11,7 @@ import pytest
 
 from recinject.data.simulator import simulate_shop
 from recinject.models.building import build_model, wrap_tokenizer
-from recinject.recipe import load_recipe
+from recinject.pipeline.recipe import load_recipe
 from recinject.samples.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[1]

@@ -1,27 +1,227 @@
-"""The forms that logs come in, and which one a path has."""
+"""The forms of logs that are known by their files: MovieLens, Amazon reviews, RecBole, tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
+import ast
+import json
+import re
+import zlib
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import EntryPoint, entry_points
+from itertools import compress
 from pathlib import Path
+from typing import Any
 
-from recinject.data import movielens
-from recinject.data.amazon import metadata_file, read_amazon, reviews_files
-from recinject.data.delimited import DIALECTS
-from recinject.data.movielens import movies_file, ratings_files, read_movielens
+import pandas as pd
+
 from recinject.data.quick_reader import Events, read_quickly
-from recinject.data.table import Table
-from recinject.data.table_reader import KINDS, kind_of, listing, read_table, shown
+from recinject.data.table_reader import (
+    JSON_LINES,
+    KINDS,
+    kind_of,
+    listing,
+    open_bytes,
+    read_json_lines,
+    read_table,
+    read_text,
+    shown,
+    without_gz,
+)
+from recinject.data.tables import DIALECTS, Dialect, Problem, Table, numbered, read_delimited
 from recinject.foundation.errors import RecinjectError, did_you_mean
+
+_FILES = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
+_RATINGS = ("user_id", "item_id", "rating", "timestamp")
+_DIALECTS = {
+    "u.data": Dialect("\t", header=_RATINGS),
+    "ratings.dat": Dialect("::", header=_RATINGS),
+}
+_NO_GENRES = "(no genres listed)"
+_GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"]
+_GENRES += ["Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"]
+_GENRES += ["Romance", "Sci-Fi", "Thriller", "War", "Western"]
+
+
+def ratings_files(path: Path) -> list[Path]:
+    """Return the files of ratings in a folder, or a file itself, known by their names."""
+    files = [path] if path.is_file() else [path / name for name in _FILES]
+    # Many a log calls its file ratings.csv; only MovieLens has movies.csv beside it.
+    return [
+        file
+        for file in files
+        if file.name in _FILES
+        and file.is_file()
+        and (file.suffix != ".csv" or file.with_name("movies.csv").is_file())
+    ]
+
+
+def movies_file(ratings: Path) -> Path:
+    """Return where the file of movies belongs."""
+    return ratings.with_name(_FILES.get(ratings.name, "movies.csv"))
+
+
+def read_movielens(path: Path, _used: Container[str] | None) -> Table:
+    """Read one of MovieLens's files, or any table, by its name.
+
+    Movies get ``genres`` separated by ``|``, an empty text for none (``unknown`` in 100K).
+    """
+    if path.name in _DIALECTS:
+        return read_delimited(path, read_text(path), _DIALECTS[path.name])
+    if path.name == "u.item":
+        return _with_flags(path)
+    table = _titled(path, "::", ["genres"]) if path.name == "movies.dat" else read_table(path)
+    if "genres" in table.frame:
+        table.frame["genres"] = table.frame["genres"].replace(_NO_GENRES, "")
+    return table
+
+
+def _titled(path: Path, separator: str, tail: Sequence[str]) -> Table:
+    """Read lines of an id, a title that may hold the separator, and a tail of fields."""
+    rows, numbers, wrong = [], [], []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        item_id, *rest = line.rstrip("\r").split(separator, 1)
+        fields = [item_id, *(rest[0].rsplit(separator, len(tail)) if rest else [])]
+        if len(fields) == len(tail) + 2:
+            rows.append(fields)
+            numbers.append(number)
+        else:
+            what = f"{len(fields)} fields where there must be {len(tail) + 2}"
+            wrong.append((number, what))
+    frame = pd.DataFrame(rows, columns=["item_id", "title", *tail], dtype=object)
+    hint = f"mend or remove that line; fields are separated by {separator}"
+    return Table(path, frame, numbered(numbers), problems=Problem.of(wrong, hint))
+
+
+def _with_flags(path: Path) -> Table:
+    genres = _genre_names(path.with_name("u.genre"))
+    table = _titled(path, "|", ["release_date", "video_release_date", "url", *genres])
+    flags = table.frame.iloc[:, 5:]
+    # One flag too many would shift all genres by one, with the first flag for the address.
+    wrong = ~flags.isin(["0", "1"]).all(axis=1) | table.frame["url"].isin(["0", "1"])
+    what = f"does not end in {len(genres)} flags of 0 and 1"
+    hint = "mend that line, or the list of genres in u.genre"
+    found = table.find(wrong.to_numpy(bool), lambda row: what, hint)
+    named = [
+        "|".join(name for name in compress(genres, row) if name != "unknown")
+        for row in (flags == "1").to_numpy()
+    ]
+    kept = table.frame[["item_id", "title", "release_date"]]
+    return replace(table, frame=kept.assign(genres=named), problems=[*table.problems, *found])
+
+
+def _genre_names(path: Path) -> list[str]:
+    """Return the genre of each flag, from ``u.genre`` where it is there."""
+    if not path.is_file():
+        return _GENRES
+    lines = [line.strip().rpartition("|") for line in read_text(path).split("\n") if line.strip()]
+    if [number for _, _, number in lines] != [str(number) for number in range(len(lines))]:
+        raise RecinjectError(
+            f"{path}: is no list of genres numbered from 0",
+            hint="write NAME|NUMBER a line, in order, or remove the file for MovieLens's own list",
+        )
+    return [name for name, _, _ in lines]
+
+
+_KEYS = ((b'"reviewerID"', b'"asin"'), (b'"user_id"', b'"parent_asin"'))
+_FIRST_BYTES = 1 << 16
+_ASIN = re.compile(r"""["'](?:parent_asin|asin)["']\s*:\s*["']([^"']*)["']""")
+# Long texts that no stage reads, pictures, and what was counted over all reviews: ranks, mean
+# ratings and what others bought tell of the events that are held out.
+_LEFT_OUT = {"reviewText", "text", "summary", "style", "helpful", "vote", "image", "images"}
+_LEFT_OUT |= {"imUrl", "imageURL", "imageURLHighRes", "videos", "tech1", "tech2", "fit", "date"}
+_LEFT_OUT |= {"details", "feature", "features", "salesRank", "rank", "average_rating"}
+_LEFT_OUT |= {"rating_number", "related", "also_buy", "also_view", "similar_item"}
+_LEFT_OUT.add("bought_together")
+
+
+def reviews_files(path: Path) -> list[Path]:
+    """Return the reviews of a folder, or a file itself, by names or by a first line's keys."""
+    files = [path] if path.is_file() else sorted(path.iterdir())
+    return [file for file in files if _is_reviews(file)]
+
+
+def metadata_file(reviews: Path) -> Path | None:
+    """Return the metadata that lie beside reviews: ``meta_X`` for ``reviews_X_5`` or ``X``."""
+    stem = without_gz(reviews).stem.removeprefix("reviews_").removesuffix("_5")
+    files = sorted(reviews.parent.glob("meta_*"))
+    same = (file for file in files if without_gz(file).stem == f"meta_{stem}")
+    return next((file for file in same if kind_of(file) in JSON_LINES), None)
+
+
+def read_amazon(path: Path, used: Container[str] | None) -> Table:
+    """Read a file of reviews or metadata: JSON, or Python literals (metadata of 2014).
+
+    Args:
+        path: the file; of another kind than JSON lines, it is read as any table.
+        used: which items to read the metadata of; a collection describes many times more. None
+            reads every line.
+
+    Raises:
+        RecinjectError: the metadata are of other items.
+    """
+    if kind_of(path) not in JSON_LINES:
+        return read_table(path)
+
+    def wanted(line: str) -> bool:
+        if used is None:
+            return True
+        names = _ASIN.findall(line)
+        return not names or any(name in used for name in names)
+
+    table = read_json_lines(path, read_text(path), _parse, wanted)
+    if table.frame.empty and not table.problems and used is not None:
+        raise RecinjectError(
+            f"{path}: describes none of the log's items",
+            hint="take the metadata of the reviews' own category and year, or set data.items",
+        )
+    return table
+
+
+def _parse(line: str) -> Any:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        if not line.lstrip().startswith("{'"):
+            raise
+        record = _literal(line.strip())
+    if not isinstance(record, dict):
+        return record
+    return {str(name): value for name, value in record.items() if name not in _LEFT_OUT}
+
+
+def _literal(line: str) -> Any:
+    try:
+        return ast.literal_eval(line)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+        raise ValueError(f"nor a Python dictionary: {error}") from error
+
+
+def _is_reviews(file: Path) -> bool:
+    name = without_gz(file).stem
+    others = name in ("interactions", "items") or name.startswith("meta_")
+    if others or kind_of(file) not in JSON_LINES:
+        return False
+    return name.startswith("reviews_") or bool(metadata_file(file)) or _has_keys(file)
+
+
+def _has_keys(file: Path) -> bool:
+    try:
+        with open_bytes(file) as stream:
+            line = stream.readline(_FIRST_BYTES)
+    except (OSError, EOFError, zlib.error):
+        return False
+    return any(all(key in line for key in keys) for keys in _KEYS)
+
 
 ENTRY_POINTS = "recinject.readers"
 
 
 def _quick_table(path: Path, columns: Mapping[str, str], with_items: bool) -> Events | None:
     # No two forms have a file of one name and different dialects.
-    dialect = movielens.DIALECTS.get(path.name, DIALECTS.get(kind_of(path)))
+    dialect = _DIALECTS.get(path.name, DIALECTS.get(kind_of(path)))
     known = dialect is not None or path.suffix == ".parquet"
     return read_quickly(path, dialect, columns, with_items) if known else None
 

@@ -21,17 +21,18 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
-from recinject.data.columns import (
+from recinject.data.schema import Floats, Integers
+from recinject.data.table_reader import open_bytes
+from recinject.data.tables import (
     EVENT_COLUMNS,
     IDS,
+    Dialect,
     in_seconds,
     match_items_among_events,
     match_names,
+    plain_names,
+    refuse_repeated,
 )
-from recinject.data.delimited import Dialect, plain_names
-from recinject.data.schema import Floats, Integers
-from recinject.data.table import refuse_repeated
-from recinject.data.table_reader import open_bytes
 from recinject.foundation.errors import RecinjectError
 
 _FIRST_BYTES = 1 << 16

@@ -12,23 +12,24 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recinject.data.columns import (
+from recinject.data.formats import find_files
+from recinject.data.quick_reader import Events
+from recinject.data.schema import Catalog, Integers, Interactions, Log, known_times
+from recinject.data.table_reader import require_path
+from recinject.data.tables import (
     EVENT_COLUMNS,
     IDS,
     ITEM_COLUMNS,
+    Table,
     as_text,
     check_names,
     event_frame,
     item_frame,
     match_items_among_events,
     match_names,
+    refuse_repeated,
     value_text,
 )
-from recinject.data.formats import find_files
-from recinject.data.quick_reader import Events
-from recinject.data.schema import Catalog, Integers, Interactions, Log, known_times
-from recinject.data.table import Table, refuse_repeated
-from recinject.data.table_reader import require_path
 from recinject.foundation.errors import RecinjectError
 
 

@@ -1,20 +1,26 @@
-"""One split rules all tasks of a run: which events train, validate and test."""
+"""The split into training, validation and test, how it is stored, and negatives."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recinject.data.schema import Flags, Floats, Integers, Interactions, Log, known_times
+from recinject.data.schema import Catalog, Flags, Floats, Integers, Interactions, Log, known_times
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.ragged import Array, Ragged
-from recinject.foundation.randomness import derive_rng
+from recinject.foundation.randomness import Chance, derive_rng
 
 Parts = NDArray[np.int8]
 
@@ -292,3 +298,125 @@ def time_facts(split: Split) -> dict[str, float]:
         "tie_rate": len(np.unique(users[tests[tied]])) / len(np.unique(users[tests])),
         "future_share": float(np.count_nonzero(future) / np.count_nonzero(training)),
     }
+
+
+_EVENTS, _USERS, _ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
+_BY_ITEM = b"recinject.by_item"
+_EVENTS_AT_ONCE = 1 << 20
+
+
+def save_split(folder: Path, split: Split, catalog: Catalog) -> None:
+    """Write a split and its catalogue; numbers stand for users and items, tables say whom."""
+    events = split.interactions
+    columns = {
+        "user": events.users,
+        "item": events.items,
+        "rating": events.ratings,
+        "timestamp": events.timestamps,
+        "part": split.parts,
+    }
+    known = {name: column for name, column in columns.items() if column is not None}
+    schema = pa.schema([(name, pa.from_numpy_dtype(own.dtype)) for name, own in known.items()])
+    schema = schema.with_metadata({_BY_ITEM: json.dumps(split.by_item)})
+    with pq.ParquetWriter(folder / _EVENTS, schema) as writer:
+        for start in range(0, len(events), _EVENTS_AT_ONCE):
+            stop = start + _EVENTS_AT_ONCE
+            rows = [pa.array(column[start:stop]) for column in known.values()]
+            writer.write_table(pa.table(rows, schema=schema))
+    pd.DataFrame({"user_id": list(events.user_ids)}).to_parquet(folder / _USERS, index=False)
+    catalog.frame.to_parquet(folder / _ITEMS, index=False)
+
+
+def load_split(folder: Path) -> tuple[Split, Catalog]:
+    """Read what :func:`save_split` wrote."""
+    # pandas would read None as NaN and lists as arrays, which a phrase takes for something there.
+    catalog = Catalog(pd.DataFrame(pq.read_table(folder / _ITEMS).to_pydict(), dtype=object))
+    with pq.ParquetFile(folder / _EVENTS) as file:
+        by_item = json.loads(file.schema_arrow.metadata[_BY_ITEM])
+        columns = {name: _read_column(file, name) for name in file.schema_arrow.names}
+    interactions = Interactions(
+        users=columns["user"],
+        items=columns["item"],
+        ratings=columns.get("rating"),
+        timestamps=columns.get("timestamp"),
+        user_ids=pd.read_parquet(folder / _USERS)["user_id"].tolist(),
+        n_items=len(catalog),
+    )
+    return Split(interactions, columns["part"], by_item), catalog
+
+
+def _read_column(file: pq.ParquetFile, name: str) -> NDArray[Any]:
+    """Read a column into one array, without a second copy of it all."""
+    values = np.empty(file.metadata.num_rows, file.schema_arrow.field(name).type.to_pandas_dtype())
+    start = 0
+    for batch in file.iter_batches(_EVENTS_AT_ONCE, columns=[name]):
+        values[start : start + len(batch)] = batch.column(0).to_numpy()
+        start += len(batch)
+    return values
+
+
+def draw_negatives(view: View, users: Array, chance: Chance, count: int) -> Integers:
+    """Draw distinct items outside each user's own, uniformly and without replacement.
+
+    An item that a user touched in any part of the split is no negative; nor are cold items: a
+    model that met an item as a negative alone would have learnt never to name it.
+
+    Ranks among the untouched items are drawn, then shifted past the touched ones: the work
+    depends on the users' own items only, never on the size of the catalogue.
+
+    Args:
+        view: the events in sight.
+        users: the user of each row, shape (n,).
+        chance: the rows' random numbers.
+        count: how many to draw.
+
+    Returns:
+        Item numbers, shape (n, count). The order within a row is not random.
+
+    Raises:
+        RecinjectError: a user has not left that many items untouched.
+    """
+    distinct, row_users = np.unique(users, return_inverse=True)
+    warm = np.setdiff1d(np.arange(view.touched.n_items), view.cold)
+    own_users, own = _own_items(view, distinct, warm)
+    starts = np.searchsorted(own_users, np.arange(len(distinct) + 1))
+    free = len(warm) - np.diff(starts)[row_users]
+    if len(free) and count > free.min():
+        raise _too_many(view, warm, count)
+    ranks = chance.distinct(free, count)
+    # What stands before an item untouched is its number less the touched ones before it; with
+    # the user on top, one sorted array answers for all users at once.
+    untouched_before = own - (np.arange(len(own)) - starts[own_users])
+    keys = own_users * (len(warm) + 1) + untouched_before
+    wanted = row_users[:, None] * (len(warm) + 1) + ranks
+    touched_before = np.searchsorted(keys, wanted, side="right") - starts[row_users][:, None]
+    return warm[ranks + touched_before].astype(np.int32)
+
+
+def _too_many(view: View, warm: Array, count: int) -> RecinjectError:
+    """Name the user of all who leaves the fewest items, so that one correction is enough."""
+    everyone = np.arange(view.touched.n_users)
+    own_users, _ = _own_items(view, everyone, warm)
+    free = len(warm) - np.bincount(own_users, minlength=len(everyone))
+    user = int(np.argmin(free))
+    return RecinjectError(
+        f"user {view.touched.user_ids[user]} leaves {free[user]} of "
+        f"{view.touched.n_items} items untouched: {count} negatives are too many",
+        hint=f"set samples.tasks.ranking.negatives={free[user]} or fewer (and train_negatives)"
+        if free[user]
+        else "leave the tasks ranking and bpr out, or drop the user from the log",
+    )
+
+
+def _own_items(view: View, users: Array, warm: Array) -> tuple[Array, Array]:
+    """Return the users' distinct items, as places in ``warm``, with the place of each one's user.
+
+    Both come sorted by user, then by item.
+    """
+    touched = view.touched.by_user.take(users)
+    is_warm = np.ones(len(touched.values), bool)
+    if len(view.cold):
+        is_warm = np.isin(touched.values, view.cold, invert=True)
+    places = np.searchsorted(warm, touched.values[is_warm])
+    keys = np.unique(touched.rows[is_warm] * max(1, len(warm)) + places)
+    return np.divmod(keys, max(1, len(warm)))

@@ -14,8 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from recinject.data.delimited import DIALECTS, read_delimited
-from recinject.data.table import Problem, Table, numbered, refuse_repeated
+from recinject.data.tables import (
+    DIALECTS,
+    Problem,
+    Table,
+    numbered,
+    read_delimited,
+    refuse_repeated,
+)
 from recinject.foundation.errors import RecinjectError
 
 Content = TypeVar("Content", bytes, str)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recinject.data.schema import Flags, Floats, Integers
-from recinject.decoding.decoder import log_probabilities, read_prompts
+from recinject.decoding.decoders import log_probabilities, read_prompts
 from recinject.decoding.trie import ROOT, Trie
 from recinject.foundation.errors import RecinjectError
 

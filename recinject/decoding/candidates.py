@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recinject.data.schema import Floats, Integers
 from recinject.decoding.beam_search import Normalised
-from recinject.decoding.decoder import log_probabilities, read_prompts
+from recinject.decoding.decoders import log_probabilities, read_prompts
 
 
 def pad_sequences(sequences: Sequence[Sequence[int]], left: bool = False) -> Integers:

@@ -13,8 +13,7 @@ from scipy.stats import binom
 
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, time_facts
-from recinject.recommenders.answers import WrittenRatings
-from recinject.recommenders.language_model import RatingsByLabel
+from recinject.recommenders.language_model import RatingsByLabel, WrittenRatings
 from recinject.recommenders.protocol import Prediction, Queries
 
 Verdict = Literal["ok", "note", "warning"]

@@ -9,12 +9,77 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recinject.data.schema import Catalog
+from recinject.data.schema import Catalog, Flags
 from recinject.data.splitting import Part, Split
 from recinject.evaluation.metrics import MetricResult, evaluate_prediction
 from recinject.evaluation.statistics import Comparison, compare
 from recinject.foundation.progress import say
+from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.protocol import Prediction, Queries, Recommender, Sources
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prediction in words.
+
+    Attributes:
+        task: the task.
+        prompt: what the model read.
+        target: the item asked for, by title.
+        answers: the first recommended titles, or nothing for a rating.
+        outcome: what came of it, in words.
+        hit: whether the target is in the first ten, or the rating less than half a star off.
+    """
+
+    task: str
+    prompt: str
+    target: str
+    answers: Sequence[str]
+    outcome: str
+    hit: bool
+
+
+def draw_examples(
+    prediction: Prediction, queries: Queries, catalog: Catalog, count: int, seed: int
+) -> list[Example]:
+    """Draw examples by the seed: hits and failures in turn, as far as there are both."""
+    hits = _hits(prediction, queries)
+    rng = derive_rng(seed, "examples", queries.task)
+    good, bad = (rng.permutation(np.flatnonzero(kind)) for kind in (hits, ~hits))
+    in_turn = np.stack([good[: len(bad)], bad[: len(good)]], axis=1).ravel()
+    rows = np.concatenate([in_turn, good[len(bad) :], bad[len(good) :]])[:count]
+    names = [title or name for title, name in zip(catalog.titles, catalog.item_ids, strict=True)]
+    return [_example(prediction, queries, names, int(row), bool(hits[row])) for row in rows]
+
+
+def _hits(prediction: Prediction, queries: Queries) -> Flags:
+    if prediction.ratings is not None and queries.labels is not None:
+        return np.asarray(np.abs(prediction.ratings - queries.labels) < 0.5)
+    if prediction.ahead is None:
+        return np.zeros(len(queries), bool)
+    return np.asarray(prediction.ahead < 10)
+
+
+def _example(
+    prediction: Prediction, queries: Queries, names: Sequence[str], row: int, hit: bool
+) -> Example:
+    answers: list[str] = []
+    if prediction.ratings is not None and queries.labels is not None:
+        outcome = f"predicted {prediction.ratings[row]:.1f}, true {queries.labels[row]:g}"
+    elif prediction.items is not None and prediction.ahead is not None:
+        answers = [names[item] for item in prediction.items[row][:_SHOWN] if item >= 0]
+        ahead = prediction.ahead[row]
+        outcome = f"at rank {ahead + 1:.0f}" if np.isfinite(ahead) else "not in the list"
+    return Example(
+        task=queries.task,
+        prompt=queries.prompts[row],
+        target=names[int(queries.targets[row])],
+        answers=answers,
+        outcome=outcome,
+        hit=hit,
+    )
 
 
 @dataclass(frozen=True)

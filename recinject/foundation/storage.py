@@ -1,16 +1,20 @@
-"""Files that are either whole or absent: atomic folders, JSON, and content hashes."""
+"""Files that are whole or absent, the manifest beside them, and YAML as people mean it."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from recinject.foundation.errors import RecinjectError
 
@@ -105,3 +109,84 @@ def shipped_folder(name: str) -> Path:
     package = Path(__file__).parents[1]
     installed = package / "_shipped" / name
     return installed if installed.is_dir() else package.parent / name
+
+
+MANIFEST_NAME = "manifest.json"
+
+
+@dataclass(frozen=True)
+class RunManifest:
+    """The record of one finished stage of a run; the file is written last in its folder."""
+
+    stage: str  # its name, which is its folder's
+    version: str  # of recinject
+    settings: dict[str, Any]  # the plain arguments that the stage was called with
+    inputs: dict[str, str]  # hashes of what it read: earlier stages by name, files by path
+    facts: dict[str, Any] = field(default_factory=dict)  # what the report and the cards show
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything the stage's output depends on."""
+        return hash_value([self.stage, self.version, self.settings, self.inputs])
+
+    def difference(self, other: RunManifest) -> str:
+        """Say in words what sets another manifest of the same stage apart from this one."""
+        if self.version != other.version:
+            return f"version {other.version} became {self.version}"
+        changed = _changed(other.settings, self.settings)
+        changed += _changed(other.inputs, self.inputs, "input ")
+        return ", ".join(changed[:3]) + (" and more" if len(changed) > 3 else "")
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest into a stage's folder."""
+        write_json(folder / MANIFEST_NAME, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> RunManifest | None:
+        """Read a stage's manifest, or return None when the stage was never finished."""
+        try:
+            return cls(**read_json(folder / MANIFEST_NAME))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    changes: list[str] = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, dict) and isinstance(after, dict):
+            changes += _changed(before, after, f"{prefix}{key}.")
+        elif before != after:
+            changes.append(f"{prefix}{key} changed")
+    return changes
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with the numbers and truth values of YAML 1.2's core schema."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$|^[-+]?\.inf$|^\.nan$"),
+    list("-+.0123456789"),
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Read one YAML document, without ever running code.
+
+    Raises:
+        yaml.YAMLError: the text is not YAML.
+
+    Examples:
+        >>> load_yaml("{learning_rate: 1e-4, save_strategy: no, bf16: true, steps: 10}")
+        {'learning_rate': 0.0001, 'save_strategy': 'no', 'bf16': True, 'steps': 10}
+    """
+    return yaml.load(text, Loader=_Loader)

@@ -1,22 +1,23 @@
-"""The table from item number to the text that names it, and the ways to fill it."""
+"""The table from item to the text that names it, and the tokens that users share."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pandas.util import hash_array
 
 from recinject.data.schema import Catalog, Integers
 from recinject.data.splitting import Split
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.foundation.randomness import derive_rng
-from recinject.identifiers.codes import SemanticCodes, code_tokens
+from recinject.foundation.randomness import combine, derive_bits, derive_rng
+from recinject.methods.semantic_ids.codes import SemanticCodes, code_tokens
 
 TABLE_NAME = "items.parquet"
 ITEM_TOKEN = re.compile(r"<(?:item|[a-z])_(\d+)>")
@@ -206,3 +207,20 @@ def name_items(
     if kind not in KINDS:
         raise RecinjectError(f"identifiers.kind: unknown {kind!r}", hint=did_you_mean(kind, KINDS))
     return KINDS[kind](_Naming(catalog, seed, split, clusters, leaf_items, codes))
+
+
+def user_tokens(count: int) -> tuple[str, ...]:
+    """Return the texts that a tokenizer must read as one token each."""
+    return tuple(f"<user_{number}>" for number in range(count))
+
+
+def name_users(user_ids: Sequence[str], count: int, seed: int) -> list[str]:
+    """Give each user one of ``count`` tokens, by the id alone: no order of users shows.
+
+    Examples:
+        >>> name_users(["ann", "bob", "ann"], 2000, seed=1)
+        ['<user_1269>', '<user_100>', '<user_1269>']
+    """
+    hashed = hash_array(np.array(user_ids, object), categorize=True)
+    tokens = user_tokens(count)
+    return [tokens[number] for number in combine(derive_bits(seed, "users"), hashed) % count]

@@ -16,8 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from recinject.models.lora import without_wrapper
-from recinject.models.wrapper import Wrapper
+from recinject.models.adapters import Wrapper, without_wrapper
 
 HEAD_FILE = "rating_head.safetensors"
 Kind = Literal["regression", "classification"]

@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError
+from recinject.methods.experts.experts import EXPERTS_FILE, ExpertsModel, load_experts
+from recinject.methods.low_rank.layers import low_rank_layers, merge_low_rank
+from recinject.methods.low_rank.lora import save_converted
 from recinject.models.building import load_model, wrap_tokenizer
-from recinject.models.experts import EXPERTS_FILE, ExpertsModel, load_experts
 from recinject.models.heads import HEAD_FILE, RatingModel, load_head
-from recinject.models.low_rank import low_rank_layers, merge_low_rank
-from recinject.models.low_rank_lora import save_converted
 from recinject.samples.tokenizer import load_tokenizer
 
 ADAPTER_FOLDER, TASK_ADAPTERS_FOLDER = "adapter", "adapters"
@@ -64,7 +64,7 @@ def save_trained(
         tokenizer: that it was trained with.
         folder: where it goes.
         initial: where an adapter was stored that started from its layers' function; see
-            :func:`~recinject.models.low_rank_lora.save_converted`.
+            :func:`~recinject.methods.low_rank.lora.save_converted`.
 
     Raises:
         RecinjectError: the folder cannot be written.

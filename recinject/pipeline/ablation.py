@@ -9,16 +9,16 @@ from pathlib import Path
 
 from recinject.evaluation.evaluate import Protocol, measure
 from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.seeds import SeedComparison, load_answers
-from recinject.evaluation.statistics import compare
+from recinject.evaluation.statistics import SeedComparison, compare, load_answers
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.progress import say
 from recinject.foundation.storage import read_json, write_json
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.facts import gather
 from recinject.pipeline.parts import part_of, prepare_part
+from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Facts, Run, is_first_process
-from recinject.recipe import AblationSection, Recipe
+from recinject.pipeline.sections import AblationSection
 from recinject.recommenders.protocol import Prediction
 from recinject.reporting.ablation import (
     ADDED,

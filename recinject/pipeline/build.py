@@ -10,6 +10,7 @@ from recinject.foundation.progress import say
 from recinject.foundation.storage import hash_files, hash_value, shipped_folder
 from recinject.pipeline.facts import data_facts, sample_rows
 from recinject.pipeline.prepare import prepare
+from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import (
     Facts,
     Run,
@@ -18,7 +19,6 @@ from recinject.pipeline.run import (
     given_tokenizer,
     hash_local,
 )
-from recinject.recipe import Recipe
 from recinject.reporting.cards import dataset_card
 from recinject.samples.build import build_samples
 from recinject.samples.store import Forms

@@ -1,4 +1,4 @@
-"""Check: every setting bound and every template rendered, before anything is written."""
+"""Check and preview: what a run would do, without writing."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ import numpy as np
 from recinject.data.splitting import SPLITS
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.identifiers.table import KINDS
+from recinject.methods.semantic_ids.semantic import QUANTISERS
 from recinject.models.building import check_generation, count_parameters
 from recinject.pipeline.ablation import variants
+from recinject.pipeline.model import base_model, check_adapted
 from recinject.pipeline.prepare import name_all, split_data
+from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run, factory_of, given_tokenizer
-from recinject.pipeline.semantic import QUANTISERS
+from recinject.pipeline.sections import TrainingSection
 from recinject.pipeline.study import parts as study_parts
-from recinject.pipeline.train import base_model
-from recinject.pipeline.untrained import check_adapted
-from recinject.recipe import Recipe, TrainingSection
-from recinject.recommenders.baselines import make_baseline
-from recinject.samples.tokenizer import train_tokenizer
+from recinject.recommenders.catalogue import make_baseline
+from recinject.samples.build import SampleFactory
+from recinject.samples.builder import Sample
+from recinject.samples.tokenizer import encode, train_tokenizer
 from recinject.training.arguments import check_training_settings
 from recinject.training.optimizers import check_optimizer, choose_optimizer
 
@@ -124,3 +126,39 @@ def check_run(run: Run) -> Iterator[str]:
     model = base_model(recipe, factory.tokenizer)
     size = factory.tokenizer.get_vocab_size()
     yield f"model: {count_parameters(model)[1]:,} parameters, {size:,} tokens"
+
+
+def fresh_factory(run: Run) -> SampleFactory:
+    """Get every task ready from the log itself, whatever is stored."""
+    recipe = run.recipe
+    split, catalog, _, _ = split_data(recipe)
+    names = name_all(recipe, split, catalog)
+    return factory_of(recipe, split, catalog, names, given_tokenizer(recipe))
+
+
+def preview_samples(
+    run: Run, task: str | None, count: int
+) -> Iterator[tuple[Sample, tuple[int, int]]]:
+    """Yield the first samples of every task and split, evenly over its users.
+
+    Args:
+        run: the run.
+        task: only this one; None for all.
+        count: how many of each split.
+
+    Yields:
+        A sample, with the number of tokens of its prompt and of its completion.
+    """
+    factory = fresh_factory(run)
+    if task is not None and task not in factory.wordings:
+        raise RecinjectError(
+            f"--task {task}: not among the run's tasks", hint=did_you_mean(task, factory.wordings)
+        )
+    for builder in factory.builders():
+        if task in (None, builder.task.name):
+            step = max(1, len(builder) // count)
+            for number in range(0, min(len(builder), step * count), step):
+                sample = builder.sample(number)
+                texts = [sample.prompt, sample.completion]
+                prompt, completion = encode(factory.tokenizer, texts).lengths.tolist()
+                yield sample, (prompt, completion)

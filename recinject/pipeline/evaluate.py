@@ -16,32 +16,31 @@ from recinject.evaluation.evaluate import (
     Protocol,
     answer,
     compare_with_all,
+    draw_examples,
     fit_baselines,
     measure,
     save_prediction,
 )
-from recinject.evaluation.examples import draw_examples
-from recinject.evaluation.lists import ListMeasures
+from recinject.evaluation.lists import ListMeasures, measure_slices, slice_queries
 from recinject.evaluation.queries import make_queries
-from recinject.evaluation.slices import measure_slices, slice_queries
 from recinject.foundation.progress import say
 from recinject.foundation.storage import write_json
-from recinject.identifiers.codes import load_codes
+from recinject.methods.semantic_ids.codes import load_codes
+from recinject.methods.semantic_ids.cold_items import join_cold_items
 from recinject.models.building import count_parameters
 from recinject.models.storing import load_trained
+from recinject.pipeline.model import base_model
 from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
-from recinject.pipeline.train import base_model, train
-from recinject.recipe import MOST_EXAMPLES
-from recinject.recommenders.answers import GeneratedRatings
-from recinject.recommenders.baselines import make_baseline
-from recinject.recommenders.cold_items import join_cold_items
-from recinject.recommenders.language_model import LanguageModel
+from recinject.pipeline.sections import MOST_EXAMPLES
+from recinject.pipeline.train import train
+from recinject.recommenders.catalogue import make_baseline
+from recinject.recommenders.language_model import GeneratedRatings, LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries, Recommender
 from recinject.reporting.headline import leader, main_metric
 from recinject.samples.build import rating_labels
-from recinject.samples.sample import REWORDED, SHUFFLED
+from recinject.samples.builder import REWORDED, SHUFFLED
 from recinject.samples.store import read_samples
-from recinject.templating.pieces import number_text
+from recinject.templating.phrases import number_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -15,16 +15,15 @@ import pandas as pd
 import recinject
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
-from recinject.evaluation.examples import Example
-from recinject.evaluation.lists import ListResult
+from recinject.evaluation.evaluate import Example
+from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
 from recinject.foundation.storage import read_json
 from recinject.pipeline.identifiers_view import code_groups
+from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run, dialect_of
 from recinject.pipeline.study import points
-from recinject.recipe import Recipe
 from recinject.reporting.headline import leader
 from recinject.reporting.inputs import (
     LANGUAGE_MODEL,
@@ -36,7 +35,7 @@ from recinject.reporting.inputs import (
     ReportInputs,
     SampleRow,
 )
-from recinject.tasks.ranking import Ranking
+from recinject.tasks.shipped import Ranking
 
 _BEFORE = ("data", "identifiers", "samples", "training", "evaluation")
 

@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.tree import Tree
 
 from recinject.foundation.storage import read_json
-from recinject.identifiers.quality import Row
+from recinject.methods.semantic_ids.codes import Row
+from recinject.methods.semantic_ids.semantic import QUALITY
 from recinject.pipeline.run import Run
-from recinject.pipeline.semantic import QUALITY
 from recinject.reporting.inputs import CodeGroup
 
 _TOKEN = re.compile(r"<[a-z]+_\d+>|[^\s<]+")
@@ -120,7 +120,7 @@ def _cut(title: str) -> str:
 
 
 def quality_table(rows: Sequence[Row]) -> Table:
-    """Lay out what :func:`~recinject.identifiers.quality.describe_codes` measured."""
+    """Lay out what :func:`~recinject.methods.semantic_ids.codes.describe_codes` measured."""
     names = [name for name in rows[0] if name != "entropy"]  # perplexity says the same
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in names:

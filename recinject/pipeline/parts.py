@@ -12,10 +12,9 @@ from typing import Any
 
 import yaml
 
-from recinject.foundation.manifest import RunManifest
-from recinject.foundation.storage import atomic_folder
+from recinject.foundation.storage import RunManifest, atomic_folder
+from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run, is_first_process
-from recinject.recipe import Recipe
 
 _SHARED = ("data", "identifiers", "samples")
 

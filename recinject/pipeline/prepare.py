@@ -18,19 +18,20 @@ from recinject.data.splitting import (
     Split,
     learn_from,
     order_ties,
+    save_split,
     split_by,
     time_facts,
     without_validation,
 )
-from recinject.data.store import save_split
 from recinject.data.table_reader import require_path
 from recinject.foundation.progress import say
 from recinject.foundation.storage import hash_files
-from recinject.identifiers.content import FILES
 from recinject.identifiers.table import Identifiers, name_items
+from recinject.methods.semantic_ids.content import FILES
+from recinject.methods.semantic_ids.semantic import CONTENT, Semantic, make_semantic
+from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Facts, Run
-from recinject.pipeline.semantic import CONTENT, Semantic, make_semantic
-from recinject.recipe import DataSection, IdentifiersSection, Recipe
+from recinject.pipeline.sections import DataSection, IdentifiersSection
 
 
 def prepare(run: Run) -> None:

@@ -9,8 +9,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.manifest import MANIFEST_NAME
 from recinject.foundation.progress import say
+from recinject.foundation.storage import MANIFEST_NAME
 
 _MODEL_FILES = ("config.json", "model.safetensors")
 

@@ -17,22 +17,21 @@ from pydantic import BaseModel, ValidationError
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.foundation.manifest import RunManifest
 from recinject.foundation.ragged import Ragged
+from recinject.foundation.storage import RunManifest
 from recinject.models.storing import load_trained
+from recinject.pipeline.recipe import Recipe, load_recipe
 from recinject.pipeline.run import Run
-from recinject.recipe import (
+from recinject.pipeline.sections import (
     DataSection,
     EvaluationSection,
     IdentifiersSection,
-    Recipe,
     SamplesSection,
-    load_recipe,
 )
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries
-from recinject.samples.wording import Wording
-from recinject.templating.context import Contexts
+from recinject.samples.builder import Wording
+from recinject.templating.writers import Contexts
 
 _TASK = "retrieval"
 _RUNS = Path("runs")

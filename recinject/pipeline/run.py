@@ -14,14 +14,18 @@ from tokenizers import Tokenizer
 
 import recinject
 from recinject.data.schema import Catalog
-from recinject.data.splitting import Split
-from recinject.data.store import load_split
+from recinject.data.splitting import Split, load_split
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.manifest import RunManifest
 from recinject.foundation.progress import say
-from recinject.foundation.storage import atomic_folder, hash_files, hash_value, read_json
+from recinject.foundation.storage import (
+    RunManifest,
+    atomic_folder,
+    hash_files,
+    hash_value,
+    read_json,
+)
 from recinject.identifiers.table import Identifiers
-from recinject.recipe import Recipe
+from recinject.pipeline.recipe import Recipe
 from recinject.samples.build import SampleFactory, make_factory
 from recinject.samples.tokenizer import load_tokenizer, local_copy
 

@@ -10,8 +10,8 @@ from recinject.evaluation.metrics import MetricResult
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.storage import read_json
 from recinject.pipeline.parts import part_of
+from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run
-from recinject.recipe import Recipe
 from recinject.reporting.inputs import LANGUAGE_MODEL, SharePoint
 
 

@@ -11,18 +11,16 @@ from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.pipeline.build import build
-from recinject.pipeline.run import Facts, Run, dialect_of, hash_local, is_first_process
-from recinject.recipe import Recipe, TrainingSection
-from recinject.samples.encoding import Dialect
+from recinject.pipeline.model import adapter_folder, make_untrained, sample_batches
+from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
+from recinject.pipeline.sections import TrainingSection
 from recinject.samples.mixture import mix_tasks, validation_samples
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from tokenizers import Tokenizer
-    from transformers import PretrainedConfig, PreTrainedModel
 
     from recinject.training.curriculum import Phase
-    from recinject.training.sharding import Model
+    from recinject.training.fitting import Model
 
 
 def train(run: Run) -> None:
@@ -51,7 +49,6 @@ def train(run: Run) -> None:
 
 def _train_and_save(run: Run, training: TrainingSection, checkpoints: Path, folder: Path) -> Facts:
     from recinject.models.storing import save_trained
-    from recinject.pipeline.untrained import adapter_folder
 
     model, facts = _fit(run, training, checkpoints)
     save_trained(model, run.factory.tokenizer, folder, adapter_folder(run.recipe, checkpoints))
@@ -60,7 +57,6 @@ def _train_and_save(run: Run, training: TrainingSection, checkpoints: Path, fold
 
 def _fit(run: Run, training: TrainingSection, checkpoints: Path) -> tuple[Model, Facts]:
     from recinject.models.building import count_parameters
-    from recinject.pipeline.untrained import make_untrained
     from recinject.training.fitting import fit
 
     recipe, tokenizer = run.recipe, run.factory.tokenizer
@@ -91,8 +87,7 @@ def _fit(run: Run, training: TrainingSection, checkpoints: Path) -> tuple[Model,
 
 
 def _expert_use(run: Run, model: Model, samples: Dataset, names: Sequence[str]) -> Facts:
-    from recinject.models.experts import experts_of
-    from recinject.pipeline.untrained import sample_batches
+    from recinject.methods.experts.experts import experts_of
 
     experts = experts_of(model)
     if experts is None:
@@ -164,43 +159,3 @@ def _datasets(
     )
     # Where time or items decide the split, no sample may fall to validation.
     return mixed, validation if validation else None, names
-
-
-def base_model(recipe: Recipe, tokenizer: Tokenizer) -> PreTrainedModel:
-    """Load the named model, or build the small one that the config describes.
-
-    Either has an embedding for every token of the tokenizer.
-
-    Raises:
-        RecinjectError: the model cannot be had, is not what its config says, or cannot read
-            samples as long as the recipe allows.
-    """
-    from recinject.models.building import build_model, embed_all_tokens, load_model
-
-    if recipe.model.name is not None:
-        model = embed_all_tokens(load_model(recipe.model.name), tokenizer, recipe.seed)
-    else:
-        model = build_model(recipe.model.config or {}, tokenizer, recipe.seed)
-    if not model.config.is_encoder_decoder:
-        _check_causal(recipe, tokenizer, model.config)
-    return model
-
-
-def _check_causal(recipe: Recipe, tokenizer: Tokenizer, config: PretrainedConfig) -> None:
-    # Samples are built without loading the model, from what its config.json spells out.
-    stated = Dialect.of_model(tokenizer, **dialect_of(recipe))
-    if stated.end != Dialect.of_model(tokenizer, True, config.eos_token_id).end:
-        raise RecinjectError(
-            f"{recipe.model.name}: its config.json leaves out the end token",
-            hint=f'add "eos_token_id": {config.eos_token_id} to it, in a local copy',
-        )
-    samples = recipe.samples
-    most = samples.max_prompt_tokens + samples.max_completion_tokens
-    # Which of these a config has depends on its model; None stands for no limit.
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if longest is not None and most > longest:
-        raise RecinjectError(
-            f"samples: a prompt and its completion may take {most} tokens, and the model reads "
-            f"{longest}",
-            hint="lower samples.max_prompt_tokens",
-        )

@@ -1,42 +1,384 @@
-"""The collaborative filters that every language model is compared with, by name."""
+"""Baselines that count: popularity, means, neighbours, EASE, Markov chains."""
 
 from __future__ import annotations
 
-from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.recommenders.averages import GlobalMean, ItemMean, UserMean
-from recinject.recommenders.content import ContentKNN
-from recinject.recommenders.factorisation import ALS, BPR
-from recinject.recommenders.history_rating import TransformerMLP
-from recinject.recommenders.linear import EASE
-from recinject.recommenders.neighbourhood import ItemKNN
-from recinject.recommenders.popularity import Popularity, Random, RecentPopularity
-from recinject.recommenders.protocol import Recommender
-from recinject.recommenders.rating_models import MLP, Biases, MatrixFactorisation, WideDeep
-from recinject.recommenders.self_attention import BERT4Rec, BinarySASRec, SASRec
-from recinject.recommenders.semantic_ranker import HashedRanker, SemanticRanker
-from recinject.recommenders.sequential import MarkovChain
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
-BASELINES: dict[str, type[Recommender]] = {
-    baseline.name: baseline
-    for baseline in (
-        *(Random, Popularity, RecentPopularity, ItemKNN, EASE, ALS, BPR, MarkovChain),
-        ContentKNN,
-        *(SASRec, BinarySASRec, BERT4Rec),
-        *(GlobalMean, ItemMean, UserMean, Biases),
-        *(MatrixFactorisation, MLP, WideDeep, TransformerMLP),
-        *(SemanticRanker, HashedRanker),
-    )
-}
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+from scipy.sparse import coo_array, csr_array, diags_array, vstack
+
+from recinject.data.schema import Catalog, Floats, Integers, Interactions
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.randomness import derive_rng
+from recinject.methods.semantic_ids.content import TFIDF, embed_items
+from recinject.recommenders.protocol import ItemScorer, Prediction, Queries, Recommender, Sources
 
 
-def make_baseline(name: str) -> Recommender:
-    """Make an unfitted baseline with its default settings.
+class Random(ItemScorer):
+    """Scores every item by chance: the floor of every metric."""
+
+    name: ClassVar[str] = "random"
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Remember the seed and how many items there are."""
+        self._seed, self._n_items = seed, training.n_items
+
+    def score(self, queries: Queries, rows: slice) -> Floats:
+        """Draw the scores of each query from the stream of its user and sample id."""
+        keys = zip(queries.users[rows], queries.sample_ids[rows], strict=True)
+        streams = (derive_rng(self._seed, self.name, int(user), key) for user, key in keys)
+        scores = [stream.random(self._n_items) for stream in streams]
+        return np.array(scores).reshape(-1, self._n_items)
+
+
+class Popularity(ItemScorer):
+    """Scores every item by how many training events it has."""
+
+    name: ClassVar[str] = "popularity"
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Count the events of each item."""
+        self._counts = item_counts(training)
+
+    def score(self, queries: Queries, rows: slice) -> Floats:
+        """Give every query the same scores."""
+        return np.tile(self._counts, (len(queries.users[rows]), 1))
+
+
+class RecentPopularity(Popularity):
+    """Scores every item by its training events, each worth half as much a half-life earlier.
+
+    An event's age is its share of the training part's time span; where the log has no times,
+    the share of its user's events that came later, for nothing else is known of their order. An
+    unknown time has the mean age. Popularity over all time ignores what a user could see when
+    they chose (Ji et al., A re-visit of the popularity baseline, SIGIR 2020).
+
+    Args:
+        half_life: the age at which an event counts half; the default was chosen on the
+            validation events of Amazon Beauty and Toys, MovieLens-100K and MovieLens-1M.
+    """
+
+    name: ClassVar[str] = "popularity_recent"
+
+    def __init__(self, half_life: float = 0.25) -> None:
+        self._half_life = half_life
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Sum the weights of each item's events."""
+        weights = 0.5 ** (_ages(training) / self._half_life)
+        counts = np.bincount(training.items, weights, minlength=training.n_items)
+        self._counts = counts.astype(np.float64)
+
+
+def _ages(training: Interactions) -> Floats:
+    """Return each event's age, from 0 for the latest to 1 for the oldest: shape (events,)."""
+    times = training.timestamps
+    if times is None or not np.isfinite(times).any():
+        lengths = np.diff(training.offsets)[training.users]
+        later = training.offsets[1:][training.users] - 1 - np.arange(len(training))
+        places: Floats = later / np.maximum(lengths - 1, 1)
+        return places
+    ages = np.nanmax(times) - times
+    ages /= np.nanmax(ages) or 1
+    return np.where(np.isnan(ages), np.nanmean(ages), ages)
+
+
+def item_counts(training: Interactions) -> Floats:
+    """Count the training events of each item: shape (items,)."""
+    return np.bincount(training.items, minlength=training.n_items).astype(np.float64)
+
+
+def mean_rating(training: Interactions, name: str) -> float:
+    """Return the mean of all training ratings.
 
     Raises:
-        RecinjectError: no baseline has that name.
+        RecinjectError: the training events, which the recommender called ``name`` needs, have none.
     """
-    if name not in BASELINES:
+    if training.ratings is None or not len(training.ratings):
         raise RecinjectError(
-            f"evaluation.baselines: unknown baseline {name!r}", hint=did_you_mean(name, BASELINES)
+            f"{name}: the training events have no ratings to average",
+            hint="set data.columns.rating, or leave the rating task and its baselines out",
         )
-    return BASELINES[name]()
+    return float(training.ratings.mean())
+
+
+class GlobalMean(Recommender):
+    """Predicts the mean of all training ratings, whatever the query."""
+
+    name: ClassVar[str] = "global_mean"
+    tasks: ClassVar[frozenset[str]] = frozenset({"rating"})
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Take the mean of the training ratings.
+
+        Raises:
+            RecinjectError: the training events have no ratings.
+        """
+        self._mean = mean_rating(training, self.name)
+
+    def predict(self, queries: Queries, k: int) -> Prediction:
+        """Predict one rating a query; ``k`` plays no part."""
+        return Prediction(self.name, queries.task, ratings=self._ratings(queries))
+
+    def _ratings(self, queries: Queries) -> Floats:
+        return np.full(len(queries), self._mean)
+
+
+class ItemMean(GlobalMean):
+    """Predicts the item's mean training rating, or the global mean for an item without one."""
+
+    name: ClassVar[str] = "item_mean"
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Take the mean of each item's training ratings."""
+        super().fit(training, seed)
+        self._means = self._means_by(training.items, training.ratings, training.n_items)
+
+    def _means_by(self, groups: Integers, ratings: Floats | None, size: int) -> Floats:
+        sums = np.bincount(groups, weights=ratings, minlength=size)
+        counts = np.bincount(groups, minlength=size)
+        return np.where(counts > 0, sums / np.maximum(counts, 1), self._mean)
+
+    def _ratings(self, queries: Queries) -> Floats:
+        return self._means[queries.targets]
+
+
+class UserMean(ItemMean):
+    """Predicts the user's mean training rating, or the global mean for a user without one."""
+
+    name: ClassVar[str] = "user_mean"
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Take the mean of each user's training ratings."""
+        super().fit(training, seed)
+        self._means = self._means_by(training.users, training.ratings, training.n_users)
+
+    def _ratings(self, queries: Queries) -> Floats:
+        return self._means[queries.users]
+
+
+class ItemKNN(ItemScorer):
+    """Scores an item by the summed similarity of the history's items to it.
+
+    Similarity is the cosine of two items' columns in the binary user-item matrix, kept for the
+    nearest neighbours of each item only (Sarwar et al., WWW 2001; Deshpande and Karypis, TOIS
+    2004).
+
+    Args:
+        neighbours: how many nearest items are kept for each item.
+    """
+
+    name: ClassVar[str] = "item_knn"
+
+    def __init__(self, neighbours: int = 100) -> None:
+        self._neighbours = neighbours
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Find each item's nearest neighbours among the training events."""
+        matrix = user_item_matrix(training)
+        norms = np.sqrt(matrix.sum(axis=0))
+        unit = (matrix @ diags_array(1 / np.maximum(norms, 1))).tocsc()
+        # A block of items at a time: the similarities of all pairs may not fit in memory.
+        self._similarity: csr_array[np.float64] = vstack(
+            [
+                _nearest(csr_array(unit[:, start : start + 1024].T @ unit), start, self._neighbours)
+                for start in range(0, training.n_items, 1024)
+            ],
+            format="csr",
+        )
+
+    def score(self, queries: Queries, rows: slice) -> Floats:
+        """Sum the similarities of each query's history."""
+        histories = history_matrix(queries.histories[rows], self._similarity.shape[0])
+        scores: Floats = (histories @ self._similarity).toarray()
+        return scores
+
+
+def user_item_matrix(training: Interactions) -> csr_array[np.float64]:
+    """Return the binary matrix of who used what: shape (users, items)."""
+    shape = (training.n_users, training.n_items)
+    return _binary(training.users, training.items, shape)
+
+
+def history_matrix(histories: Sequence[Integers], n_items: int) -> csr_array[np.float64]:
+    """Return the histories as a binary matrix: shape (histories, items)."""
+    rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    items = np.concatenate([*histories, np.zeros(0, np.int32)])
+    return _binary(rows.astype(np.int32), items.astype(np.int32), (len(histories), n_items))
+
+
+def _binary(rows: Integers, columns: Integers, shape: tuple[int, int]) -> csr_array[np.float64]:
+    matrix = csr_array((np.ones(len(rows)), (rows, columns)), shape=shape)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1
+    return matrix
+
+
+def _nearest(
+    similarity: csr_array[np.float64], first_item: int, neighbours: int
+) -> csr_array[np.float64]:
+    """Keep each row's largest values off the diagonal, ties in the order of the items."""
+    rows, columns = similarity.nonzero()
+    values = np.where(columns == rows + first_item, 0, similarity.data)
+    order = np.lexsort((columns, -values, rows))
+    place = np.arange(len(rows)) - similarity.indptr[rows]
+    kept = order[(place < neighbours) & (values[order] > 0)]
+    entries = (values[kept], (rows[kept], columns[kept]))
+    return csr_array(entries, shape=similarity.shape)
+
+
+MOST_BYTES = 16e9
+
+
+class EASE(ItemScorer):
+    """Scores an item by the weights that best predict its users from their other items.
+
+    Each item has a ridge regression of its own, which may use all items but itself; one inverse
+    of the items' Gram matrix solves them all (Steck, Embarrassingly shallow autoencoders for
+    sparse data, WWW 2019, equation 8). Negative weights count.
+
+    Args:
+        regularization: weight of the squared weights; the default was chosen on the validation
+            events of Amazon Beauty and Toys, MovieLens-100K and MovieLens-1M.
+        transposed: let a pair's weight be that of the regression of the item in the history, not
+            of the item to score. That is not the paper's form, but some libraries have it, and
+            figures are published with it.
+    """
+
+    name: ClassVar[str] = "ease"
+
+    def __init__(self, regularization: float = 100.0, transposed: bool = False) -> None:
+        self._regularization = regularization
+        self._transposed = transposed
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Solve for the weights of all pairs of items.
+
+        Raises:
+            RecinjectError: the matrix of all pairs of items takes more memory than is wise.
+        """
+        _refuse_large(training.n_items)
+        matrix = user_item_matrix(training)
+        gram = (matrix.T @ matrix).toarray()
+        gram[np.diag_indices_from(gram)] += self._regularization
+        weights, diagonal = _inverse(gram)
+        weights /= -diagonal[:, None] if self._transposed else -diagonal
+        np.fill_diagonal(weights, 0)
+        self._weights = weights
+
+    def score(self, queries: Queries, rows: slice) -> NDArray[np.float32]:
+        """Sum the weights of each query's history."""
+        histories = history_matrix(queries.histories[rows], len(self._weights))
+        scores: NDArray[np.float32] = histories.astype(np.float32) @ self._weights
+        return scores
+
+
+def _refuse_large(n_items: int) -> None:
+    if (size := 8 * n_items**2) > MOST_BYTES:
+        raise RecinjectError(
+            f"ease: the matrix of all pairs of {n_items:,} items would take {size / 1e9:.1f} GB, "
+            f"and {MOST_BYTES / 1e9:.0f} GB is the most",
+            hint="leave ease out of evaluation.baselines, or have fewer items by a higher "
+            "data.k_core",
+        )
+
+
+def _inverse(gram: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Invert a positive definite matrix, which is overwritten; return also the diagonal.
+
+    One triangle is worked on in place, and single precision takes half the room of the result:
+    that is what makes large catalogues fit.
+    """
+    # Seen by columns, as LAPACK wants it, the matrix is its own transpose.
+    factor: Any = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)[0]
+    triangle: Any = lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
+    inverse = triangle.T.astype(np.float32)
+    diagonal = inverse.diagonal().copy()
+    inverse += inverse.T
+    inverse[np.diag_indices_from(inverse)] = diagonal
+    return inverse, diagonal
+
+
+class MarkovChain(ItemScorer):
+    """Counts which items followed which within a few steps, the nearer the more they count.
+
+    An item's score is the sum, over the last few items of the history, of how often it followed
+    them in training; each pair of places counts with one over its distance, in training and in
+    the query alike. Where nothing followed, popularity decides.
+
+    Args:
+        order: how many steps back it looks.
+    """
+
+    name: ClassVar[str] = "markov_chain"
+
+    def __init__(self, order: int = 3) -> None:
+        self._order = order
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Count the training part's successions."""
+        firsts, seconds, weights = [], [], []
+        for distance in range(1, self._order + 1):
+            same_user = training.users[distance:] == training.users[:-distance]
+            firsts.append(training.items[:-distance][same_user])
+            seconds.append(training.items[distance:][same_user])
+            weights.append(np.full(len(firsts[-1]), 1 / distance))
+        pairs = (np.concatenate(firsts), np.concatenate(seconds))
+        shape = (training.n_items, training.n_items)
+        self._followed = coo_array((np.concatenate(weights), pairs), shape=shape).tocsr()
+        # Below one in sum, so that popularity orders only what successions leave tied.
+        self._popularity = item_counts(training) / (1 + len(training)) / self._order
+
+    def score(self, queries: Queries, rows: slice) -> Floats:
+        """Add up what followed the last items of each query's history."""
+        histories = queries.histories[rows]
+        n_items = len(self._popularity)
+        places = [
+            (row, history[-distance], 1 / distance)
+            for row, history in enumerate(histories)
+            for distance in range(1, min(self._order, len(history)) + 1)
+        ]
+        at, items, weights = zip(*places, strict=True) if places else ((), (), ())
+        latest = coo_array((weights, (at, items)), shape=(len(histories), n_items)).tocsr()
+        scores: Floats = (latest @ self._followed).toarray() + self._popularity
+        return scores
+
+
+class ContentKNN(ItemScorer):
+    """Scores an item by the cosine of its content and the history's mean content.
+
+    It needs no events, and so ranks items that nobody has used yet. Where no catalogue was read
+    all items are alike.
+
+    Args:
+        source: what embeds the items; see ``embed_items``.
+        dimensions: the most numbers in an embedding.
+    """
+
+    name: ClassVar[str] = "content_knn"
+
+    def __init__(self, source: str = TFIDF, dimensions: int = 256) -> None:
+        self._source, self._dimensions = source, dimensions
+        self._catalog: Catalog | None = None
+
+    def read(self, sources: Sources) -> None:
+        """Note the items' texts."""
+        self._catalog = sources.catalog
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Embed the items; the events are not looked at."""
+        self._content = np.zeros((training.n_items, 1), np.float32)
+        if self._catalog is not None:
+            rows = embed_items(self._source, self._catalog, self._dimensions, seed)
+            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+            self._content = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+
+    def score(self, queries: Queries, rows: slice) -> Floats:
+        """Compare every item with the mean of each history, which is 0 where there is none."""
+        means = [self._content[history].sum(0) for history in queries.histories[rows]]
+        # Row by row: a product of matrices depends on its shape in the last digit.
+        scores = [self._content @ mean for mean in means]
+        return np.array(scores, np.float64).reshape(len(means), len(self._content))

@@ -15,8 +15,7 @@ from scipy.sparse import csr_matrix
 from recinject.data.schema import Flags, Floats, Interactions
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
-from recinject.recommenders.neighbourhood import history_matrix, user_item_matrix
-from recinject.recommenders.popularity import item_counts
+from recinject.recommenders.baselines import history_matrix, item_counts, user_item_matrix
 from recinject.recommenders.protocol import ItemScorer, Queries
 
 

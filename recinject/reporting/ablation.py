@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.seeds import SeedComparison
+from recinject.evaluation.statistics import SeedComparison
 from recinject.reporting import tables
 from recinject.reporting.headline import difference, main_metric, ordered_tasks
 from recinject.reporting.inputs import ReportInputs

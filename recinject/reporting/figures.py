@@ -1,23 +1,33 @@
-"""The figures of a report, drawn without pyplot: as SVG for the page, as PNG for Markdown."""
+"""The report's figures."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from io import BytesIO
-from math import ceil
+from math import ceil, isfinite
 from pathlib import Path
 
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
+from recinject.evaluation.lists import SliceResult
 from recinject.evaluation.metrics import MetricResult
-from recinject.reporting.inputs import LANGUAGE_MODEL, LossRow
+from recinject.reporting.inputs import (
+    LANGUAGE_MODEL,
+    CodeGroup,
+    Confusion,
+    ExpertUse,
+    LossRow,
+    SharePoint,
+)
 from recinject.reporting.wording import LOWER_IS_BETTER, metric_label, number, recommender_label
 
 # Blue against grey stays apart in every kind of colour blindness (Okabe and Ito, 2008).
@@ -158,3 +168,148 @@ def to_svg(figure: Figure, label: str) -> Markup:
     size = re.search(r'viewBox="[^"]*"', svg)
     head = f'<svg {size[0] if size else ""} role="img" aria-label="{escape(label)}"'
     return Markup(head + ' xmlns:xlink="http://www.w3.org/1999/xlink"' + svg[svg.index(">") :])
+
+
+_MARKERS = ("s", "^", "D", "v", "P", "X", "*")
+_DASHES = ("--", ":", "-.")
+_PANEL = (4.4, 3.2)
+_ASIDE = 0.06
+_FEWEST_QUERIES = 20
+
+
+def slice_figure(rows: Sequence[SliceResult]) -> Figure:
+    """Draw one metric by slice, one panel a way of slicing, one line a recommender.
+
+    Slices of fewer than 20 queries are left to the tables: their whiskers would set the scale.
+
+    Args:
+        rows: of one task and metric; recommenders in the order of the legend.
+    """
+    rows = [row for row in rows if row.queries >= _FEWEST_QUERIES] or rows
+    kinds = list(dict.fromkeys(row.by for row in rows))
+    figure = Figure(figsize=(_PANEL[0] * len(kinds) + 1.6, _PANEL[1]), layout="constrained")
+    panels = figure.subplots(1, len(kinds), squeeze=False)[0]
+    recommenders = list(dict.fromkeys(row.recommender for row in rows))
+    for axes, by in zip(panels, kinds, strict=True):
+        own = [row for row in rows if row.by == by]
+        queries = {row.slice: row.queries for row in own}
+        names = list(queries)
+        for turn, name in enumerate(recommenders):
+            found = [row for row in own if row.recommender == name and isfinite(row.value)]
+            # Side by side, so that no whisker hides another.
+            places = [names.index(row.slice) + _ASIDE * turn for row in found]
+            _line(axes, places, found, name, turn)
+        finish(axes, f"{metric_label(rows[0].metric)} by {by}", grid=True)
+        axes.set_xticks(range(len(queries)), [f"{k}\nn = {n:,}" for k, n in queries.items()])
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, frameon=False, labelcolor=INK, fontsize=9, loc="outside right center"
+    )
+    return figure
+
+
+def share_figure(points: Sequence[SharePoint]) -> Figure:
+    """Draw an error by the share of the training ratings that were learnt from.
+
+    Args:
+        points: of one metric; recommenders in the order of the legend.
+    """
+    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for turn, name in enumerate(dict.fromkeys(point.result.recommender for point in points)):
+        own = [point for point in points if point.result.recommender == name]
+        # Side by side on a logarithmic axis.
+        places = [100 * point.share * (1 + _ASIDE / 2) ** turn for point in own]
+        _line(axes, places, [point.result for point in own], name, turn)
+    axes.set_xscale("log")
+    shares = sorted({100 * point.share for point in points})
+    axes.set_xlabel("share of the training ratings learnt from, %", color=QUIET)
+    finish(axes, f"{metric_label(points[0].result.metric)} by training data", grid=True)
+    axes.set_xticks(shares, [f"{share:g}" for share in shares])
+    axes.minorticks_off()
+    axes.legend(frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def confusion_figure(confusion: Confusion) -> Figure:
+    """Draw which ratings were taken for which: each row's shares, dark where most fell."""
+    counts = np.array(confusion.counts)
+    totals = counts.sum(1)
+    shares = counts / np.maximum(1, totals[:, None])
+    names = [f"{value:g}" for value in confusion.values]
+    rows = [f"{name}  (n = {n:,})" for name, n in zip(names, totals, strict=True)]
+    figure, axes = _grid(shares, rows, names, "Per cent of each true rating")
+    axes.set_xlabel("predicted rating, to the nearest", color=QUIET)
+    axes.set_ylabel("true rating", color=QUIET)
+    return figure
+
+
+def expert_figure(use: ExpertUse) -> Figure:
+    """Draw how much of each expert the tasks got: one row a task, dark where most."""
+    shares, names = np.array(use.shares), [name.replace("_", " ") for name in use.tasks]
+    experts = [str(number + 1) for number in range(shares.shape[1])]
+    figure, axes = _grid(shares, names, experts, "Per cent of each task's experts")
+    axes.set_xlabel("expert", color=QUIET)
+    return figure
+
+
+def code_figure(groups: Sequence[CodeGroup]) -> Figure:
+    """Draw the items of each first code, cut by the code after it, with titles beside them."""
+    figure = Figure(figsize=(8.6, 0.6 + 0.42 * len(groups)), layout="constrained")
+    axes = figure.subplots()
+    for row, group in enumerate(groups):
+        starts = np.concatenate([[0], np.cumsum(group.items)[:-1]])
+        axes.barh(
+            row, group.items, left=starts, height=0.6, color=ACCENT, edgecolor="#ffffff", lw=0.6
+        )
+        text = "  " + "; ".join(group.titles)
+        axes.text(sum(group.items), row, text, va="center", color=INK, fontsize=8)
+    axes.set_yticks(range(len(groups)), [group.code for group in groups])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 2.6 * max(sum(group.items) for group in groups))
+    axes.set_xlabel("items, cut by their second code", color=QUIET)
+    finish(axes, "The largest groups of items")
+    axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+    return figure
+
+
+def _grid(
+    shares: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], title: str
+) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(4.6, 4.0), layout="constrained")
+    axes = figure.subplots()
+    colours = LinearSegmentedColormap.from_list("", ["#ffffff", ACCENT])
+    places = [np.arange(size) for size in reversed(shares.shape)]
+    # An image would be a bitmap inside the page.
+    axes.pcolormesh(*places, shares, cmap=colours, vmin=0, shading="nearest")
+    axes.invert_yaxis()
+    for row, column in np.ndindex(*shares.shape):
+        colour = "#ffffff" if shares[row, column] > shares.max() / 2 else INK
+        text = f"{100 * shares[row, column]:.0f}"
+        axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(places[0], columns)
+    axes.set_yticks(places[1], rows)
+    axes.tick_params(length=0, labelcolor=QUIET, labelsize=9)
+    axes.spines[:].set_visible(False)
+    axes.set_title(title, loc="left", color=INK, fontweight="bold")
+    return figure, axes
+
+
+def _line(
+    axes: Axes, places: Sequence[float], rows: Sequence[MetricResult], name: str, turn: int
+) -> None:
+    values = np.array([row.value for row in rows])
+    whiskers = np.array([[r.value - r.ci_low, r.ci_high - r.value] for r in rows]).T.clip(0)
+    is_own = name.startswith(LANGUAGE_MODEL)
+    axes.errorbar(
+        places,
+        values,
+        yerr=np.nan_to_num(whiskers),
+        color=ACCENT if is_own else BASELINE,
+        marker="o" if name == LANGUAGE_MODEL else _MARKERS[turn % len(_MARKERS)],
+        linestyle="-" if name == LANGUAGE_MODEL or not is_own else _DASHES[turn % len(_DASHES)],
+        markersize=5,
+        linewidth=2 if is_own else 1.3,
+        elinewidth=1,
+        label=recommender_label(name),
+    )

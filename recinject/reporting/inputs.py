@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
-from recinject.evaluation.examples import Example
-from recinject.evaluation.lists import ListResult
+from recinject.evaluation.evaluate import Example
+from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
 
 LANGUAGE_MODEL = "language_model"

@@ -11,17 +11,21 @@ from typing import Any, NamedTuple
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 
+from recinject.evaluation.lists import SliceResult
 from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.slices import SliceResult
 from recinject.reporting import tables, wording
-from recinject.reporting.curves import (
+from recinject.reporting.figures import (
     code_figure,
     confusion_figure,
     expert_figure,
+    loss_figure,
+    metric_figure,
+    scale_figure,
     share_figure,
     slice_figure,
+    to_png,
+    to_svg,
 )
-from recinject.reporting.figures import loss_figure, metric_figure, scale_figure, to_png, to_svg
 from recinject.reporting.headline import (
     Standing,
     headline,

@@ -8,9 +8,8 @@ from typing import Any
 
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
-from recinject.evaluation.lists import ListResult
+from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
 from recinject.reporting.headline import advantage, main_metric, ordered_tasks, ranked
 from recinject.reporting.inputs import LANGUAGE_MODEL, SampleRow, SharePoint

@@ -13,19 +13,15 @@ from tokenizers import Tokenizer
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.table import ITEM_TOKEN
-from recinject.identifiers.users import name_users, user_tokens
-from recinject.samples.builder import Builder
+from recinject.identifiers.table import ITEM_TOKEN, name_users, user_tokens
+from recinject.samples.builder import REWORDED, SHUFFLED, Builder, Wording, make_wordings
 from recinject.samples.encoding import Dialect
-from recinject.samples.sample import REWORDED, SHUFFLED
 from recinject.samples.store import Forms, write_samples
 from recinject.samples.tokenizer import add_tokens, train_tokenizer
-from recinject.samples.wording import Wording, make_wordings
 from recinject.tasks.task import Task
-from recinject.templating.context import SlotKind
 from recinject.templating.library import TaskTemplates, load_templates
-from recinject.templating.phrases import Phrasebook
-from recinject.templating.pieces import number_text
+from recinject.templating.phrases import Phrasebook, number_text
+from recinject.templating.writers import SlotKind
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,17 +13,133 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pandas.util import hash_array
 
-from recinject.data.schema import Integers
-from recinject.data.splitting import View
+from recinject.data.schema import Floats, Integers
+from recinject.data.splitting import Part, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, is_among, one_below_another, side_by_side
-from recinject.foundation.randomness import Chance, combine, derive_bits
-from recinject.samples.demonstrations import draw_demonstrations
-from recinject.samples.encoding import Tokens
-from recinject.samples.sample import SCHEMA, SHUFFLED, Sample
-from recinject.samples.wording import Wording
+from recinject.foundation.randomness import Bits, Chance, combine, derive_bits
+from recinject.samples.encoding import Dialect, Encoder, Tokens
 from recinject.tasks.task import Keys, Task
-from recinject.templating.context import Contexts, SlotKind
+from recinject.templating.library import BoundTemplate, TaskTemplates
+from recinject.templating.phrases import LETTERS, RATINGS, Phrasebook, Pieces
+from recinject.templating.writers import Contexts, SlotKind
+
+REWORDED = "reworded"
+SHUFFLED = "shuffled"
+SCHEMA = pa.schema(
+    [
+        ("sample_id", pa.string()),
+        ("task", pa.string()),
+        ("template", pa.string()),
+        ("split", pa.string()),
+        ("user_id", pa.string()),
+        ("prompt", pa.string()),
+        ("completion", pa.string()),
+        ("target_item_id", pa.string()),
+        ("candidate_item_ids", pa.list_(pa.string())),
+        ("label", pa.float64()),
+    ]
+)
+
+
+class Sample(NamedTuple):
+    """One row of a sample file: what a model reads and should write, and what it is about.
+
+    Attributes:
+        sample_id: task, split, user and index: the key that the sample is a function of.
+        template: the wording, with its version.
+        split: ``train``, ``validation``, ``test``; ``reworded``: the test in a wording that is
+            never trained on; or ``shuffled``: the test with its histories in random order.
+        user_id: the log's own id; it never stands in the text.
+        target_item_id: the log's own id of the item asked for, or None.
+        candidate_item_ids: the slate in the prompt's order, or None.
+        label: the rating asked for, or None.
+    """
+
+    sample_id: str
+    task: str
+    template: str
+    split: str
+    user_id: str
+    prompt: str
+    completion: str
+    target_item_id: str | None
+    candidate_item_ids: list[str] | None
+    label: float | None
+
+
+# More than an item's own words take when it comes to stand first in a list and not later.
+_FIRST_TOKENS = 5
+
+
+@dataclass(frozen=True, eq=False)
+class Wording:
+    """A task's templates with everything that is rendered once and not once a sample.
+
+    Attributes:
+        templates: the wordings.
+        bound: the same, choosing among pieces.
+        encoder: gives the tokens of what is put together from the pieces.
+        item_costs: the most tokens that each item takes in a history, shape (items,).
+    """
+
+    templates: TaskTemplates
+    bound: Sequence[BoundTemplate]
+    encoder: Encoder
+    item_costs: NDArray[np.int64]
+
+    @property
+    def phrases(self) -> Mapping[str, Sequence[str]]:
+        """For each slot the text of every item."""
+        return self.encoder.pieces.phrases
+
+    @cached_property
+    def item_words(self) -> Integers:
+        """How many words each item has in a history, shape (items,)."""
+        return np.array([len(text.split()) for text in self.phrases["history"]], np.int32)
+
+    def numbers(self, split: str) -> Sequence[int]:
+        """Return which of the templates a split is written in.
+
+        Tests are written in one, to compare like with like.
+        """
+        found = range(len(self.bound))
+        if split == REWORDED:
+            return [n for n in found if self.templates.templates[n].held_out][:1]
+        training = [n for n in found if not self.templates.templates[n].held_out]
+        return training if split == Part.TRAIN.label else training[:1]
+
+
+def make_wordings(
+    templates: Mapping[str, TaskTemplates],
+    book: Phrasebook,
+    ratings: Floats,
+    dialect: Dialect,
+    users: Sequence[str],
+) -> dict[str, Wording]:
+    """Write every piece that a sample of some tasks may need, and tokenise it.
+
+    For ``ratings`` and ``users`` see :class:`~recinject.templating.phrases.Pieces`.
+    """
+    pieces = [Pieces(found.write_items(book), ratings, users) for found in templates.values()]
+    bound = [
+        [template.bind(own) for template in found.templates]
+        for found, own in zip(templates.values(), pieces, strict=True)
+    ]
+    for own in pieces:
+        own.literal(BETWEEN)
+        own.literal(AFTER)
+    splits = [all(t.splits_at_blanks for t in found.templates) for found in templates.values()]
+    encoders = Encoder.make_all(dialect, pieces, splits)
+    return {
+        name: Wording(found, own, encoder, _item_costs(encoder))
+        for (name, found), own, encoder in zip(templates.items(), bound, encoders, strict=True)
+    }
+
+
+def _item_costs(encoder: Encoder) -> NDArray[np.int64]:
+    beside = sum(int(encoder.most_tokens(kind).max(initial=0)) for kind in (LETTERS, RATINGS))
+    return encoder.most_tokens("history") + beside + _FIRST_TOKENS
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,3 +370,47 @@ class Builder:
         last = np.zeros(len(history), np.int64)
         np.maximum.at(last, hidden.rows, np.where(hidden.values, hidden.places, 0))
         return history.sums(ends <= last[history.rows])
+
+
+# Between prompt and completion, and after an example: a tokenizer such as T5's reads either as
+# one blank, and others read the second as the end of a paragraph.
+BETWEEN, AFTER = " ", "\n\n"
+
+
+def draw_demonstrations(pool: Builder, shots: int, users: Array, bits: Bits) -> Ragged:
+    """Return the pieces of the worked examples of some questions, by the question's own key alone.
+
+    An example is a training sample of another user in the question's wording: its prompt, a
+    blank, its completion and an empty line. It may name items that are held out from the user who
+    is asked, since other users' training events do; it never tells of that user's events.
+
+    Args:
+        pool: makes the training samples.
+        shots: how many examples a question has.
+        users: who is asked, shape (n,).
+        bits: chance that belongs to each question, shape (n,).
+
+    Raises:
+        RecinjectError: the other users have too few training samples.
+    """
+    chance = Chance(combine(derive_bits("demonstrations"), bits))
+    starts = pool.offsets[users]
+    own = pool.offsets[users + 1] - starts
+    others = int(pool.offsets[-1]) - own
+    if (others < shots).any():
+        raise RecinjectError(
+            f"samples.shots: {shots} examples of the task {pool.task.name} are asked for, and "
+            f"other users have {others.min()} training samples",
+            hint="lower samples.shots",
+        )
+    drawn = chance.distinct(others, shots)
+    order = chance.orders(np.full(len(users), shots))
+    chosen = Ragged.from_columns(drawn).at(order).values
+    # Numbers count the samples of the others: those after the user's own come later by these.
+    skipped = np.repeat(own, shots) * (chosen >= np.repeat(starts, shots))
+    batch, pieces = pool.batch(chosen + skipped), pool.wording.encoder.pieces
+    between, after = (
+        Ragged.from_columns(np.full(len(chosen), pieces.literal(text))) for text in (BETWEEN, AFTER)
+    )
+    rows = side_by_side([batch.prompts, between, batch.completions, after])
+    return Ragged(rows.values, rows.offsets[::shots])

@@ -89,7 +89,7 @@ def validation_samples(folder: Path, tasks: Mapping[str, int], count: int) -> Da
 def token_columns(folder: Path, task: str, split: str) -> Dataset:
     """Map the token files of one task and split.
 
-    See :func:`~recinject.samples.tokenisation.token_table` for their columns.
+    See :func:`~recinject.samples.encoding.token_table` for their columns.
     """
     return concatenate_datasets(
         [Dataset.from_file(str(file)) for file in shards(folder, task, split, ".arrow")]

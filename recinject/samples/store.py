@@ -15,9 +15,8 @@ import pyarrow.parquet as pq
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
-from recinject.samples.builder import Builder
-from recinject.samples.sample import SCHEMA
-from recinject.samples.tokenisation import TokenFacts, token_table
+from recinject.samples.builder import SCHEMA, Builder
+from recinject.samples.encoding import TokenFacts, token_table
 
 SAMPLES_PER_SHARD = 20_000
 _AT_ONCE = 4_000

@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from recinject.data.negatives import draw_negatives
 from recinject.data.schema import Integers
-from recinject.data.splitting import Part, View
+from recinject.data.splitting import Part, View, draw_negatives
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import Chance
-from recinject.templating.context import Contexts, SlotKind
+from recinject.templating.writers import Contexts, SlotKind
 
 Positive = Annotated[int, Field(ge=1)]
 

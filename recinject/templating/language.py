@@ -14,8 +14,7 @@ from itertools import groupby
 from jinja2 import Environment, TemplateSyntaxError, nodes
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.templating.context import SlotKind
-from recinject.templating.writers import FILTERS, Segment, cut_at_blank
+from recinject.templating.writers import FILTERS, Segment, SlotKind, cut_at_blank
 
 _PARSER = Environment(autoescape=False)  # it only parses: nothing is ever executed
 _UP_TO_WORD = re.compile(r"\S*\s*")

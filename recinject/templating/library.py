@@ -13,13 +13,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged, side_by_side
-from recinject.foundation.storage import shipped_folder
-from recinject.foundation.yaml_reader import load_yaml
-from recinject.templating.context import USER_SLOT, Contexts, SlotKind
+from recinject.foundation.storage import load_yaml, shipped_folder
 from recinject.templating.language import lower, splits_at_blanks
-from recinject.templating.phrases import Phrasebook
-from recinject.templating.pieces import Pieces
-from recinject.templating.writers import Segment, Writer
+from recinject.templating.phrases import Phrasebook, Pieces
+from recinject.templating.writers import USER_SLOT, Contexts, Segment, SlotKind, Writer
 
 
 class _Entry(BaseModel):

@@ -14,8 +14,8 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from recinject.foundation.randomness import derive_rng
+from recinject.models.adapters import without_wrapper
 from recinject.models.heads import RatingModel
-from recinject.models.lora import without_wrapper
 
 Sample: TypeAlias = Mapping[str, Any]
 Batch: TypeAlias = dict[str, torch.Tensor]

@@ -1,24 +1,28 @@
-"""Fine-tuning of language models: one call trains, or resumes what was cut off."""
+"""Fine-tuning a language model on a mixture of tasks."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from datasets import Dataset
+from peft import PeftModel
 from tokenizers import Tokenizer
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.optim import Optimizer
+from transformers import PreTrainedModel, Trainer
 
 from recinject.foundation.progress import say
+from recinject.methods.clippy.step_scales import refuse_sharding
+from recinject.methods.experts.experts import ExpertsModel, answering, experts_of
+from recinject.methods.experts.gates import part_gate
+from recinject.models.adapters import Wrapper, without_wrapper
 from recinject.models.building import wrap_tokenizer
-from recinject.models.experts import answering, experts_of
-from recinject.models.gates import part_gate
 from recinject.models.heads import RatingModel
-from recinject.models.lora import without_wrapper
-from recinject.models.wrapper import Wrapper
 from recinject.training.arguments import (
     count_steps,
     describe_device,
@@ -27,12 +31,55 @@ from recinject.training.arguments import (
 )
 from recinject.training.batches import LengthBuckets, make_collator
 from recinject.training.curriculum import Phase, order_by_phase
-from recinject.training.interruption import SaveOnTermination, explain_full_device
-from recinject.training.loss import BatchLoss, token_losses
 from recinject.training.optimizers import clips_itself
-from recinject.training.sharding import Model, share_out_weights, whole_model
-from recinject.training.step_scales import refuse_sharding
-from recinject.training.trainer import ResumableTrainer, run_training
+from recinject.training.trainer import (
+    BatchLoss,
+    ResumableTrainer,
+    SaveOnTermination,
+    explain_full_device,
+    run_training,
+    token_losses,
+)
+
+Model: TypeAlias = PreTrainedModel | PeftModel | RatingModel | ExpertsModel
+
+
+def share_out_weights(trainer: Trainer) -> None:
+    """Shard a model block by block where FSDP 2 is asked for; else leave it as it is.
+
+    accelerate would give the embeddings a group of their own. T5's encoder and decoder each hold
+    the same ones, which torch refuses to see in two groups; here they stay with the root.
+    """
+    if not trainer.is_fsdp_enabled:
+        if os.environ.get("ACCELERATE_USE_FSDP") == "true" and trainer.is_world_process_zero():
+            say("  FSDP is for GPUs: here each process holds the whole model")
+        return
+    plugin = trainer.accelerator.state.fsdp_plugin
+    if plugin.fsdp_version != 2:
+        return
+    settings = {
+        "reshard_after_forward": plugin.reshard_after_forward,
+        "offload_policy": plugin.cpu_offload,
+        "mp_policy": plugin.mixed_precision_policy or MixedPrecisionPolicy(),
+    }
+    blocks = set(without_wrapper(trainer.model)._no_split_modules or ())
+    for module in trainer.model.modules():
+        if type(module).__name__ in blocks:
+            fully_shard(module, **settings)
+    fully_shard(trainer.model, **settings)
+
+
+def whole_model(trainer: Trainer, rebuild: Callable[[], Model] | None) -> Model:
+    """Return the trained model, its weights brought together where processes share them out."""
+    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if rebuild is None or not sharded:
+        model: Model = trainer.model
+        return model
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    model = rebuild()
+    if trainer.is_world_process_zero():
+        model.load_state_dict(weights)
+    return model
 
 
 def fit(

@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 from transformers import Adafactor
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.training.adaptive_clipping import AgcAdagrad, AgcAdam
-from recinject.training.clippy import ClippyAdagrad, ClippyAdam
-from recinject.training.step_scales import StepScales, clippy_groups
+from recinject.methods.clippy.adaptive_clipping import AgcAdagrad, AgcAdam
+from recinject.methods.clippy.clippy import ClippyAdagrad, ClippyAdam
+from recinject.methods.clippy.step_scales import StepScales, clippy_groups
 
 # The Trainer takes a class, or a function that returns one from model to optimizer.
 Factory = Callable[[], Callable[..., Optimizer]]

@@ -51,7 +51,7 @@ def test_several_item_tables_are_a_question_that_a_setting_answers(tmp_path: Pat
 
 READER = """
 from recinject.data.formats import Format
-from recinject.data.table import Table, numbered
+from recinject.data.tables import Table, numbered
 import pandas as pd
 
 def read(path, used):

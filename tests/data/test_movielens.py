@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from recinject.data.movielens import _GENRES
+from recinject.data.formats import _GENRES
 from recinject.data.readers import read_log
 from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError

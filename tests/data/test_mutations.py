@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recinject.data.columns import EVENT_COLUMNS, IDS, event_frame, match_names
 from recinject.data.formats import find_files
 from recinject.data.readers import read_log
 from recinject.data.schema import Log
+from recinject.data.tables import EVENT_COLUMNS, IDS, event_frame, match_names
 from recinject.foundation.errors import RecinjectError
 
 MUTATIONS = int(os.environ.get("RECINJECT_MUTATIONS", "100"))

@@ -7,9 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from recinject.data.negatives import draw_negatives
 from recinject.data.schema import Interactions
-from recinject.data.splitting import Part, Split, View
+from recinject.data.splitting import Part, Split, View, draw_negatives
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import Chance, combine, derive_bits
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recinject.data.columns import EVENT_COLUMNS, IDS, event_frame, match_names
 from recinject.data.formats import FORMATS, find_files
 from recinject.data.quick_reader import Events
 from recinject.data.readers import make_log, read_log
+from recinject.data.tables import EVENT_COLUMNS, IDS, event_frame, match_names
 
 HEADER = ("userId", "movieId", "rating", "timestamp")
 FILES = {

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recinject.data.cleaning import clean
-from recinject.data.negatives import draw_negatives
 from recinject.data.readers import make_log
 from recinject.data.schema import Interactions
 from recinject.data.splitting import (
@@ -15,6 +14,7 @@ from recinject.data.splitting import (
     Part,
     Split,
     cold_items,
+    draw_negatives,
     global_time,
     learn_from,
     leave_one_out,

@@ -5,8 +5,7 @@ import pandas as pd
 import pytest
 
 from recinject.data.schema import Catalog
-from recinject.data.splitting import Split
-from recinject.data.store import load_split, save_split
+from recinject.data.splitting import Split, load_split, save_split
 from recinject.identifiers.table import name_items
 from recinject.templating.phrases import Phrasebook
 

@@ -6,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 from recinject.decoding.beam_search import constrained_beam_search
 from recinject.decoding.candidates import score_candidates
 from recinject.decoding.trie import Trie
-from recinject.identifiers.codes import code_tokens, make_unique
+from recinject.methods.semantic_ids.codes import code_tokens, make_unique
 from recinject.samples.tokenizer import add_tokens, encode, train_tokenizer
 
 SIZES = (4, 4, 12)

@@ -13,8 +13,7 @@ from recinject.evaluation.evaluate import (
     save_prediction,
 )
 from recinject.evaluation.metrics import evaluate_prediction
-from recinject.recommenders.averages import GlobalMean, UserMean
-from recinject.recommenders.popularity import Popularity, Random
+from recinject.recommenders.baselines import GlobalMean, Popularity, Random, UserMean
 from recinject.recommenders.protocol import Queries
 
 PROTOCOL = Protocol(list_length=6, cutoffs=[1, 5], resamples=100, seed=3)

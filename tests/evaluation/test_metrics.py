@@ -8,6 +8,7 @@ from sklearn.metrics import mean_absolute_error, ndcg_score, roc_auc_score, root
 
 from recinject.data.schema import Floats
 from recinject.evaluation.metrics import (
+    Clusters,
     evaluate_prediction,
     hit_rate,
     metric_names,
@@ -15,7 +16,6 @@ from recinject.evaluation.metrics import (
     reciprocal_rank,
     statistic_of,
 )
-from recinject.evaluation.resampling import Clusters
 from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.protocol import Prediction, Queries, places, top_k
 

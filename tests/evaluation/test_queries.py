@@ -10,8 +10,8 @@ from recinject.data.splitting import SPLITS, Part, Split
 from recinject.evaluation.queries import make_queries
 from recinject.foundation.ragged import Ragged
 from recinject.foundation.randomness import Chance
-from recinject.samples.sample import SCHEMA
-from recinject.tasks.retrieval import Retrieval
+from recinject.samples.builder import SCHEMA
+from recinject.tasks.shipped import Retrieval
 from recinject.tasks.task import Keys
 
 HISTORIES = [[4, 7, 1, 9, 2], [3, 8], [5, 0, 6, 7], [2, 4, 6, 8, 9, 1]]

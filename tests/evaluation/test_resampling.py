@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from recinject.evaluation.resampling import (
+from recinject.evaluation.metrics import (
     Clusters,
     auc_of,
     bootstrap,

@@ -5,7 +5,7 @@ import pytest
 from recinject.data.schema import Catalog
 from recinject.evaluation.evaluate import save_prediction
 from recinject.evaluation.metrics import evaluate_prediction
-from recinject.evaluation.seeds import SeedComparison, load_answers
+from recinject.evaluation.statistics import SeedComparison, load_answers
 from recinject.recommenders.protocol import Prediction, Queries, places
 
 USERS = np.array([0, 0, 1, 2, 3], np.int32)

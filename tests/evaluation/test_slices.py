@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from recinject.evaluation.lists import measure_slices, slice_queries
 from recinject.evaluation.metrics import evaluate_prediction
-from recinject.evaluation.slices import measure_slices, slice_queries
 from recinject.recommenders.protocol import Prediction, Queries
 
 rng = np.random.default_rng(0)

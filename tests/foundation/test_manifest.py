@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from recinject.foundation.manifest import MANIFEST_NAME, RunManifest
+from recinject.foundation.storage import MANIFEST_NAME, RunManifest
 
 DONE = RunManifest(
     stage="samples",

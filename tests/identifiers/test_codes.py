@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 
 from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.codes import (
+from recinject.identifiers.table import ITEM_TOKEN, Identifiers, name_items
+from recinject.methods.semantic_ids.codes import (
     SemanticCodes,
     code_text,
     code_tokens,
@@ -18,8 +19,7 @@ from recinject.identifiers.codes import (
     number_alike,
     save_codes,
 )
-from recinject.identifiers.quantising import FITTERS, Residual
-from recinject.identifiers.table import ITEM_TOKEN, Identifiers, name_items
+from recinject.methods.semantic_ids.quantising import FITTERS, Residual
 from recinject.samples.tokenizer import add_tokens, load_tokenizer, train_tokenizer
 
 PREFIXES = arrays(

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from recinject.identifiers.quality import describe_codes
-from recinject.identifiers.quantising import FITTERS, Residual
+from recinject.methods.semantic_ids.codes import describe_codes
+from recinject.methods.semantic_ids.quantising import FITTERS, Residual
 
 RNG = np.random.default_rng(0)
 KINDS = RNG.normal(size=(8, 12)).astype(np.float32)
@@ -48,6 +48,6 @@ def test_errors_fall_and_codes_that_stand_for_nothing_have_none():
 
 def test_of_many_items_some_are_asked(monkeypatch):
     whole = describe("lsh")[0]["neighbours"]
-    monkeypatch.setattr("recinject.identifiers.quality._ASKED", 60)
+    monkeypatch.setattr("recinject.methods.semantic_ids.codes._ASKED", 60)
     some = describe("lsh")[0]["neighbours"]
     assert some != whole and some == pytest.approx(whole, abs=0.15)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.quantising import (
+from recinject.methods.semantic_ids.quantising import (
     FITTERS,
     Residual,
     fit_lsh,
@@ -45,7 +45,7 @@ def test_greedy_codes_are_those_of_brute_force_and_add_up_with_what_is_left(rows
 def test_the_nearest_of_many_is_found_part_by_part(monkeypatch):
     centres = RNG.normal(size=(7, 6)).astype(np.float32)
     whole = nearest(SPREAD, centres)
-    monkeypatch.setattr("recinject.identifiers.quantising._ROWS_AT_ONCE", 33)
+    monkeypatch.setattr("recinject.methods.semantic_ids.quantising._ROWS_AT_ONCE", 33)
     assert np.array_equal(nearest(SPREAD, centres), whole)
     distances = np.linalg.norm(SPREAD[:, None] - centres, axis=2)
     assert np.array_equal(whole, distances.argmin(1))

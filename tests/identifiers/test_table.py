@@ -13,8 +13,8 @@ from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Part, leave_one_out
 from recinject.evaluation.audit import highest_id_rule
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.codes import make_unique
 from recinject.identifiers.table import KINDS, Identifiers, name_items
+from recinject.methods.semantic_ids.codes import make_unique
 from recinject.recommenders.protocol import Queries
 
 

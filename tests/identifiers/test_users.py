@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recinject.data.cleaning import SPECIAL_TOKENS
-from recinject.identifiers.users import name_users, user_tokens
+from recinject.identifiers.table import name_users, user_tokens
 
 
 @given(st.lists(st.text(max_size=6), unique=True, max_size=30), st.integers(1, 50))

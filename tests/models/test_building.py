@@ -12,6 +12,7 @@ from transformers import (
 )
 
 from recinject.foundation.errors import RecinjectError
+from recinject.models.adapters import add_lora, without_wrapper
 from recinject.models.building import (
     build_model,
     check_generation,
@@ -21,7 +22,6 @@ from recinject.models.building import (
     load_model,
     wrap_tokenizer,
 )
-from recinject.models.lora import add_lora, without_wrapper
 from recinject.models.storing import load_trained, save_trained
 from recinject.samples.tokenizer import add_tokens, train_tokenizer
 

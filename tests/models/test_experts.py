@@ -8,11 +8,17 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM
 
-from recinject.decoding.encoder_decoder import EncoderDecoderBranches
+from recinject.decoding.decoders import EncoderDecoderBranches
 from recinject.foundation.errors import RecinjectError
+from recinject.methods.experts.experts import (
+    ExpertSettings,
+    ExpertsLinear,
+    add_experts,
+    answering,
+    experts_of,
+    load_experts,
+)
 from recinject.models.building import build_model, wrap_tokenizer
-from recinject.models.expert_layers import ExpertSettings, ExpertsLinear
-from recinject.models.experts import add_experts, answering, experts_of, load_experts
 from recinject.models.heads import RatingModel
 from recinject.samples.tokenizer import train_tokenizer
 from recinject.training.arguments import training_arguments

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from transformers import Adafactor
 
-from recinject.models.gates import DSelectK, Softmax, TopK, part_gate, select, smooth_step
-from recinject.training.clippy import ClippyAdam
-from recinject.training.step_scales import clippy_groups
+from recinject.methods.clippy.clippy import ClippyAdam
+from recinject.methods.clippy.step_scales import clippy_groups
+from recinject.methods.experts.gates import DSelectK, Softmax, TopK, part_gate, select, smooth_step
 
 
 def logits_of(alpha, codes):

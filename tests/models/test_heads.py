@@ -7,15 +7,15 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+from recinject.models.adapters import add_lora
 from recinject.models.building import build_model, count_parameters, wrap_tokenizer
 from recinject.models.heads import HEAD_FILE, RatingModel
-from recinject.models.lora import add_lora
 from recinject.models.storing import load_trained, save_trained
 from recinject.samples.encoding import Dialect
 from recinject.samples.tokenizer import train_tokenizer
 from recinject.training.batches import make_collator
-from recinject.training.checkpoints import MARKER
 from recinject.training.fitting import fit
+from recinject.training.trainer import MARKER
 
 WORDS = ["red", "blue", "green", "car", "doll", "brick"]
 TEXTS = [" ".join(WORDS[i * j % 6] for j in range(1 + i % 5)) + " ?" for i in range(64)]

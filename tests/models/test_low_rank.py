@@ -4,8 +4,8 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM
 
 from recinject.foundation.errors import RecinjectError
-from recinject.models.building import build_model
-from recinject.models.low_rank import (
+from recinject.methods.low_rank.initialisation import METHODS, risk
+from recinject.methods.low_rank.layers import (
     LowRankLinear,
     capture_inputs,
     find_blocks,
@@ -14,7 +14,7 @@ from recinject.models.low_rank import (
     merge_low_rank,
     shape_low_rank,
 )
-from recinject.models.low_rank_initialisation import METHODS, risk
+from recinject.models.building import build_model
 from recinject.samples.tokenizer import train_tokenizer
 
 TINY = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from recinject.foundation.errors import RecinjectError
-from recinject.models.low_rank_initialisation import (
+from recinject.methods.low_rank.initialisation import (
     METHODS,
     Block,
     initialise,

@@ -4,9 +4,9 @@ from peft import PeftModel, load_peft_weights
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from recinject.foundation.errors import RecinjectError
+from recinject.methods.low_rank.lora import initialize_lora_lfai_weights, save_converted
+from recinject.models.adapters import add_lora
 from recinject.models.building import build_model, load_model
-from recinject.models.lora import add_lora
-from recinject.models.low_rank_lora import initialize_lora_lfai_weights, save_converted
 from recinject.models.storing import save_trained
 from recinject.samples.tokenizer import train_tokenizer
 

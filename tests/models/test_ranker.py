@@ -4,9 +4,8 @@ import torch
 from torch import nn
 
 from recinject.foundation.ragged import Ragged
-from recinject.models.ranker import TASKS, Ranker
-from recinject.models.trunks import Trunk
-from recinject.training.modules import fit_module
+from recinject.methods.semantic_ranker.networks import TASKS, Ranker, Trunk
+from recinject.training.networks import fit_module
 
 ITEMS, ROWS, COLD = 12, 9, 11
 PIECES = Ragged.from_rows([[item % 8] for item in range(COLD)] + [[8]], np.int64)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn.functional import mse_loss
 
-from recinject.models.rating_modules import (
+from recinject.methods.rating_networks.networks import (
     MatrixFactorisationModule,
     MLPModule,
     RatingModule,
@@ -10,7 +10,7 @@ from recinject.models.rating_modules import (
     TransformerMLPModule,
     WideDeepModule,
 )
-from recinject.training.modules import global_chance
+from recinject.training.networks import global_chance
 
 KINDS = torch.tensor([[0, 0], [1, 2], [2, 0], [3, 1]])
 USERS, ITEMS = torch.tensor([1, 2, 0, 2]), torch.tensor([3, 1, 2, 0])

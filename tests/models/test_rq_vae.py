@@ -3,9 +3,9 @@ import pytest
 import torch
 
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.quantising import residual_codes
-from recinject.models.rq_vae import RQVAE, collate, straight_through
-from recinject.training.modules import fit_module, global_chance
+from recinject.methods.semantic_ids.quantising import residual_codes
+from recinject.methods.semantic_ids.rq_vae import RQVAE, collate, straight_through
+from recinject.training.networks import fit_module, global_chance
 
 RNG = np.random.default_rng(0)
 KINDS = RNG.normal(size=(30, 24))

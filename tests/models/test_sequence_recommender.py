@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
 from recinject.models import sequence_recommender
-from recinject.models.sequence_recommender import (
+from recinject.recommenders.sequence import (
     BERT4RecModule,
     BinarySASRecModule,
     SASRecModule,

@@ -6,9 +6,8 @@ import torch
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
-from recinject.models.ranker import Ranker
-from recinject.models.trunks import ExpertTrunk, SharedTrunk
-from recinject.training.modules import fit_module
+from recinject.methods.semantic_ranker.networks import ExpertTrunk, Ranker, SharedTrunk
+from recinject.training.networks import fit_module
 
 TASKS = ("rating", "click")
 

@@ -8,9 +8,9 @@ import pytest
 
 from recinject.foundation.errors import RecinjectError
 from recinject.pipeline.ablation import Variant, variants
+from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
 from recinject.pipeline.train import curriculum, task_sizes
-from recinject.recipe import load_recipe
 from recinject.samples.mixture import mix_tasks
 from recinject.training.curriculum import order_by_phase
 

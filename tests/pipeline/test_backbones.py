@@ -9,12 +9,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.manifest import RunManifest
+from recinject.foundation.storage import RunManifest
 from recinject.models.building import build_model
 from recinject.models.storing import load_trained
 from recinject.pipeline.check import check_settings
+from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run, dialect_of
-from recinject.recipe import load_recipe
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Queries
 from recinject.samples.mixture import token_columns

@@ -2,8 +2,8 @@ import pytest
 
 from recinject.foundation.errors import RecinjectError
 from recinject.pipeline.check import check_run, check_settings
+from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
-from recinject.recipe import load_recipe
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from recinject.foundation.manifest import RunManifest
+from recinject.foundation.storage import RunManifest
 
 KEYS = {"task", "recommender", "metric", "value", "ci_low", "ci_high", "n"}
 LISTS = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from recinject.training.checkpoints import MARKER, newest_complete
+from recinject.training.trainer import MARKER, newest_complete
 
 CHILD = """
 import os, resource, sys

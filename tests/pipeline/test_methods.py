@@ -10,9 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM
 
-from recinject.foundation.manifest import RunManifest
-from recinject.models.expert_layers import ExpertsLinear
-from recinject.models.experts import answering, experts_of
+from recinject.foundation.storage import RunManifest
+from recinject.methods.experts.experts import ExpertsLinear, answering, experts_of
 from recinject.models.storing import load_trained
 
 STILL = ("model.config.dropout_rate=0.0", "training.learning_rate=0.02")

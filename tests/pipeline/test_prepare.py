@@ -2,8 +2,8 @@ import pandas as pd
 import pytest
 
 from recinject.data.schema import Columns
-from recinject.data.store import load_split
-from recinject.foundation.manifest import RunManifest
+from recinject.data.splitting import load_split
+from recinject.foundation.storage import RunManifest
 
 ROWS = 300
 NAMES = {

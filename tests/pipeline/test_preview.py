@@ -2,9 +2,9 @@ import pandas as pd
 import pytest
 
 from recinject.foundation.errors import RecinjectError
-from recinject.pipeline.preview import preview_samples
+from recinject.pipeline.check import preview_samples
+from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
-from recinject.recipe import load_recipe
 
 
 @pytest.fixture

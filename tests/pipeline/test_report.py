@@ -2,8 +2,8 @@ import json
 import re
 
 from recinject.pipeline.facts import gather
+from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
-from recinject.recipe import load_recipe
 
 
 def test_the_report_is_there_in_both_forms(finished):

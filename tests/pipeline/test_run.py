@@ -8,10 +8,10 @@ import pytest
 from transformers import T5Config
 
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.manifest import RunManifest
+from recinject.foundation.storage import RunManifest
 from recinject.models.building import build_model, wrap_tokenizer
+from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run, Stage, is_first_process
-from recinject.recipe import load_recipe
 from recinject.samples.tokenizer import train_tokenizer
 
 STAGES = ["data", "identifiers", "samples", "training", "evaluation", "report"]

@@ -8,9 +8,9 @@ from recinject.data.cleaning import clean
 from recinject.data.readers import read_log
 from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.codes import load_codes
-from recinject.pipeline.semantic import QUANTISERS, make_semantic
-from recinject.recipe import SemanticSection
+from recinject.methods.semantic_ids.codes import load_codes
+from recinject.methods.semantic_ids.semantic import QUANTISERS, make_semantic
+from recinject.pipeline.sections import SemanticSection
 
 RNG = np.random.default_rng(0)
 WORDS = [" ".join(RNG.permutation([f"w{n}{k}" for k in range(8)])[:5]) for n in range(12)]

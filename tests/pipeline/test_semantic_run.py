@@ -7,9 +7,9 @@ import pytest
 
 from recinject.data.cleaning import clean_catalog
 from recinject.data.schema import Catalog
-from recinject.data.store import load_split
-from recinject.foundation.manifest import RunManifest
-from recinject.identifiers.codes import load_codes
+from recinject.data.splitting import load_split
+from recinject.foundation.storage import RunManifest
+from recinject.methods.semantic_ids.codes import load_codes
 
 SEMANTIC = (
     "identifiers.kind=semantic",

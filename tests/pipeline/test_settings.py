@@ -16,8 +16,8 @@ from recinject.data.simulator import simulate_shop
 from recinject.foundation.errors import RecinjectError
 from recinject.models.building import build_model
 from recinject.pipeline.prepare import name_all, split_data
+from recinject.pipeline.recipe import Recipe, load_recipe
 from recinject.pipeline.run import factory_of, given_tokenizer
-from recinject.recipe import Recipe, load_recipe
 from recinject.samples.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[2]

@@ -2,11 +2,10 @@ import json
 
 import pytest
 
-from recinject.data.splitting import Part
-from recinject.data.store import load_split
+from recinject.data.splitting import Part, load_split
 from recinject.foundation.errors import RecinjectError
+from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.study import parts
-from recinject.recipe import load_recipe
 
 OTHERS = ("masked_item_modelling", "masked_language_modelling", "bpr", "retrieval", "ranking")
 SETTINGS = [f"samples.tasks.{task}=null" for task in OTHERS] + [

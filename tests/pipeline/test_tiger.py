@@ -5,15 +5,16 @@ import pytest
 import torch
 
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.users import user_tokens
+from recinject.identifiers.table import user_tokens
 from recinject.models.building import build_model
 from recinject.models.storing import load_trained
 from recinject.pipeline.build import build
 from recinject.pipeline.evaluate import evaluate
+from recinject.pipeline.model import base_model
+from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.recommend import open_run, recommend
 from recinject.pipeline.run import Run
-from recinject.pipeline.train import base_model, train
-from recinject.recipe import load_recipe
+from recinject.pipeline.train import train
 from recinject.samples.store import read_samples
 from recinject.samples.tokenizer import load_tokenizer, train_tokenizer
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-from recinject.foundation.manifest import RunManifest
+from recinject.foundation.storage import RunManifest
 
 SHORT_LOG = "user,item\n" + "".join(f"u{n % 30},i{n * 11 % 29}\n" for n in range(90))
 

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
-from recinject.recipe import load_recipe, shipped_recipes
-from recinject.tasks.registry import TASKS
+from recinject.pipeline.recipe import load_recipe, shipped_recipes
+from recinject.tasks.shipped import TASKS
 
 SMALLEST = "model: {config: {d_model: 8}}\ntraining: {max_steps: 3}\n"
 

@@ -9,7 +9,7 @@ from accelerate.utils import DistributedType
 
 from recinject.foundation.storage import shipped_folder
 from recinject.pipeline.check import check_settings
-from recinject.recipe import load_recipe, shipped_recipes
+from recinject.pipeline.recipe import load_recipe, shipped_recipes
 
 RECIPES = shipped_recipes()
 

@@ -9,8 +9,7 @@ from recinject.evaluation.audit import read_ratings
 from recinject.foundation.errors import RecinjectError
 from recinject.models.building import build_model
 from recinject.models.heads import RatingModel
-from recinject.recommenders.answers import GeneratedRatings, parse_rating
-from recinject.recommenders.language_model import LanguageModel
+from recinject.recommenders.language_model import GeneratedRatings, LanguageModel, parse_rating
 from recinject.recommenders.protocol import Prediction, Queries
 from recinject.samples.tokenizer import train_tokenizer
 

@@ -3,7 +3,7 @@ import pytest
 
 from recinject.data.schema import Interactions
 from recinject.foundation.errors import RecinjectError
-from recinject.recommenders.averages import GlobalMean, ItemMean, UserMean
+from recinject.recommenders.baselines import GlobalMean, ItemMean, UserMean
 from recinject.recommenders.protocol import Queries, Recommender
 
 

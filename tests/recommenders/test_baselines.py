@@ -9,7 +9,7 @@ from recinject.data.schema import Interactions
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split
 from recinject.foundation.errors import RecinjectError
-from recinject.recommenders.baselines import BASELINES, make_baseline
+from recinject.recommenders.catalogue import BASELINES, make_baseline
 from recinject.recommenders.protocol import Prediction, Queries, Recommender, Sources
 
 LEARNED = ["item_knn", "ease", "als", "bpr"]

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.codes import code_tokens, make_unique
+from recinject.methods.semantic_ids.codes import code_tokens, make_unique
+from recinject.methods.semantic_ids.cold_items import join_cold_items
 from recinject.models.building import build_model
-from recinject.recommenders.cold_items import join_cold_items
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries
 from recinject.samples.tokenizer import add_tokens, train_tokenizer

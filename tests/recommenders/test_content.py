@@ -4,7 +4,7 @@ import pytest
 
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part
-from recinject.recommenders.content import ContentKNN
+from recinject.recommenders.baselines import ContentKNN
 from recinject.recommenders.protocol import Queries, Sources
 
 TITLES = ["red car", "blue car", "red car toy", "paper kite", "kite of paper", "car blue"]

@@ -7,9 +7,9 @@ import pytest
 
 from recinject.data.schema import Interactions
 from recinject.foundation.errors import RecinjectError
-from recinject.recommenders.baselines import make_baseline
+from recinject.recommenders.baselines import user_item_matrix
+from recinject.recommenders.catalogue import make_baseline
 from recinject.recommenders.factorisation import ALS, BPR, Factorisation
-from recinject.recommenders.neighbourhood import user_item_matrix
 from recinject.recommenders.protocol import Queries
 
 MODELS = [ALS, BPR]

@@ -5,8 +5,7 @@ import pytest
 
 from recinject.data.schema import Interactions
 from recinject.foundation.errors import RecinjectError
-from recinject.recommenders.linear import EASE
-from recinject.recommenders.neighbourhood import history_matrix, user_item_matrix
+from recinject.recommenders.baselines import EASE, history_matrix, user_item_matrix
 from recinject.recommenders.protocol import Queries
 
 

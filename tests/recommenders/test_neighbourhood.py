@@ -7,9 +7,13 @@ from sklearn.metrics.pairwise import cosine_similarity
 
 from recinject.data.schema import Interactions
 from recinject.evaluation.metrics import hit_rate, ndcg
-from recinject.recommenders.linear import EASE
-from recinject.recommenders.neighbourhood import ItemKNN, history_matrix, user_item_matrix
-from recinject.recommenders.popularity import Popularity
+from recinject.recommenders.baselines import (
+    EASE,
+    ItemKNN,
+    Popularity,
+    history_matrix,
+    user_item_matrix,
+)
 from recinject.recommenders.protocol import Queries, Recommender
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from recinject.data.schema import Interactions
-from recinject.recommenders.popularity import Popularity, Random, RecentPopularity
+from recinject.recommenders.baselines import Popularity, Random, RecentPopularity
 from recinject.recommenders.protocol import Queries
 
 

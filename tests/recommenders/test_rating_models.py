@@ -7,11 +7,10 @@ import pytest
 from recinject.data.schema import Catalog, Interactions
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split, learn_from, split_by, without_validation
-from recinject.recommenders.averages import GlobalMean
-from recinject.recommenders.baselines import BASELINES
+from recinject.methods.rating_networks.recommenders import Biases, attribute_numbers
+from recinject.recommenders.baselines import GlobalMean
+from recinject.recommenders.catalogue import BASELINES
 from recinject.recommenders.protocol import Queries, Recommender, Sources
-from recinject.recommenders.rating_columns import attribute_numbers
-from recinject.recommenders.rating_models import Biases
 
 LEARNED = ["biases", "matrix_factorisation", "mlp", "wide_deep", "transformer_mlp"]
 

@@ -10,7 +10,7 @@ from recinject.data.schema import Interactions
 from recinject.data.splitting import Part, leave_one_out
 from recinject.evaluation.metrics import hit_rate, ndcg
 from recinject.recommenders.protocol import Queries
-from recinject.recommenders.self_attention import BERT4Rec, BinarySASRec, SASRec, SelfAttention
+from recinject.recommenders.sequence import BERT4Rec, BinarySASRec, SASRec, SelfAttention
 
 KINDS = [SASRec, BinarySASRec, BERT4Rec]
 N_ITEMS = 24

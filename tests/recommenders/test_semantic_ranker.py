@@ -7,9 +7,9 @@ import pytest
 from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Part, Split
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.pieces import REPRESENTATIONS
+from recinject.methods.semantic_ranker.pieces import REPRESENTATIONS
+from recinject.methods.semantic_ranker.recommender import HashedRanker, SemanticRanker
 from recinject.recommenders.protocol import Queries, Sources
-from recinject.recommenders.semantic_ranker import HashedRanker, SemanticRanker
 
 GENRES, A_GENRE, USERS = 4, 12, 160
 ITEMS = GENRES * A_GENRE

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recinject.recommenders.sequential import MarkovChain
+from recinject.recommenders.baselines import MarkovChain
 
 
 @pytest.mark.parametrize("order", [1, 3])

@@ -4,10 +4,9 @@ import pytest
 
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
-from recinject.evaluation.examples import Example
-from recinject.evaluation.lists import ListResult
+from recinject.evaluation.evaluate import Example
+from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.slices import SliceResult
 from recinject.evaluation.statistics import Comparison
 from recinject.reporting.inputs import (
     Confusion,

@@ -9,7 +9,7 @@ import pytest
 from markdown_it import MarkdownIt
 
 from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.seeds import SeedComparison
+from recinject.evaluation.statistics import SeedComparison
 from recinject.reporting.ablation import (
     AblationInputs,
     VariantRow,

@@ -7,10 +7,16 @@ import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
 
+from recinject.evaluation.lists import SliceResult
 from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.slices import SliceResult
-from recinject.reporting.curves import code_figure, slice_figure
-from recinject.reporting.figures import loss_figure, metric_figure, to_png, to_svg
+from recinject.reporting.figures import (
+    code_figure,
+    loss_figure,
+    metric_figure,
+    slice_figure,
+    to_png,
+    to_svg,
+)
 from recinject.reporting.inputs import CodeGroup, LossRow
 
 ROWS = [

@@ -16,8 +16,7 @@ from recinject.identifiers.table import name_items
 from recinject.samples.build import SampleFactory, build_samples, make_factory
 from recinject.samples.store import Forms
 from recinject.samples.tokenizer import load_tokenizer
-from recinject.tasks.ranking import Ranking
-from recinject.tasks.registry import TASKS
+from recinject.tasks.shipped import TASKS, Ranking
 from recinject.tasks.task import Task
 
 

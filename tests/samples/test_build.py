@@ -7,8 +7,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.samples.build import rating_labels
 from recinject.samples.store import read_samples
 from recinject.samples.tokenizer import load_tokenizer
-from recinject.tasks.masked_item_modelling import MaskedItemModelling
-from recinject.tasks.registry import TASKS
+from recinject.tasks.shipped import TASKS, MaskedItemModelling
 
 
 def without_ratings(split: Split) -> Split:

@@ -21,14 +21,12 @@ from recinject.data.splitting import Part, Split
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged, side_by_side
 from recinject.identifiers.table import name_items
-from recinject.samples.sample import Sample
+from recinject.samples.builder import Sample
 from recinject.samples.tokenizer import train_tokenizer
-from recinject.tasks.registry import TASKS
-from recinject.tasks.retrieval import Retrieval
-from recinject.templating.context import Contexts
+from recinject.tasks.shipped import TASKS, Retrieval
 from recinject.templating.library import load_templates
-from recinject.templating.phrases import Phrasebook
-from recinject.templating.pieces import Pieces
+from recinject.templating.phrases import Phrasebook, Pieces
+from recinject.templating.writers import Contexts
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_CATALOG = Catalog(

@@ -7,12 +7,10 @@ from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
 from recinject.samples.build import build_samples
-from recinject.samples.demonstrations import AFTER, BETWEEN
-from recinject.samples.sample import SHUFFLED
+from recinject.samples.builder import AFTER, BETWEEN, SHUFFLED
 from recinject.samples.store import Forms
 from recinject.samples.tokenizer import encode, train_tokenizer
-from recinject.tasks.rating import Rating
-from recinject.tasks.retrieval import Retrieval
+from recinject.tasks.shipped import Rating, Retrieval
 
 TOKENIZER = train_tokenizer(["A customer chose these items"], 500)
 TASKS = [Rating(history_length=4), Retrieval()]

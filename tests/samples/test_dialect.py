@@ -5,8 +5,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from recinject.foundation.errors import RecinjectError
-from recinject.samples.encoding import Dialect, Tokens
-from recinject.samples.tokenisation import token_table
+from recinject.samples.encoding import Dialect, Tokens, token_table
 from recinject.samples.tokenizer import train_tokenizer
 
 PROMPTS = ["Which item comes next?", "Bears and dolls.", ""]

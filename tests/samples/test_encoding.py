@@ -10,9 +10,9 @@ from recinject.data.schema import Catalog
 from recinject.foundation.ragged import Ragged
 from recinject.samples.encoding import Dialect, Encoder
 from recinject.samples.tokenizer import SENTINELS, train_tokenizer
-from recinject.templating.context import Contexts, SlotKind
 from recinject.templating.language import lower, splits_at_blanks
-from recinject.templating.pieces import Pieces
+from recinject.templating.phrases import Pieces
+from recinject.templating.writers import Contexts, SlotKind
 
 HOSTILE = [
     "Bear, (brown); 60 pieces!?",

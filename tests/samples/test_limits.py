@@ -17,12 +17,9 @@ from recinject.data.splitting import Split
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
 from recinject.samples.tokenizer import train_tokenizer
-from recinject.tasks.masked_item_modelling import MaskedItemModelling
-from recinject.tasks.masked_language_modelling import MaskedLanguageModelling
-from recinject.tasks.rating import Rating
-from recinject.tasks.retrieval import Retrieval
+from recinject.tasks.shipped import MaskedItemModelling, MaskedLanguageModelling, Rating, Retrieval
 from recinject.tasks.task import Task
-from recinject.templating.context import Contexts, SlotKind
+from recinject.templating.writers import Contexts, SlotKind
 
 ROOMY = (10_000, 10_000)
 

@@ -14,8 +14,7 @@ from recinject.samples.mixture import (
     validation_samples,
 )
 from recinject.samples.store import Forms, read_samples
-from recinject.tasks.masked_item_modelling import MaskedItemModelling
-from recinject.tasks.retrieval import Retrieval
+from recinject.tasks.shipped import MaskedItemModelling, Retrieval
 
 
 def encoded(factory, rows):

@@ -11,12 +11,10 @@ from recinject.reporting.cards import dataset_card
 from recinject.reporting.inputs import DataFacts, SampleRow
 from recinject.samples import store
 from recinject.samples.build import build_samples
+from recinject.samples.builder import SCHEMA
 from recinject.samples.mixture import token_columns
-from recinject.samples.sample import SCHEMA
 from recinject.samples.store import Forms, read_samples, shards, write_samples
-from recinject.tasks.bpr import BPR
-from recinject.tasks.masked_item_modelling import MaskedItemModelling
-from recinject.tasks.retrieval import Retrieval
+from recinject.tasks.shipped import BPR, MaskedItemModelling, Retrieval
 
 BOTH = Forms(tokens=True, jsonl=True)
 

@@ -5,8 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recinject.samples import tokenizer as tokenizer_module
-from recinject.samples.encoding import Dialect, Tokens
-from recinject.samples.tokenisation import TokenFacts, token_table
+from recinject.samples.encoding import Dialect, TokenFacts, Tokens, token_table
 from recinject.samples.tokenizer import encode, load_tokenizer, train_tokenizer
 
 LEARNT = train_tokenizer(["Which item comes next?", "#12 Rag Doll; Bear"], 400)

@@ -12,7 +12,7 @@ from recinject.data.splitting import View
 from recinject.foundation.ragged import Ragged
 from recinject.foundation.randomness import Chance, combine, derive_bits
 from recinject.tasks.task import Keys, Task
-from recinject.templating.context import Contexts
+from recinject.templating.writers import Contexts
 
 
 class Sample(NamedTuple):

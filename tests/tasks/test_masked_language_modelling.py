@@ -10,10 +10,10 @@ from scipy import stats
 
 from recinject.data.splitting import Part
 from recinject.foundation.randomness import Chance, combine, derive_bits
-from recinject.tasks.masked_language_modelling import MaskedLanguageModelling, cut_spans
+from recinject.tasks.shipped import MaskedLanguageModelling, cut_spans
 from recinject.templating.language import lower
 from recinject.templating.library import Template
-from recinject.templating.pieces import Pieces
+from recinject.templating.phrases import Pieces
 
 shares = st.floats(0.01, 0.99)
 

@@ -10,7 +10,7 @@ from scipy import stats
 from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
 from recinject.samples.store import read_samples
-from recinject.tasks.registry import TASKS, find_tasks, task_type
+from recinject.tasks.shipped import TASKS, find_tasks, task_type
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "bought_first"
 

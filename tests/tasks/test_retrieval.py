@@ -1,7 +1,7 @@
 import pytest
 
 from recinject.data.splitting import Part
-from recinject.tasks.retrieval import Retrieval
+from recinject.tasks.shipped import Retrieval
 
 
 @pytest.mark.parametrize(

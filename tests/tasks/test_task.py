@@ -13,13 +13,15 @@ from scipy import stats
 
 from recinject.data.splitting import SPLITS, Part
 from recinject.foundation.errors import RecinjectError
-from recinject.tasks.bpr import BPR
-from recinject.tasks.masked_item_modelling import MaskedItemModelling
-from recinject.tasks.masked_language_modelling import MaskedLanguageModelling
-from recinject.tasks.ranking import Ranking
-from recinject.tasks.rating import Rating
-from recinject.tasks.registry import TASKS
-from recinject.tasks.retrieval import Retrieval
+from recinject.tasks.shipped import (
+    BPR,
+    TASKS,
+    MaskedItemModelling,
+    MaskedLanguageModelling,
+    Ranking,
+    Rating,
+    Retrieval,
+)
 from recinject.tasks.task import Keys
 
 TARGET_TASKS = [

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from recinject.data.splitting import Part
-from recinject.tasks.masked_item_modelling import MaskedItemModelling
-from recinject.tasks.masked_language_modelling import MaskedLanguageModelling
+from recinject.tasks.shipped import MaskedItemModelling, MaskedLanguageModelling
 
 KINDS = [MaskedItemModelling, MaskedLanguageModelling]
 

@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recinject.foundation.ragged import Ragged
-from recinject.templating.context import Contexts
+from recinject.templating.writers import Contexts
 
 WORDS = np.array([1, 3, 2, 1, 4, 2, 1, 1, 2, 5], np.int32)  # of each of ten items
 histories = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=8), min_size=1, max_size=4)

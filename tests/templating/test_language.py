@@ -5,10 +5,9 @@ from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged, side_by_side
-from recinject.templating.context import Contexts, SlotKind
 from recinject.templating.language import lower, splits_at_blanks
-from recinject.templating.pieces import Pieces
-from recinject.templating.writers import FILTERS
+from recinject.templating.phrases import Pieces
+from recinject.templating.writers import FILTERS, Contexts, SlotKind
 
 SLOTS = {
     "user": SlotKind.USER,

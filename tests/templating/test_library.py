@@ -11,12 +11,11 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
 from recinject.foundation.storage import shipped_folder
 from recinject.samples.tokenizer import load_tokenizer
-from recinject.tasks.registry import TASKS
-from recinject.templating.context import Contexts, SlotKind
+from recinject.tasks.shipped import TASKS
 from recinject.templating.language import lower
 from recinject.templating.library import load_templates
-from recinject.templating.phrases import Phrasebook
-from recinject.templating.pieces import Pieces
+from recinject.templating.phrases import Phrasebook, Pieces
+from recinject.templating.writers import Contexts, SlotKind
 
 SLOTS = {"history": SlotKind.ITEMS, "target": SlotKind.ITEM, "rating": SlotKind.RATING}
 FILE = {

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from recinject.foundation.errors import RecinjectError
-from recinject.training.adaptive_clipping import AgcAdagrad, AgcAdam, clip_units
-from recinject.training.step_scales import clip_summary
+from recinject.methods.clippy.adaptive_clipping import AgcAdagrad, AgcAdam, clip_units
+from recinject.methods.clippy.step_scales import clip_summary
 
 PAIRS = [(AgcAdagrad, torch.optim.Adagrad), (AgcAdam, torch.optim.Adam)]
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from datasets import Dataset
 
+from recinject.models.adapters import add_lora
 from recinject.models.building import build_model, wrap_tokenizer
-from recinject.models.lora import add_lora
 from recinject.samples.encoding import Dialect
 from recinject.training.batches import make_collator
 from recinject.training.fitting import fit
-from recinject.training.loss import BatchLoss, token_losses
+from recinject.training.trainer import BatchLoss, token_losses
 
 KINDS = {
     "gpt2": {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "embd_pdrop": 0.0,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from recinject.foundation.errors import RecinjectError
-from recinject.training.clippy import ClippyAdagrad, ClippyAdam
+from recinject.methods.clippy.clippy import ClippyAdagrad, ClippyAdam
 
 HUGE = {"lam_rel": 1e9, "lam_abs": 1e9}
 size = st.floats(-8, 8).map(lambda value: 0.0 if abs(value) < 1e-3 else value)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from recinject.foundation.errors import RecinjectError
-from recinject.models.lora import add_lora
-from recinject.training.checkpoints import MARKER, newest_complete
+from recinject.models.adapters import add_lora
 from recinject.training.fitting import fit
+from recinject.training.trainer import MARKER, newest_complete
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
-from recinject.training.loss import BatchLoss, token_losses
+from recinject.training.trainer import BatchLoss, token_losses
 
 GENERATOR = torch.Generator().manual_seed(0)
 LOGITS = torch.randn(5, 4, 7, generator=GENERATOR)

@@ -10,8 +10,8 @@ from torch.utils.data import Dataset
 
 from recinject.foundation.errors import RecinjectError
 from recinject.training.batches import Shuffle
-from recinject.training.checkpoints import MARKER, newest_complete
-from recinject.training.modules import fit_module, global_chance
+from recinject.training.networks import fit_module, global_chance
+from recinject.training.trainer import MARKER, newest_complete
 
 SETTINGS = {
     "per_device_train_batch_size": 8,

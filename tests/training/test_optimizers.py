@@ -4,17 +4,17 @@ from torch import nn
 from transformers import Trainer, TrainingArguments
 
 from recinject.foundation.errors import RecinjectError
-from recinject.models.lora import add_lora
-from recinject.models.low_rank import choose_ranks, shape_low_rank
-from recinject.training.checkpoints import MARKER, newest_complete
-from recinject.training.clippy import ClippyAdagrad
-from recinject.training.modules import fit_module
+from recinject.methods.clippy.clippy import ClippyAdagrad
+from recinject.methods.low_rank.layers import choose_ranks, shape_low_rank
+from recinject.models.adapters import add_lora
+from recinject.training.networks import fit_module
 from recinject.training.optimizers import (
     OPTIMIZERS,
     check_optimizer,
     choose_optimizer,
     clips_itself,
 )
+from recinject.training.trainer import MARKER, newest_complete
 
 SETTINGS = {"per_device_train_batch_size": 4, "learning_rate": 0.3, "max_steps": 12}
 OURS = ["agc_adagrad", "agc_adam", "clippy_adagrad", "clippy_adam"]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from recinject.methods.clippy.clippy import ClippyAdagrad, ClippyAdam
 from recinject.training import clippy, step_entries
-from recinject.training.clippy import ClippyAdagrad, ClippyAdam
 
 HUGE = {"lam_rel": 1e9, "lam_abs": 1e9}
 

@@ -8,9 +8,9 @@ from torch.distributed.fsdp import fully_shard
 from transformers import Trainer, TrainingArguments
 
 from recinject.foundation.errors import RecinjectError
-from recinject.models.lora import add_lora
-from recinject.training.clippy import ClippyAdagrad, ClippyAdam
-from recinject.training.step_scales import clip_summary, clippy_groups, refuse_sharding
+from recinject.methods.clippy.clippy import ClippyAdagrad, ClippyAdam
+from recinject.methods.clippy.step_scales import clip_summary, clippy_groups, refuse_sharding
+from recinject.models.adapters import add_lora
 
 
 def names(groups, clip):

@@ -13,7 +13,7 @@ from recinject.data.schema import Integers
 from recinject.data.splitting import View
 from recinject.foundation.ragged import Ragged
 from recinject.tasks.task import Keys, Task
-from recinject.templating.context import Contexts, SlotKind
+from recinject.templating.writers import Contexts, SlotKind
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from recinject.evaluation.metrics import statistic_of
-from recinject.evaluation.resampling import Clusters, observe
+from recinject.evaluation.metrics import Clusters, observe, statistic_of
 from recinject.recommenders.protocol import Prediction, Queries
 
 _DESCRIPTION = "How far predicted ratings are from the true ones: rmse and mae."

@@ -1,0 +1,1 @@
+"""The methods of papers, one folder each; the core finds them in the registry."""

@@ -1,0 +1,1 @@
+"""Experts in a model's feed-forward layers, and their gates."""

@@ -1,0 +1,1 @@
+"""Low-rank layers and LoRA that start from a layer's function."""

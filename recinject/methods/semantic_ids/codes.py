@@ -1,0 +1,250 @@
+"""Codes of items: unique, stored, spelled as tokens; and how good they are."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recinject.data.schema import Catalog, Flags, Integers
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.randomness import derive_rng
+from recinject.foundation.storage import UNREADABLE_ARRAYS, hash_value
+from recinject.methods.semantic_ids.quantising import (
+    Hyperplanes,
+    Quantiser,
+    RandomCodes,
+    Residual,
+    Vectors,
+)
+
+MOST_LEVELS = len(string.ascii_lowercase) - 1
+_CODES, _CODEBOOKS = "codes.npy", "codebooks.npz"
+_STORED: dict[str, type[Quantiser]] = {
+    kind.kind: kind for kind in (Residual, Hyperplanes, RandomCodes)
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SemanticCodes:
+    """The codes of each item, coarse to fine, and a last one that tells apart those alike."""
+
+    rows: Integers  # (items, levels + 1); no two are the same
+    sizes: tuple[int, ...]  # how many codes there may be at each level, the last among them
+
+    def __post_init__(self) -> None:
+        over = np.flatnonzero(self.rows[:, -1] >= self.sizes[-1])
+        if over.size:
+            first = self.rows[over[0], :-1]
+            alike = int((self.rows[:, :-1] == first).all(1).sum())
+            raise RecinjectError(
+                f"identifiers.semantic: {alike} items share the codes {code_text(first)}, and the "
+                f"last code tells {self.sizes[-1]} apart",
+                hint="set identifiers.semantic.codes or .levels higher, or "
+                f"identifiers.semantic.last_codes={alike}",
+            )
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The identifier of each item, such as ``<a_12><b_201><c_7><d_0>``."""
+        return tuple(map(code_text, self.rows.tolist()))
+
+    @property
+    def collisions(self) -> int:
+        """How many items share all codes but the last with another one."""
+        counts = np.unique(self.prefixes, axis=0, return_counts=True)[1]
+        return int(counts[counts > 1].sum())
+
+    @property
+    def prefixes(self) -> Integers:
+        """The codes of the content alone, shape (items, levels)."""
+        return self.rows[:, :-1]
+
+    def extended(self, prefixes: Integers, seed: int) -> SemanticCodes:
+        """Give new items a place behind the known ones, whose codes stay as they are.
+
+        The frozen codebooks give the new items' ``prefixes``, shape (new items, levels).
+        """
+        both = np.concatenate([self.prefixes, prefixes])
+        last = number_alike(both, seed, np.arange(len(both)) < len(self.rows))
+        new = np.column_stack([prefixes, last[len(self.rows) :]])
+        return SemanticCodes(np.concatenate([self.rows, new]).astype(np.int32), self.sizes)
+
+
+def make_unique(
+    prefixes: Integers, sizes: Sequence[int], seed: int, first: Flags | None = None
+) -> SemanticCodes:
+    """Add a last code that numbers the items alike from zero.
+
+    Args:
+        prefixes: shape (items, levels).
+        sizes: how many codes each level has, and how many the last one may have.
+        seed: decides which of the items alike gets which number: their order says nothing.
+        first: items that are numbered before the others, shape (items,).
+
+    Raises:
+        RecinjectError: more items are alike than the last code can number.
+    """
+    last = number_alike(prefixes, seed, first)
+    return SemanticCodes(np.column_stack([prefixes, last]).astype(np.int32), tuple(sizes))
+
+
+def number_alike(prefixes: Integers, seed: int, first: Flags | None = None) -> Integers:
+    """Number the rows that are the same from zero, in random order, those flagged first."""
+    order = derive_rng(seed, "identifiers", "semantic").permutation(len(prefixes))
+    if first is not None:
+        order = order[np.argsort(~first[order], kind="stable")]
+    groups = np.unique(prefixes, axis=0, return_inverse=True)[1].ravel()
+    order = order[np.argsort(groups[order], kind="stable")]
+    counts = np.bincount(groups)
+    numbers = np.empty(len(prefixes), np.int32)
+    numbers[order] = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return numbers
+
+
+def code_text(codes: Sequence[int] | Integers) -> str:
+    """Write codes as tokens, a letter a level.
+
+    Examples:
+        >>> code_text([12, 201, 7, 0])
+        '<a_12><b_201><c_7><d_0>'
+    """
+    pairs = zip(string.ascii_lowercase, codes, strict=False)
+    return "".join(f"<{letter}_{code}>" for letter, code in pairs)
+
+
+def code_tokens(sizes: Sequence[int]) -> tuple[str, ...]:
+    """List every code of every level as the token that stands for it."""
+    pairs = zip(string.ascii_lowercase, sizes, strict=False)
+    return tuple(f"<{letter}_{code}>" for letter, size in pairs for code in range(size))
+
+
+def save_codes(
+    folder: Path, codes: SemanticCodes, quantiser: Quantiser, catalog: Catalog, content: str
+) -> None:
+    """Write ``codes.npy``, and ``codebooks.npz`` with what they belong to.
+
+    ``content`` says what the embeddings were made by that the quantiser learnt from.
+    """
+    np.save(folder / _CODES, codes.rows)
+    facts = {"sizes": codes.sizes, "catalog": _fingerprint(catalog), "content": content}
+    arrays: dict[str, Any] = {"facts": np.array(json.dumps({**facts, "kind": quantiser.kind}))}
+    for name, value in vars(quantiser).items():
+        several = enumerate(value) if isinstance(value, tuple) else [(-1, value)]
+        arrays |= {name if n < 0 else f"{name}.{n:02}": array for n, array in several}
+    np.savez(folder / _CODEBOOKS, **arrays)
+
+
+def load_codes(folder: Path, catalog: Catalog) -> tuple[SemanticCodes, Quantiser]:
+    """Read what :func:`save_codes` wrote.
+
+    Raises:
+        RecinjectError: there is nothing, it cannot be read, or it is of another catalogue.
+    """
+    path = folder / _CODEBOOKS
+    try:
+        rows = np.load(folder / _CODES)
+        with np.load(path) as stored:
+            arrays = dict(stored)
+        facts = json.loads(str(arrays.pop("facts")))
+        quantiser = _STORED[facts["kind"]](**_grouped(arrays))
+    except (*UNREADABLE_ARRAYS, KeyError, TypeError) as error:
+        raise RecinjectError(
+            f"{path}: no codebooks to read ({error})".split("\n")[0],
+            hint="make them with recinject prepare RECIPE identifiers.kind=semantic",
+        ) from error
+    if facts["catalog"] != _fingerprint(catalog) or len(rows) != len(catalog):
+        raise RecinjectError(
+            f"{path}: the codebooks belong to another catalogue ({len(rows)} items, and here are "
+            f"{len(catalog)})",
+            hint="name the items again with recinject prepare, or give the catalogue that they "
+            "were made for",
+        )
+    return SemanticCodes(rows, tuple(facts["sizes"])), quantiser
+
+
+def _fingerprint(catalog: Catalog) -> str:
+    return hash_value(catalog.item_ids)
+
+
+def _grouped(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Put together again what a quantiser has several of."""
+    found: dict[str, Any] = {name: array for name, array in arrays.items() if "." not in name}
+    for name in sorted(arrays.keys() - found):
+        part = name.partition(".")[0]
+        found[part] = (*found.get(part, ()), arrays[name])
+    return found
+
+
+Row = dict[str, float | int | None]
+_ASKED = 2000
+_NEIGHBOURS = 10
+
+
+def describe_codes(
+    prefixes: Integers, embeddings: Vectors, quantiser: Quantiser, codes: int, seed: int
+) -> list[Row]:
+    """Measure codes level by level.
+
+    Args:
+        prefixes: the codes of the items but the last one, which tells apart, shape (items, levels).
+        embeddings: what they were made of, shape (items, width).
+        quantiser: what made them.
+        codes: how many codes a level has.
+        seed: of the items whose neighbours are looked at, where there are more than 2,000.
+
+    Returns:
+        One row a level: ``level`` from 1; ``used``, the share of its codes that an item has;
+        ``entropy`` of their use in bits, and ``perplexity``, the number of codes that used evenly
+        would have as much; ``error``, the squared error of what the first levels stand for, as a
+        share of the vectors' variance, None where codes stand for no vector; ``groups``, how many
+        different codes the items have up to this level, ``largest``, the items in the largest
+        group, and ``collisions``, the items that share theirs with another one; ``neighbours``,
+        the share of the ten nearest items by cosine that are in an item's own group.
+    """
+    near, asked = _neighbours(embeddings, seed)
+    spread = float(np.square(embeddings - embeddings.mean(0)).sum(dtype=np.float64))
+    rows: list[Row] = []
+    for level in range(1, prefixes.shape[1] + 1):
+        shares = np.bincount(prefixes[:, level - 1], minlength=codes) / len(prefixes)
+        entropy = float(-(shares[shares > 0] * np.log2(shares[shares > 0])).sum())
+        found = np.unique(prefixes[:, :level], axis=0, return_inverse=True, return_counts=True)
+        groups, counts = found[1].ravel(), found[2]
+        decoded = quantiser.decode(prefixes[:, :level])
+        rows.append(
+            {
+                "level": level,
+                "used": float((shares > 0).mean()),
+                "entropy": entropy,
+                "perplexity": 2**entropy,
+                "error": None if decoded is None else _error(embeddings, decoded, spread),
+                "groups": len(counts),
+                "largest": int(counts.max()),
+                "collisions": int(counts[counts > 1].sum()),
+                "neighbours": float((groups[near] == groups[asked, None]).mean()),
+            }
+        )
+    return rows
+
+
+def _error(embeddings: Vectors, decoded: Vectors, spread: float) -> float:
+    return float(np.square(embeddings - decoded).sum(dtype=np.float64) / max(spread, 1e-12))
+
+
+def _neighbours(embeddings: Vectors, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the nearest items of some, shape (asked, neighbours), and which were asked."""
+    count = len(embeddings)
+    order = derive_rng(seed, "identifiers", "quality").permutation(count)
+    asked = np.sort(order[:_ASKED])
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit = embeddings / np.maximum(lengths, 1e-12)
+    alike = unit[asked] @ unit.T
+    alike[np.arange(len(asked)), asked] = -np.inf
+    most = min(_NEIGHBOURS, count - 1)
+    return np.argpartition(-alike, max(most - 1, 0), axis=1)[:, :most], asked

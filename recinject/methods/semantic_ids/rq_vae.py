@@ -1,0 +1,141 @@
+"""The residual-quantised autoencoder whose codes name items in TIGER."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from recinject.foundation.errors import RecinjectError
+from recinject.methods.semantic_ids.quantising import Layers, Residual, kmeans
+
+_HIDDEN = (512, 256, 128)
+
+
+class RQVAE(nn.Module):
+    """Encodes vectors, names them by residual codes, and decodes what the codes stand for.
+
+    The loss is ``|x - decoded|^2 + sum_l |sg[r_l] - e_l|^2 + beta |r_l - sg[e_l]|^2``, summed over
+    dimensions and averaged over the batch; the decoder's gradient goes straight through the codes
+    to the encoder. The first batch starts the codebooks by k-means. A code that no item chose for
+    a while is put where an item of the present batch is.
+
+    Source: Rajput et al. 2023 (arXiv 2305.05065), section 3.1 and appendix; Zeghidour et al. 2021
+    (arXiv 2107.03312) for the start and the revival.
+
+    Args:
+        width: of a vector.
+        levels: how many codes name an item.
+        codes: how many a level has.
+        latent: the width of an encoded vector.
+        hidden: widths of the encoder's hidden layers; the decoder mirrors them.
+        beta: weight of the commitment to the chosen codes.
+        revive_after: after how many steps without use a code is put elsewhere.
+    """
+
+    codebooks: nn.Parameter
+    idle: Tensor
+    started: Tensor
+
+    def __init__(
+        self,
+        width: int,
+        levels: int = 3,
+        codes: int = 256,
+        latent: int = 32,
+        hidden: Sequence[int] = _HIDDEN,
+        beta: float = 0.25,
+        revive_after: int = 30,
+    ) -> None:
+        super().__init__()
+        sizes = [width, *hidden, latent]
+        self.encoder, self.decoder = _network(sizes), _network(sizes[::-1])
+        self.codebooks = nn.Parameter(torch.zeros(levels, codes, latent))
+        self._beta, self._revive_after = beta, revive_after
+        self.register_buffer("idle", torch.zeros(levels, codes, dtype=torch.long))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+
+    def forward(self, embeddings: Tensor) -> dict[str, Tensor]:
+        """Return ``loss`` and its part ``reconstruction`` for vectors of shape (batch, width)."""
+        latents = self.encoder(embeddings)
+        if self.training:
+            self._keep_alive(latents.detach())
+        chosen, commitment = self.quantise(latents)
+        decoded = self.decoder(straight_through(latents, chosen))
+        reconstruction = (embeddings - decoded).square().sum(1).mean()
+        return {"loss": reconstruction + commitment, "reconstruction": reconstruction.detach()}
+
+    def quantise(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the sum of the chosen codes, shape (batch, latent), and the loss of the codes."""
+        left, chosen, loss = latents, torch.zeros_like(latents), latents.new_zeros(())
+        for level, book in enumerate(self.codebooks):
+            numbers = _nearest(left, book)
+            code = book[numbers]
+            loss = loss + (left.detach() - code).square().sum(1).mean()
+            loss = loss + self._beta * (left - code.detach()).square().sum(1).mean()
+            left, chosen = left - code.detach(), chosen + code
+            if self.training:
+                self.idle[level] += 1
+                self.idle[level, numbers] = 0
+        return chosen, loss
+
+    @torch.no_grad()
+    def _keep_alive(self, latents: Tensor) -> None:
+        """Start the codebooks, or put codes that nobody chooses where items are."""
+        left = latents
+        for level in range(len(self.codebooks)):
+            if not self.started:
+                self.codebooks[level] = self._start(left)
+            elif len(dead := torch.nonzero(self.idle[level] >= self._revive_after)[:, 0]):
+                drawn = torch.randint(len(left), (len(dead),))
+                self.codebooks[level, dead] = left[drawn.to(left.device)]
+                self.idle[level, dead] = 0
+            left = left - self.codebooks[level][_nearest(left, self.codebooks[level])]
+        self.started.fill_(True)
+
+    def _start(self, left: Tensor) -> Tensor:
+        codes, seed = self.codebooks.shape[1], int(torch.randint(2**31 - 1, ()))
+        if len(left) < codes:
+            raise RecinjectError(
+                f"identifiers.semantic: the first batch has {len(left)} items to start {codes} "
+                "codes from",
+                hint="set identifiers.semantic.training.per_device_train_batch_size to "
+                f"{codes} or more",
+            )
+        return torch.from_numpy(kmeans(left.cpu().numpy(), codes, seed)).to(left)
+
+    def frozen(self) -> Residual:
+        """Return what gives codes to items, with no torch in it."""
+        return Residual(_array(self.codebooks), _layers(self.encoder), _layers(self.decoder))
+
+
+def straight_through(latents: Tensor, chosen: Tensor) -> Tensor:
+    """Return the chosen vectors, with the gradient of the latents as if nothing were chosen."""
+    return latents + (chosen - latents).detach()
+
+
+def collate(rows: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Make a batch of vectors."""
+    return {"embeddings": torch.stack(list(rows))}
+
+
+def _network(sizes: Sequence[int]) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(sizes):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _nearest(vectors: Tensor, centres: Tensor) -> Tensor:
+    return (vectors @ centres.T - centres.square().sum(1) / 2).argmax(1)
+
+
+def _layers(network: nn.Sequential) -> Layers:
+    return tuple(_array(weight) for weight in network.parameters())
+
+
+def _array(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    return np.asarray(tensor.detach().cpu().float().numpy(), np.float32)

@@ -1,0 +1,269 @@
+"""The sections of a recipe: which keys each has, and what they may be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.storage import shipped_folder
+from recinject.tasks.shipped import TASKS
+
+MOST_EXAMPLES = 50
+Head = Literal["text", "regression", "classification"]
+Positive = Annotated[int, Field(ge=1)]
+# A shell turns data.columns.rating='' into nothing, which YAML reads as null.
+ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else name)]
+
+
+def _own_or_shipped(folder: Path | None) -> Path | None:
+    shipped = shipped_folder("prompts").parent / (folder or "")
+    return shipped if folder and not folder.is_dir() and shipped.is_dir() else folder
+
+
+class Section(BaseModel):
+    """A part of a recipe; keys that are not its own are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SimulatorSection(Section):
+    """The simulated shop, used when no path is given."""
+
+    users: Annotated[int, Field(ge=10)] = 2000
+    items: Annotated[int, Field(ge=30)] = 300
+    events_per_user: Annotated[int, Field(ge=6)] = 14
+
+
+class DataSection(Section):
+    """Where the log comes from, how it is cleaned and split.
+
+    ``test_share`` is held out for the test and as much again for validation: of the events, of
+    each user's events or of the items, as ``split`` says; ``leave_one_out`` takes no share.
+    ``validation: false`` trains on what would validate. ``train_share`` of the training events
+    are learnt from; the others only stand in histories.
+    ``ties: hash`` orders events of one user and one time by user and item, not by the log's rows.
+    """
+
+    path: Path | None = None
+    items: Path | None = None
+    format: str | None = None
+    columns: dict[str, ColumnName] = {}
+    simulator: SimulatorSection = SimulatorSection()
+    k_core: Annotated[int, Field(ge=0)] = 5
+    ties: Literal["log_order", "hash"] = "log_order"
+    split: str = "leave_one_out"
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    validation: bool = True
+    train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class SemanticSection(Section):
+    """What the codes of the kind ``semantic`` are made of, and how.
+
+    ``content`` is ``tfidf`` (of at most ``dimensions`` numbers), a ``.npy`` or ``.parquet`` of
+    vectors, or a sentence-transformers model; ``last_codes`` is how many items may share all
+    other codes; ``training`` passes to the Trainer where the quantiser is ``rq_vae``.
+    """
+
+    content: str = "tfidf"
+    dimensions: Positive = 256
+    quantiser: str = "rq_kmeans"
+    levels: Annotated[int, Field(ge=1, le=25)] = 3
+    codes: Annotated[int, Field(ge=2)] = 256
+    last_codes: Positive = 256
+    training: dict[str, Any] = {}
+
+
+class IdentifiersSection(Section):
+    """How an item is named in text; the kind ``collaborative`` alone reads the two sizes."""
+
+    kind: str = "number"
+    clusters: Annotated[int, Field(ge=2)] = 20
+    leaf_items: Positive = 50
+    semantic: SemanticSection = SemanticSection()
+
+
+class SamplesSection(Section):
+    """Which samples are built, in whose words, and within which lengths.
+
+    ``prompts`` is a folder of one's own, or one that ships, such as ``prompts/zero_shot``.
+    ``passes`` draws each training sample several times, with other negatives, masks and wordings;
+    ``limit`` builds the first samples of each task and split only. ``shots`` puts worked examples
+    of other users before each question that is not trained on. ``user_tokens`` are shared by users
+    through a hash, in templates with ``{{ user }}``. ``tokens`` writes beside the text the token
+    columns that training reads.
+    """
+
+    tasks: dict[str, dict[str, Any] | None] = Field(default={name: {} for name in TASKS})
+    prompts: Annotated[Path | None, AfterValidator(_own_or_shipped)] = None
+    phrases: dict[str, str] = {}
+    max_prompt_tokens: Positive = 512
+    max_completion_tokens: Positive = 64
+    passes: Positive = 1
+    limit: Positive | None = None
+    shots: Annotated[int, Field(ge=0)] = 0
+    user_tokens: Positive | None = None
+    workers: Positive = 1
+    tokens: bool = True
+    jsonl: bool = False
+
+
+class LowRankSection(Section):
+    """Linear layers that are made of two thin factors before the model trains.
+
+    ``targets`` are their own names, such as ``wo``, those of T5's feed-forward layers if not
+    given; ``rank`` is that of each, or ``energy`` the share of the squared singular values to keep.
+    The trained model is written with whole matrices, as plain transformers loads it.
+    """
+
+    targets: Annotated[list[str], Field(min_length=1)] | None = None
+    rank: Positive | None = None
+    energy: float | None = None
+    method: Literal["spectral", "nkp", "lfai"] = "lfai"
+
+
+class ModelSection(Section):
+    """A model by hub name or local folder, or a small one built from a config.
+
+    ``config`` passes to transformers' ``T5Config``, or to that of its ``model_type``, such as
+    ``gpt2``; ``tokenizer`` is a folder, a file or a hub name, and stays empty to take the named
+    model's own, or to learn one of ``vocab_size``. ``head`` is how ratings are answered: in
+    ``text``, or by a number read off the model's state, and then ``rating`` is the only task.
+    ``model: null``, or neither name nor config, leaves the baselines alone.
+    """
+
+    name: str | None = None
+    config: dict[str, Any] | None = None
+    tokenizer: str | None = None
+    vocab_size: Positive = 8000
+    head: Head = "text"
+    low_rank: LowRankSection | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> ModelSection:
+        if self.name is not None and self.config is not None:
+            raise RecinjectError(
+                "model: both of name and config given",
+                hint="name a model and set model.config=null, or give a config and set "
+                "model.name=null",
+            )
+        return self
+
+
+class LoraSection(BaseModel):
+    """Any parameter of ``peft.LoraConfig``, and from where its matrices start.
+
+    ``initialisation`` is ``default``, peft's own, or takes a part of each layer's function, as
+    found by the layer's weight or from ``initialisation_rows`` of what it reads.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    initialisation: Literal["default", "spectral", "nkp", "lfai"] = "default"
+    initialisation_rows: Positive = 2048
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that pass to peft as they are."""
+        return dict(self.model_extra or {})
+
+
+class PhaseSection(Section):
+    """A part of the training with its own tasks: some of the mixture's, or a mixture of its own."""
+
+    share: Annotated[float, Field(gt=0)]
+    tasks: list[str] = []
+    mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
+
+
+class TrainingSection(BaseModel):
+    """The mixture, the optimizer, and any argument of ``Seq2SeqTrainingArguments``.
+
+    ``mixture`` holds relative rates; without it tasks are mixed by ``min(size, cap)`` to the
+    power of ``1 / temperature``. ``curriculum`` is a list of phases that share the run's steps.
+    ``optimizer`` is one that transformers' ``optim`` does not offer, such as ``adafactor`` with
+    steps in proportion to each parameter's size, and ``optimizer_settings`` are its arguments.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    cap: Positive | None = None
+    curriculum: list[PhaseSection] = []
+    validation_samples: Positive = 500
+    optimizer: str | None = None
+    optimizer_settings: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_mixture(self) -> TrainingSection:
+        if self.mixture and (self.temperature != 1 or self.cap is not None):
+            raise RecinjectError(
+                "training.mixture: rates are given, and temperature or cap would set them",
+                hint="leave training.mixture out, or training.temperature and training.cap",
+            )
+        for number, phase in enumerate(self.curriculum, 1):
+            if phase.tasks and phase.mixture:
+                raise RecinjectError(
+                    f"training.curriculum: phase {number} has both tasks and a mixture",
+                    hint="give tasks to keep the usual rates, or a mixture with its own",
+                )
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that pass to transformers as they are."""
+        return dict(self.model_extra or {})
+
+
+class EvaluationSection(Section):
+    """What is measured, against whom.
+
+    ``reworded`` and ``shuffled`` also ask the model in a wording that it never trained on, and
+    with each history in random order; ``generate`` also lets it write its ratings freely.
+    ``cold_share`` also joins items without training events to its retrieved lists by the codes
+    that they share with what it predicts, up to each of these shares of a list.
+    """
+
+    baselines: list[str] = [
+        *("random", "popularity", "popularity_recent", "item_knn", "ease", "als", "bpr"),
+        "markov_chain",
+        *("global_mean", "item_mean", "user_mean"),
+    ]
+    cutoffs: Annotated[list[Positive], Field(min_length=1)] = [5, 10]
+    beams: Positive = 20
+    batch_size: Positive = 32
+    limit: Positive | None = None
+    resamples: Annotated[int, Field(ge=100)] = 2000
+    reworded: bool = True
+    shuffled: bool = True
+    generate: bool = False
+    cold_share: list[Annotated[float, Field(ge=0, le=1)]] = []
+
+
+class ReportSection(Section):
+    """What the report shows."""
+
+    examples: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 10
+
+
+class AblationSection(Section):
+    """Tasks of the mixture to be added one at a time to its other tasks, with several seeds.
+
+    ``longer`` trains the other tasks alone for as many steps as those with an added task take.
+    """
+
+    add: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
+    longer: bool = True
+
+
+class StudySection(Section):
+    """Shares of the training events to learn from in further runs, and heads to try on each.
+
+    The run itself learns from all of them, with the model's own head.
+    """
+
+    shares: list[Annotated[float, Field(gt=0, le=1)]] = [0.01, 0.03, 0.1, 0.3]
+    heads: list[Head] = []

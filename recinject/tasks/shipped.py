@@ -1,0 +1,300 @@
+"""The six tasks that ship: integers only."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from recinject.data.schema import Integers
+from recinject.data.splitting import Part, View
+from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.ragged import Array, Ragged, side_by_side
+from recinject.foundation.randomness import Chance
+from recinject.tasks.task import Keys, Positive, TargetTask, Task
+from recinject.templating.phrases import MOST_GAPS
+from recinject.templating.writers import Contexts, SlotKind
+
+
+@dataclass(frozen=True)
+class WindowTask(Task):
+    """A task over a stretch of neighbouring events.
+
+    Attributes:
+        shortest: fewest items in a window; users with fewer events have no sample.
+        longest: most items in a window.
+        per_event: how many windows a user has for each training event.
+    """
+
+    shortest: Annotated[int, Field(ge=2)] = 5
+    longest: int = 10
+    per_event: Annotated[float, Field(ge=0)] = 0.25
+
+    def __post_init__(self) -> None:
+        if self.longest < self.shortest:
+            raise RecinjectError(
+                f"samples.tasks.{self.name}: longest={self.longest} is below "
+                f"shortest={self.shortest}",
+                hint=f"set samples.tasks.{self.name}.longest to {self.shortest} or more",
+            )
+
+    def count(self, view: View) -> NDArray[np.int64]:
+        """Return the number of windows of each user: at least one where one fits."""
+        lengths = np.diff(view.interactions.offsets)
+        windows = np.maximum(1, np.round(lengths * self.per_event)).astype(np.int64)
+        return np.where(lengths >= self.shortest, windows, 0)
+
+    def windows(self, view: View, keys: Keys) -> Ragged:
+        """Return the items of windows with uniform length and, given it, uniform place."""
+        log = view.interactions
+        starts, sizes = log.offsets[keys.users], np.diff(log.offsets)[keys.users]
+        longest = np.minimum(self.longest, sizes)
+        lengths = self.shortest + keys.chance.below(longest - self.shortest + 1)
+        starts = starts + keys.chance.below(sizes - lengths + 1)
+        events = Ragged.ranges(starts, starts + lengths)
+        return events.of(log.items[events.values])
+
+
+@dataclass(frozen=True)
+class MaskedItemModelling(WindowTask):
+    """Name the hidden items of a window.
+
+    Source: arXiv 2404.00245; the language model's counterpart of BERT4Rec.
+
+    Attributes:
+        mask_share: share of a window's items that is hidden, at least one and never all.
+    """
+
+    name = "masked_item_modelling"
+    slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.MASKED, "masked": SlotKind.ITEMS}
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return windows, the places that are hidden, and the items they hide."""
+        windows = self.windows(view, keys)
+        lengths = windows.lengths
+        counts = np.rint(self.mask_share * lengths).astype(np.int64)
+        counts = np.minimum(np.clip(counts, 1, MOST_GAPS), lengths - 1)
+        hidden = windows.of(keys.chance.orders(lengths).values < counts[windows.rows])
+        slots = {"history": windows, "masked": windows.keep(hidden.values)}
+        return Contexts(keys.users, slots, hidden=hidden)
+
+
+@dataclass(frozen=True)
+class MaskedLanguageModelling(WindowTask):
+    """Restore the spans of words cut out of a window's text.
+
+    Spans are counted in words and not in tokens, so that a sample is plain text that any
+    tokenizer can read. Sources: arXiv 2404.00245; span corruption is arXiv 1910.10683.
+
+    Attributes:
+        noise_share: share of the words that is cut out, at least one word.
+        mean_span: mean length of a span in words.
+    """
+
+    name = "masked_language_modelling"
+    slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.GAPPED}
+    noise_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mean_span: Annotated[float, Field(ge=1)] = 3.0
+
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return windows and the words cut out of their text."""
+        windows = self.windows(view, keys)
+        totals = windows.sums(words[windows.values])
+        hidden = cut_spans(keys.chance, totals, self.noise_share, self.mean_span)
+        return Contexts(keys.users, {"history": windows}, hidden=hidden)
+
+
+def cut_spans(chance: Chance, totals: Array, noise_share: float, mean_span: float) -> Ragged:
+    """Cut spans out of texts as T5 does: uniform compositions of noise and of what stays.
+
+    A text begins with a word that stays, and spans never touch each other.
+
+    Args:
+        chance: the texts' random numbers.
+        totals: how many words each text has, at least 2, shape (n,).
+        noise_share: see :class:`MaskedLanguageModelling`; ``mean_span`` likewise.
+
+    Returns:
+        For each word whether it is cut out.
+    """
+    noise = np.minimum(np.maximum(1, np.rint(totals * noise_share)), totals - 1).astype(np.int64)
+    spans = np.maximum(1, np.rint(noise / mean_span)).astype(np.int64)
+    spans = np.minimum(np.minimum(spans, MOST_GAPS), np.minimum(noise, totals - noise))
+    kept, cut = (_composition(chance, total, spans) for total in (totals - noise, noise))
+    lengths = np.column_stack([kept.values, cut.values]).ravel()
+    flags = np.repeat(np.tile([False, True], len(kept.values)), lengths)
+    return Ragged.from_lengths(flags, totals)
+
+
+def _composition(chance: Chance, totals: Array, parts: Array) -> Ragged:
+    """Split each number into positive parts, every way being equally likely."""
+    gaps = chance.orders(totals - 1)
+    is_bar = gaps.values < (parts - 1)[gaps.rows]
+    bars = gaps.of(gaps.places + 1).keep(is_bar)
+    zeros = Ragged.from_columns(np.zeros(len(totals), np.int64))
+    starts = side_by_side([zeros, bars])
+    stops = side_by_side([bars, Ragged.from_columns(totals)])
+    return starts.of(stops.values - starts.values)
+
+
+@dataclass(frozen=True)
+class BPR(TargetTask):
+    """Tell the item that was chosen from one that the user never touched.
+
+    Source: arXiv 2404.00245, after Rendle et al. 2009; negatives are uniform.
+    """
+
+    name = "bpr"
+    slots: ClassVar[Mapping[str, SlotKind]] = {
+        "history": SlotKind.ITEMS,
+        "pair": SlotKind.ITEMS,
+        "target": SlotKind.ITEM,
+    }
+
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return histories and two items in random order, the chosen one among them."""
+        return self.with_slates(super().sample(view, keys, words), "pair", view, keys, 1)
+
+
+@dataclass(frozen=True)
+class Retrieval(TargetTask):
+    """Name the item that comes next; every prefix of the training part is a sample.
+
+    Source: arXiv 2404.00245.
+    """
+
+    name = "retrieval"
+    slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.ITEMS, "target": SlotKind.ITEM}
+    parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+
+
+@dataclass(frozen=True)
+class Ranking(TargetTask):
+    """Pick the chosen item from a slate in random order.
+
+    Source: arXiv 2404.00245; the test slate of 1 + 99 is the protocol of P5.
+
+    Attributes:
+        negatives: items in a test slate beside the chosen one, uniform among those that the
+            user never touched.
+        train_negatives: the same for a training slate; fewer make shorter prompts.
+    """
+
+    name = "ranking"
+    slots: ClassVar[Mapping[str, SlotKind]] = {
+        "history": SlotKind.ITEMS,
+        "candidates": SlotKind.ITEMS,
+        "target": SlotKind.ITEM,
+    }
+    parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+    negatives: Positive = 99
+    train_negatives: Positive = 19
+
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return histories, the slates, and the item chosen from each."""
+        count = self.train_negatives if view.part is Part.TRAIN else self.negatives
+        contexts = super().sample(view, keys, words)
+        return self.with_slates(contexts, "candidates", view, keys, count)
+
+
+@dataclass(frozen=True)
+class Rating(TargetTask):
+    """Say which rating the user gave to an item.
+
+    Source: arXiv 2305.06474 and 2404.00245.
+    """
+
+    name = "rating"
+    slots: ClassVar[Mapping[str, SlotKind]] = {
+        "history": SlotKind.RATED,
+        "target": SlotKind.ITEM,
+        "rating": SlotKind.RATING,
+    }
+    parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+    needs_ratings = True
+
+
+_HISTORY = "history"
+TASKS: dict[str, type[Task]] = {
+    task.name: task
+    for task in (MaskedItemModelling, MaskedLanguageModelling, BPR, Retrieval, Ranking, Rating)
+}
+
+
+def find_tasks(folder: Path | None = None) -> dict[str, type[Task]]:
+    """Return every task that a recipe may name.
+
+    Args:
+        folder: where a user keeps tasks of their own: ``NAME.py`` with the sampler beside
+            ``NAME.yaml`` with its templates. A package offers its tasks by the entry point
+            group ``recinject.tasks``.
+
+    Raises:
+        RecinjectError: a file cannot be imported, or holds no task of its name.
+    """
+    files = sorted(folder.glob("*.py")) if folder else []
+    own = {file.stem: _load(file) for file in files if file.with_suffix(".yaml").is_file()}
+    return {**TASKS, **_installed(), **own}
+
+
+@cache
+def _installed() -> dict[str, type[Task]]:
+    return {entry.name: entry.load() for entry in entry_points(group="recinject.tasks")}
+
+
+def _load(file: Path) -> type[Task]:
+    # On the path, and not only loaded, so that the processes of a build find it too.
+    if str(file.parent.resolve()) not in sys.path:
+        sys.path.append(str(file.parent.resolve()))
+    try:
+        module = importlib.import_module(file.stem)
+    except Exception as error:  # a user's file may raise anything
+        raise RecinjectError(
+            f"{file}: cannot be imported ({type(error).__name__}: {error})",
+            hint=f"mend it; 'python {file}' shows where it fails",
+        ) from error
+    origin = module.__spec__.origin if module.__spec__ else None
+    if origin is None or Path(origin).resolve() != file.resolve():
+        raise RecinjectError(
+            f"{file}: another module is called {file.stem!r}: {origin}",
+            hint="rename the task and its two files",
+        )
+    for kind in vars(module).values():
+        if (
+            isinstance(kind, type)
+            and issubclass(kind, Task)
+            and vars(kind).get("name") == file.stem
+        ):
+            return kind
+    raise RecinjectError(
+        f"{file}: holds no task called {file.stem!r}",
+        hint=f'give a subclass of recinject.tasks.task.Task with name = "{file.stem}"',
+    )
+
+
+def task_type(name: str, folder: Path | None = None) -> type[Task]:
+    """Return the task of a name, an error where there is none; see :func:`find_tasks`.
+
+    Every task has a slot ``history``, since prompts that are too long lose the oldest items.
+    """
+    known = find_tasks(folder)
+    if name not in known:
+        message = f"samples.tasks: unknown task {name!r}"
+        raise RecinjectError(message, hint=did_you_mean(name, known))
+    if _HISTORY not in known[name].slots:
+        raise RecinjectError(
+            f"samples.tasks: the task {name!r} has no slot {_HISTORY!r}",
+            hint=f"show in a slot {_HISTORY!r} what the user took: it is what gets cut where a "
+            "prompt is too long",
+        )
+    return known[name]
