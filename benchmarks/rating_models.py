@@ -24,10 +24,10 @@ from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, split_by, without_validation
 from recinject.evaluation.metrics import evaluate_prediction
 from recinject.evaluation.statistics import compare
-from recinject.recommenders.catalogue import BASELINES
 from recinject.recommenders.protocol import Queries, Sources
+from recinject.registry import find, names
 
-MODELS = [name for name, kind in BASELINES.items() if "rating" in kind.tasks]
+MODELS = [name for name in names("recommender") if "rating" in find("recommender", name).tasks]
 SHARES = {"global_time": 0.1, "random": 0.2}
 COMPARED = ("transformer_mlp", "matrix_factorisation")
 
@@ -58,7 +58,7 @@ def main() -> None:
         answers = {}
         for name in told.models:
             started = time.perf_counter()
-            model = BASELINES[name]()
+            model = find("recommender", name)()
             model.read(sources)
             model.fit(training, seed)
             seconds = time.perf_counter() - started

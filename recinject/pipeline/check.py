@@ -19,7 +19,7 @@ from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run, factory_of, given_tokenizer
 from recinject.pipeline.sections import TrainingSection
 from recinject.pipeline.study import parts as study_parts
-from recinject.recommenders.catalogue import make_baseline
+from recinject.recommenders.protocol import make_recommender
 from recinject.samples.build import SampleFactory
 from recinject.samples.builder import Sample
 from recinject.samples.tokenizer import encode, train_tokenizer
@@ -44,7 +44,7 @@ def check_settings(recipe: Recipe) -> None:
         if name not in legal:
             raise RecinjectError(f"{place}: unknown {name!r}", hint=did_you_mean(name, legal))
     for name in recipe.evaluation.baselines:
-        make_baseline(name)
+        make_recommender(name)
     _check_list_length(recipe)
     _check_writable(recipe)
     check_generation(recipe.generation)

@@ -33,9 +33,8 @@ from recinject.pipeline.model import base_model
 from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
 from recinject.pipeline.sections import MOST_EXAMPLES
 from recinject.pipeline.train import train
-from recinject.recommenders.catalogue import make_baseline
 from recinject.recommenders.language_model import GeneratedRatings, LanguageModel
-from recinject.recommenders.protocol import Prediction, Queries, Recommender
+from recinject.recommenders.protocol import Prediction, Queries, Recommender, make_recommender
 from recinject.reporting.headline import leader, main_metric
 from recinject.samples.build import rating_labels
 from recinject.samples.builder import REWORDED, SHUFFLED
@@ -79,7 +78,7 @@ def _evaluate(run: Run, folder: Path) -> Facts:
         protocol=Protocol(settings.beams, settings.cutoffs, settings.resamples, seed),
         model=_model(run),
         baselines=fit_baselines(
-            [make_baseline(name) for name in settings.baselines], *run.split, seed
+            [make_recommender(name) for name in settings.baselines], *run.split, seed
         ),
     )
     evaluation.rows["audit"] += map(asdict, _audit_run(run))

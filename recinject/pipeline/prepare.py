@@ -26,8 +26,8 @@ from recinject.data.splitting import (
 from recinject.data.table_reader import require_path
 from recinject.foundation.progress import say
 from recinject.foundation.storage import hash_files
+from recinject.identifiers.content import FILES
 from recinject.identifiers.table import Identifiers, name_items
-from recinject.methods.semantic_ids.content import FILES
 from recinject.methods.semantic_ids.semantic import CONTENT, Semantic, make_semantic
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Facts, Run

@@ -13,10 +13,12 @@ from scipy.sparse import coo_array, csr_array, diags_array, vstack
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
-from recinject.methods.semantic_ids.content import TFIDF, embed_items
+from recinject.identifiers.content import TFIDF, embed_items
 from recinject.recommenders.protocol import ItemScorer, Prediction, Queries, Recommender, Sources
+from recinject.registry import register
 
 
+@register("recommender")
 class Random(ItemScorer):
     """Scores every item by chance: the floor of every metric."""
 
@@ -34,6 +36,7 @@ class Random(ItemScorer):
         return np.array(scores).reshape(-1, self._n_items)
 
 
+@register("recommender")
 class Popularity(ItemScorer):
     """Scores every item by how many training events it has."""
 
@@ -48,6 +51,7 @@ class Popularity(ItemScorer):
         return np.tile(self._counts, (len(queries.users[rows]), 1))
 
 
+@register("recommender")
 class RecentPopularity(Popularity):
     """Scores every item by its training events, each worth half as much a half-life earlier.
 
@@ -105,6 +109,7 @@ def mean_rating(training: Interactions, name: str) -> float:
     return float(training.ratings.mean())
 
 
+@register("recommender")
 class GlobalMean(Recommender):
     """Predicts the mean of all training ratings, whatever the query."""
 
@@ -127,6 +132,7 @@ class GlobalMean(Recommender):
         return np.full(len(queries), self._mean)
 
 
+@register("recommender")
 class ItemMean(GlobalMean):
     """Predicts the item's mean training rating, or the global mean for an item without one."""
 
@@ -146,6 +152,7 @@ class ItemMean(GlobalMean):
         return self._means[queries.targets]
 
 
+@register("recommender")
 class UserMean(ItemMean):
     """Predicts the user's mean training rating, or the global mean for a user without one."""
 
@@ -160,6 +167,7 @@ class UserMean(ItemMean):
         return self._means[queries.users]
 
 
+@register("recommender")
 class ItemKNN(ItemScorer):
     """Scores an item by the summed similarity of the history's items to it.
 
@@ -233,6 +241,7 @@ def _nearest(
 MOST_BYTES = 16e9
 
 
+@register("recommender")
 class EASE(ItemScorer):
     """Scores an item by the weights that best predict its users from their other items.
 
@@ -302,6 +311,7 @@ def _inverse(gram: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return inverse, diagonal
 
 
+@register("recommender")
 class MarkovChain(ItemScorer):
     """Counts which items followed which within a few steps, the nearer the more they count.
 
@@ -347,6 +357,7 @@ class MarkovChain(ItemScorer):
         return scores
 
 
+@register("recommender")
 class ContentKNN(ItemScorer):
     """Scores an item by the cosine of its content and the history's mean content.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -14,6 +15,7 @@ from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array
+from recinject.registry import find, pick
 
 Rows = TypeVar("Rows", "Queries", "Prediction")
 _OF_ALL_ROWS = ("task", "recommender", "values")
@@ -204,6 +206,36 @@ class ItemScorer(Recommender):
         return rank_candidates(
             np.take_along_axis(scores, candidates, axis=1), candidates, targets, k
         )
+
+
+def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Recommender:
+    """Make an unfitted recommender.
+
+    Args:
+        asked: its name in the registry, or a mapping from its name to the arguments of its
+            constructor; ``name`` among these is what results call it.
+
+    Raises:
+        RecinjectError: no recommender has that name, or it has no such argument.
+
+    Examples:
+        >>> make_recommender({"ease": {"regularization": 500.0, "name": "ease_500"}}).name
+        'ease_500'
+    """
+    place = "evaluation.baselines"
+    name, given = (asked, {}) if isinstance(asked, str) else next(iter(asked.items()))
+    kind, settings = find("recommender", name, place), dict(given or {})
+    called = settings.pop("name", kind.name)
+    legal = [key for each in kind.__mro__ for key in inspect.signature(each.__init__).parameters]
+    for key in settings:
+        pick(
+            key,
+            sorted({*legal} - {"self", "args", "kwargs", "settings"}),
+            f"{place}.{name}: unknown setting",
+        )
+    recommender: Recommender = kind(**settings)
+    recommender.name = called  # type: ignore[misc]  # a name of its own, beside its class's
+    return recommender
 
 
 def rank_candidates(

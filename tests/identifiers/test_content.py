@@ -9,7 +9,7 @@ import pytest
 from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
 from recinject.identifiers import content
-from recinject.methods.semantic_ids.content import (
+from recinject.identifiers.content import (
     embed_items,
     item_texts,
     read_embeddings,

@@ -9,15 +9,25 @@ from recinject.data.schema import Interactions
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split
 from recinject.foundation.errors import RecinjectError
-from recinject.recommenders.catalogue import BASELINES, make_baseline
-from recinject.recommenders.protocol import Prediction, Queries, Recommender, Sources
+from recinject.recommenders.protocol import (
+    Prediction,
+    Queries,
+    Recommender,
+    Sources,
+    make_recommender,
+)
+from recinject.registry import find, names
 
 LEARNED = ["item_knn", "ease", "als", "bpr"]
 ITEMS_A_BLOCK = 10
 FIELDS = ("items", "scores", "ahead", "tied", "ratings")
 
 
-ASKED = [(name, task) for name in BASELINES for task in sorted(BASELINES[name].tasks)]
+ASKED = [
+    (name, task)
+    for name in names("recommender")
+    for task in sorted(find("recommender", name).tasks)
+]
 LISTED = [(name, task) for name, task in ASKED if task != "rating"]
 
 
@@ -39,7 +49,7 @@ every_list = pytest.mark.parametrize(("name", "queries"), LISTED, indirect=True)
 
 def make(name: str, training: Interactions) -> Recommender:
     """Make a baseline that has read what it cannot do without."""
-    baseline = make_baseline(name)
+    baseline = make_recommender(name)
     if name == "semantic_ranker":
         shop = simulate_shop(users=200, items=training.n_items, events_per_user=5, seed=0)
         alone = Split(training, np.zeros(len(training), np.int8))
@@ -175,4 +185,4 @@ def test_learns_which_items_belong_to_whom(
 
 def test_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(RecinjectError, match="did you mean 'item_knn'"):
-        make_baseline("itemknn")
+        make_recommender("itemknn")

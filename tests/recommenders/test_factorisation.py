@@ -8,9 +8,8 @@ import pytest
 from recinject.data.schema import Interactions
 from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.baselines import user_item_matrix
-from recinject.recommenders.catalogue import make_baseline
 from recinject.recommenders.factorisation import ALS, BPR, Factorisation
-from recinject.recommenders.protocol import Queries
+from recinject.recommenders.protocol import Queries, make_recommender
 
 MODELS = [ALS, BPR]
 
@@ -73,4 +72,4 @@ def test_a_missing_library_is_said_before_anything_is_fitted(
     for module in ("implicit.als", "implicit.bpr"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(RecinjectError, match=r"recinject\[cf\]"):
-        make_baseline(model.name)
+        make_recommender(model.name)

@@ -9,8 +9,8 @@ from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split, learn_from, split_by, without_validation
 from recinject.methods.rating_networks.recommenders import Biases, attribute_numbers
 from recinject.recommenders.baselines import GlobalMean
-from recinject.recommenders.catalogue import BASELINES
 from recinject.recommenders.protocol import Queries, Recommender, Sources
+from recinject.registry import find
 
 LEARNED = ["biases", "matrix_factorisation", "mlp", "wide_deep", "transformer_mlp"]
 
@@ -28,7 +28,7 @@ def rmse(model: Recommender, queries: Queries) -> float:
 
 
 def fitted(name: str, split: Split, catalog: Catalog) -> Recommender:
-    model = BASELINES[name]()
+    model = find("recommender", name)()
     model.read(Sources(catalog, split.view(Part.TRAIN)))
     model.fit(split.train, seed=1)
     return model
@@ -75,7 +75,7 @@ def test_the_transformer_reads_the_latest_ratings_and_no_user(
     sources: tuple[Split, Catalog],
 ) -> None:
     queries = Queries.of_ratings(sources[0].view(Part.TEST))
-    model = BASELINES["transformer_mlp"](history_length=4, epochs=2)
+    model = find("recommender", "transformer_mlp")(history_length=4, epochs=2)
     model.read(Sources(sources[1], sources[0].view(Part.TRAIN)))
     model.fit(sources[0].train, seed=1)
     base = model.predict(queries, 10).ratings

@@ -14,6 +14,7 @@ from recinject.data.schema import Catalog, Flags
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.randomness import derive_rng
 from recinject.foundation.storage import write_json
+from recinject.identifiers.content import embed_items
 from recinject.methods.semantic_ids.codes import (
     Row,
     SemanticCodes,
@@ -21,7 +22,6 @@ from recinject.methods.semantic_ids.codes import (
     make_unique,
     save_codes,
 )
-from recinject.methods.semantic_ids.content import embed_items
 from recinject.methods.semantic_ids.quantising import (
     FITTERS,
     Fitter,

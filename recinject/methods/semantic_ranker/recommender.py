@@ -15,7 +15,7 @@ from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
-from recinject.methods.semantic_ids.content import TFIDF, embed_items
+from recinject.identifiers.content import TFIDF, embed_items
 from recinject.methods.semantic_ids.quantising import Fitter, fit_rq_kmeans
 from recinject.methods.semantic_ranker.networks import Ranker
 from recinject.methods.semantic_ranker.pieces import CodedItems, item_rows
@@ -43,7 +43,7 @@ class SemanticRanker(Recommender):
     Args:
         representation: see :func:`~recinject.methods.semantic_ranker.pieces.item_rows`.
         rows: of the table that items are sums of.
-        content: see :func:`~recinject.methods.semantic_ids.content.embed_items`.
+        content: see :func:`~recinject.identifiers.content.embed_items`.
         dimensions: the most numbers that ``tfidf`` keeps.
         quantise: learns codebooks, see :data:`~recinject.methods.semantic_ids.quantising.FITTERS`.
         levels: how many codes an item has.

@@ -1,0 +1,157 @@
+"""The registry: named things of a kind, the shipped ones and everybody's own.
+
+A thing is found by its kind and its name. It gets there in one of three ways, which are the same
+for what ships and for what a stranger writes:
+
+* :func:`register` as a decorator, in any module that is imported;
+* an entry point of an installed package, in the group ``recinject.KIND``;
+* a ``.py`` file that a recipe names under ``plugins``, whose decorators run when it is loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, TypeVar
+
+from recinject.foundation.errors import RecinjectError, did_you_mean
+
+T = TypeVar("T")
+
+# The module whose decorators register what ships with the core; it is imported at the first look.
+HOMES = {
+    "reader": "recinject.data.formats",
+    "split": "recinject.data.splitting",
+    "identifiers": "recinject.identifiers.table",
+    "quantiser": "",
+    "task": "recinject.tasks.shipped",
+    "metric": "recinject.evaluation.metrics",
+    "recommender": "recinject.recommenders.baselines",
+    "optimizer": "recinject.training.optimizers",
+    "initialization": "",
+    "adapter": "recinject.models.adapters",
+}
+_things: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
+_plugins: dict[Path, str] = {}
+
+
+def register(kind: str, name: str | None = None) -> Callable[[T], T]:
+    """Make a thing known by a name; a later registration of the same name replaces the earlier.
+
+    Args:
+        kind: one of :data:`HOMES`, such as ``"metric"`` or ``"recommender"``.
+        name: how recipes and functions ask for it; the thing's own ``name`` if not given.
+
+    Returns:
+        A decorator that returns what it decorates.
+
+    Raises:
+        RecinjectError: there is no such kind.
+
+    Examples:
+        >>> @register("split", "everything_is_training")
+        ... def everything_is_training(log, share, seed): ...
+        >>> find("split", "everything_is_training") is everything_is_training
+        True
+    """
+    table = _things[pick(kind, _things, "register: unknown kind")]
+
+    def keep(thing: T) -> T:
+        table[name or thing.name] = thing  # type: ignore[attr-defined]
+        return thing
+
+    return keep
+
+
+def find(kind: str, name: str, place: str | None = None) -> Any:
+    """Return the thing of a kind that goes by a name.
+
+    Args:
+        kind: one of :data:`HOMES`.
+        name: its name.
+        place: where it was asked for, such as a recipe's key, for the error message.
+
+    Raises:
+        RecinjectError: there is none, or the package that offers it cannot be imported.
+    """
+    _open(kind)
+    if name not in _things[kind]:
+        offered = {entry.name: entry for entry in _offered(kind)}
+        pick(name, names(kind), f"{place or kind}: unknown {kind}")
+        _things[kind][name] = _load(offered[name])
+    return _things[kind][name]
+
+
+def names(kind: str) -> list[str]:
+    """List the names of a kind: those registered, in that order, and those that packages offer."""
+    _open(kind)
+    return list(dict.fromkeys([*_things[kind], *(entry.name for entry in _offered(kind))]))
+
+
+def pick(name: str, legal: Iterable[str], what: str) -> str:
+    """Return a name if it is legal; otherwise say which legal one comes nearest.
+
+    Examples:
+        >>> pick("eas", ["ease", "als"], "evaluation.baselines: unknown recommender")
+        Traceback (most recent call last):
+        recinject.foundation.errors.RecinjectError: evaluation.baselines: unknown recommender 'eas'
+          fix: did you mean 'ease'? Legal: als, ease
+    """
+    legal = list(legal)
+    if name not in legal:
+        raise RecinjectError(f"{what} {name!r}", hint=did_you_mean(name, legal))
+    return name
+
+
+def load_plugin(file: str | Path) -> None:
+    """Run a Python file once, so that what it registers is known here and in worker processes.
+
+    Raises:
+        RecinjectError: the file cannot be read, or it raises an error.
+    """
+    path = Path(file).resolve()
+    if path in _plugins:
+        return
+    name = f"recinject_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise RecinjectError(f"{file}: no Python file", hint="name a file that ends in .py")
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # a user's file may raise anything
+        del sys.modules[name]
+        raise RecinjectError(
+            f"{file}: cannot be loaded ({type(error).__name__}: {error})",
+            hint=f"mend it; 'python {file}' shows where it fails",
+        ) from error
+    _plugins[path] = name
+
+
+def plugins() -> list[Path]:
+    """List the files that :func:`load_plugin` ran, for processes that must run them too."""
+    return list(_plugins)
+
+
+def _open(kind: str) -> None:
+    if home := HOMES[pick(kind, HOMES, "unknown kind")]:
+        importlib.import_module(home)
+
+
+def _offered(kind: str) -> Iterable[EntryPoint]:
+    return entry_points(group=f"recinject.{kind}")
+
+
+def _load(entry: EntryPoint) -> Any:
+    try:
+        return entry.load()
+    except ImportError as error:
+        raise RecinjectError(
+            f"{entry.name}: {entry.value} cannot be imported ({error})",
+            hint="install the package that offers it anew, with the extra that it needs",
+        ) from error
