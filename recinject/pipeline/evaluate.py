@@ -256,7 +256,7 @@ class _Evaluation:
         """Load the stored queries of a task."""
         samples = read_samples(self.run.folder("samples"), task, split)
         limit, seed = self.run.recipe.evaluation.limit, self.run.recipe.seed
-        return make_queries(samples, *self.run.split, limit, seed)
+        return make_queries(samples, self.run.split[0], limit, seed)
 
     def language_model(self, task: str, model: PreTrainedModel | RatingModel) -> LanguageModel:
         """Make the model a recommender that answers in the task's own words."""

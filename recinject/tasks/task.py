@@ -96,7 +96,7 @@ class TargetTask(Task):
             "history": past.of(log.items[past.values]),
             "target": Ragged.from_columns(log.items[events]),
         }
-        contexts = Contexts(keys.users, slots, targets=log.items[events])
+        contexts = Contexts(keys.users, slots, events=events, targets=log.items[events])
         if not self.needs_ratings or log.ratings is None:
             return contexts
         ratings = past.of(log.ratings[past.values])
