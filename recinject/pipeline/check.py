@@ -43,8 +43,8 @@ def check_settings(recipe: Recipe) -> None:
     ):
         if name not in legal:
             raise RecinjectError(f"{place}: unknown {name!r}", hint=did_you_mean(name, legal))
-    for name in recipe.evaluation.baselines:
-        make_recommender(name)
+    for baseline in recipe.evaluation.baselines:
+        make_recommender(baseline)
     _check_list_length(recipe)
     _check_writable(recipe)
     check_generation(recipe.generation)
