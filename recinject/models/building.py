@@ -93,6 +93,23 @@ def read_gguf(path: str) -> tuple[PretrainedConfig, Tokenizer]:
         ) from error
 
 
+def stated_config(name: str) -> dict[str, Any]:
+    """Return the config that a model states, without loading the model.
+
+    Args:
+        name: a folder, a hub's name, or a GGUF file.
+
+    Raises:
+        RecinjectError: the model is neither here nor to be had, or has no config.
+    """
+    if is_gguf(name):
+        return dict(read_gguf(name)[0].to_dict())
+    file = (Path(name) if Path(name).is_dir() else local_copy(name, [_CONFIG])) / _CONFIG
+    if not file.is_file():
+        raise RecinjectError(f"{name}: no {_CONFIG} in it", hint="name a model of transformers")
+    return dict(read_json(file))
+
+
 def _source(name: str) -> tuple[Path, dict[str, Any]]:
     """Return the folder that a model lies in, and how transformers is told of a GGUF file in it."""
     path = Path(name)
