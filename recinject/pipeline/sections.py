@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.storage import shipped_folder
+from recinject.identifiers.table import check_kind
 from recinject.tasks.shipped import TASKS
 
 MOST_EXAMPLES = 50
@@ -67,7 +68,7 @@ class IdentifiersSection(BaseModel):
     kind: str = "number"
 
     @model_validator(mode="after")
-    def _no_keys_below_semantic(self) -> IdentifiersSection:
+    def _is_a_kind(self) -> IdentifiersSection:
         if "semantic" in self.arguments:
             found = self.arguments["semantic"]
             keys = [f"identifiers.{key}" for key in found] if isinstance(found, dict) else []
@@ -75,6 +76,7 @@ class IdentifiersSection(BaseModel):
                 "identifiers.semantic: its keys stand beside kind now",
                 hint=f"write {', '.join(keys) or 'identifiers={kind: semantic, codes: 256}'}",
             )
+        check_kind(self.kind, self.arguments)
         return self
 
     @property
