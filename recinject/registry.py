@@ -110,7 +110,7 @@ def pick(name: str, legal: Iterable[str], what: str) -> str:
 
 
 def bind_arguments(
-    thing: Callable[..., Any], given: Mapping[str, Any], place: str
+    thing: Callable[..., Any], given: Mapping[str, Any], place: str, beside: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Check settings against a callable's keyword-only arguments, and convert them.
 
