@@ -10,14 +10,14 @@ from pathlib import Path
 from peft import PeftModel
 from safetensors import SafetensorError
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.experts.experts import EXPERTS_FILE, ExpertsModel, load_experts
 from recinject.methods.low_rank.layers import low_rank_layers, merge_low_rank
 from recinject.methods.low_rank.lora import save_converted
+from recinject.models.adapters import Model, adaptation_of, load_adapted
 from recinject.models.building import load_model, wrap_tokenizer
 from recinject.models.heads import HEAD_FILE, RatingModel, load_head
+from recinject.registry import names
 from recinject.samples.tokenizer import load_tokenizer
 
 ADAPTER_FOLDER, TASK_ADAPTERS_FOLDER = "adapter", "adapters"
@@ -46,7 +46,7 @@ def explain_failed_writing(folder: Path) -> Iterator[None]:
 
 
 def save_trained(
-    model: PreTrainedModel | PeftModel | RatingModel | ExpertsModel,
+    model: Model,
     tokenizer: Tokenizer,
     folder: Path,
     initial: Path | None = None,
@@ -56,8 +56,8 @@ def save_trained(
     LoRA and low-rank layers are written merged, so that every folder loads in the same way,
     wherever it is moved to. Where LoRA's base has a name that others can fetch, the adapter alone
     lies beside it in ``adapter/``; an adapter over random weights would be of no use to anybody,
-    and over low-rank layers it fits no base. Experts lie beside the plain model that they adapt,
-    and as one adapter of that a task in ``adapters/``, where the gate decides by task.
+    and over low-rank layers it fits no base. Another adapter's own files, such as those of
+    experts, lie beside the plain model, and what it has for each task in ``adapters/``.
 
     Args:
         model: it is left as it is.
@@ -84,12 +84,8 @@ def save_trained(
         wrap_tokenizer(tokenizer, model.config).save_pretrained(folder)
 
 
-def _save_adapters(
-    model: PreTrainedModel | PeftModel | ExpertsModel, folder: Path, initial: Path | None
-) -> None:
-    if isinstance(model, ExpertsModel) and model.settings.decision == "task":
-        for task in model.task_names:
-            model.export_adapter(task, folder / TASK_ADAPTERS_FOLDER / task)
+def _save_adapters(model: Model, folder: Path, initial: Path | None) -> None:
+    adaptation_of(model).save_task_adapters(folder / TASK_ADAPTERS_FOLDER)
     if not isinstance(model, PeftModel) or low_rank_layers(model):
         return
     if model.peft_config[model.active_adapter].base_model_name_or_path:
@@ -99,15 +95,16 @@ def _save_adapters(
             save_converted(model, initial, folder / ADAPTER_FOLDER)
 
 
-def load_trained(folder: Path) -> tuple[PreTrainedModel | RatingModel | ExpertsModel, Tokenizer]:
+def load_trained(folder: Path) -> tuple[Model, Tokenizer]:
     """Read what :func:`save_trained` wrote, the model in evaluation mode.
 
     Raises:
         RecinjectError: the folder holds no such model.
     """
     model = load_model(str(folder))
+    for name in names("adapter"):
+        if (folder / f"{name}.json").is_file():
+            model = load_adapted(name, model, folder)
     if (folder / HEAD_FILE).is_file():
         model = load_head(model, folder)
-    if (folder / EXPERTS_FILE).is_file():
-        model = load_experts(model, folder)
     return model.eval(), load_tokenizer(folder)

@@ -23,10 +23,11 @@ class BoundedOptimizer(Optimizer):
     """An optimizer that bounds its own steps, so that the Trainer clips no gradients for it.
 
     Attributes:
-        needs_whole_weights: why processes may not share its tensors out; empty where they may.
+        needs_whole_weights: why processes may not share the weights out, and how to do without
+            it; both empty where they may.
     """
 
-    needs_whole_weights: ClassVar[str] = ""
+    needs_whole_weights: ClassVar[tuple[str, str]] = ("", "")
 
     @classmethod
     def group_parameters(cls, model: nn.Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
@@ -94,7 +95,7 @@ def choose_optimizer(
     kind = find("optimizer", name, "training.optimizer")
     chosen = {**settings, "lr": learning_rate}
     _check_settings(name, kind, settings, chosen)
-    if not bounds_steps(name):
+    if not issubclass(kind, BoundedOptimizer):
         return kind, chosen
 
     def build(model: nn.Module, *, weight_decay: float, **settings: Any) -> Optimizer:
@@ -120,12 +121,10 @@ def build_optimizer(
     )
 
 
-def bounds_steps(name: str | None) -> bool:
-    """Whether an optimizer bounds its own steps, so that the Trainer should clip no gradients."""
-    if name is None:
-        return False
-    kind = find("optimizer", name, "training.optimizer")
-    return isinstance(kind, type) and issubclass(kind, BoundedOptimizer)
+def bounding_class(name: str | None) -> type[BoundedOptimizer] | None:
+    """Return the class of an optimizer that bounds its own steps; None for any other."""
+    kind = None if name is None else find("optimizer", name, "training.optimizer")
+    return kind if kind is not None and issubclass(kind, BoundedOptimizer) else None
 
 
 def check_optimizer(name: str | None, settings: Mapping[str, Any], model: nn.Module) -> None:
@@ -134,8 +133,9 @@ def check_optimizer(name: str | None, settings: Mapping[str, Any], model: nn.Mod
     Raises:
         RecinjectError: a threshold would freeze a tensor.
     """
-    if bounds_steps(name):
-        _built(find("optimizer", name or ""), model, settings, 0.0)
+    kind = bounding_class(name)
+    if kind is not None:
+        _built(kind, model, settings, 0.0)
 
 
 def log_entries(optimizer: Optimizer | None) -> dict[str, float]:

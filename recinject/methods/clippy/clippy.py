@@ -48,7 +48,10 @@ class ScalingOptimizer(BoundedOptimizer):
             smallest.
     """
 
-    needs_whole_weights = "training.optimizer: a step is scaled by whole tensors"
+    needs_whole_weights = (
+        "a scale is of a whole tensor",
+        "choose another training.optimizer, such as adafactor",
+    )
     _seen: tuple[float, float, int, int] = (1.0, 0.0, 0, 0)  # least, sum, how many below 1, of all
 
     def __init__(self, *given: Any, **settings: Any) -> None:

@@ -141,7 +141,9 @@ def test_tensors_without_a_gradient_stay(tensors, give_gradients):
     optimizer, before = ClippyAdam(weights), [tensor.clone() for tensor in weights]
     give_gradients(weights[:2], 1)
     optimizer.step()
-    assert [torch.equal(*pair) for pair in zip(weights, before, strict=True)] == [False] * 2 + [True] * 3
+    assert [torch.equal(*pair) for pair in zip(weights, before, strict=True)] == [False] * 2 + [
+        True
+    ] * 3
     assert len(optimizer.scales) == 2
 
 
