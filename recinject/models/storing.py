@@ -15,9 +15,10 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.experts.experts import EXPERTS_FILE, ExpertsModel, load_experts
+from recinject.models.adapters import Model, adaptation_of, load_adapted
 from recinject.models.building import StandIn, load_model, no_progress_bars, wrap_tokenizer
 from recinject.models.heads import HEAD_FILE, RatingModel, load_head
+from recinject.registry import names
 from recinject.samples.tokenizer import load_tokenizer
 
 ADAPTER_FOLDER, TASK_ADAPTERS_FOLDER = "adapter", "adapters"
@@ -44,7 +45,7 @@ def explain_failed_writing(folder: Path) -> Iterator[None]:
 
 
 def save_trained(
-    model: PreTrainedModel | PeftModel | RatingModel | ExpertsModel,
+    model: Model,
     tokenizer: Tokenizer,
     folder: Path,
     initial: Path | None = None,
@@ -52,10 +53,10 @@ def save_trained(
     """Write a trained model and its tokenizer; a head for ratings lies beside the model.
 
     LoRA and layers that stand in for others are written merged, so that every folder loads in the
-    same way, wherever it is moved to. Where LoRA's base has a name that others can fetch, the adapter alone
-    lies beside it in ``adapter/``; an adapter over random weights would be of no use to anybody,
-    and over such layers it fits no base. Experts lie beside the plain model that they adapt,
-    and as one adapter of that a task in ``adapters/``, where the gate decides by task.
+    same way, wherever it is moved to. Where LoRA's base has a name that others can fetch, the
+    adapter alone lies beside it in ``adapter/``; an adapter over random weights would be of no
+    use to anybody, and over such layers it fits no base. Another adapter's own files, such as
+    those of experts, lie beside the plain model, and what it has for each task in ``adapters/``.
 
     Args:
         model: it is left as it is.
@@ -92,12 +93,8 @@ def _stand_ins(model: nn.Module) -> dict[str, StandIn]:
     return {name: layer for name, layer in model.named_modules() if isinstance(layer, StandIn)}
 
 
-def _save_adapters(
-    model: PreTrainedModel | PeftModel | ExpertsModel, folder: Path, initial: Path | None
-) -> None:
-    if isinstance(model, ExpertsModel) and model.settings.decision == "task":
-        for task in model.task_names:
-            model.export_adapter(task, folder / TASK_ADAPTERS_FOLDER / task)
+def _save_adapters(model: Model, folder: Path, initial: Path | None) -> None:
+    adaptation_of(model).save_task_adapters(folder / TASK_ADAPTERS_FOLDER)
     if not isinstance(model, PeftModel) or _stand_ins(model):
         return
     if model.peft_config[model.active_adapter].base_model_name_or_path:
@@ -123,15 +120,16 @@ def save_converted(model: PeftModel, initial: Path, folder: Path) -> None:
         save_file({**others, **converted}, folder / _WEIGHTS, metadata={"format": "pt"})
 
 
-def load_trained(folder: Path) -> tuple[PreTrainedModel | RatingModel | ExpertsModel, Tokenizer]:
+def load_trained(folder: Path) -> tuple[Model, Tokenizer]:
     """Read what :func:`save_trained` wrote, the model in evaluation mode.
 
     Raises:
         RecinjectError: the folder holds no such model.
     """
     model = load_model(str(folder))
+    for name in names("adapter"):
+        if (folder / f"{name}.json").is_file():
+            model = load_adapted(name, model, folder)
     if (folder / HEAD_FILE).is_file():
         model = load_head(model, folder)
-    if (folder / EXPERTS_FILE).is_file():
-        model = load_experts(model, folder)
     return model.eval(), load_tokenizer(folder)

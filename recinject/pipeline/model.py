@@ -17,8 +17,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
 from recinject.foundation.storage import atomic_folder
-from recinject.methods.experts.experts import ExpertSettings, add_experts
-from recinject.models.adapters import add_lora, without_wrapper
+from recinject.models.adapters import Model, without_wrapper
 from recinject.models.building import (
     Initialization,
     build_model,
@@ -27,12 +26,11 @@ from recinject.models.building import (
     wrap_tokenizer,
 )
 from recinject.models.heads import RatingModel
-from recinject.pipeline.recipe import Recipe, bind
+from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run, dialect_of, is_first_process
 from recinject.registry import bind_arguments, find
 from recinject.samples.encoding import Dialect
 from recinject.training.batches import Batch, make_collator
-from recinject.training.fitting import Model
 
 _ADAPTER, _MODEL = "initial", "initial_model"
 _SAMPLES, _ROWS = 256, 16
@@ -84,11 +82,11 @@ def adapt(
     Raises:
         RecinjectError: a setting is unknown, out of its range, or not for this model.
     """
-    if recipe.experts is not None:
-        settings = bind(ExpertSettings, recipe.experts, "experts")
-        return add_experts(model, settings, tasks, recipe.seed)
-    if recipe.lora is not None:
-        return add_lora(model, recipe.lora.arguments, recipe.seed, new_tokens)
+    given = {"experts": recipe.experts, "lora": recipe.lora and recipe.lora.arguments}
+    for name, settings in given.items():
+        if settings is not None:
+            adapt_to = find("adapter", name)
+            return adapt_to(model, settings, tasks, recipe.seed, new_tokens)
     return model
 
 

@@ -14,13 +14,12 @@ from recinject.pipeline.build import build
 from recinject.pipeline.model import adapter_folder, make_untrained, sample_batches
 from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
 from recinject.pipeline.sections import TrainingSection
-from recinject.samples.mixture import mix_tasks, validation_samples
+from recinject.samples.mixture import Phase, mix_tasks, task_rates, validation_samples
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from recinject.training.curriculum import Phase
-    from recinject.training.fitting import Model
+    from recinject.models.adapters import Model
 
 
 def train(run: Run) -> None:
@@ -56,6 +55,7 @@ def _train_and_save(run: Run, training: TrainingSection, checkpoints: Path, fold
 
 
 def _fit(run: Run, training: TrainingSection, checkpoints: Path) -> tuple[Model, Facts]:
+    from recinject.models.adapters import adaptation_of
     from recinject.models.building import count_parameters
     from recinject.training.fitting import fit
 
@@ -83,19 +83,8 @@ def _fit(run: Run, training: TrainingSection, checkpoints: Path) -> tuple[Model,
         optimizer_settings=training.optimizer_settings,
     )
     facts = {"trainable": trainable, "parameters": total}
-    return trained, facts | _expert_use(run, trained, train_set, names)
-
-
-def _expert_use(run: Run, model: Model, samples: Dataset, names: Sequence[str]) -> Facts:
-    from recinject.methods.experts.experts import experts_of
-
-    experts = experts_of(model)
-    if experts is None:
-        return {}
-    batches = sample_batches(model, run.factory.tokenizer, samples, run.recipe.seed)
-    shares = experts.shares(batches)[: len(names)].tolist()
-    by_task = experts.settings.decision == "task"
-    return {"experts": {"tasks": list(names), "shares": shares, "by_task": by_task}}
+    show = partial(sample_batches, trained, tokenizer, train_set, recipe.seed)
+    return trained, facts | adaptation_of(trained).facts(names, show)
 
 
 def task_sizes(run: Run) -> dict[str, int]:
@@ -106,8 +95,6 @@ def task_sizes(run: Run) -> dict[str, int]:
 
 def rates(training: TrainingSection, sizes: Mapping[str, int]) -> dict[str, float]:
     """Return the relative rates of the tasks in an epoch; none where each sample comes once."""
-    from recinject.training.curriculum import task_rates
-
     if training.temperature == 1 and training.cap is None:
         return dict(training.mixture)
     return task_rates(sizes, training.temperature, training.cap)
@@ -119,8 +106,6 @@ def curriculum(training: TrainingSection, sizes: Mapping[str, int]) -> list[Phas
     Raises:
         RecinjectError: a phase has no task with training samples.
     """
-    from recinject.training.curriculum import Phase
-
     usual = rates(training, sizes) or {task: float(size) for task, size in sizes.items()}
     phases = []
     for number, phase in enumerate(training.curriculum, 1):

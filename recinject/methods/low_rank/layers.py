@@ -204,8 +204,8 @@ def capture_inputs(
     masks: dict[torch.Size, Tensor] = {}
     most = -(-rows // max(1, len(batches)))
 
-    def read(name: str, given: tuple[Tensor, ...]) -> None:
-        shape = (states := given[0]).shape[:-1]
+    def read(name: str, states: Tensor) -> None:
+        shape = states.shape[:-1]
         useful = masks.get(shape, torch.ones(shape, dtype=torch.bool)).to(states.device)
         new = states[useful]
         kept[name].append(new[:: max(1, len(new) // most)][:most].float().cpu())
