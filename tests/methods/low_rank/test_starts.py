@@ -40,7 +40,7 @@ def adapted(base, new_tokens=(), **settings):
     settings = {"r": 3, "lora_alpha": 12, "target_modules": TARGETS, **settings}
     known = {name.rpartition(".")[2] for name, _ in load_model(str(base)).named_modules()}
     settings["target_modules"] = [name for name in settings["target_modules"] if name in known]
-    return add_lora(load_model(str(base)), settings, 1, new_tokens)
+    return add_lora(load_model(str(base)), settings, seed=1, new_tokens=new_tokens)
 
 
 def train(model, steps=5):
