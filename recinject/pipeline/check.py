@@ -9,7 +9,6 @@ import numpy as np
 
 from recinject.data.splitting import SPLITS
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.identifiers.table import check_kind
 from recinject.models.building import check_generation, count_parameters
 from recinject.pipeline.ablation import variants
 from recinject.pipeline.model import base_model, check_adapted
@@ -37,7 +36,6 @@ def check_settings(recipe: Recipe) -> None:
         variants(recipe)
     study_parts(recipe)
     pick(recipe.data.split, SPLITS, "data.split: unknown")
-    check_kind(recipe.identifiers.kind, recipe.identifiers.arguments)
     for name in recipe.evaluation.baselines:
         make_recommender(name)
     _check_list_length(recipe)

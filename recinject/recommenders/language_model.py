@@ -23,8 +23,7 @@ from recinject.decoding.candidates import pad_sequences, score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
-from recinject.methods.experts.experts import answering
-from recinject.models.adapters import without_wrapper
+from recinject.models.adapters import answering, without_wrapper
 from recinject.models.heads import RatingModel
 from recinject.models.storing import load_trained, save_trained
 from recinject.recommenders.baselines import mean_rating
