@@ -26,7 +26,7 @@ _LOOKS = {
     wording.recommender_label(wording.LANGUAGE_MODEL): "own",
 }
 _DETAILS = re.compile(r"<details><summary>(.*)</summary>|</details>")
-_INTERVAL = re.compile(r" (\[[−\d.,]+, [−\d.,]+\])(?=</td>)")
+_INTERVAL = re.compile(r" (\[[\u2212\d.,]+, [\u2212\d.,]+\])(?=</td>)")
 _WIDE_INCHES = 5.0
 
 
