@@ -32,8 +32,10 @@ from recinject.reporting.wording import LOWER_IS_BETTER, metric_label, number, r
 
 # Blue against grey stays apart in every kind of colour blindness (Okabe and Ito, 2008).
 ACCENT, BASELINE, INK, QUIET, LINE = "#0072b2", "#aab2bd", "#1d2430", "#5b6675", "#d5dae1"
-# In the page the colours follow its light or dark theme.
+_FONT = ["DejaVu Sans"]
+# In the page the colours follow its light or dark theme, and the font is the page's.
 _THEMED = {
+    f"'{_FONT[0]}'": "var(--font)",
     ACCENT: "var(--accent)",
     BASELINE: "var(--bar)",
     INK: "var(--ink)",
@@ -155,19 +157,15 @@ def to_svg(figure: Figure, label: str) -> Markup:
             since the ids inside the element are derived from it.
     """
     stream = BytesIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.sans-serif": _FONT}):
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     svg = stream.getvalue().decode()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font-family: [^;\"]*;", "", svg)
-    svg = re.sub(r"font: ((?:bold |\d+ )?[\d.]+px)[^;\"]*", r"font: \1 var(--font)", svg)
-    for colour, variable in _THEMED.items():
-        svg = svg.replace(colour, variable)
-    size = re.search(r'viewBox="[^"]*"', svg)
-    head = f'<svg {size[0] if size else ""} role="img" aria-label="{escape(label)}"'
-    return Markup(head + ' xmlns:xlink="http://www.w3.org/1999/xlink"' + svg[svg.index(">") :])
+    # matplotlib's names of groups come again in each figure of a page.
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
+    for drawn, themed in _THEMED.items():
+        svg = svg.replace(drawn, themed)
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 _MARKERS = ("s", "^", "D", "v", "P", "X", "*")

@@ -11,8 +11,7 @@ from recinject.evaluation.evaluate import Example
 from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
-
-LANGUAGE_MODEL = "language_model"
+from recinject.reporting.wording import LANGUAGE_MODEL as LANGUAGE_MODEL
 
 
 @dataclass(frozen=True)

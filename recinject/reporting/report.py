@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from matplotlib.figure import Figure
 
 from recinject.evaluation.lists import SliceResult
@@ -36,6 +35,7 @@ from recinject.reporting.headline import (
     standings,
 )
 from recinject.reporting.inputs import LANGUAGE_MODEL, ModelFacts, ReportInputs, SharePoint
+from recinject.reporting.pages import render as render
 
 _LINES = 3
 
@@ -59,32 +59,6 @@ def write_report(inputs: ReportInputs, folder: Path) -> None:
     text = render("report.md.j2", content | {"figures": list(files)})
     (folder / "report.html").write_text(page, encoding="utf-8")
     (folder / "report.md").write_text(text, encoding="utf-8")
-
-
-def render(template: str, content: Mapping[str, Any]) -> str:
-    """Fill one of this room's templates; HTML is escaped, Markdown by its filter ``md``."""
-    environment = Environment(
-        loader=PackageLoader("recinject.reporting"),
-        autoescape=select_autoescape(["html.j2"], default=False),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    filters: dict[str, Callable[..., str]] = {
-        "md": wording.markdown,
-        "count": wording.count,
-        "share": wording.share,
-        "large": wording.large,
-        "seconds": wording.seconds,
-        "number": wording.number,
-        "metric": wording.metric_label,
-        "recommender": wording.recommender_label,
-        "unbroken": wording.unbroken,
-        "literal": repr,
-    }
-    environment.filters.update(filters)
-    return environment.get_template(template).render(content)
 
 
 def subject(model: ModelFacts | None) -> str | None:

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from math import isfinite
 
 from recinject.evaluation.lists import MEASURES
-from recinject.reporting.inputs import LANGUAGE_MODEL
 
+LANGUAGE_MODEL = "language_model"
 LOWER_IS_BETTER = frozenset({"rmse", "mae", "ece"})
 MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
 SIGNIFICANT = 0.05
