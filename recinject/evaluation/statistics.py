@@ -105,9 +105,6 @@ def _require_equal_lists(prediction: Prediction, reference: Prediction) -> None:
         )
 
 
-_FLOATS = {"ahead", "tied", "rating", "label"}
-
-
 @dataclass(frozen=True)
 class SeedComparison(Comparison):
     """A comparison over several seeds, users paired within each of them.
@@ -127,44 +124,60 @@ class SeedComparison(Comparison):
 def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Queries]:
     """Read what one recommender answered in several runs as answers to one list of queries.
 
-    A user's queries of all runs stand under one number. What is drawn over users thus draws the
-    runs together, and a mean over these queries is the mean over the runs, where each run asked
-    as many.
+    The queries of a user have the same number in all runs. A bootstrap over users thus draws
+    a user's queries of all runs together, and a mean over these queries is the mean over the
+    runs, where each run asked as many.
 
     Args:
-        files: what :func:`~recinject.evaluation.evaluate.save_prediction` wrote of one task, one
-            file a run.
-        recommender: what to call who answered.
+        files: predictions of one task as
+            :func:`~recinject.evaluation.evaluate.save_prediction` stores them, one file a run.
+        recommender: the name of whoever answered.
 
     Returns:
-        The prediction, and the queries as far as metrics need them: prompts and histories are
-        empty.
+        The prediction, and the queries without prompts and histories.
     """
     task = files[0].name.partition(".")[0]
     frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    sample_ids = frame["sample_id"].tolist()
-    # The last part of a sample's id is the place of its target among the user's.
-    _, users = np.unique([name.rpartition("/")[0] for name in sample_ids], return_inverse=True)
-    targets, items = _numbers(frame)
-    columns = {name: frame[name].to_numpy(np.float64) for name in _FLOATS & set(frame.columns)}
+    users, targets, items = _integers(frame)
+    columns = {
+        name: frame[name].to_numpy(np.float64) if name in frame else None
+        for name in ("ahead", "tied", "rating", "label")
+    }
     queries = Queries(
         task,
-        sample_ids,
+        frame["sample_id"].tolist(),
         prompts=[""] * len(frame),
-        users=users.astype(np.int32),
+        users=users,
         histories=[np.empty(0, np.int32)] * len(frame),
         targets=targets,
-        labels=columns.get("label"),
+        labels=columns["label"],
     )
-    ahead, tied, ratings = (columns.get(name) for name in ("ahead", "tied", "rating"))
-    answered = Prediction(recommender, task, items, ahead=ahead, tied=tied, ratings=ratings)
+    answered = Prediction(
+        recommender,
+        task,
+        items,
+        ahead=columns["ahead"],
+        tied=columns["tied"],
+        ratings=columns["rating"],
+    )
     return answered, queries
 
 
-def _numbers(frame: pd.DataFrame) -> tuple[Integers, Integers | None]:
-    """Number the targets and the lists' items anew; where a list ends early stands -1."""
+def _integers(frame: pd.DataFrame) -> tuple[Integers, Integers, Integers | None]:
+    """Return users, targets and lists; where a list ends early stands -1."""
+    if "user" in frame:
+        users, targets = (frame[name].to_numpy(np.int32) for name in ("user", "target"))
+        return users, targets, np.stack(frame["items"]) if "items" in frame else None
+    users = pd.factorize(frame["sample_id"].str.rpartition("/")[0], sort=True)[0].astype(np.int32)
     lists = list(frame["item_ids"]) if "item_ids" in frame else []
     named = np.concatenate([frame["target_item_id"].to_numpy(object), *lists])
     numbers = pd.factorize(named)[0].astype(np.int32)
     rows = len(frame)
-    return numbers[:rows], numbers[rows:].reshape(rows, -1) if lists else None
+    return users, numbers[:rows], numbers[rows:].reshape(rows, -1) if lists else None
+
+
+def is_paired(one: tuple[Prediction, Queries], other: tuple[Prediction, Queries]) -> bool:
+    """Whether two answer the same queries, with lists of the same length."""
+    lists = [prediction.items for prediction, _ in (one, other)]
+    lengths = [None if items is None else items.shape[1] for items in lists]
+    return one[1].sample_ids == other[1].sample_ids and lengths[0] == lengths[1]

@@ -23,7 +23,6 @@ from recinject.foundation.storage import read_json
 from recinject.pipeline.identifiers_view import code_groups
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run, dialect_of
-from recinject.pipeline.study import points
 from recinject.reporting.headline import leader
 from recinject.reporting.inputs import (
     LANGUAGE_MODEL,
@@ -67,7 +66,6 @@ def gather(run: Run) -> ReportInputs:
         slices=[SliceResult(**row) for row in read_json(evaluation / "slices.json")],
         lists=[ListResult(**row) for row in read_json(evaluation / "lists.json")],
         confusion=_confusion(run),
-        shares=points(run),
         experts=ExpertUse(**experts) if experts else None,
         codes=code_groups(run.identifiers.texts, run.split[1].titles),
     )

@@ -20,7 +20,7 @@ from pydantic import (
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.storage import load_yaml, shipped_folder
 from recinject.pipeline.sections import (
-    AblationSection,
+    FILE_NAME,
     DataSection,
     EvaluationSection,
     IdentifiersSection,
@@ -29,7 +29,7 @@ from recinject.pipeline.sections import (
     ReportSection,
     SamplesSection,
     Section,
-    StudySection,
+    SweepSection,
     TrainingSection,
 )
 from recinject.tasks.shipped import TASKS, find_tasks, task_type
@@ -86,7 +86,7 @@ _NEW_TOKENS = ("token", "semantic")
 class Recipe(Section):
     """One experiment, from the log to the report."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=FILE_NAME)]
     runs: Path = Path("runs")
     seed: int = 1
     data: DataSection = DataSection()
@@ -99,8 +99,7 @@ class Recipe(Section):
     generation: Annotated[dict[str, Any], Field(default_factory=dict)]
     evaluation: EvaluationSection = EvaluationSection()
     report: ReportSection = ReportSection()
-    ablation: AblationSection | None = None
-    study: StudySection | None = None
+    sweep: SweepSection | None = None
 
     @model_validator(mode="after")
     def _a_task_left_out_is_not_mixed(self) -> Recipe:
@@ -305,6 +304,24 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
         raise RecinjectError(
             f"{override!r} is no override", hint="write key=value, e.g. data.path=log.csv"
         )
+    try:
+        lay_over(content, key, load_yaml(value))
+    except yaml.YAMLError as error:
+        if "{{" not in value:
+            raise RecinjectError(
+                f"{override!r}: the value is not YAML",
+                hint="close its brackets; text with signs of YAML needs quotes inside the shell's",
+            ) from error
+        # A phrase in Jinja, whose braces are a broken mapping to YAML.
+        lay_over(content, key, value)
+
+
+def lay_over(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key in the content of a recipe.
+
+    Raises:
+        RecinjectError: a part of the key but the last is no section.
+    """
     *sections, last = key.split(".")
     for section in sections:
         if content.get(section) is None:
@@ -312,15 +329,7 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
         content = content[section]
         if not isinstance(content, dict):
             raise RecinjectError(f"{key}: {section!r} has no keys below it", hint="shorten the key")
-    try:
-        content[last] = load_yaml(value)
-    except yaml.YAMLError as error:
-        if "{{" not in value:
-            raise RecinjectError(
-                f"{override!r}: the value is not YAML",
-                hint="close its brackets; text with signs of YAML needs quotes inside the shell's",
-            ) from error
-        content[last] = value  # a phrase in Jinja, whose braces are a broken mapping to YAML
+    content[last] = value
 
 
 def copy_shipped(name: str, destination: Path) -> Path:
