@@ -16,7 +16,7 @@ from recinject.foundation.storage import read_json
 from recinject.methods.semantic_ids.codes import Row
 from recinject.methods.semantic_ids.semantic import QUALITY
 from recinject.pipeline.run import Run
-from recinject.reporting.inputs import CodeGroup
+from recinject.reporting.result import CodeGroup
 
 _TOKEN = re.compile(r"<[a-z]+_\d+>|[^\s<]+")
 _CODE = re.compile(r"<[a-z]_\d+>|c\d+")
