@@ -139,22 +139,32 @@ def list_table(lists: Sequence[ListResult]) -> Table:
 
 
 def standing_table(found: Mapping[str, Standing]) -> Table:
-    """Make the table of how each task's first recommender stands against the best other."""
+    """Make the table of how the first recommender of each task stands against the best other."""
+    named = any(standing.own.recommender != LANGUAGE_MODEL for standing in found.values())
     rows = [
         [
             Cell(task),
             Cell(metric_label(standing.own.metric)),
-            Cell(recommender_label(standing.own.recommender)),
-            _value_cell(standing.own),
+            *([Cell(recommender_label(standing.own.recommender))] if named else []),
             Cell(standing.verb),
             Cell(recommender_label(standing.other.recommender)),
+            _value_cell(standing.own),
             _value_cell(standing.other),
-            Cell(standing.evidence),
+            *_tested(standing.comparison),
         ]
         for task, standing in found.items()
     ]
-    header = ["Task", "Metric", "Recommender", "Value", "It", "Best baseline", "Value", "Evidence"]
-    return Table("At a glance", header, rows, labels=len(header))
+    who = ["Best baseline", "It", "Next best"] if named else ["Language model", "Best baseline"]
+    header = ["Task", "Metric", *who, "Value", f"{who[-1]}'s", "Difference", "p"]
+    return Table("At a glance", header, rows, labels=len(header) - 4)
+
+
+def _tested(row: Comparison | None) -> list[Cell]:
+    """Return the cells of a paired difference and of its p-value."""
+    if row is None:
+        return [Cell(DASH), Cell(DASH)]
+    difference = Cell(signed(row.difference), interval(row.ci_low, row.ci_high))
+    return [difference, Cell(p_value(row.p_value).removeprefix("= "))]
 
 
 def comparison_tables(comparisons: Sequence[Comparison]) -> list[Table]:
@@ -178,8 +188,7 @@ def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
             *([Cell(recommender_label(row.recommender))] if named else []),
             Cell(recommender_label(row.reference)),
             Cell(verdict(row)),
-            Cell(signed(row.difference), interval(row.ci_low, row.ci_high)),
-            Cell(p_value(row.p_value).removeprefix("= ")),
+            *_tested(row),
             Cell(count(row.n)),
         ]
         for row in comparisons
