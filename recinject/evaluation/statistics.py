@@ -105,22 +105,6 @@ def _require_equal_lists(prediction: Prediction, reference: Prediction) -> None:
         )
 
 
-@dataclass(frozen=True)
-class SeedComparison(Comparison):
-    """A comparison over several seeds, users paired within each of them.
-
-    Attributes:
-        by_seed: the difference of each seed alone, in the seeds' order.
-    """
-
-    by_seed: Sequence[float]
-
-    @property
-    def seeds_agree(self) -> bool:
-        """Whether every seed alone differs in the same direction."""
-        return min(self.by_seed) > 0 or max(self.by_seed) < 0
-
-
 def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Queries]:
     """Read what one recommender answered in several runs as answers to one list of queries.
 
@@ -167,7 +151,7 @@ def _integers(frame: pd.DataFrame) -> tuple[Integers, Integers, Integers | None]
     """Return users, targets and lists; where a list ends early stands -1."""
     if "user" in frame:
         users, targets = (frame[name].to_numpy(np.int32) for name in ("user", "target"))
-        return users, targets, np.stack(frame["items"]) if "items" in frame else None
+        return users, targets, np.stack(frame["items"].tolist()) if "items" in frame else None
     users = pd.factorize(frame["sample_id"].str.rpartition("/")[0], sort=True)[0].astype(np.int32)
     lists = list(frame["item_ids"]) if "item_ids" in frame else []
     named = np.concatenate([frame["target_item_id"].to_numpy(object), *lists])

@@ -71,13 +71,13 @@ def sweep(
         reference: the arms that all others are compared with; the first arm if not given.
 
     Raises:
-        RecinjectError: a setting is wrong, or there is nothing to sweep.
+        RecinjectError: a setting of an arm is wrong.
     """
     base = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
-    own = {} if base.sweep is None else base.sweep.model_dump(exclude_unset=True)
+    own = base.sweep.model_dump() if base.sweep else {}
     given = {"vary": vary, "arms": arms, "seeds": seeds, "reference": reference}
     own |= {key: value for key, value in given.items() if value is not None}
-    swept = base.model_copy(update={"sweep": SweepSection(**own) if own else None})
+    swept = base.model_copy(update={"sweep": SweepSection(**own)})
     return Sweep.load(make_sweep(Run(swept, f"recinject run {base.name}")))
 
 
@@ -89,7 +89,7 @@ def make_sweep(run: Run) -> Path:
     Returns:
         The report's folder, which :meth:`~recinject.reporting.sweep.Sweep.load` reads.
     """
-    members, folder = plan(run.recipe), run.folder("report")
+    members, folder, section = plan(run.recipe), run.folder("report"), run.recipe.sweep
     for number, member in enumerate(members):
         say(f"\nsweep: {member.arm}, seed {member.seed} ({number + 1} of {len(members)})")
         if is_first_process():
@@ -97,7 +97,7 @@ def make_sweep(run: Run) -> Path:
         evaluate(member.run)
     if is_first_process():
         made = {str(m.run.recipe.name): m.run.manifest("evaluation").fingerprint for m in members}
-        settings = {"command": run.command, "sweep": _section(run.recipe).model_dump(mode="json")}
+        settings = {"command": run.command, "sweep": section and section.model_dump(mode="json")}
         run.stage("report", settings, made).run(lambda target: _report(run, members, target))
         say("\n" + "\n".join(Sweep.load(folder).summary()) + "\n")
         say(f"Report: {folder / 'report.html'}")
@@ -113,7 +113,7 @@ def plan(recipe: Recipe) -> list[Member]:
     Raises:
         RecinjectError: an arm or the reference is wrong.
     """
-    section, members, evaluated = _section(recipe), list[Member](), set[str]()
+    section, members, evaluated = recipe.sweep or SweepSection(), list[Member](), set[str]()
     arms = arms_of(section)
     for name in section.reference:
         pick(name, arms, "sweep.reference: unknown arm")
@@ -131,15 +131,6 @@ def plan(recipe: Recipe) -> list[Member]:
         command = shlex.join(["recinject", "run", str(own.folder / "recipe.yaml")])
         members.append(Member(arm, seed, Run(own, command)))
     return members
-
-
-def _section(recipe: Recipe) -> SweepSection:
-    if recipe.sweep is None:
-        raise RecinjectError(
-            "sweep: the recipe has no section sweep, and nothing else says what varies",
-            hint="give --vary KEY=VALUE,VALUE or --seeds, or add the section to the recipe",
-        )
-    return recipe.sweep
 
 
 def _content(recipe: Recipe, arm: str, seed: int, settings: Settings) -> dict[str, Any]:
@@ -229,42 +220,38 @@ def _link(source: str, target: str) -> None:
 
 
 def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:
-    first = members[0].run
-    keys = list(dict.fromkeys(key for own in arms_of(_section(run.recipe)).values() for key in own))
+    first, arms = members[0].run, arms_of(run.recipe.sweep or SweepSection())
+    keys = list(dict.fromkeys(key for settings in arms.values() for key in settings))
     settings = {m.arm: {"arm": m.arm} | _values(m.run.recipe, keys) for m in members}
     for key in keys:
         if not all(isinstance(row[key], int | float) for row in settings.values()):
             settings = {arm: row | {key: _text(row[key])} for arm, row in settings.items()}
-    metrics = [{"arm": m.arm, "seed": m.seed} | row for m in members for row in _metrics(m.run)]
+    metrics = [row for member in members for row in _metrics(member)]
     pooled, comparisons = _pool(run.recipe, members, metrics)
+    by_run, over_seeds = (
+        pd.DataFrame([settings[row["arm"]] | row for row in rows]) for rows in (metrics, pooled)
+    )
     negatives = [task.negatives for task in first.recipe.tasks() if isinstance(task, Ranking)]
     facts = {
         "name": run.recipe.name,
         "command": run.command,
         "keys": keys,
-        "seeds": list(dict.fromkeys(member.seed for member in members)),
-        "seconds": {arm: _seconds([m.run for m in members if m.arm == arm]) for arm in settings},
         "data": f"{first.manifest('data').facts['source']}, split by {first.recipe.data.split}",
         "model": first.recipe.model.name or "built from a config",
         "sampled_candidates": (negatives or [Ranking().negatives])[0],
     }
-    frames = [pd.DataFrame([settings[r["arm"]] | r for r in rows]) for rows in (metrics, pooled)]
-    found = Sweep(*frames, pd.DataFrame(comparisons), facts)
+    found = Sweep(by_run, over_seeds, pd.DataFrame(comparisons), facts)
     found.save(folder)
     found.report(folder)
     return {}
 
 
-def _metrics(run: Run) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = read_json(run.folder("evaluation") / "metrics.json")
-    return rows
-
-
-def _seconds(runs: Sequence[Run]) -> float | None:
-    """Return the mean time of a training, None where nothing is trained."""
-    trained = [run for run in runs if run.recipe.training is not None]
-    times = [run.manifest("training").facts["seconds"] for run in trained]
-    return float(np.mean(times)) if times else None
+def _metrics(member: Member) -> list[Settings]:
+    """Return what a run measured, each row with its arm, its seed and the training's seconds."""
+    run = member.run
+    seconds = run.manifest("training").facts["seconds"] if run.recipe.training else np.nan
+    rows = read_json(run.folder("evaluation") / "metrics.json")
+    return [{"arm": member.arm, "seed": member.seed, **row, "seconds": seconds} for row in rows]
 
 
 def _values(recipe: Recipe, keys: Iterable[str]) -> Settings:
@@ -280,8 +267,8 @@ def _values(recipe: Recipe, keys: Iterable[str]) -> Settings:
 
 
 def _pool(
-    recipe: Recipe, members: Sequence[Member], metrics: Iterable[Mapping[str, Any]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    recipe: Recipe, members: Sequence[Member], metrics: Iterable[Settings]
+) -> tuple[list[Settings], list[Settings]]:
     """Measure what each arm answered with all seeds together, and compare it with the references.
 
     A recommender is compared with itself under a reference's settings, where both arms asked it
@@ -290,7 +277,8 @@ def _pool(
     names = ("task", "metric", "recommender", "arm", "seed")
     values = {tuple(row[name] for name in names): row["value"] for row in metrics}
     arms = list(dict.fromkeys(member.arm for member in members))
-    references, pooled, comparisons = _section(recipe).reference or arms[:1], [], []
+    references = (recipe.sweep and recipe.sweep.reference) or arms[:1]
+    pooled, comparisons = list[Settings](), list[Settings]()
     for file in dict.fromkeys(name for member in members for name in member.answers):
         runs = {arm: [m for m in members if m.arm == arm and file in m.answers] for arm in arms}
         answers = {

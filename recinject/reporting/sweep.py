@@ -16,7 +16,6 @@ from pandas.api.types import is_numeric_dtype
 
 import recinject
 from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.statistics import SeedComparison
 from recinject.foundation.storage import read_json, write_json
 from recinject.reporting import tables, wording
 from recinject.reporting.figures import ACCENT, BASELINE, INK, QUIET, finish
@@ -36,7 +35,7 @@ _PREDICATES = {
     _DISAGREE: "better with some seeds and worse with others",
     "not shown to differ": "not shown to differ",
 }
-_MARKERS = "os^DvPX*"
+_MARKERS, _DASHES = "os^DvPX*", ("-", "--", ":", "-.")
 _FRAMES = ("metrics", "pooled", "comparisons")
 
 
@@ -47,13 +46,12 @@ class Sweep:
     Attributes:
         metrics: one row a run and metric: ``arm``, the arm's value of each key that varies,
             ``seed``, ``task``, ``recommender``, ``metric``, ``value``, ``ci_low``, ``ci_high``
-            (95 %, over users) and ``n`` (users).
-        pooled: the same without ``seed``: the answers of all seeds are measured together.
+            (95 %, over users), ``n`` (users) and ``seconds`` (of the training).
+        pooled: the same without seeds: the answers of all of them are measured together.
         comparisons: the recommenders of each ``arm`` less the same ones under the settings of a
             ``reference``: ``task``, ``recommender``, ``metric``, ``difference``, ``ci_low``,
             ``ci_high``, ``p_value``, ``n``, and ``by_seed``, the difference of each seed.
-        facts: name, command, keys, seeds, mean seconds of a training by arm; data and model in
-            words.
+        facts: name and command; the keys that vary; data and model in words.
     """
 
     metrics: pd.DataFrame
@@ -70,14 +68,16 @@ class Sweep:
     @classmethod
     def load(cls, folder: str | Path) -> Sweep:
         """Read what :meth:`save` wrote."""
-        frames = [pd.read_parquet(Path(folder) / f"{name}.parquet") for name in _FRAMES]
-        return cls(*frames, facts=read_json(Path(folder) / "facts.json"))
+        files = (Path(folder) / f"{name}.parquet" for name in _FRAMES)
+        metrics, pooled, comparisons = map(pd.read_parquet, files)
+        return cls(metrics, pooled, comparisons, read_json(Path(folder) / "facts.json"))
 
     def report(self, folder: str | Path) -> Path:
         """Write ``report.html``, ``report.md`` and figures; return the path of the page."""
         drawn = {f"sweep_{task}": self.plot(task) for task in ordered_tasks(self._results)}
         content = {
             "facts": self.facts,
+            "seeds": list(self.metrics["seed"].unique()),
             "version": recinject.__version__,
             "headline": self.sentences(),
             "figures": list(drawn),
@@ -101,7 +101,7 @@ class Sweep:
                 yield "  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip()
 
     def sentences(self) -> list[str]:
-        """Say by each task's main metric which arms are better than a reference, and which worse."""
+        """Say by each task's main metric which arms are better or worse than a reference."""
         said = []
         for reference in self._references:
             rows = self._compared_with(reference)
@@ -132,7 +132,9 @@ class Sweep:
 
     @cached_property
     def _arms(self) -> pd.DataFrame:
-        return self.pooled[["arm", *self.facts["keys"]]].drop_duplicates()
+        times = self.metrics.groupby("arm")["seconds"].mean()
+        arms = self.metrics[["arm", *self.facts["keys"]]].drop_duplicates()
+        return arms.assign(seconds=arms["arm"].map(times))
 
     @cached_property
     def _axis(self) -> str | None:
@@ -180,19 +182,14 @@ class Sweep:
     def _references(self) -> list[str]:
         return list(dict.fromkeys(self.comparisons.get("reference", ())))
 
-    def _compared_with(self, reference: str) -> list[SeedComparison]:
+    def _compared_with(self, reference: str) -> list[Any]:
         """Return the comparisons with a reference by the usual metrics, the main task's first."""
         own = self.comparisons[self.comparisons["reference"] == reference]
         own = own[~own["recommender"].str.endswith(_NOT_SHOWN)]
-        rows = [
-            SeedComparison(
-                **{k: v for k, v in row.items() if k != "arm"}
-                | {"recommender": self._label(row, ["arm"])}
-            )
-            for row in own.to_dict("records")
-        ]
+        labels = [self._label(row, ["arm"]) for row in own.to_dict("records")]
+        rows: list[Any] = list(own.assign(label=labels).itertuples())
         kept = [row for row in rows if row.metric in (*_SHOWN, main_metric(row.task, rows))]
-        order, metrics = ordered_tasks(rows), list(dict.fromkeys(row.metric for row in rows))
+        order, metrics = ordered_tasks(rows), list(own["metric"].unique())
         return sorted(kept, key=lambda row: (order.index(row.task), metrics.index(row.metric)))
 
     def _comparison_table(self, reference: str) -> Table:
@@ -200,7 +197,7 @@ class Sweep:
             [
                 Cell(row.task),
                 Cell(wording.metric_label(row.metric)),
-                Cell(row.recommender),
+                Cell(row.label),
                 Cell(verdict(row), kind=tables.LOOKS.get(verdict(row), "note")),
                 Cell(difference(row)),
                 Cell(wording.p_value(row.p_value).removeprefix("= ")),
@@ -213,12 +210,12 @@ class Sweep:
         return Table(f"Against {reference}", header, rows, labels=4)
 
     def _arm_table(self) -> Table:
-        keys, times = self.facts["keys"], self.facts["seconds"]
+        keys = self.facts["keys"]
         rows = [
             [
                 Cell(row["arm"]),
                 *(Cell(v if isinstance(v, str) else f"{v:g}") for v in map(row.get, keys)),
-                Cell(wording.seconds(times[row["arm"]]) if times[row["arm"]] else wording.DASH),
+                Cell(wording.seconds(row["seconds"]) if row["seconds"] > 0 else wording.DASH),
             ]
             for row in self._arms.to_dict("records")
         ]
@@ -251,20 +248,20 @@ class Sweep:
         return Table(title, ["Recommender", *(f"{x:g}" for x in best.index)], lines)
 
 
-def verdict(row: SeedComparison) -> str:
+def verdict(row: Any) -> str:
     """Say whether an arm is better, worse or neither, by its test and by each of the seeds."""
-    found = tables.verdict(row)
-    return _DISAGREE if found in ("better", "worse") and not row.seeds_agree else found
+    found, agree = tables.verdict(row), min(row.by_seed) > 0 or max(row.by_seed) < 0
+    return _DISAGREE if found in ("better", "worse") and not agree else found
 
 
-def _found(rows: Sequence[SeedComparison]) -> str:
-    """Say of which arms each verdict is: by name, or only those furthest off where they are many."""
+def _found(rows: Sequence[Any]) -> str:
+    """Say which arms each verdict is about; of many, name those furthest off."""
     parts = []
     for found, predicate in _PREDICATES.items():
         own = [row for row in rows if verdict(row) == found]
         if len(own) > _NAMED:
             own.sort(key=lambda row: -abs(row.difference))
-        named = [f"{row.recommender} ({difference(row)})" for row in own[:_NAMED]]
+        named = [f"{row.label} ({difference(row)})" for row in own[:_NAMED]]
         if len(own) > _NAMED:
             named.append(f"{len(own) - _NAMED} more")
         if own:
@@ -292,9 +289,10 @@ def _draw_curves(axes: Axes, rows: pd.DataFrame, axis: str) -> None:
     for turn, (label, own) in enumerate(rows.groupby("label", sort=False)):
         own, is_own = own.sort_values(axis), bool(own["own"].iloc[0])
         places = own[axis] * step**turn if is_wide else own[axis] + turn * step
-        look = {"color": ACCENT if is_own else BASELINE, "linewidth": 2 if is_own else 1.3}
-        axes.plot(places, own["value"], marker=_MARKERS[turn % len(_MARKERS)], label=label, **look)
-        axes.vlines(places, own["ci_low"], own["ci_high"], colors=look["color"], linewidth=1)
+        colour, width = (ACCENT, 2.0) if is_own else (BASELINE, 1.3)
+        look = _DASHES[turn % len(_DASHES)] + _MARKERS[turn % len(_MARKERS)]
+        axes.plot(places, own["value"], look, color=colour, linewidth=width, label=label)
+        axes.vlines(places, own["ci_low"], own["ci_high"], colors=colour, linewidth=1)
     axes.set_xscale("log" if is_wide else "linear")
     axes.set_xlabel(axis, color=QUIET)
     axes.set_xticks(values, [f"{value:g}" for value in values])
