@@ -20,14 +20,14 @@ from pydantic import ValidationError
 
 from recinject.evaluation.evaluate import Protocol, measure
 from recinject.evaluation.statistics import compare, is_paired, load_answers
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.progress import say
+from recinject.foundation.settings import explain, fields_of
 from recinject.foundation.storage import RunManifest, atomic_folder, hash_value, read_json
 from recinject.pipeline.evaluate import evaluate
-from recinject.pipeline.recipe import Recipe, explain, lay_over, load_recipe
+from recinject.pipeline.recipe import Recipe, lay_over, load_recipe
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.pipeline.sections import SweepSection
-from recinject.registry import pick
 from recinject.reporting.sweep import Sweep
 from recinject.tasks.shipped import Ranking
 
@@ -73,7 +73,7 @@ def sweep(
     Raises:
         RecinjectError: a setting of an arm is wrong.
     """
-    base = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
+    base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
     own = base.sweep.model_dump() if base.sweep else {}
     given = {"vary": vary, "arms": arms, "seeds": seeds, "reference": reference}
     own |= {key: value for key, value in given.items() if value is not None}
@@ -123,11 +123,12 @@ def plan(recipe: Recipe) -> list[Member]:
         try:
             own = Recipe.model_validate(content)
         except ValidationError as error:
-            raise explain(error, f"sweep, arm {arm}: ", Recipe) from error
+            raise explain(error, f"sweep, arm {arm}: ", fields_of(Recipe)) from error
         if own.has_model and (asked in evaluated or seed != section.seeds[0]):
             content["evaluation"] |= {"baselines": []}
             own = Recipe.model_validate(content)
         evaluated.add(asked)
+        own = own.resolved()
         command = shlex.join(["recinject", "run", str(own.folder / "recipe.yaml")])
         members.append(Member(arm, seed, Run(own, command)))
     return members
@@ -135,10 +136,10 @@ def plan(recipe: Recipe) -> list[Member]:
 
 def _content(recipe: Recipe, arm: str, seed: int, settings: Settings) -> dict[str, Any]:
     content = recipe.model_dump(mode="json")
-    for key, value in settings.items():
+    for key in settings:
         if key.partition(".")[0] in _SET_BY_SWEEP:
             raise RecinjectError(f"sweep: {key} cannot vary", hint="set sweep.seeds for seeds")
-        lay_over(content, key, value)
+    lay_over(content, settings)
     own = {"name": f"{arm}-{seed}", "runs": str(recipe.folder), "seed": seed, "sweep": None}
     return content | own
 
@@ -174,8 +175,7 @@ def _text(value: Any) -> str:
     """Write a setting as a recipe has it, on one line."""
     if isinstance(value, str):
         return value
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
-    return text.removesuffix("...\n").strip()
+    return yaml.safe_dump(value, default_flow_style=True, width=9999).partition("\n")[0]
 
 
 def _prepare(run: Run, earlier: Iterable[Run]) -> None:
@@ -184,9 +184,7 @@ def _prepare(run: Run, earlier: Iterable[Run]) -> None:
     The comparison of two arms rests on the same samples, tokenizer and thus first weights.
     """
     run.recipe.folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    header = f"# A run of the sweep in {run.recipe.runs}; for its report: recinject run THIS_FILE\n"
-    (run.recipe.folder / "recipe.yaml").write_text(header + text, encoding="utf-8")
+    run.recipe.save(run.recipe.folder / "recipe.yaml")
     made = {key: source for source in earlier for key in _prepared(source.recipe).items()}
     for stage, settings in _prepared(run.recipe).items():
         if source := made.get((stage, settings)):
