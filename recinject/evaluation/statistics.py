@@ -122,7 +122,8 @@ def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Q
     """
     task = files[0].name.partition(".")[0]
     frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    columns = {name: frame[name].to_numpy(np.float64) for name in _FLOATS & set(frame.columns)}
+    floats = {"ahead", "tied", "rating", "label"} & set(frame.columns)
+    columns = {name: frame[name].to_numpy(np.float64) for name in floats}
     queries = Queries(
         task,
         sample_ids=frame["sample_id"].tolist(),
@@ -142,4 +143,6 @@ def is_paired(one: tuple[Prediction, Queries], other: tuple[Prediction, Queries]
     """Whether two answer the same queries, with lists of the same length."""
     lists = [prediction.items for prediction, _ in (one, other)]
     lengths = [None if items is None else items.shape[1] for items in lists]
-    return one[1].sample_ids == other[1].sample_ids and lengths[0] == lengths[1]
+    same_targets = np.array_equal(one[1].targets, other[1].targets)
+    same_queries = one[1].sample_ids == other[1].sample_ids and same_targets
+    return same_queries and lengths[0] == lengths[1]

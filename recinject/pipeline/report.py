@@ -6,11 +6,9 @@ from pathlib import Path
 
 from recinject.foundation.progress import say
 from recinject.pipeline.evaluate import evaluate
-from recinject.pipeline.facts import gather
+from recinject.pipeline.facts import result_of
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.reporting.cards import model_card
-from recinject.reporting.headline import headline
-from recinject.reporting.report import subject, write_report
 
 
 def report(run: Run) -> None:
@@ -19,21 +17,17 @@ def report(run: Run) -> None:
     if not is_first_process():
         return
     settings = {**run.recipe.report.model_dump(), "command": run.command}
-    run.stage("report", settings, run.fingerprints("evaluation")).run(
-        lambda folder: _report(run, folder)
-    )
-    inputs = gather(run)
-    said = headline(inputs.metrics, inputs.comparisons, subject(inputs.model))
-    say(f"\n{' '.join(said)}\n")
-    say(f"Report: {run.folder('report') / 'report.html'}")
+    stage = run.stage("report", settings, run.fingerprints("evaluation"))
+    stage.run(lambda folder: _report(run, folder))
+    say(f"\n{result_of(run).headline}\n")
+    say(f"Report: {stage.folder / 'report.html'}")
 
 
 def _report(run: Run, folder: Path) -> Facts:
-    inputs = gather(run)
-    write_report(inputs, folder)
+    result = result_of(run)
+    result.report(folder)
     if run.recipe.training is not None:
         versions = run.manifest("samples").facts["prompt_versions"]
-        base = run.recipe.model.name
-        card = model_card(inputs, prompt_versions=versions, base_model=base)
+        card = model_card(result, prompt_versions=versions, base_model=run.recipe.model.name)
         (run.folder("training") / "README.md").write_text(card, encoding="utf-8")
     return {}

@@ -17,7 +17,7 @@ import recinject
 from recinject.reporting import wording
 from recinject.reporting.figures import to_png, to_svg
 
-# Cells of these words are coloured in the page.
+# How cells look that hold these words, alone or before a comma.
 _LOOKS = {
     **dict.fromkeys(("better", "beats", "ok"), "ok"),
     **dict.fromkeys(("worse", "loses to", "warning"), "warning"),
@@ -26,7 +26,7 @@ _LOOKS = {
     wording.recommender_label(wording.LANGUAGE_MODEL): "own",
 }
 _DETAILS = re.compile(r"<details><summary>(.*)</summary>|</details>")
-_INTERVAL = re.compile(r" (\[[−\d.,]+, [−\d.,]+\])(?=</td>)")
+_INTERVAL = re.compile(r" (\[[\u2212\d.,]+, [\u2212\d.,]+\])(?=</td>)")
 _WIDE_INCHES = 5.0
 
 
@@ -128,8 +128,8 @@ def _decorated(parser: MarkdownIt, tokens: Sequence[Token]) -> Iterator[tuple[st
             slug = re.sub(r"[^a-z0-9]+", "-", token.content.lower()).strip("-")
             before.attrSet("id", slug)
             yield slug, token.content
-        elif before.tag == "td" and token.content in _LOOKS:
-            before.attrSet("class", _LOOKS[token.content])
+        elif before.tag == "td" and (look := _LOOKS.get(token.content.partition(",")[0])):
+            before.attrSet("class", look)
         elif before.tag == "p" and (details := _DETAILS.fullmatch(token.content)):
             label = parser.renderInline(details[1] or "")
             opened = f"<details><summary>{label}</summary>\n"
