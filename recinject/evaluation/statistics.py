@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recinject.data.schema import Floats, Integers
+from recinject.data.schema import Floats
 from recinject.evaluation.metrics import Clusters, bootstrap, interval, observe, statistic_of
 from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.protocol import Prediction, Queries
@@ -105,22 +105,6 @@ def _require_equal_lists(prediction: Prediction, reference: Prediction) -> None:
         )
 
 
-@dataclass(frozen=True)
-class SeedComparison(Comparison):
-    """A comparison over several seeds, users paired within each of them.
-
-    Attributes:
-        by_seed: the difference of each seed alone, in the seeds' order.
-    """
-
-    by_seed: Sequence[float]
-
-    @property
-    def seeds_agree(self) -> bool:
-        """Whether every seed alone differs in the same direction."""
-        return min(self.by_seed) > 0 or max(self.by_seed) < 0
-
-
 def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Queries]:
     """Read what one recommender answered in several runs as answers to one list of queries.
 
@@ -138,46 +122,27 @@ def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Q
     """
     task = files[0].name.partition(".")[0]
     frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    users, targets, items = _integers(frame)
-    columns = {
-        name: frame[name].to_numpy(np.float64) if name in frame else None
-        for name in ("ahead", "tied", "rating", "label")
-    }
+    floats = {"ahead", "tied", "rating", "label"} & set(frame.columns)
+    columns = {name: frame[name].to_numpy(np.float64) for name in floats}
     queries = Queries(
         task,
-        frame["sample_id"].tolist(),
+        sample_ids=frame["sample_id"].tolist(),
         prompts=[""] * len(frame),
-        users=users,
+        users=frame["user"].to_numpy(),
         histories=[np.empty(0, np.int32)] * len(frame),
-        targets=targets,
-        labels=columns["label"],
+        targets=frame["target"].to_numpy(),
+        labels=columns.get("label"),
     )
-    answered = Prediction(
-        recommender,
-        task,
-        items,
-        ahead=columns["ahead"],
-        tied=columns["tied"],
-        ratings=columns["rating"],
-    )
+    items = np.stack(frame["items"].tolist()) if "items" in frame else None
+    ahead, tied, ratings = (columns.get(name) for name in ("ahead", "tied", "rating"))
+    answered = Prediction(recommender, task, items, ahead=ahead, tied=tied, ratings=ratings)
     return answered, queries
-
-
-def _integers(frame: pd.DataFrame) -> tuple[Integers, Integers, Integers | None]:
-    """Return users, targets and lists; where a list ends early stands -1."""
-    if "user" in frame:
-        users, targets = (frame[name].to_numpy(np.int32) for name in ("user", "target"))
-        return users, targets, np.stack(frame["items"]) if "items" in frame else None
-    users = pd.factorize(frame["sample_id"].str.rpartition("/")[0], sort=True)[0].astype(np.int32)
-    lists = list(frame["item_ids"]) if "item_ids" in frame else []
-    named = np.concatenate([frame["target_item_id"].to_numpy(object), *lists])
-    numbers = pd.factorize(named)[0].astype(np.int32)
-    rows = len(frame)
-    return users, numbers[:rows], numbers[rows:].reshape(rows, -1) if lists else None
 
 
 def is_paired(one: tuple[Prediction, Queries], other: tuple[Prediction, Queries]) -> bool:
     """Whether two answer the same queries, with lists of the same length."""
     lists = [prediction.items for prediction, _ in (one, other)]
     lengths = [None if items is None else items.shape[1] for items in lists]
-    return one[1].sample_ids == other[1].sample_ids and lengths[0] == lengths[1]
+    same_targets = np.array_equal(one[1].targets, other[1].targets)
+    same_queries = one[1].sample_ids == other[1].sample_ids and same_targets
+    return same_queries and lengths[0] == lengths[1]

@@ -8,48 +8,34 @@ import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import accumulate, product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-import recinject
 from recinject.evaluation.evaluate import Protocol, measure
 from recinject.evaluation.statistics import compare, is_paired, load_answers
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.progress import say
+from recinject.foundation.settings import explain, fields_of
 from recinject.foundation.storage import RunManifest, atomic_folder, hash_value, read_json
 from recinject.pipeline.evaluate import evaluate
-from recinject.pipeline.recipe import Recipe, explain, lay_over, load_recipe
+from recinject.pipeline.recipe import Recipe, lay_over, load_recipe
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.pipeline.sections import SweepSection
-from recinject.registry import pick
 from recinject.reporting.sweep import Sweep
 from recinject.tasks.shipped import Ranking
 
 _SET_BY_SWEEP = ("name", "runs", "seed", "sweep")
-Rows = list[dict[str, Any]]
+Settings = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Arm:
-    """Settings that are compared with others.
-
-    Attributes:
-        name: the arm's name, also in folders.
-        settings: values by dotted key, laid over the recipe.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Member:
+class Member(NamedTuple):
     """The run of one arm with one seed."""
 
     arm: str
@@ -73,8 +59,8 @@ def sweep(
 ) -> Sweep:
     """Train and evaluate a recipe with other settings and seeds, and compare them.
 
-    Whatever is not given comes from the recipe's section ``sweep``. Runs that are done already, in
-    the recipe's folder, are not made again.
+    What is not given is as in the recipe's section ``sweep``. Runs that are done already, in the
+    recipe's folder, are not made again.
 
     Args:
         recipe: a recipe, the path of one, or a shipped one's name.
@@ -85,13 +71,13 @@ def sweep(
         reference: the arms that all others are compared with; the first arm if not given.
 
     Raises:
-        RecinjectError: a setting is wrong, or there is nothing to sweep.
+        RecinjectError: a setting of an arm is wrong.
     """
-    base = recipe if isinstance(recipe, Recipe) else load_recipe(str(recipe))
-    own = {} if base.sweep is None else base.sweep.model_dump(exclude_unset=True)
+    base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    own = base.sweep.model_dump() if base.sweep else {}
     given = {"vary": vary, "arms": arms, "seeds": seeds, "reference": reference}
     own |= {key: value for key, value in given.items() if value is not None}
-    swept = _checked(base.model_dump(mode="json") | {"sweep": own}, "")
+    swept = base.model_copy(update={"sweep": SweepSection(**own)})
     return Sweep.load(make_sweep(Run(swept, f"recinject run {base.name}")))
 
 
@@ -103,7 +89,7 @@ def make_sweep(run: Run) -> Path:
     Returns:
         The report's folder, which :meth:`~recinject.reporting.sweep.Sweep.load` reads.
     """
-    members, folder = plan(run.recipe), run.folder("report")
+    members, folder, section = plan(run.recipe), run.folder("report"), run.recipe.sweep
     for number, member in enumerate(members):
         say(f"\nsweep: {member.arm}, seed {member.seed} ({number + 1} of {len(members)})")
         if is_first_process():
@@ -111,37 +97,11 @@ def make_sweep(run: Run) -> Path:
         evaluate(member.run)
     if is_first_process():
         made = {str(m.run.recipe.name): m.run.manifest("evaluation").fingerprint for m in members}
-        settings = {"command": run.command, "sweep": _section(run.recipe).model_dump(mode="json")}
+        settings = {"command": run.command, "sweep": section and section.model_dump(mode="json")}
         run.stage("report", settings, made).run(lambda target: _report(run, members, target))
         say("\n" + "\n".join(Sweep.load(folder).summary()) + "\n")
         say(f"Report: {folder / 'report.html'}")
     return folder
-
-
-def arms_of(section: SweepSection) -> list[Arm]:
-    """Return every named arm with every combination of the varied values.
-
-    Examples:
-        >>> section = SweepSection(arms={"flat": {}, "deep": {"a.n": 2}}, vary={"b.x": [1, 0.5]})
-        >>> [arm.name for arm in arms_of(section)]
-        ['flat-x_1', 'flat-x_0.5', 'deep-x_1', 'deep-x_0.5']
-    """
-    words = {(key, n): w for key, vs in section.vary.items() for n, w in enumerate(_words(key, vs))}
-    choices = [[(key, n) for n in range(len(values))] for key, values in section.vary.items()]
-    found = []
-    for (name, own), chosen in product((section.arms or {"": {}}).items(), [*product(*choices)]):
-        parts = [name, *(words[each] for each in chosen)]
-        varied = {key: section.vary[key][number] for key, number in chosen}
-        found.append(Arm("-".join(part for part in parts if part) or "unchanged", own | varied))
-    return found
-
-
-def _words(key: str, values: Sequence[Any]) -> list[str]:
-    """Name the values of a key by their text; by their numbers where that is long or ambiguous."""
-    texts = [re.sub(r"[^\w.-]", "_", _text(value)) for value in values]
-    if len(set(texts)) < len(texts) or any(isinstance(value, dict | list) for value in values):
-        texts = [str(number) for number in range(1, len(values) + 1)]
-    return [f"{key.rpartition('.')[2]}_{text}" for text in texts]
 
 
 def plan(recipe: Recipe) -> list[Member]:
@@ -153,43 +113,69 @@ def plan(recipe: Recipe) -> list[Member]:
     Raises:
         RecinjectError: an arm or the reference is wrong.
     """
-    section, members, evaluated = _section(recipe), list[Member](), set[str]()
+    section, members, evaluated = recipe.sweep or SweepSection(), list[Member](), set[str]()
     arms = arms_of(section)
     for name in section.reference:
-        pick(name, [arm.name for arm in arms], "sweep.reference: unknown arm")
+        pick(name, arms, "sweep.reference: unknown arm")
     for seed, arm in product(dict.fromkeys(section.seeds), arms):
-        content = recipe.model_dump(mode="json")
-        for key, value in arm.settings.items():
-            if key.partition(".")[0] in _SET_BY_SWEEP:
-                raise RecinjectError(f"sweep: {key} cannot vary", hint="set sweep.seeds for seeds")
-            lay_over(content, key, value)
-        content |= {"name": f"{arm.name}-{seed}", "runs": str(recipe.folder)}
-        content |= {"seed": seed, "sweep": None}
-        own = _checked(content, f"sweep, arm {arm.name}: ")
+        content = _content(recipe, arm, seed, arms[arm])
         asked = hash_value([content[s] for s in ("data", "identifiers", "samples", "evaluation")])
+        try:
+            own = Recipe.model_validate(content)
+        except ValidationError as error:
+            raise explain(error, f"sweep, arm {arm}: ", fields_of(Recipe)) from error
         if own.has_model and (asked in evaluated or seed != section.seeds[0]):
             content["evaluation"] |= {"baselines": []}
             own = Recipe.model_validate(content)
         evaluated.add(asked)
+        own = own.resolved()
         command = shlex.join(["recinject", "run", str(own.folder / "recipe.yaml")])
-        members.append(Member(arm.name, seed, Run(own, command)))
+        members.append(Member(arm, seed, Run(own, command)))
     return members
 
 
-def _section(recipe: Recipe) -> SweepSection:
-    if recipe.sweep is None:
-        raise RecinjectError(
-            "sweep: the recipe has no section sweep, and nothing else says what varies",
-            hint="give --vary KEY=VALUE,VALUE or --seeds, or add the section to the recipe",
-        )
-    return recipe.sweep
+def _content(recipe: Recipe, arm: str, seed: int, settings: Settings) -> dict[str, Any]:
+    content = recipe.model_dump(mode="json")
+    for key in settings:
+        if key.partition(".")[0] in _SET_BY_SWEEP:
+            raise RecinjectError(f"sweep: {key} cannot vary", hint="set sweep.seeds for seeds")
+    lay_over(content, settings)
+    own = {"name": f"{arm}-{seed}", "runs": str(recipe.folder), "seed": seed, "sweep": None}
+    return content | own
 
 
-def _checked(content: Mapping[str, Any], place: str) -> Recipe:
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise explain(error, place, Recipe) from error
+def arms_of(section: SweepSection) -> dict[str, Settings]:
+    """Return the settings of every named arm with every combination of the varied values.
+
+    Examples:
+        >>> section = SweepSection(arms={"flat": {}, "deep": {"a.n": 2}}, vary={"b.x": [1, 0.5]})
+        >>> arms_of(section)["deep-x_0.5"]
+        {'a.n': 2, 'b.x': 0.5}
+    """
+    found = {name: dict(own) for name, own in section.arms.items()} or {"": {}}
+    for key, values in section.vary.items():
+        last, words = key.rpartition(".")[2], _words(values)
+        found = {
+            f"{name}-{last}_{word}".strip("-"): own | {key: value}
+            for name, own in found.items()
+            for word, value in zip(words, values, strict=True)
+        }
+    return {name or "unchanged": own for name, own in found.items()}
+
+
+def _words(values: Sequence[Any]) -> list[str]:
+    """Return the values' texts to name arms by, or their numbers where a text would not do."""
+    texts = [re.sub(r"[^\w.-]", "_", _text(value)) for value in values]
+    if len(set(texts)) == len(texts) and not any(isinstance(v, dict | list) for v in values):
+        return texts
+    return [str(number) for number in range(1, len(values) + 1)]
+
+
+def _text(value: Any) -> str:
+    """Write a setting as a recipe has it, on one line."""
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(value, default_flow_style=True, width=9999).partition("\n")[0]
 
 
 def _prepare(run: Run, earlier: Iterable[Run]) -> None:
@@ -198,9 +184,7 @@ def _prepare(run: Run, earlier: Iterable[Run]) -> None:
     The comparison of two arms rests on the same samples, tokenizer and thus first weights.
     """
     run.recipe.folder.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(run.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
-    header = f"# A run of the sweep in {run.recipe.runs}; recinject run on this file reports on it.\n"
-    (run.recipe.folder / "recipe.yaml").write_text(header + text, encoding="utf-8")
+    run.recipe.save(run.recipe.folder / "recipe.yaml")
     made = {key: source for source in earlier for key in _prepared(source.recipe).items()}
     for stage, settings in _prepared(run.recipe).items():
         if source := made.get((stage, settings)):
@@ -211,12 +195,12 @@ def _prepared(recipe: Recipe) -> dict[str, str]:
     """Return for each stage before the training a hash of the settings that it depends on."""
     own = recipe.model
     reader = [own.name, own.tokenizer, own.vocab_size, (own.config or {}).get("model_type")]
-    sections = {
+    settings = {
         "data": [recipe.seed, recipe.data.model_dump()],
         "identifiers": [recipe.identifiers.model_dump()],
         "samples": [recipe.samples.model_dump(), reader],
     }
-    return dict(zip(sections, map(hash_value, accumulate(sections.values())), strict=True))
+    return dict(zip(settings, map(hash_value, accumulate(settings.values())), strict=True))
 
 
 def _share(stage: str, source: Run, target: Run) -> None:
@@ -234,110 +218,90 @@ def _link(source: str, target: str) -> None:
 
 
 def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:
-    arms = _arms(run.recipe, members)
-    settings = {row["arm"]: row for row in arms.drop(columns="seconds").to_dict("records")}
-    metrics = [settings[m.arm] | {"seed": m.seed} | row for m in members for row in _metrics(m)]
-    pooled, comparisons = _pool(run.recipe, members, pd.DataFrame(metrics))
-    found = Sweep(
-        arms=arms,
-        metrics=pd.DataFrame(metrics),
-        pooled=pd.DataFrame([settings[row["arm"]] | row for row in pooled]),
-        comparisons=pd.DataFrame(comparisons),
-        facts=_facts(run, members),
+    first, arms = members[0].run, arms_of(run.recipe.sweep or SweepSection())
+    keys = list(dict.fromkeys(key for settings in arms.values() for key in settings))
+    settings = {m.arm: {"arm": m.arm} | _values(m.run.recipe, keys) for m in members}
+    for key in keys:
+        if not all(isinstance(row[key], int | float) for row in settings.values()):
+            settings = {arm: row | {key: _text(row[key])} for arm, row in settings.items()}
+    metrics = [row for member in members for row in _metrics(member)]
+    pooled, comparisons = _pool(run.recipe, members, metrics)
+    by_run, over_seeds = (
+        pd.DataFrame([settings[row["arm"]] | row for row in rows]) for rows in (metrics, pooled)
     )
+    negatives = [task.negatives for task in first.recipe.tasks() if isinstance(task, Ranking)]
+    facts = {
+        "name": run.recipe.name,
+        "command": run.command,
+        "keys": keys,
+        "data": f"{first.manifest('data').facts['source']}, split by {first.recipe.data.split}",
+        "model": first.recipe.model.name or "built from a config",
+        "sampled_candidates": (negatives or [Ranking().negatives])[0],
+    }
+    found = Sweep(by_run, over_seeds, pd.DataFrame(comparisons), facts)
     found.save(folder)
     found.report(folder)
     return {}
 
 
-def _metrics(member: Member) -> Rows:
-    rows: Rows = read_json(member.run.folder("evaluation") / "metrics.json")
-    return rows
+def _metrics(member: Member) -> list[Settings]:
+    """Return what a run measured, each row with its arm, its seed and the training's seconds."""
+    run = member.run
+    seconds = run.manifest("training").facts["seconds"] if run.recipe.training else np.nan
+    rows = read_json(run.folder("evaluation") / "metrics.json")
+    return [{"arm": member.arm, "seed": member.seed, **row, "seconds": seconds} for row in rows]
 
 
-def _facts(run: Run, members: Sequence[Member]) -> Facts:
-    first = members[0].run
-    recipe, samplers = first.recipe, first.recipe.tasks()
-    negatives = [task.negatives for task in samplers if isinstance(task, Ranking)]
-    return {
-        "name": run.recipe.name,
-        "command": run.command,
-        "version": recinject.__version__,
-        "seeds": list(dict.fromkeys(member.seed for member in members)),
-        "data": f"{first.manifest('data').facts['source']}, split by {recipe.data.split}",
-        "model": recipe.model.name or ("built here" if recipe.has_model else "none"),
-        "sampled_candidates": (negatives or [Ranking().negatives])[0],
-    }
-
-
-def _arms(recipe: Recipe, members: Sequence[Member]) -> pd.DataFrame:
-    """Return the arms' table: each with its value of every key, and the mean time of a training."""
-    arms, rows = arms_of(_section(recipe)), []
-    keys = list(dict.fromkeys(key for arm in arms for key in arm.settings))
-    for arm in arms:
-        runs = [member.run for member in members if member.arm == arm.name]
-        content = runs[0].recipe.model_dump(mode="json")
-        trained = [run for run in runs if run.recipe.training is not None]
-        seconds = [run.manifest("training").facts["seconds"] for run in trained]
-        values = {key: _value(content, key) for key in keys}
-        rows.append({"arm": arm.name, **values, "seconds": pd.Series(seconds, dtype=float).mean()})
-    frame = pd.DataFrame(rows)
+def _values(recipe: Recipe, keys: Iterable[str]) -> Settings:
+    """Return a recipe's value of each dotted key: a number, or text where it is none."""
+    content, values = recipe.model_dump(mode="json"), {}
     for key in keys:
-        if not all(isinstance(row[key], int | float) for row in rows):
-            frame[key] = [_text(row[key]) for row in rows]
-    return frame
+        value: Any = content
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        values[key] = value if is_number else _text(value)
+    return values
 
 
-def _value(content: Any, key: str) -> Any:
-    for part in key.split("."):
-        content = content.get(part) if isinstance(content, dict) else None
-    return content
-
-
-def _text(value: Any) -> str:
-    """Write a setting as a recipe has it, on one line."""
-    if isinstance(value, str):
-        return value
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
-    return text.removesuffix("...\n").strip()
-
-
-def _pool(recipe: Recipe, members: Sequence[Member], metrics: pd.DataFrame) -> tuple[Rows, Rows]:
+def _pool(
+    recipe: Recipe, members: Sequence[Member], metrics: Iterable[Settings]
+) -> tuple[list[Settings], list[Settings]]:
     """Measure what each arm answered with all seeds together, and compare it with the references.
 
     A recommender is compared with itself under a reference's settings, where both arms asked it
-    the same queries with the same seeds. Two references are compared once.
+    the same queries. Two references are compared once.
     """
+    names = ("task", "metric", "recommender", "arm", "seed")
+    values = {tuple(row[name] for name in names): row["value"] for row in metrics}
     arms = list(dict.fromkeys(member.arm for member in members))
-    references, pooled, comparisons = _section(recipe).reference or arms[:1], Rows(), Rows()
-    values = metrics.set_index(["recommender", "task", "metric", "arm", "seed"])["value"]
+    references = (recipe.sweep and recipe.sweep.reference) or arms[:1]
+    pooled, comparisons = list[Settings](), list[Settings]()
     for file in dict.fromkeys(name for member in members for name in member.answers):
-        runs = {a: [m for m in members if m.arm == a and file in m.answers] for a in arms}
-        loaded = {a: load_answers([m.answers[file] for m in runs[a]], a) for a in arms if runs[a]}
-        for arm, (prediction, queries) in loaded.items():
-            own, protocol = {"arm": arm}, _protocol(recipe, runs[arm][0].run.recipe)
-            named = {"recommender": file.partition(".")[2].removesuffix(".parquet")}
+        runs = {arm: [m for m in members if m.arm == arm and file in m.answers] for arm in arms}
+        answers = {
+            arm: load_answers([m.answers[file] for m in own], arm)
+            for arm, own in runs.items()
+            if own
+        }
+        named = {"recommender": file.partition(".")[2].removesuffix(".parquet")}
+        for arm, (prediction, queries) in answers.items():
+            own, resamples = runs[arm][0].run.recipe.evaluation, recipe.evaluation.resamples
+            protocol = Protocol(own.beams, own.cutoffs, resamples, recipe.seed)
             measured = measure(prediction, queries, protocol)
-            pooled += [own | asdict(row) | named for row in measured]
+            pooled += [{"arm": arm} | asdict(row) | named for row in measured]
             others = references[: references.index(arm)] if arm in references else references
-            seeds = [member.seed for member in runs[arm]]
             paired = [
-                loaded[other][0]
+                answers[other][0]
                 for other in others
-                if other in loaded
-                and seeds == [member.seed for member in runs[other]]
-                and is_paired(loaded[arm], loaded[other])
+                if other in answers and is_paired(answers[arm], answers[other])
             ]
-            names = [row.metric for row in measured]
-            for row in compare(
-                prediction, paired, queries, names, protocol.resamples, protocol.seed
-            ):
-                key = (named["recommender"], row.task, row.metric)
-                by_seed = values[(*key, arm)][seeds] - values[(*key, row.reference)][seeds]
-                comparisons.append(own | asdict(row) | named | {"by_seed": by_seed.tolist()})
+            asked = [row.metric for row in measured]
+            for row in compare(prediction, paired, queries, asked, resamples, recipe.seed):
+                key = (row.task, row.metric, named["recommender"])
+                by_seed = [
+                    values[(*key, arm, m.seed)] - values[(*key, row.reference, m.seed)]
+                    for m in runs[arm]
+                ]
+                comparisons.append({"arm": arm} | asdict(row) | named | {"by_seed": by_seed})
     return pooled, comparisons
-
-
-def _protocol(whole: Recipe, arm: Recipe) -> Protocol:
-    own = arm.evaluation
-    return Protocol(own.beams, own.cutoffs, whole.evaluation.resamples, whole.seed)
