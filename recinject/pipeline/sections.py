@@ -65,7 +65,8 @@ class SemanticSection(Section):
 
     ``content`` is ``tfidf`` (of at most ``dimensions`` numbers), a ``.npy`` or ``.parquet`` of
     vectors, or a sentence-transformers model; ``last_codes`` is how many items may share all
-    other codes; ``training`` passes to the Trainer where the quantiser is ``rq_vae``.
+    other codes; ``training`` holds :class:`~recinject.training.networks.FitSettings` where the
+    quantiser is ``rq_vae``.
     """
 
     content: str = "tfidf"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.data.splitting import View
@@ -216,7 +217,7 @@ def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Rec
             constructor; ``name`` among these is what results call it.
 
     Raises:
-        RecinjectError: no recommender has that name, or it has no such argument.
+        RecinjectError: no recommender has that name, it has no such argument, or refuses a value.
 
     Examples:
         >>> make_recommender({"ease": {"regularization": 500.0, "name": "ease_500"}}).name
@@ -226,14 +227,17 @@ def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Rec
     name, given = (asked, {}) if isinstance(asked, str) else next(iter(asked.items()))
     kind, settings = find("recommender", name, place), dict(given or {})
     called = settings.pop("name", kind.name)
-    legal = [key for each in kind.__mro__ for key in inspect.signature(each.__init__).parameters]
     for key in settings:
-        pick(
-            key,
-            sorted({*legal} - {"self", "args", "kwargs", "settings"}),
-            f"{place}.{name}: unknown setting",
-        )
-    recommender: Recommender = kind(**settings)
+        pick(key, inspect.signature(kind).parameters, f"{place}.{name}: unknown setting")
+    try:
+        recommender: Recommender = kind(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, (place, name, *first["loc"])))
+        now = first["input"] if first["loc"] else settings
+        raise RecinjectError(
+            f"{where}: {first['msg']}", hint=f"it is {now!r} now; change or remove it"
+        ) from error
     recommender.name = called  # type: ignore[misc]  # a name of its own, beside its class's
     return recommender
 
