@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import ConfigDict, ValidationError
 
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.data.splitting import View
@@ -146,6 +146,8 @@ class Recommender(ABC):
 
     name: ClassVar[str]
     tasks: ClassVar[frozenset[str]]
+    # Of the subclasses that are pydantic dataclasses: unknown settings are refused.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def read(self, sources: Sources) -> None:  # noqa: B027  # most have nothing to read
         """Note what :meth:`fit` learns from beside the training events; called before it."""

@@ -370,6 +370,7 @@ class SelfAttention(ItemScorer):
             return self.kind(n_items, **{size: getattr(self, size) for size in sizes})
 
 
+@dataclass(eq=False)
 class SASRec(SelfAttention):
     """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018).
 

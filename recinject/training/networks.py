@@ -10,7 +10,7 @@ from itertools import count
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -35,7 +35,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """The learning rate as a fraction of the first one, of the fraction of the steps taken."""
 
 
-@checked_dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class FitSettings:
     """How a network is trained; a wrong value raises pydantic's ``ValidationError``.
 

@@ -23,7 +23,7 @@ CATALOG = Catalog(
     )
 )
 KNOWN = np.arange(120) % 10 != 3
-SMALL = {"dimensions": 16, "codes": 8, "training": {"max_steps": 20}}
+SMALL = {"dimensions": 16, "codes": 8, "training": {"steps": 20}}
 
 
 def make(folder=None, known=KNOWN, **settings):
@@ -72,7 +72,7 @@ def test_fewer_items_than_codes_leave_nothing_behind(quantiser, tmp_path):
 
 
 def test_a_wrong_training_setting_is_refused():
-    with pytest.raises(RecinjectError, match="'max_step' is no training argument"):
+    with pytest.raises(RecinjectError, match="unknown key 'max_step'"):
         make(quantiser="rq_vae", training={"max_step": 3})
 
 
@@ -80,7 +80,7 @@ def test_a_wrong_training_setting_is_refused():
 def test_on_beauty_codes_are_used_and_learnt_ones_keep_the_most(shared_data, tmp_path):
     log = clean(read_log(shared_data / "amazon-2014-beauty", columns={}), k_core=5)[0]
     known = np.ones(len(log.catalog), bool)
-    training = {"max_steps": 400}
+    training = {"steps": 400}
     settings = [SemanticSection(quantiser=name, training=training) for name in QUANTISERS]
     found = {
         one.quantiser: make_semantic(one, log.catalog, known, 1, tmp_path).quality

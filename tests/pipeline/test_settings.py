@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 RANDOM = "data.split=random"
 CODES = ("identifiers.kind=semantic", "identifiers.semantic={codes: 4, levels: 2, last_codes: 40}")
 CLUSTERS = ("identifiers.kind=collaborative", "identifiers.leaf_items=5", "identifiers.clusters=3")
-VAE = "identifiers.semantic.training={max_steps: %d, per_device_train_batch_size: 40}"
+VAE = "identifiers.semantic.training={steps: %d, batch_size: 40}"
 RETRIEVAL = "samples.tasks={retrieval: {}}"
 RATING = ("samples.tasks={rating: {max_per_user: 2}}", "training.max_steps=1")
 LOW = "model.low_rank={rank: 2}"

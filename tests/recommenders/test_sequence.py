@@ -107,9 +107,10 @@ def test_the_epoch_is_chosen_by_ndcg_on_the_held_out(circle: Interactions) -> No
     got = model.predict(ask([list(history) for history in histories], targets), 10)
     assert got.ahead is not None and got.tied is not None
     expected = ndcg(got.ahead, got.tied, 10).mean()
-    assert model.training_history.values[model.training_history.best_epoch - 1] == pytest.approx(expected, abs=1e-4)
-    assert max(model.training_history.values) == model.training_history.values[model.training_history.best_epoch - 1]
-    assert model.training_history.epochs < 30
+    history = model.training_history
+    assert history.values[history.best_epoch - 1] == pytest.approx(expected, abs=1e-4)
+    assert max(history.values) == history.values[history.best_epoch - 1]
+    assert history.epochs < 30
 
 
 def test_nothing_to_learn_leaves_popularity() -> None:

@@ -211,6 +211,7 @@ class MLP(PairNetwork):
         return MLPModule(self._mean, *sizes, self.dropout)
 
 
+@dataclass(eq=False)
 class WideDeep(MLP):
     """Crossed features beside an MLP (Cheng et al., DLRS 2016)."""
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding
@@ -40,7 +40,7 @@ class SharedTrunk(Trunk):
         return dict.fromkeys(self._tasks, self.layers(features))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ExpertTrunkSettings:
     """The experts of a trunk; a wrong value raises pydantic's ``ValidationError``.
 

@@ -7,8 +7,8 @@ import pytest
 from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Part, Split
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.semantic_ranker.representations import REPRESENTATIONS
 from recinject.methods.semantic_ranker.recommender import HashedRanker, SemanticRanker
+from recinject.methods.semantic_ranker.representations import REPRESENTATIONS
 from recinject.recommenders.protocol import Queries, Sources
 
 GENRES, A_GENRE, USERS = 4, 12, 160

@@ -6,7 +6,12 @@ import torch
 from pydantic import ValidationError
 
 from recinject.foundation.ragged import Ragged
-from recinject.methods.semantic_ranker.networks import ExpertTrunk, ExpertTrunkSettings, Ranker, SharedTrunk
+from recinject.methods.semantic_ranker.networks import (
+    ExpertTrunk,
+    ExpertTrunkSettings,
+    Ranker,
+    SharedTrunk,
+)
 from recinject.training.networks import FitSettings, TensorRows, fit_network
 
 TASKS = ("rating", "click")
@@ -76,7 +81,14 @@ def test_the_penalty_is_the_entropy_of_the_selectors():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"gate": "hard"}, {"k": 5}, {"k": 0}, {"experts": 1}, {"gamma": 0.0}, {"regularization": -1.0}],
+    [
+        {"gate": "hard"},
+        {"k": 5},
+        {"k": 0},
+        {"experts": 1},
+        {"gamma": 0.0},
+        {"regularization": -1.0},
+    ],
 )
 def test_bad_settings_are_refused(settings):
     with pytest.raises(ValidationError):
