@@ -18,10 +18,11 @@ from transformers import GenerationConfig
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.decoding.beam_search import Normalised, constrained_beam_search
-from recinject.decoding.candidates import pad_sequences, score_candidates
+from recinject.decoding.candidates import score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
+from recinject.foundation.ragged import Ragged
 from recinject.methods.experts.experts import answering
 from recinject.models.adapters import without_wrapper
 from recinject.models.heads import RatingModel
@@ -100,11 +101,12 @@ class LanguageModel(Recommender):
         self._beams = beams
         self._rows_at_once = rows_at_once
         self._scores: Normalised = scores
-        sequences = self._dialect.completions(identifier_texts).to_list()
+        sequences = self._dialect.completions(identifier_texts)
         self._trie = Trie.build(sequences)
-        self._sequences = pad_sequences(sequences)
+        self._sequences = sequences.to_grid(-1)
         self._label_values = np.array(list((rating_labels or {}).values()), np.float64)
-        self._labels = pad_sequences(self._label_sequences(list(rating_labels or {})))
+        labels = self._label_sequences(list(rating_labels or {}))
+        self._labels = Ragged.from_rows(labels).to_grid(-1)
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Do nothing: the model comes trained, by :func:`recinject.training.fitting.fit`."""
@@ -261,7 +263,7 @@ class LanguageModel(Recommender):
         size = max(1, self._rows_at_once // width)
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         for rows in track(batches, f"Asking the model: {queries.task}"):
-            padded = pad_sequences([prompts[row] for row in rows], left=left)
+            padded = Ragged.from_rows([prompts[row] for row in rows]).to_grid(-1, left=left)
             grid = torch.from_numpy(padded.astype(np.int64))
             yield rows, (grid.clamp(min=0), (grid >= 0).long())
 
