@@ -19,6 +19,7 @@ from pydantic import (
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.storage import load_yaml, shipped_folder
+from recinject.identifiers.table import identifiers_class
 from recinject.pipeline.sections import (
     AblationSection,
     DataSection,
@@ -78,9 +79,6 @@ def _legal(keys: Sequence[str], root: type[BaseModel]) -> Iterable[str]:
         if isinstance(found, type) and issubclass(found, BaseModel):
             section = found
     return section.model_fields
-
-
-_NEW_TOKENS = ("token", "semantic")
 
 
 class Recipe(Section):
@@ -161,7 +159,7 @@ class Recipe(Section):
             (self.lora is not None, "lora adapts the same model", "set lora=null, or experts=null"),
             (self.model.head != "text", "they answer in text alone", "set model.head=text"),
             (
-                self.identifiers.kind in _NEW_TOKENS,
+                self.experts is not None and identifiers_class(self.identifiers.kind).has_tokens,
                 f"identifiers.kind={self.identifiers.kind} brings tokens that would stay untrained",
                 "set identifiers.kind=number, or use lora, which trains their embeddings",
             ),
@@ -173,7 +171,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _cold_items_have_codes(self) -> Recipe:
         if self.evaluation.cold_share and not (
-            self.has_model and self.identifiers.kind == "semantic"
+            self.has_model and identifiers_class(self.identifiers.kind).joins_cold_items
         ):
             raise RecinjectError(
                 "evaluation.cold_share: cold items join by the codes that a model predicts",
