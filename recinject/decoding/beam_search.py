@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -22,9 +21,8 @@ Normalised = Literal["vocabulary", "legal"]
 """Whether the vocabulary's tokens share a step's probability, or only those legal at the step."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Paths:
-    """Paths down the trie, as columns: whose, continuing which branch, where, how good."""
+class _Paths(NamedTuple):
+    """Paths down the trie, as columns: of which user, from which branch, to which node."""
 
     users: Numbers
     parents: Numbers
@@ -32,20 +30,15 @@ class _Paths:
     scores: Floats
 
     def take(self, index: Numbers | Flags) -> _Paths:
-        return _Paths(self.users[index], self.parents[index], self.nodes[index], self.scores[index])
+        return _Paths(*(column[index] for column in self))
 
     def best(self, beams: int) -> _Paths:
-        """Keep each user's best, best first; equal scores go by node, so chance has no say."""
+        """Keep each user's best, best first; equal scores are ordered by node."""
         order = np.lexsort((self.nodes, -self.scores, self.users))
         return self.take(order[_ranks(self.users[order]) < beams])
 
     def joined(self, other: _Paths) -> _Paths:
-        return _Paths(
-            np.concatenate([self.users, other.users]),
-            np.concatenate([self.parents, other.parents]),
-            np.concatenate([self.nodes, other.nodes]),
-            np.concatenate([self.scores, other.scores]),
-        )
+        return _Paths(*map(np.concatenate, zip(self, other, strict=True)))
 
 
 @torch.inference_mode()
@@ -61,8 +54,8 @@ def constrained_beam_search(
 ) -> tuple[Integers, Floats]:
     """Find the items whose identifiers a model finds likeliest after each prompt.
 
-    With as many beams as items the search is exhaustive. It finds ``beams`` items whenever so
-    many are allowed, each once, and no other, whatever the model's weights.
+    With as many beams as items the search is exhaustive. It returns ``beams`` items, each once, if
+    so many are allowed.
 
     Args:
         model: an encoder-decoder or a causal model in evaluation mode.

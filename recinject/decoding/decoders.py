@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,22 +23,50 @@ from recinject.foundation.errors import RecinjectError
 from recinject.models.adapters import without_wrapper
 
 
-class BranchingDecoder(Protocol):
+class BranchingDecoder(ABC):
     """Decodes n prompts in step, each in ``width`` branches, with cached keys and values.
 
     The prompt's keys and values are computed once a prompt and shared by its branches, never
     copied: on long prompts that is most of the time and most of the memory of a beam search.
+
+    Args:
+        model: an encoder-decoder or a causal model.
+        input_ids: the prompts' tokens, shape (n, length); a causal model's are padded on the left.
+        attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
+
+    Raises:
+        RecinjectError: a causal model's prompt is empty, padded on the right, or longer than the
+            model can be searched with.
     """
+
+    def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
+        self._model = model
+        self._ids, self._mask = input_ids.to(model.device), attention_mask.to(model.device)
+        self._first = self._ids[:, -1:]
+        if model.config.is_encoder_decoder:
+            start = model.config.decoder_start_token_id
+            self._first = self._ids.new_full((len(self._ids), 1), start)
+        elif not (self._mask.shape[1] and self._mask[:, -1].all()):
+            raise RecinjectError(
+                "a causal model continues its prompt's last token, and a prompt ends in none",
+                hint="pad prompts on the left, and give each at least one token",
+            )
 
     @property
     def start(self) -> Integers:
-        """The token that every decoding begins with, one a prompt, shape (n, 1)."""
+        """The token to read first: the decoder's start, or each prompt's last, shape (n, 1)."""
+        return self._first.cpu().numpy().astype(np.int32)
 
+    @abstractmethod
     def step(self, tokens: Integers) -> Tensor:
         """Read a token a branch, shape (n, width); return logits, shape (n, width, vocabulary)."""
 
+    @abstractmethod
     def branch(self, parents: NDArray[np.integer[Any]]) -> None:
         """Let each prompt's new branches continue old ones of its own, shape (n, new width)."""
+
+    def _tensor(self, numbers: NDArray[np.integer[Any]]) -> Tensor:
+        return torch.from_numpy(numbers.astype(np.int64)).to(self._ids.device)
 
 
 @contextmanager
@@ -56,10 +85,10 @@ def read_prompts(
         attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
 
     Raises:
-        RecinjectError: see :class:`CausalBranches` and :class:`CopiedBranches`.
+        RecinjectError: see :class:`BranchingDecoder` and :class:`CopiedBranches`.
     """
     inner = without_wrapper(model)
-    kind: type[EncoderDecoderBranches | CausalBranches | CopiedBranches] = CopiedBranches
+    kind: type[BranchingDecoder] = CopiedBranches
     if inner.config.is_encoder_decoder and inner._can_set_attn_implementation():
         kind = EncoderDecoderBranches
     elif not inner.config.is_encoder_decoder and _takes_masks(inner):
@@ -112,38 +141,25 @@ def _log_sums(
 _SHARED = "shared_by_branches"
 
 
-class EncoderDecoderBranches:
-    """A :class:`BranchingDecoder` over an encoder-decoder model; use :func:`read_prompts`.
+class EncoderDecoderBranches(BranchingDecoder):
+    """An encoder-decoder model's; use it through :func:`read_prompts`.
 
-    A prompt's branches share its cross-attention's keys and values, which are never copied: the
-    branches are its queries. Only the decoder's own few keys and values are one set a branch.
-
-    Args:
-        model: an encoder-decoder model.
-        input_ids: the prompts' tokens, shape (n, length).
-        attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
+    A prompt's branches share its cross-attention's keys and values: the branches are its queries.
+    Only the decoder's own few keys and values are one set a branch.
     """
 
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
-        self._model = model
-        self._mask = attention_mask.to(model.device)
-        self._encoded = model.get_encoder()(
-            input_ids=input_ids.to(model.device), attention_mask=self._mask
-        )
+        super().__init__(model, input_ids, attention_mask)
+        self._encoded = model.get_encoder()(input_ids=self._ids, attention_mask=self._mask)
         self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         self._width = 1
-
-    @property
-    def start(self) -> Integers:
-        """The token that every decoding begins with."""
-        return np.full((len(self._mask), 1), self._model.config.decoder_start_token_id, np.int32)
 
     def step(self, tokens: Integers) -> Tensor:
         """Read a token a branch."""
         output = self._model(
             encoder_outputs=self._encoded,
             attention_mask=self._mask,
-            decoder_input_ids=_on(self._mask, tokens).reshape(-1, 1),
+            decoder_input_ids=self._tensor(tokens).reshape(-1, 1),
             past_key_values=self._cache,
             use_cache=True,
         )
@@ -154,7 +170,7 @@ class EncoderDecoderBranches:
         """Let each prompt's new branches continue old ones of its own."""
         rows = (parents + np.arange(len(parents))[:, None] * self._width).ravel()
         if parents.shape[1] != self._width or not np.array_equal(rows, np.arange(rows.size)):
-            self._cache.self_attention_cache.batch_select_indices(_on(self._mask, rows))
+            self._cache.self_attention_cache.batch_select_indices(self._tensor(rows))
         self._width = parents.shape[1]
 
 
@@ -177,7 +193,7 @@ def _attend_shared(
     position_bias: Tensor | None = None,
     **settings: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend as ever; but where a prompt has several branches, they are its queries in one go."""
+    """Attend as SDPA does, but let all branches of a prompt be its queries at once."""
     prompts, width = len(key), len(query) // len(key)
     if width == 1:
         result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
@@ -196,59 +212,43 @@ AttentionInterface.register(_SHARED, _attend_shared)
 AttentionMaskInterface.register(_SHARED, sdpa_mask)
 
 
-class CausalBranches:
-    """A :class:`BranchingDecoder` over a causal model.
+class CausalBranches(BranchingDecoder):
+    """A causal model's, if its attention takes a mask and positions as they are given.
 
     A step appends one token a branch to the prompt's own sequence, all at one position, and an
     attention mask lets each see only the prompt and its own ancestors (tree attention, Miao et
     al., SpecInfer, 2024). So there is one set of keys and values a prompt, never one a branch.
-
-    Args:
-        model: a causal model whose attention takes a mask and positions as they are given.
-        input_ids: the prompts' tokens, shape (n, length), padded on the left.
-        attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
-
-    Raises:
-        RecinjectError: a prompt is empty, padded on the right, or longer than the model can read.
     """
 
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
-        mask, ids = attention_mask.to(model.device).bool(), input_ids.to(model.device)
-        _refuse_open_ends(mask)
-        self._model = model
-        self._last = ids[:, -1:]
+        super().__init__(model, input_ids, attention_mask)
+        mask = self._mask.bool()
         self._cache = DynamicCache()
         # The position of the token that is read next, shape (n,), and which of the tokens read
         # so far each branch sees, shape (n, width, tokens).
         self._position = mask.sum(1) - 1
         self._seen = mask[:, None, :-1]
         _refuse_too_long(model, self._position.max())
-        if ids.shape[1] > 1:
-            # The model without its head: logits of a whole prompt are large, and nobody asks.
+        if mask.shape[1] > 1:
+            # The model without its head: a whole prompt's logits are large and not needed.
             model.base_model(
-                input_ids=ids[:, :-1],
+                input_ids=self._ids[:, :-1],
                 attention_mask=mask[:, :-1].long(),
                 position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, :-1],
                 past_key_values=self._cache,
                 use_cache=True,
             )
 
-    @property
-    def start(self) -> Integers:
-        """Each prompt's last token: reading it gives what follows the prompt."""
-        return self._last.cpu().numpy().astype(np.int32)
-
     def step(self, tokens: Integers) -> Tensor:
         """Read a token a branch."""
         _refuse_too_long(self._model, self._position.max())
         n, width = tokens.shape
-        ids = _on(self._last, tokens)
-        own = torch.eye(width, dtype=torch.bool, device=ids.device).expand(n, width, width)
-        self._seen = torch.cat([self._seen, own], dim=2)
+        itself = torch.eye(width, dtype=torch.bool, device=self._ids.device).expand(n, width, width)
+        self._seen = torch.cat([self._seen, itself], dim=2)
         dtype = self._model.dtype
-        hidden = torch.zeros(self._seen.shape, dtype=dtype, device=ids.device)
+        hidden = torch.zeros(self._seen.shape, dtype=dtype, device=self._ids.device)
         output = self._model(
-            input_ids=ids,
+            input_ids=self._tensor(tokens),
             attention_mask=hidden.masked_fill(~self._seen, torch.finfo(dtype).min)[:, None],
             position_ids=self._position[:, None].expand(n, width),
             past_key_values=self._cache,
@@ -260,61 +260,46 @@ class CausalBranches:
 
     def branch(self, parents: NDArray[np.integer[Any]]) -> None:
         """Let each prompt's new branches continue old ones of its own."""
-        rows = _on(self._last, parents)
-        self._seen = self._seen.gather(1, rows[:, :, None].expand(-1, -1, self._seen.shape[2]))
+        rows = self._tensor(parents)[:, :, None]
+        self._seen = self._seen.gather(1, rows.expand(-1, -1, self._seen.shape[2]))
 
 
-class CopiedBranches:
-    """A :class:`BranchingDecoder` over any other model that keeps keys and values.
+class CopiedBranches(BranchingDecoder):
+    """Any other model's, if it keeps keys and values.
 
-    Each prompt is read alone and unpadded, and what the model keeps of it is copied to every
-    branch: slower than the other decoders, but nothing is asked of the model's attention.
-
-    Args:
-        model: an encoder-decoder or a causal model.
-        input_ids: the prompts' tokens, shape (n, length); a causal model's are padded on the left.
-        attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
+    Each prompt is read alone and unpadded, and its keys and values are copied to every branch:
+    slower than the other decoders, but it asks nothing of the model's attention.
 
     Raises:
-        RecinjectError: the model keeps nothing that could be copied, or a causal model reads both
-            ways; or see :class:`CausalBranches`.
+        RecinjectError: the model keeps no keys and values, or a causal model reads both ways.
     """
 
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
+        super().__init__(model, input_ids, attention_mask)
         _refuse_uncopied(model)
-        mask, ids = attention_mask.to(model.device).bool(), input_ids.to(model.device)
-        self._model = model
-        prompts = [row[seen][None] for row, seen in zip(ids, mask, strict=True)]
+        masks = self._mask.bool()
+        prompts = [ids[mask][None] for ids, mask in zip(self._ids, masks, strict=True)]
         if model.config.is_encoder_decoder:
-            start = model.config.decoder_start_token_id
-            self._last = torch.full_like(ids[:, :1], start)
-            self._encoded = [model.get_encoder()(input_ids=row)[0] for row in prompts]
+            self._encoded = [model.get_encoder()(input_ids=prompt)[0] for prompt in prompts]
             self._caches = [EncoderDecoderCache(DynamicCache(), DynamicCache()) for _ in prompts]
             return
-        _refuse_open_ends(mask)
-        self._last = ids[:, -1:]
         self._caches = [DynamicCache(config=model.config) for _ in prompts]
-        for number, row in enumerate(prompts):
-            if row.shape[1] > 1:
-                self._read(number, row[:, :-1])
-
-    @property
-    def start(self) -> Integers:
-        """The token that decoding begins with, or each prompt's last one."""
-        return self._last.cpu().numpy().astype(np.int32)
+        for number, prompt in enumerate(prompts):
+            if prompt.shape[1] > 1:
+                self._read(number, prompt[:, :-1])
 
     def step(self, tokens: Integers) -> Tensor:
         """Read a token a branch."""
-        rows = enumerate(_on(self._last, tokens)[:, :, None])
+        rows = enumerate(self._tensor(tokens)[:, :, None])
         return torch.stack([self._read(number, row) for number, row in rows])
 
     def branch(self, parents: NDArray[np.integer[Any]]) -> None:
         """Let each prompt's new branches continue old ones of its own."""
-        for cache, rows in zip(self._caches, _on(self._last, parents), strict=True):
+        for cache, rows in zip(self._caches, self._tensor(parents), strict=True):
             cache.batch_select_indices(rows)
 
     def _read(self, prompt: int, tokens: Tensor) -> Tensor:
-        """Read a prompt's branches' tokens; return the last ones' logits, (width, vocabulary)."""
+        """Read tokens in each of a prompt's branches; return the logits, (width, vocabulary)."""
         cache = self._caches[prompt]
         _refuse_too_long(self._model, cache.get_seq_length() + tokens.shape[1] - 1)
         given: dict[str, Any] = {"input_ids": tokens}
@@ -325,10 +310,6 @@ class CopiedBranches:
         return logits[:, -1].float()
 
 
-def _on(like: Tensor, numbers: NDArray[np.integer[Any]]) -> Tensor:
-    return torch.from_numpy(numbers.astype(np.int64)).to(like.device)
-
-
 def _takes_masks(model: PreTrainedModel) -> bool:
     # Models that transformers has not moved to its attention interface make masks of their own.
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
@@ -336,7 +317,7 @@ def _takes_masks(model: PreTrainedModel) -> bool:
 
 
 def _looks_back(model: PreTrainedModel) -> bool:
-    # Those that read both ways, as BERT does, load as causal models all the same.
+    # Models that read both ways, as BERT does, can be loaded as causal ones.
     return all(getattr(module, "is_causal", True) for module in model.modules())
 
 
@@ -348,14 +329,6 @@ def _refuse_uncopied(model: PreTrainedModel) -> None:
             f"{model.config.model_type}: it {fact}, so it cannot be searched token by token",
             hint="take an encoder-decoder or a causal model, such as google/flan-t5-small or "
             "openai-community/gpt2",
-        )
-
-
-def _refuse_open_ends(mask: Tensor) -> None:
-    if not (mask.shape[1] and mask[:, -1].all()):
-        raise RecinjectError(
-            "a causal model continues its prompt's last token, and a prompt ends in none",
-            hint="pad prompts on the left, and give each at least one token",
         )
 
 

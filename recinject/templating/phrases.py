@@ -82,13 +82,13 @@ class Pieces:
         n_letters = max([_LETTERS, *map(len, phrases.values())])
         self._ratings = ratings
         self._kinds: dict[Kind, Sequence[str]] = {
-            **phrases,
             PieceKind.RATINGS: [number_text(value) for value in ratings],
             PieceKind.LETTERS: [f"({letter(number)})" for number in range(n_letters)],
             PieceKind.SENTINELS: [f"<extra_id_{number}>" for number in range(MOST_GAPS)],
             PieceKind.USERS: users,
             PieceKind.LITERAL: [""],
         }
+        self._kinds.update(phrases.items())
         self._words: dict[Kind, Ragged] = {}
         self._texts: list[str] = []
         self.starts: dict[tuple[Kind, str, str], int] = {}
