@@ -58,7 +58,7 @@ class Trie:
                 hint="give every item of the catalogue a text, e.g. identifiers.kind=number",
             )
         levels = np.ascontiguousarray(rows.to_grid(-1).T)
-        order = np.lexsort(_packed(levels)[::-1])
+        order = np.lexsort(levels[::-1])
         ordered = levels[:, order]
         differs = np.logical_or.accumulate(ordered[:, 1:] != ordered[:, :-1], axis=0)
         _refuse_prefixes((~differs).sum(0), lengths[order], order)
@@ -81,20 +81,6 @@ class Trie:
         paths = np.empty(numbers.shape[::-1], np.int32)
         paths[order] = numbers.T
         return cls(np.append(np.int32(-1), ordered[is_new]), first_child, items, counts, paths)
-
-
-def _packed(levels: Integers) -> list[NDArray[np.int64]]:
-    """Pack as many levels as fit into one integer each: these sort alike, and faster."""
-    bits = (int(levels.max()) + 1).bit_length()
-    together = 63 // bits
-    packed = []
-    for start in range(0, len(levels), together):
-        key = np.zeros(levels.shape[1], np.int64)
-        for level in levels[start : start + together]:
-            key <<= bits
-            key += level + 1
-        packed.append(key)
-    return packed
 
 
 def _refuse_prefixes(

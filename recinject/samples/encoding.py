@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -227,13 +227,8 @@ class TokenFacts:
     @classmethod
     def total(cls, facts: Sequence[TokenFacts]) -> TokenFacts:
         """Add up the facts of several shards."""
-        return cls(
-            samples=sum(fact.samples for fact in facts),
-            prompt_tokens=sum(fact.prompt_tokens for fact in facts),
-            max_prompt_tokens=max(fact.max_prompt_tokens for fact in facts),
-            truncated=sum(fact.truncated for fact in facts),
-            unknown_tokens=sum(fact.unknown_tokens for fact in facts),
-        )
+        sums = cls(*map(sum, zip(*map(astuple, facts), strict=True)))
+        return replace(sums, max_prompt_tokens=max(fact.max_prompt_tokens for fact in facts))
 
 
 def token_table(

@@ -7,7 +7,7 @@ from recinject.decoding.trie import ROOT, Trie
 from recinject.foundation.errors import RecinjectError
 
 END = 1
-# Tokens of a huge vocabulary, too, of which no two levels sort as one number.
+# Tokens of a huge vocabulary, too.
 TOKENS = st.integers(2, 5) | st.integers(2**30, 2**30 + 3)
 BODIES = st.lists(TOKENS, max_size=4).map(tuple)
 CATALOGUES = st.lists(BODIES, min_size=1, max_size=25, unique=True).map(
