@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from recinject.data.splitting import SPLITS
+from recinject import registry
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.identifiers.table import KINDS
 from recinject.methods.semantic_ids.semantic import QUANTISERS
@@ -37,7 +37,7 @@ def check_settings(recipe: Recipe) -> None:
         variants(recipe)
     study_parts(recipe)
     for place, name, legal in (
-        ("data.split", recipe.data.split, SPLITS),
+        ("data.split", recipe.data.split, registry.names("split")),
         ("identifiers.kind", recipe.identifiers.kind, KINDS),
         ("identifiers.semantic.quantiser", recipe.identifiers.semantic.quantiser, QUANTISERS),
     ):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from recinject.data.cleaning import CleaningStep, clean
+from recinject.data.files import require_path
 from recinject.data.formats import find_files
 from recinject.data.readers import read_log
 from recinject.data.schema import Catalog, Log
@@ -23,7 +24,6 @@ from recinject.data.splitting import (
     time_facts,
     without_validation,
 )
-from recinject.data.table_reader import require_path
 from recinject.foundation.progress import say
 from recinject.foundation.storage import hash_files
 from recinject.identifiers.content import FILES
