@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.storage import shipped_folder
+from recinject.registry import names
 from recinject.tasks.shipped import TASKS
 
 MOST_EXAMPLES = 50
@@ -60,30 +61,27 @@ class DataSection(Section):
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class SemanticSection(Section):
-    """What the codes of the kind ``semantic`` are made of, and how.
+class IdentifiersSection(BaseModel):
+    """How an item is named in text: a kind of identifiers, with that kind's arguments beside it."""
 
-    ``content`` is ``tfidf`` (of at most ``dimensions`` numbers), a ``.npy`` or ``.parquet`` of
-    vectors, or a sentence-transformers model; ``last_codes`` is how many items may share all
-    other codes; ``training`` passes to the Trainer where the quantiser is ``rq_vae``.
-    """
-
-    content: str = "tfidf"
-    dimensions: Positive = 256
-    quantiser: str = "rq_kmeans"
-    levels: Annotated[int, Field(ge=1, le=25)] = 3
-    codes: Annotated[int, Field(ge=2)] = 256
-    last_codes: Positive = 256
-    training: dict[str, Any] = {}
-
-
-class IdentifiersSection(Section):
-    """How an item is named in text; the kind ``collaborative`` alone reads the two sizes."""
-
+    model_config = ConfigDict(extra="allow", frozen=True)
     kind: str = "number"
-    clusters: Annotated[int, Field(ge=2)] = 20
-    leaf_items: Positive = 50
-    semantic: SemanticSection = SemanticSection()
+
+    @model_validator(mode="after")
+    def _no_keys_below_semantic(self) -> IdentifiersSection:
+        if "semantic" in self.arguments:
+            found = self.arguments["semantic"]
+            keys = [f"identifiers.{key}" for key in found] if isinstance(found, dict) else []
+            raise RecinjectError(
+                "identifiers.semantic: its keys stand beside kind now",
+                hint=f"write {', '.join(keys) or 'identifiers={kind: semantic, codes: 256}'}",
+            )
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that pass to the kind as they are."""
+        return dict(self.model_extra or {})
 
 
 class SamplesSection(Section):
@@ -217,6 +215,35 @@ class TrainingSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _known(given: Any) -> Any:
+    named = {given: None} if isinstance(given, str) else given
+    settings = list(named.values()) if isinstance(named, dict) else []
+    if len(settings) != 1 or not isinstance(settings[0], dict | None):
+        raise RecinjectError(
+            f"evaluation.baselines: {given!r} is no baseline",
+            hint="write its name, or its settings below its name, as in "
+            "[popularity, {ease: {regularization: 500}}]",
+        )
+    pick(next(iter(named)), names("recommender"), "evaluation.baselines: unknown recommender")
+    return given
+
+
+def _distinct(baselines: list[Baseline]) -> list[Baseline]:
+    called = []
+    for given in baselines:
+        name, settings = (given, None) if isinstance(given, str) else next(iter(given.items()))
+        called.append((settings or {}).get("name", name))
+        if called[-1] in called[:-1]:
+            raise RecinjectError(
+                f"evaluation.baselines: two are called {called[-1]!r}",
+                hint=f"give one another name, as in {{{name}: {{name: {name}_2}}}}",
+            )
+    return baselines
+
+
+Baseline = Annotated[str | dict[str, dict[str, Any] | None], BeforeValidator(_known)]
+
+
 class EvaluationSection(Section):
     """What is measured, against whom.
 
@@ -226,7 +253,7 @@ class EvaluationSection(Section):
     that they share with what it predicts, up to each of these shares of a list.
     """
 
-    baselines: list[str] = [
+    baselines: Annotated[list[Baseline], AfterValidator(_distinct)] = [
         *("random", "popularity", "popularity_recent", "item_knn", "ease", "als", "bpr"),
         "markov_chain",
         *("global_mean", "item_mean", "user_mean"),
