@@ -190,3 +190,15 @@ def load_yaml(text: str) -> Any:
         {'learning_rate': 0.0001, 'save_strategy': 'no', 'bf16': True, 'steps': 10}
     """
     return yaml.load(text, Loader=_Loader)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader above would not read as text."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def dump_yaml(value: Any) -> str:
+    """Write plain values as YAML that :func:`load_yaml` reads as the same values."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)

@@ -28,6 +28,7 @@ from transformers import (
 from transformers.utils import is_gguf_available, logging
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.storage import read_json
 from recinject.samples.tokenizer import END, PAD, SENTINELS, UNKNOWN, local_copy
 
 _VOCABULARY_MULTIPLE = 8
@@ -36,7 +37,7 @@ _FROM_TOKENIZER = {
 }
 _NOT_IN_SIGNATURE = {"tie_word_embeddings"}
 _TYPE = "model_type"
-_WEIGHTS = ["*.json", "*.safetensors"]
+_CONFIG, _WEIGHTS = "config.json", ["*.json", "*.safetensors"]
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError)
 _REFUSALS = (StrictDataclassError, ValueError, TypeError, KeyError, RuntimeError, ArithmeticError)
 
@@ -155,6 +156,23 @@ def read_gguf(path: str) -> tuple[PretrainedConfig, Tokenizer]:
             f"{path}: its config or tokenizer cannot be read ({_first_line(error)})",
             hint="give a .gguf file of a kind that transformers reads",
         ) from error
+
+
+def stated_config(name: str) -> dict[str, Any]:
+    """Return the config that a model states, without loading the model.
+
+    Args:
+        name: a folder, a hub's name, or a GGUF file.
+
+    Raises:
+        RecinjectError: the model is neither here nor to be had, or has no config.
+    """
+    if is_gguf(name):
+        return dict(read_gguf(name)[0].to_dict())
+    file = (Path(name) if Path(name).is_dir() else local_copy(name, [_CONFIG])) / _CONFIG
+    if not file.is_file():
+        raise RecinjectError(f"{name}: no {_CONFIG} in it", hint="name a model of transformers")
+    return dict(read_json(file))
 
 
 def _source(name: str) -> tuple[Path, dict[str, Any]]:

@@ -16,6 +16,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
+from recinject.foundation.settings import bind
 from recinject.foundation.storage import atomic_folder
 from recinject.models.adapters import Model, without_wrapper
 from recinject.models.building import (
@@ -28,7 +29,7 @@ from recinject.models.building import (
 from recinject.models.heads import RatingModel
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run, dialect_of, is_first_process
-from recinject.registry import bind_arguments, find
+from recinject.registry import find
 from recinject.samples.encoding import Dialect
 from recinject.training.batches import Batch, make_collator
 
@@ -119,8 +120,7 @@ def _adapter_start(recipe: Recipe) -> Initialization | None:
 
 
 def _initialization(name: str, settings: Mapping[str, Any], place: str) -> Initialization:
-    kind = find("initialization", name, place)
-    made: Initialization = kind(**bind_arguments(kind, settings, place))
+    made: Initialization = bind(find("initialization", name, place), settings, place)
     return made
 
 

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.storage import shipped_folder
 from recinject.identifiers.table import check_kind
+from recinject.registry import names
 from recinject.tasks.shipped import TASKS
 
 MOST_EXAMPLES = 50
@@ -214,6 +215,35 @@ class TrainingSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _known(given: Any) -> Any:
+    named = {given: None} if isinstance(given, str) else given
+    settings = list(named.values()) if isinstance(named, dict) else []
+    if len(settings) != 1 or not isinstance(settings[0], dict | None):
+        raise RecinjectError(
+            f"evaluation.baselines: {given!r} is no baseline",
+            hint="write its name, or its settings below its name, as in "
+            "[popularity, {ease: {regularization: 500}}]",
+        )
+    pick(next(iter(named)), names("recommender"), "evaluation.baselines: unknown recommender")
+    return given
+
+
+def _distinct(baselines: list[Baseline]) -> list[Baseline]:
+    called = []
+    for given in baselines:
+        name, settings = (given, None) if isinstance(given, str) else next(iter(given.items()))
+        called.append((settings or {}).get("name", name))
+        if called[-1] in called[:-1]:
+            raise RecinjectError(
+                f"evaluation.baselines: two are called {called[-1]!r}",
+                hint=f"give one another name, as in {{{name}: {{name: {name}_2}}}}",
+            )
+    return baselines
+
+
+Baseline = Annotated[str | dict[str, dict[str, Any] | None], BeforeValidator(_known)]
+
+
 class EvaluationSection(Section):
     """What is measured, against whom.
 
@@ -223,7 +253,7 @@ class EvaluationSection(Section):
     that they share with what it predicts, up to each of these shares of a list.
     """
 
-    baselines: list[str] = [
+    baselines: Annotated[list[Baseline], AfterValidator(_distinct)] = [
         *("random", "popularity", "popularity_recent", "item_knn", "ease", "als", "bpr"),
         "markov_chain",
         *("global_mean", "item_mean", "user_mean"),

@@ -132,7 +132,7 @@ ELSEWHERE = {
     "ablation.longer": "tests/pipeline/test_ablation.py",
     "study.shares": "tests/pipeline/test_study.py",
     "study.heads": "tests/pipeline/test_study.py",
-    "name": "tests/recipe/test_recipe.py",
+    "name": "tests/pipeline/test_recipe.py",
     "runs": "tests/conftest.py",
     "samples.workers": "tests/samples/test_store.py",
     "evaluation.batch_size": "tests/recommenders/test_language_model.py",

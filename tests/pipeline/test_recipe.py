@@ -118,7 +118,7 @@ def test_overriding_one_task_leaves_the_others(smallest):
         ("samples.jsnl=true", "mine.yaml: samples.jsnl: unknown key", "jsonl"),
         ("samples.tasks.retreival={}", "samples.tasks: unknown task 'retreival'", "retrieval"),
         ("samples.tasks.retrieval.histry_length=5",
-         "samples.tasks.retrieval: unknown key 'histry_length'", "history_length"),
+         "samples.tasks.retrieval.histry_length: unknown key", "history_length"),
         ("samples.phrases.histroy=x", "samples.phrases: no task has a slot 'histroy'", "history"),
         ("model.confg={}", "mine.yaml: model.confg: unknown key", "config"),
         ("evaluation.cutofs=[3]", "mine.yaml: evaluation.cutofs: unknown key", "cutoffs"),
