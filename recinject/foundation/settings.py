@@ -14,7 +14,10 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 
 T = TypeVar("T")
 
-MOVED: dict[str, str] = {}
+MOVED: dict[str, str] = {
+    "ablation": "sweep.arms, as the shipped recipe ablation does,",
+    "study": "sweep.arms and sweep.vary, as the shipped recipe rating_study does,",
+}
 """Keys of a recipe that went elsewhere: the old key with its sections, and what to write now."""
 
 

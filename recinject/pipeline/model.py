@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -27,10 +26,12 @@ from recinject.models.building import (
     wrap_tokenizer,
 )
 from recinject.models.heads import RatingModel
+from recinject.pipeline.prepare import dialect_of
 from recinject.pipeline.recipe import Recipe
-from recinject.pipeline.run import Run, dialect_of, is_first_process
+from recinject.pipeline.run import first_process_first
 from recinject.registry import find
 from recinject.samples.encoding import Dialect
+from recinject.samples.samples import Samples
 from recinject.training.batches import Batch, make_collator
 
 _ADAPTER, _MODEL = "initial", "initial_model"
@@ -57,7 +58,7 @@ def base_model(recipe: Recipe, tokenizer: Tokenizer) -> PreTrainedModel:
 
 def _check_causal(recipe: Recipe, tokenizer: Tokenizer, config: PretrainedConfig) -> None:
     # Samples are built without loading the model, from what its config.json spells out.
-    stated = Dialect.of_model(tokenizer, **dialect_of(recipe))
+    stated = Dialect.of_model(tokenizer, **dialect_of(recipe.model.name, recipe.model.config))
     if stated.end != Dialect.of_model(tokenizer, True, config.eos_token_id).end:
         raise RecinjectError(
             f"{recipe.model.name}: its config.json leaves out the end token",
@@ -129,32 +130,33 @@ def adapter_folder(recipe: Recipe, checkpoints: Path) -> Path | None:
     return None if _adapter_start(recipe) is None else checkpoints / _ADAPTER
 
 
-def make_untrained(run: Run, samples: Dataset, tasks: Sequence[str], checkpoints: Path) -> Model:
+def make_untrained(
+    recipe: Recipe, samples: Samples, mixed: Dataset, tasks: Sequence[str], checkpoints: Path
+) -> Model:
     """Return a recipe's model as training finds it, the same to the bit each time.
 
     An initialization is found once, by the first process, and stored with the checkpoints.
 
     Args:
-        run: its samples are built.
-        samples: the training samples; some are shown to an initialization.
+        recipe: says which model, and how it starts.
+        samples: those that it trains on; their tokenizer is the model's.
+        mixed: the training samples in tokens; some are shown to an initialization.
         tasks: the names of the tasks that a sample's number of a task stands for.
         checkpoints: their folder.
     """
-    recipe, tokenizer = run.recipe, run.factory.tokenizer
+    tokenizer = samples.tokenizer
     model, known = base_model(recipe, tokenizer), tokenizer.get_vocab()
-    show = partial(_batches, tokenizer=tokenizer, samples=samples, seed=recipe.seed)
+    show = partial(_batches, tokenizer=tokenizer, samples=mixed, seed=recipe.seed)
     if start := _model_start(recipe):
         _begin(start, model, show, recipe.seed, checkpoints / _MODEL)
     # A task that is asked, though no phase trains on it, has a place in the gate too.
     asked = dict.fromkeys([*tasks, *(task.name for task in recipe.tasks())])
-    adapted = adapt(recipe, model, list(asked), [known[token] for token in run.factory.new_tokens])
+    adapted = adapt(recipe, model, list(asked), [known[token] for token in samples.new_tokens])
     if start := _adapter_start(recipe):
         _begin(start, adapted, show, recipe.seed, checkpoints / _ADAPTER)
     if recipe.model.head == "text":
         return adapted
-    return RatingModel(
-        adapted, recipe.model.head, *np.unique(samples["rating"], return_counts=True)
-    )
+    return RatingModel(adapted, recipe.model.head, *np.unique(mixed["rating"], return_counts=True))
 
 
 def _begin(
@@ -165,13 +167,12 @@ def _begin(
     folder: Path,
 ) -> None:
     """Find a start in the first process, or read what it stored."""
-    if is_first_process() and not folder.exists():
-        with atomic_folder(folder) as temporary:
-            start.start(model, show(model) if start.reads_batches else [], seed)
-            start.save(model, temporary)
-        return
-    while not folder.exists():
-        time.sleep(0.2)
+    with first_process_first() as is_first:
+        if is_first and not folder.exists():
+            with atomic_folder(folder) as temporary:
+                start.start(model, show(model) if start.reads_batches else [], seed)
+                start.save(model, temporary)
+            return
     start.load(model, folder)
 
 

@@ -73,9 +73,10 @@ class Stage:
         """
         with first_process_first() as is_first:
             if is_first:
-                self._run(make, resume)
+                self.run_here(make, resume)
 
-    def _run(self, make: Callable[[Path], Facts], resume: bool) -> None:
+    def run_here(self, make: Callable[[Path], Facts], resume: bool = False) -> None:
+        """Do what :meth:`run` does, in this process and whatever the others do."""
         found = RunManifest.read(self.folder)
         if self.is_done:
             say(f"{self.name}: nothing to do, settings and inputs are those of {self.folder}")

@@ -14,6 +14,7 @@ from recinject.registry import names
 from recinject.tasks.shipped import TASKS
 
 MOST_EXAMPLES = 50
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Head = Literal["text", "regression", "classification"]
 Positive = Annotated[int, Field(ge=1)]
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null.
@@ -275,22 +276,17 @@ class ReportSection(Section):
     examples: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 10
 
 
-class AblationSection(Section):
-    """Tasks of the mixture to be added one at a time to its other tasks, with several seeds.
+class SweepSection(Section):
+    """The recipe with other settings and seeds: each a run of its own, all compared in one table.
 
-    ``longer`` trains the other tasks alone for as many steps as those with an added task take.
+    Settings go by dotted key, as on the command line. ``arms`` names those that belong together;
+    ``vary`` lists values of single keys, and each arm is crossed with every combination of them.
+    ``reference`` names the arms that all others are compared with, the first arm if it is empty.
     """
 
-    add: Annotated[list[str], Field(min_length=1)]
+    arms: dict[Annotated[str, Field(pattern=FILE_NAME)], dict[str, Any]] = {}
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
-    longer: bool = True
-
-
-class StudySection(Section):
-    """Shares of the training events to learn from in further runs, and heads to try on each.
-
-    The run itself learns from all of them, with the model's own head.
-    """
-
-    shares: list[Annotated[float, Field(gt=0, le=1)]] = [0.01, 0.03, 0.1, 0.3]
-    heads: list[Head] = []
+    reference: Annotated[
+        list[str], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)
+    ] = []

@@ -19,10 +19,11 @@ from transformers import GenerationConfig
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.decoding.beam_search import Normalised, constrained_beam_search
-from recinject.decoding.candidates import pad_sequences, score_candidates
+from recinject.decoding.candidates import score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
+from recinject.foundation.ragged import Ragged
 from recinject.models.adapters import answering, without_wrapper
 from recinject.models.heads import RatingModel
 from recinject.models.storing import load_trained, save_trained
@@ -114,7 +115,8 @@ class LanguageModel(Recommender):
         if not isinstance(identifier_texts, Mapping):
             self._identifiers("")
         self._label_values = np.array(list((rating_labels or {}).values()), np.float64)
-        self._labels = pad_sequences(self._label_sequences(list(rating_labels or {})))
+        labels = self._label_sequences(list(rating_labels or {}))
+        self._labels = Ragged.from_rows(labels).to_grid(-1)
 
     @classmethod
     def of_samples(cls, model: torch.nn.Module, samples: Samples, **settings: Any) -> LanguageModel:
@@ -162,8 +164,8 @@ class LanguageModel(Recommender):
         """Return the trie of all identifiers and their tokens, padded, in a task's words."""
         texts = self._texts[task] if isinstance(self._texts, Mapping) else self._texts
         if id(texts) not in self._named:
-            sequences = self._dialect.completions(texts).to_list()
-            self._named[id(texts)] = Trie.build(sequences), pad_sequences(sequences)
+            sequences = self._dialect.completions(texts)
+            self._named[id(texts)] = Trie.build(sequences), sequences.to_grid(-1)
         return self._named[id(texts)]
 
     @property
@@ -334,7 +336,7 @@ class LanguageModel(Recommender):
         size = max(1, self._rows_at_once // width)
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         for rows in track(batches, f"Asking the model: {queries.task}"):
-            padded = pad_sequences([prompts[row] for row in rows], left=left)
+            padded = Ragged.from_rows([prompts[row] for row in rows]).to_grid(-1, left=left)
             grid = torch.from_numpy(padded.astype(np.int64))
             yield rows, (grid.clamp(min=0), (grid >= 0).long())
 

@@ -21,7 +21,7 @@ from recinject.foundation.randomness import Bits, Chance, combine, derive_bits
 from recinject.samples.encoding import Dialect, Encoder, Tokens
 from recinject.tasks.task import Keys, Task
 from recinject.templating.library import BoundTemplate, TaskTemplates
-from recinject.templating.phrases import LETTERS, RATINGS, Phrasebook, Pieces
+from recinject.templating.phrases import Phrasebook, PieceKind, Pieces
 from recinject.templating.writers import Contexts, SlotKind
 
 REWORDED = "reworded"
@@ -150,7 +150,10 @@ def make_wordings(
 
 
 def _item_costs(encoder: Encoder) -> NDArray[np.int64]:
-    beside = sum(int(encoder.most_tokens(kind).max(initial=0)) for kind in (LETTERS, RATINGS))
+    beside = sum(
+        int(encoder.most_tokens(kind).max(initial=0))
+        for kind in (PieceKind.LETTERS, PieceKind.RATINGS)
+    )
     return encoder.most_tokens("history") + beside + _FIRST_TOKENS
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -19,7 +18,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from datasets import Dataset
-from rich.progress import Progress, TaskID
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -30,7 +28,7 @@ from transformers import TrainingArguments as Arguments
 from transformers.utils import ModelOutput
 
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.progress import console, progress_bar, say
+from recinject.foundation.progress import Bar, say
 from recinject.foundation.storage import write_json
 from recinject.models.adapters import Adaptation, Wrapper, adaptation_of, without_wrapper
 from recinject.models.heads import RatingModel
@@ -299,22 +297,13 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
     """Shows a bar on a terminal, and a plain line every fifteen seconds elsewhere."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
-        self._started = self._said = 0.0
-        self._first_step = 0
+        self._bar: Bar | None = None
         self._loss = ""
 
     def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Start the clock."""
-        self._started = self._said = time.monotonic()
-        self._first_step = state.global_step
-        if console.is_terminal and state.is_world_process_zero:
-            self._progress = progress_bar()
-            self._progress.start()
-            self._task = self._progress.add_task(
-                "Training", total=state.max_steps, completed=state.global_step
-            )
+        if state.is_world_process_zero:
+            self._bar = Bar("Training", state.max_steps, state.global_step)
 
     def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Remember the loss."""
@@ -323,19 +312,13 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
 
     def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Show how far it is."""
-        step, now = state.global_step, time.monotonic()
-        if self._progress:
-            self._progress.update(self._task, completed=step, description=f"Training{self._loss}")
-        elif state.is_world_process_zero and now - self._said > _PLAIN_LINE_SECONDS:
-            self._said = now
-            left = (now - self._started) / (step - self._first_step) * (state.max_steps - step)
-            told = f"step {step} of {state.max_steps}{self._loss}, about {left:.0f} s left"
-            say(f"  Training: {told}")
+        if self._bar:
+            self._bar.update(state.global_step, self._loss)
 
     def close(self) -> None:
         """Take the bar down, however training ended."""
-        if self._progress:
-            self._progress.stop()
+        if self._bar:
+            self._bar.close()
 
 
 class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
