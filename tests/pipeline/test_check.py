@@ -24,7 +24,7 @@ def load(tiny_recipe, tmp_path):
             "identifiers={kind: collaborative, clusters: 1}",
             "identifiers.clusters: Input should be greater than",
         ),
-        ("identifiers.clusters=4", "identifiers: unknown key 'clusters'"),
+        ("identifiers.clusters=4", "identifiers.clusters: unknown key"),
         (
             "identifiers.semantic={codes: 8}",
             "identifiers.semantic: its keys stand beside kind now\n  fix: write identifiers.codes",
