@@ -1,4 +1,4 @@
-"""The result of a finished run: what its evaluation stored, and the facts of its stages."""
+"""The result of a finished run: the stored rows and predictions, and the facts of its stages."""
 
 from __future__ import annotations
 
