@@ -20,7 +20,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import pick as pick  # asked for beside `find`
 
 T = TypeVar("T")
 
@@ -94,23 +95,8 @@ def names(kind: str) -> list[str]:
     return list(dict.fromkeys([*_things[kind], *(entry.name for entry in _offered(kind))]))
 
 
-def pick(name: str, legal: Iterable[str], what: str) -> str:
-    """Return a name if it is legal; otherwise say which legal one comes nearest.
-
-    Examples:
-        >>> pick("eas", ["ease", "als"], "evaluation.baselines: unknown recommender")
-        Traceback (most recent call last):
-        recinject.foundation.errors.RecinjectError: evaluation.baselines: unknown recommender 'eas'
-          fix: did you mean 'ease'? Legal: als, ease
-    """
-    legal = list(legal)
-    if name not in legal:
-        raise RecinjectError(f"{what} {name!r}", hint=did_you_mean(name, legal))
-    return name
-
-
 def bind_arguments(
-    thing: Callable[..., Any], given: Mapping[str, Any], place: str
+    thing: Callable[..., Any], given: Mapping[str, Any], place: str, beside: Iterable[str] = ()
 ) -> dict[str, Any]:
     """Check settings against a callable's keyword-only arguments, and convert them.
 
@@ -118,6 +104,7 @@ def bind_arguments(
         thing: what will be called with them; annotations may hold pydantic's ``Field``.
         given: the settings, by name.
         place: where they stand, such as a recipe's section, for the error message.
+        beside: other keys that are legal in that place.
 
     Returns:
         The given settings, each of its argument's type.
@@ -136,12 +123,14 @@ def bind_arguments(
     """
     from pydantic import ConfigDict, ValidationError, create_model
 
-    hints = get_type_hints(thing, include_extras=True)
+    # A class's own annotations are its attributes', not its constructor's.
+    called = thing.__init__ if isinstance(thing, type) else thing  # type: ignore[misc]
+    hints = get_type_hints(called, include_extras=True)
     settings = inspect.signature(thing).parameters.values()
     legal = {each.name: each for each in settings if each.kind is each.KEYWORD_ONLY}
     if not any(each.kind is each.VAR_KEYWORD for each in settings):
         for key in given:
-            pick(key, legal, f"{place}: unknown key")
+            pick(key, [*beside, *legal], f"{place}: unknown key")
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), legal[name].default) for name in given if name in legal
     }

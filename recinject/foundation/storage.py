@@ -159,6 +159,18 @@ def load_yaml(text: str) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader above would not read as text."""
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def dump_yaml(value: Any) -> str:
+    """Write plain values as YAML that :func:`load_yaml` reads as the same values."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def hash_value(value: Any) -> str:
     """Return a short stable hash of a JSON-like value.
 

@@ -272,7 +272,7 @@ def name_items(
 
 def check_kind(kind: str, settings: Mapping[str, Any]) -> None:
     """Refuse an unknown kind of identifiers, or settings that it does not take."""
-    bind_arguments(_maker(kind), settings, "identifiers")
+    bind_arguments(_maker(kind), settings, "identifiers", beside=["kind"])
 
 
 def identifiers_class(kind: str) -> type[Identifiers]:

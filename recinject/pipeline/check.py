@@ -9,15 +9,13 @@ import numpy as np
 
 from recinject.data.splitting import SPLITS
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.identifiers.table import check_kind
 from recinject.models.building import check_generation, count_parameters
-from recinject.pipeline.ablation import variants
 from recinject.pipeline.model import base_model, check_adapted
 from recinject.pipeline.prepare import name_all, split_data
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run, factory_of, given_tokenizer
 from recinject.pipeline.sections import TrainingSection
-from recinject.pipeline.study import parts as study_parts
+from recinject.pipeline.sweep import plan
 from recinject.recommenders.protocol import make_recommender
 from recinject.registry import pick
 from recinject.samples.build import SampleFactory
@@ -33,11 +31,10 @@ def check_settings(recipe: Recipe) -> None:
     Raises:
         RecinjectError: a setting is unknown, of the wrong kind, or cannot be met here.
     """
-    if recipe.ablation is not None:
-        variants(recipe)
-    study_parts(recipe)
+    if recipe.sweep is not None:
+        for member in plan(recipe):
+            check_settings(member.run.recipe)
     pick(recipe.data.split, SPLITS, "data.split: unknown")
-    check_kind(recipe.identifiers.kind, recipe.identifiers.arguments)
     for name in recipe.evaluation.baselines:
         make_recommender(name)
     _check_list_length(recipe)

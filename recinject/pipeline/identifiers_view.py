@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from recinject.pipeline.run import Run
-from recinject.reporting.inputs import CodeGroup
+from recinject.reporting.result import CodeGroup
 
 _TOKEN = re.compile(r"<[a-z]+_\d+>|[^\s<]+")
 _CODE = re.compile(r"<[a-z]_\d+>|c\d+")

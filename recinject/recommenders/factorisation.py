@@ -107,6 +107,7 @@ class BPR(Factorisation):
     """
 
     name: ClassVar[str] = "bpr"
+    knows_strangers: ClassVar[bool] = False
 
     def __init__(
         self,

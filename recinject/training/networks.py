@@ -24,7 +24,8 @@ from transformers import TrainingArguments as Arguments
 from recinject.foundation.errors import RecinjectError
 from recinject.training.arguments import training_arguments
 from recinject.training.batches import Shuffle
-from recinject.training.trainer import ResumableTrainer, run_training
+from recinject.training.fitting import run_training
+from recinject.training.trainer import ResumableTrainer
 
 Module = TypeVar("Module", bound=nn.Module)
 Samples: TypeAlias = Sequence[Any] | Dataset[Any] | Tensor

@@ -68,7 +68,7 @@ LORA = "lora={r: 2, target_modules: [q]%s}"
 HEAD = ["samples.tasks={rating: {}}", "model.head=regression"]
 
 
-@pytest.mark.parametrize("start", [", initialisation: spectral", ", initialisation: lfai"])
+@pytest.mark.parametrize("start", [", initialization: spectral", ", initialization: lfai"])
 def test_lora_that_starts_from_a_layers_function_is_not_frozen(load, start):
     check_settings(load(*CLIPPED, LORA % start))
 

@@ -33,7 +33,7 @@ VAE = "identifiers.training={max_steps: %d, per_device_train_batch_size: 40}"
 RETRIEVAL = "samples.tasks={retrieval: {}}"
 RATING = ("samples.tasks={rating: {max_per_user: 2}}", "training.max_steps=1")
 LOW = "model.low_rank={rank: 2}"
-LORA = "lora={r: 2, target_modules: [q], initialisation: lfai, initialisation_rows: 99}"
+LORA = "lora={r: 2, target_modules: [q], initialization: lfai, initialization_rows: 99}"
 EXPERTS = "experts={number: 2, k: 1, target_modules: [q]}"
 
 # What the setting is a part of; what stands beside it; the setting, changed.
@@ -97,8 +97,8 @@ CHANGES = {
         ((LOW,), "model.low_rank.rank=3"),
         (("model.low_rank={energy: 0.9}",), "model.low_rank.energy=0.5"),
         ((LOW,), "model.low_rank.method=spectral"),
-        ((LORA,), "lora.initialisation=spectral"),
-        ((LORA,), "lora.initialisation_rows=9"),
+        ((LORA,), "lora.initialization=spectral"),
+        ((LORA,), "lora.initialization_rows=9"),
         ((EXPERTS,), "experts.number=3"),
         ((), "training.mixture={retrieval: 1}"),
         ((), "training.temperature=9"),
@@ -132,7 +132,7 @@ ELSEWHERE = {
     "ablation.longer": "tests/pipeline/test_ablation.py",
     "study.shares": "tests/pipeline/test_study.py",
     "study.heads": "tests/pipeline/test_study.py",
-    "name": "tests/recipe/test_recipe.py",
+    "name": "tests/pipeline/test_recipe.py",
     "runs": "tests/conftest.py",
     "samples.workers": "tests/samples/test_store.py",
     "evaluation.batch_size": "tests/recommenders/test_language_model.py",

@@ -10,14 +10,8 @@ from transformers import AutoModelForSeq2SeqLM
 
 from recinject.decoding.decoders import read_prompts
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.experts.experts import (
-    ExpertSettings,
-    ExpertsLinear,
-    add_experts,
-    answering,
-    experts_of,
-    load_experts,
-)
+from recinject.methods.experts.experts import ExpertsLinear, add_experts
+from recinject.models.adapters import adaptation_of, answering, load_adapted
 from recinject.models.building import build_model, wrap_tokenizer
 from recinject.models.heads import RatingModel
 from recinject.samples.tokenizer import train_tokenizer
@@ -35,7 +29,7 @@ KINDS = ["dselect_k", "softmax", "top_k"]
 
 def make(seed=1, config=T5, **settings):
     told = {"number": 4, "rank": 2, "target_modules": TARGETS, **settings}
-    return add_experts(build_model(config, TOKENIZER, 0), ExpertSettings(**told), TASKS, seed)
+    return add_experts(build_model(config, TOKENIZER, 0), told, TASKS, seed)
 
 
 def stirred(model, saturated=False):
@@ -180,7 +174,7 @@ def test_saved_and_loaded_it_is_the_same_and_its_model_is_plain(decision, tmp_pa
     assert not info["missing_keys"] and not info["unexpected_keys"]
     base = build_model(T5, TOKENIZER, 0).eval()
     assert torch.equal(plain.eval()(**batch).logits, base(**batch).logits)
-    loaded = load_experts(plain, tmp_path).eval()
+    loaded = load_adapted("experts", plain, tmp_path).eval()
     assert loaded.settings == model.settings and loaded.task_names == TASKS
     for given in ("bpr", torch.tensor([0, 1, 2, 2, 1, 0])):
         with torch.no_grad(), answering(model, given), answering(loaded, given):
@@ -233,13 +227,13 @@ def test_two_tasks_train_and_their_gates_saturate(tmp_path):
 def test_a_head_for_ratings_goes_above():
     model = RatingModel(stirred(make(decision="sequence")), "regression", [1.0, 5.0], [1, 1])
     assert (
-        experts_of(model) is model.backbone
+        adaptation_of(model) is model.backbone
         and "backbone.gate.logits.weight" in model.trained_weights()
     )
     batch = inputs()
     found = model(batch["input_ids"], batch["attention_mask"], torch.ones(6))
-    (found.loss + model.auxiliary_loss().mean()).backward()
-    assert model.auxiliary_loss().shape == (6,)
+    (found.loss + model.extra_loss().mean()).backward()
+    assert model.extra_loss().shape == (6,)
 
 
 def test_the_regularisers_weight_rises_and_only_then_stays():
@@ -247,7 +241,7 @@ def test_the_regularisers_weight_rises_and_only_then_stays():
     with answering(model, "bpr"):
         model(**batch)
     entropy = model.routing().entropy.sum().item()
-    found = [model.auxiliary_loss(step).item() / entropy for step in range(6)]
+    found = [model.extra_loss(step).item() / entropy for step in range(6)]
     assert found == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5])
 
 

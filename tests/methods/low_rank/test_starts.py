@@ -1,13 +1,13 @@
 import pytest
 import torch
-from peft import PeftModel, load_peft_weights
+from peft import PeftModel
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.low_rank.lora import initialize_lora_lfai_weights, save_converted
+from recinject.methods.low_rank.starts import LfaiStart, SpectralStart
 from recinject.models.adapters import add_lora
 from recinject.models.building import build_model, load_model
-from recinject.models.storing import save_trained
+from recinject.models.storing import save_converted, save_trained
 from recinject.samples.tokenizer import train_tokenizer
 
 TINY = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
@@ -40,7 +40,7 @@ def adapted(base, new_tokens=(), **settings):
     settings = {"r": 3, "lora_alpha": 12, "target_modules": TARGETS, **settings}
     known = {name.rpartition(".")[2] for name, _ in load_model(str(base)).named_modules()}
     settings["target_modules"] = [name for name in settings["target_modules"] if name in known]
-    return add_lora(load_model(str(base)), settings, 1, new_tokens)
+    return add_lora(load_model(str(base)), settings, seed=1, new_tokens=new_tokens)
 
 
 def train(model, steps=5):
@@ -54,7 +54,7 @@ def train(model, steps=5):
 @pytest.mark.parametrize("more", [{}, {"use_rslora": True}, {"new_tokens": [5, 7]}])
 def test_training_starts_as_the_model_did_and_ends_over_the_original_base(base, tmp_path, more):
     model, before = adapted(base, **more), logits(load_model(str(base)))
-    initialize_lora_lfai_weights(model, BATCHES)
+    LfaiStart().start(model, BATCHES, 0)
     torch.testing.assert_close(logits(model), before, atol=1e-4, rtol=1e-4)
     norms = [
         m.weight.norm() for name, m in model.named_modules() if name.endswith("lora_B.default")
@@ -76,17 +76,17 @@ def test_training_starts_as_the_model_did_and_ends_over_the_original_base(base, 
 
 def test_a_stored_start_is_taken_up_exactly(base, tmp_path):
     model, same = adapted(base), adapted(base)
-    initialize_lora_lfai_weights(model, BATCHES, method="spectral")
-    model.save_pretrained(tmp_path / "initial")
-    stored = load_peft_weights(str(tmp_path / "initial"), device="cpu")
-    initialize_lora_lfai_weights(same, lfai_state_dict=stored)
+    start = LfaiStart(rows=99)
+    start.start(model, BATCHES, 0)
+    start.save(model, tmp_path / "initial")
+    start.load(same, tmp_path / "initial")
     weights = same.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
 
 def test_the_spectral_part_is_peft_s_own_pissa(base):
     model = adapted(base)
-    initialize_lora_lfai_weights(model, method="spectral")
+    SpectralStart().start(model, [], 0)
     pissa = adapted(base, init_lora_weights="pissa").state_dict()
     for name, value in model.state_dict().items():
         if "base_layer" in name:
@@ -104,11 +104,11 @@ def test_the_spectral_part_is_peft_s_own_pissa(base):
 )
 def test_what_cannot_be_done_is_said(base, settings, said):
     with pytest.raises(RecinjectError, match=said):
-        initialize_lora_lfai_weights(adapted(base, **settings), BATCHES)
+        LfaiStart().start(adapted(base, **settings), BATCHES, 0)
 
 
 def test_gpt2_s_transposed_layers_are_refused():
     config = GPT2Config(vocab_size=304, n_embd=16, n_layer=1, n_head=2)
     model = add_lora(GPT2LMHeadModel(config), {"r": 2, "fan_in_fan_out": True})
     with pytest.raises(RecinjectError, match="is a Conv1D"):
-        initialize_lora_lfai_weights(model)
+        LfaiStart().start(model, [], 0)

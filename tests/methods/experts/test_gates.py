@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from transformers import Adafactor
 
-from recinject.methods.clippy.clippy import ClippyAdam
-from recinject.methods.clippy.step_scales import clippy_groups
+from recinject.methods.clippy.clippy import ClippyAdam, clippy_groups
 from recinject.methods.experts.gates import DSelectK, Softmax, TopK, part_gate, select, smooth_step
 
 

@@ -126,6 +126,27 @@ def test_what_is_stored_goes_on_to_the_same_bits(tensors, steps, kind):
     assert str(optimizer.state_dict()) == str(resumed.state_dict())
 
 
+def test_a_transposed_weight_is_a_weight():
+    straight, turned = (nn.Parameter(torch.arange(12.0).view(3, 4)) for _ in range(2))
+    turned.data = turned.data.t().contiguous().t()
+    for weights in (straight, turned):
+        optimizer = ClippyAdagrad([weights])
+        weights.grad = torch.ones(3, 4)
+        optimizer.step()
+    assert torch.equal(straight, turned) and not turned.is_contiguous()
+
+
+def test_tensors_without_a_gradient_stay(tensors, give_gradients):
+    weights = tensors()
+    optimizer, before = ClippyAdam(weights), [tensor.clone() for tensor in weights]
+    give_gradients(weights[:2], 1)
+    optimizer.step()
+    assert [torch.equal(*pair) for pair in zip(weights, before, strict=True)] == [False] * 2 + [
+        True
+    ] * 3
+    assert len(optimizer.scales) == 2
+
+
 @pytest.mark.parametrize(
     ("settings", "place"),
     [
@@ -136,12 +157,12 @@ def test_what_is_stored_goes_on_to_the_same_bits(tensors, steps, kind):
     ],
 )
 def test_values_that_make_no_sense_are_refused(tensors, settings, place):
-    with pytest.raises(RecinjectError, match=place):
+    with pytest.raises(ValueError, match=place):
         ClippyAdagrad(tensors(), **settings)
 
 
 def test_betas_that_keep_all_are_refused(tensors):
-    with pytest.raises(RecinjectError, match="betas"):
+    with pytest.raises(ValueError, match="betas"):
         ClippyAdam(tensors(), betas=(0.9, 1.0))
 
 

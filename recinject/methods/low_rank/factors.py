@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from transformers.activations import ACT2FN
 
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.errors import RecinjectError
+from recinject.registry import pick
 
 _LINEAR = (nn.Identity, type(ACT2FN["linear"]))
 _SAMPLED = 4096  # rows of Gaussian inputs where there is no closed form
@@ -84,7 +85,7 @@ def _apply(weight: Weight, inputs: Tensor) -> Tensor:
     return inputs @ weight.T
 
 
-def initialise(
+def find_factors(
     block: Block, ranks: Sequence[int], method: str, inputs: Tensor | None = None, seed: int = 0
 ) -> list[Factors]:
     """Return two factors for each weight of a block.
@@ -116,15 +117,12 @@ def initialise(
 
 
 def check_method(block: Block, method: str) -> None:
-    """Refuse a method that there is not, or that has no form for a block.
+    """Refuse a method that does not exist, or that has no closed form for a block.
 
     Raises:
         RecinjectError: it is so.
     """
-    if method not in METHODS:
-        raise RecinjectError(
-            f"low rank: no initialisation {method!r}", hint=did_you_mean(method, METHODS)
-        )
+    pick(method, METHODS, "low rank: no initialization")
     if method == "nkp" and not (block.is_linear or block.is_relu):
         raise RecinjectError(
             "low rank: nkp has a closed form for ReLU and for linear layers alone",

@@ -8,7 +8,7 @@ from torch import nn
 
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.clippy.adaptive_clipping import AgcAdagrad, AgcAdam, clip_units
-from recinject.methods.clippy.step_scales import clip_summary
+from recinject.training.optimizers import log_entries
 
 PAIRS = [(AgcAdagrad, torch.optim.Adagrad), (AgcAdam, torch.optim.Adam)]
 
@@ -50,7 +50,7 @@ def test_it_is_torchs_optimizer_on_clipped_gradients(kind, theirs):
         other.step()
         assert torch.equal(found, wanted)
         assert ours.scales == {"w": pytest.approx(scales.min().item())}
-    assert clip_summary(ours)["clip_share"] == 1.0
+    assert log_entries(ours)["clip_share"] == 1.0
 
 
 @pytest.mark.parametrize(("kind", "theirs"), PAIRS)
@@ -66,18 +66,6 @@ def test_a_huge_factor_or_a_group_of_its_own_clips_nothing(kind, theirs):
     assert list(ours[0].scales.values()) == [1.0] and not ours[1].scales
 
 
-def test_rows_of_a_sparse_gradient_are_units():
-    weights, gradient = pair()
-    dense = nn.Parameter(weights.detach().clone())
-    weights.grad = torch.sparse_coo_tensor(
-        torch.tensor([[2, 0, 2]]), gradient[:3], (4, 3), check_invariants=True
-    )
-    dense.grad = weights.grad.to_dense()
-    for parameter in (weights, dense):
-        AgcAdagrad([parameter], 0.1).step()
-    torch.testing.assert_close(weights, dense)
-
-
 def test_a_gradient_that_is_no_number_is_named():
     weights, gradient = pair()
     weights.grad = gradient * float("nan")
@@ -89,7 +77,7 @@ def test_a_gradient_that_is_no_number_is_named():
 @pytest.mark.parametrize("settings", [{"clip_factor": 0.0}, {"clip_eps": 0.0}, {"eps": -1.0}])
 @pytest.mark.parametrize("kind", [AgcAdagrad, AgcAdam])
 def test_values_that_make_no_sense_are_refused(kind, settings):
-    with pytest.raises((RecinjectError, ValueError), match="eps|clip_factor"):
+    with pytest.raises(ValueError, match="eps|clip_factor"):
         kind([pair()[0]], **settings)
 
 

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.low_rank.initialisation import (
+from recinject.methods.low_rank.factors import (
     METHODS,
     Block,
-    initialise,
+    find_factors,
     relu_correlation,
     risk,
 )
@@ -23,7 +23,7 @@ def matrix(seed, *shape):
 
 def risks(block, rank, methods=METHODS, inputs=None):
     ranks = [rank] * len(block.weights)
-    return [risk(block, initialise(block, ranks, method, inputs), inputs) for method in methods]
+    return [risk(block, find_factors(block, ranks, method, inputs), inputs) for method in methods]
 
 
 def test_the_identity_s_risks_are_those_derived_by_hand():
@@ -42,9 +42,9 @@ def test_the_closed_forms_are_what_sampling_finds():
     block = Block([matrix(1, 12, 8)], activation=RELU)
     rows = matrix(2, 200_000, 8)
     for method in METHODS:
-        factors = initialise(block, [2], method)
+        factors = find_factors(block, [2], method)
         assert risk(block, factors) == pytest.approx(risk(block, factors, rows), rel=0.02)
-    columns = initialise(block, [2], "nkp")[0].product()
+    columns = find_factors(block, [2], "nkp")[0].product()
     scaled = [risk(block, [columns * scale]) for scale in (0.98, 1.0, 1.02)]
     assert min(scaled) == scaled[1]
 
@@ -70,8 +70,8 @@ def test_the_risks_are_in_order_and_scale_and_turn_with_the_weight(shape, data):
     turned = risks(Block([weight @ turn], activation=RELU), rank)
     assert turned == pytest.approx(found, abs=1e-4 * size)
     for method in ("spectral", "nkp"):
-        ours = initialise(Block([weight], activation=RELU), [rank], method)[0].product()
-        theirs = initialise(Block([weight @ turn], activation=RELU), [rank], method)[0].product()
+        ours = find_factors(Block([weight], activation=RELU), [rank], method)[0].product()
+        theirs = find_factors(Block([weight @ turn], activation=RELU), [rank], method)[0].product()
         torch.testing.assert_close(theirs, ours @ turn, atol=1e-6, rtol=1e-6)
 
 
@@ -80,11 +80,11 @@ def test_a_linear_layer_gets_its_truncated_svd_and_the_best_for_its_inputs(metho
     weight, rows = matrix(1, 6, 9), matrix(2, 500, 9) @ matrix(3, 9, 9)
     u, values, v = torch.linalg.svd(weight, full_matrices=False)
     truncated = u[:, :2] * values[:2] @ v[:2]
-    found = initialise(Block([weight]), [2], method)[0]
+    found = find_factors(Block([weight]), [2], method)[0]
     torch.testing.assert_close(found.product(), truncated)
     torch.testing.assert_close(found.up.norm(dim=0), found.down.norm(dim=1))
     if method != "spectral":
-        found = initialise(Block([weight]), [2], method, rows)
+        found = find_factors(Block([weight]), [2], method, rows)
         best = torch.linalg.svdvals(rows @ weight.T)[2:].square().sum() / len(rows)
         assert risk(Block([weight]), found, rows) == pytest.approx(float(best))
 
@@ -92,8 +92,8 @@ def test_a_linear_layer_gets_its_truncated_svd_and_the_best_for_its_inputs(metho
 def test_nkp_with_inputs_is_nkp_of_the_whitened_weight():
     weight, root = matrix(1, 12, 6), torch.linalg.cholesky(matrix(2, 6, 6).T @ matrix(2, 6, 6))
     rows = torch.linalg.qr(matrix(3, 400, 6))[0] * 20 @ root.T  # second moment: root root^T
-    found = initialise(Block([weight], activation=RELU), [2], "nkp", rows)[0].product()
-    white = initialise(Block([weight @ root], activation=RELU), [2], "nkp")[0].product()
+    found = find_factors(Block([weight], activation=RELU), [2], "nkp", rows)[0].product()
+    white = find_factors(Block([weight @ root], activation=RELU), [2], "nkp")[0].product()
     torch.testing.assert_close(found @ root, white, atol=1e-6, rtol=1e-6)
 
 
@@ -103,7 +103,7 @@ def test_descent_lowers_the_risk_on_inputs_it_has_not_seen(activation, layers):
     block = Block([matrix(n, 10, 6) for n in range(layers)], [matrix(9, 10)] * 2, activation)
     mixed = matrix(5, 6, 6)
     seen, fresh = matrix(6, 1000, 6) @ mixed, matrix(7, 4000, 6) @ mixed
-    found = [initialise(block, [2] * layers, method, seen) for method in ("spectral", "lfai")]
+    found = [find_factors(block, [2] * layers, method, seen) for method in ("spectral", "lfai")]
     spectral, lfai = (risk(block, factors, fresh) for factors in found)
     assert lfai < 0.97 * spectral
     sampled = risks(block, 2, ["spectral", "lfai"])
@@ -122,11 +122,11 @@ def test_the_gradient_is_finite_at_the_ends_and_that_of_the_function():
 @pytest.mark.parametrize("inputs", [None, torch.zeros(8, 3), torch.ones(3, 3)])
 def test_degenerate_layers_and_inputs_give_numbers(weight, inputs):
     for method in METHODS:
-        factors = initialise(Block([weight], activation=RELU), [2], method, inputs)[0]
+        factors = find_factors(Block([weight], activation=RELU), [2], method, inputs)[0]
         torch.testing.assert_close(factors.product(), weight, atol=1e-4, rtol=0)
         assert factors.up.dtype == torch.float32
 
 
 def test_nkp_has_no_form_for_other_activations():
     with pytest.raises(RecinjectError, match="choose lfai"):
-        initialise(Block([torch.eye(3)], activation=nn.GELU()), [1], "nkp")
+        find_factors(Block([torch.eye(3)], activation=nn.GELU()), [1], "nkp")
