@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
+from recinject.pipeline.build import build
 from torch import nn
 from transformers import Adafactor
 
@@ -36,7 +37,6 @@ from recinject.data.splitting import Part
 from recinject.methods.experts.experts import ExpertsModel, add_experts
 from recinject.models.adapters import adaptation_of, add_lora, answering
 from recinject.models.building import count_parameters, wrap_tokenizer
-from recinject.pipeline.build import build
 from recinject.pipeline.model import base_model
 from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run

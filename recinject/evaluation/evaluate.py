@@ -151,7 +151,7 @@ def fit_recommenders(
             say(f"  fitting {recommender.name}")
             recommender.read(sources)
             recommender.fit(training, seed)
-            recommender.data = data
+            recommender.data = data  # type: ignore[misc]  # its own, beside the class's
             fitted.append(recommender)
     return fitted
 

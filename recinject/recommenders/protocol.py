@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import ConfigDict, ValidationError
 
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.data.splitting import View
@@ -157,8 +158,10 @@ class Recommender(ABC):
     """Whether it reads the queries' prompts, so that their wording matters to it."""
     knows_strangers: ClassVar[bool] = True
     """Whether it recommends to people who have a history but are no users of the log."""
-    data: Data | None = None
+    data: ClassVar[Data | None] = None
     """What :meth:`recommend` names items by; set by :func:`recinject.fit`."""
+    # Of the subclasses that are pydantic dataclasses: unknown settings are refused.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def read(self, sources: Sources) -> None:  # noqa: B027  # most have nothing to read
         """Note what :meth:`fit` learns from beside the training events; called before it."""
@@ -320,7 +323,7 @@ def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Rec
             constructor; ``name`` among these is what results call it.
 
     Raises:
-        RecinjectError: no recommender has that name, or it has no such argument.
+        RecinjectError: no recommender has that name, it has no such argument, or refuses a value.
 
     Examples:
         >>> make_recommender({"ease": {"regularization": 500.0, "name": "ease_500"}}).name
@@ -330,14 +333,17 @@ def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Rec
     name, given = (asked, {}) if isinstance(asked, str) else next(iter(asked.items()))
     kind, settings = find("recommender", name, place), dict(given or {})
     called = settings.pop("name", kind.name)
-    legal = [key for each in kind.__mro__ for key in inspect.signature(each.__init__).parameters]
     for key in settings:
-        pick(
-            key,
-            sorted({*legal} - {"self", "args", "kwargs", "settings"}),
-            f"{place}.{name}: unknown setting",
-        )
-    recommender: Recommender = kind(**settings)
+        pick(key, inspect.signature(kind).parameters, f"{place}.{name}: unknown setting")
+    try:
+        recommender: Recommender = kind(**settings)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, (place, name, *first["loc"])))
+        now = first["input"] if first["loc"] else settings
+        raise RecinjectError(
+            f"{where}: {first['msg']}", hint=f"it is {now!r} now; change or remove it"
+        ) from error
     recommender.name = called  # type: ignore[misc]  # a name of its own, beside its class's
     return recommender
 

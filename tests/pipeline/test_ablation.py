@@ -5,9 +5,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+from recinject.pipeline.ablation import Variant, variants
 
 from recinject.foundation.errors import RecinjectError
-from recinject.pipeline.ablation import Variant, variants
 from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
 from recinject.pipeline.train import curriculum, task_sizes

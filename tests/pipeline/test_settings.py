@@ -29,7 +29,7 @@ CODES = (
     "identifiers.last_codes=40",
 )
 CLUSTERS = ("identifiers.kind=collaborative", "identifiers.leaf_items=5", "identifiers.clusters=3")
-VAE = "identifiers.training={max_steps: %d, per_device_train_batch_size: 40}"
+VAE = "identifiers.training={steps: %d, batch_size: 40}"
 RETRIEVAL = "samples.tasks={retrieval: {}}"
 RATING = ("samples.tasks={rating: {max_per_user: 2}}", "training.max_steps=1")
 LOW = "model.low_rank={rank: 2}"

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, Field
 from recinject.data.schema import Catalog, Flags
 from recinject.data.splitting import Split
 from recinject.foundation.randomness import derive_rng
+from recinject.foundation.settings import bind
 from recinject.foundation.storage import UNREADABLE_ARRAYS, read_json, write_json
 from recinject.identifiers.content import FILES, TFIDF, embed_items, embedding_key
 from recinject.identifiers.table import Identifiers
@@ -32,11 +33,7 @@ from recinject.recommenders.protocol import Prediction, Queries
 from recinject.registry import bind_arguments, find
 
 QUALITY, CONTENT = "quality.json", "content.npz"
-_TRAINING = {
-    "learning_rate": 1e-3,
-    "per_device_train_batch_size": 1024,
-    "max_steps": 3000,
-}
+_TRAINING = {"learning_rate": 1e-3, "batch_size": 1024, "steps": 3000}
 _Positive = Annotated[int, Field(ge=1)]
 
 
@@ -194,22 +191,21 @@ def fit_rq_vae(
         levels: how many codes name an item.
         codes: how many codes a level has.
         seed: of the weights, the batches' order and the codebooks' start.
-        **training: see :func:`~recinject.training.networks.fit_module`; ``optimizer`` too.
+        training: see :class:`~recinject.training.networks.FitSettings`.
 
     Raises:
         RecinjectError: there are fewer items than codes, or a setting is wrong.
     """
     import torch
 
-    from recinject.methods.semantic_ids.rq_vae import RQVAE, collate
-    from recinject.training.networks import fit_module, global_chance
+    from recinject.methods.semantic_ids.rq_vae import RQVAE
+    from recinject.training.networks import FitSettings, TensorRows, fit_network, global_chance
 
     check_enough(embeddings, codes)
-    settings = {**_TRAINING, **training}
-    optimizer = settings.pop("optimizer", None)
+    settings = bind(FitSettings, {**_TRAINING, **training}, "identifiers.training")
     start = int(derive_rng(seed, "rq_vae").integers(2**31))
     with global_chance(start):
         module = RQVAE(embeddings.shape[1], levels, codes)
-    rows = torch.from_numpy(np.ascontiguousarray(embeddings))
-    fit_module(module, rows, collate, settings, None, seed, optimizer=optimizer)
+    rows = TensorRows({"embeddings": torch.from_numpy(np.ascontiguousarray(embeddings))})
+    fit_network(module, rows, dict, settings, seed)
     return module.frozen()

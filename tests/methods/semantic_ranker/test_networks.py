@@ -5,17 +5,17 @@ from torch import nn
 
 from recinject.foundation.ragged import Ragged
 from recinject.methods.semantic_ranker.networks import TASKS, Ranker, Trunk
-from recinject.training.networks import fit_module
+from recinject.training.networks import FitSettings, TensorRows, fit_network
 
 ITEMS, ROWS, COLD = 12, 9, 11
-PIECES = Ragged.from_rows([[item % 8] for item in range(COLD)] + [[8]], np.int64)
+ITEM_ROWS = Ragged.from_rows([[item % 8] for item in range(COLD)] + [[8]], np.int64)
 SHAPE = {"width": 4, "hidden": 8, "dropout": 0.0}
 
 
-def make(seed=0, pieces=PIECES, **settings):
+def make(seed=0, item_rows=ITEM_ROWS, **settings):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return Ranker(pieces, ROWS, np.arange(COLD), 3.5, 1.2, **{**SHAPE, **settings})
+        return Ranker(item_rows, ROWS, np.arange(COLD), 3.5, 1.2, **{**SHAPE, **settings})
 
 
 def batch(n=6, ratings=True):
@@ -54,7 +54,7 @@ def test_a_log_without_ratings_has_a_click_loss_alone():
     found["loss"].backward()
 
 
-def test_padding_and_company_change_nothing():
+def test_padding_and_the_rest_of_the_batch_change_nothing():
     module, told = make().double(), batch()
     whole = module.score(**asked(told))
     longer = {**asked(told)}
@@ -69,8 +69,8 @@ def test_padding_and_company_change_nothing():
 
 
 def test_an_item_is_the_sum_of_its_rows():
-    pieces = Ragged.from_rows([[0, 3, 5], [2], [2, 2]], np.int64)
-    module = Ranker(pieces, ROWS, np.arange(3), **SHAPE)
+    item_rows = Ragged.from_rows([[0, 3, 5], [2], [2, 2]], np.int64)
+    module = Ranker(item_rows, ROWS, np.arange(3), **SHAPE)
     table = module.table.weight
     expected = torch.stack([table[0] + table[3] + table[5], table[2], 2 * table[2], 0 * table[2]])
     torch.testing.assert_close(module._vectors(torch.arange(4)), expected)
@@ -78,14 +78,13 @@ def test_an_item_is_the_sum_of_its_rows():
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_cold_items_row_is_trained_only_where_it_collides(shared):
-    rows = [*PIECES.to_list()[:COLD], [3 if shared else 8]]
-    module = make(pieces=Ragged.from_rows(rows, np.int64))
+    rows = [*ITEM_ROWS.to_list()[:COLD], [3 if shared else 8]]
+    module = make(item_rows=Ragged.from_rows(rows, np.int64))
     own = rows[COLD][0]
     before = module.table.weight[own].detach().clone()
     told = batch(64)
-    samples = [{name: column[row] for name, column in told.items()} for row in range(64)]
-    arguments = {"max_steps": 20, "per_device_train_batch_size": 16, "learning_rate": 0.01}
-    fit_module(module, samples, torch.utils.data.default_collate, arguments, None, 0)
+    settings = FitSettings(learning_rate=0.01, batch_size=16, steps=20)
+    fit_network(module, TensorRows(told), dict, settings, 0)
     assert torch.equal(module.table.weight[own], before) != shared
 
 

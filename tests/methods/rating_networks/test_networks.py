@@ -6,9 +6,9 @@ from recinject.methods.rating_networks.networks import (
     MatrixFactorisationModule,
     MLPModule,
     RatingModule,
-    Table,
     TransformerMLPModule,
     WideDeepModule,
+    ZeroPaddedEmbedding,
 )
 from recinject.training.networks import global_chance
 
@@ -24,7 +24,7 @@ def shaken(module: RatingModule) -> RatingModule:
         for part in module.modules():
             for parameter in part.parameters(recurse=False):
                 parameter.normal_(std=0.3)
-                if isinstance(part, Table):
+                if isinstance(part, ZeroPaddedEmbedding):
                     parameter[0] = 0
     return module.eval()
 

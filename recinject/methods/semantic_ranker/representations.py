@@ -1,4 +1,4 @@
-"""Items as rows of one table of embeddings: by a hash, or by pieces of their semantic codes."""
+"""Items as rows of one table of embeddings: by a hash, or by n-grams of their semantic codes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from recinject.data.schema import Integers
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import Bits, combine, derive_bits
+from recinject.registry import pick
 
-_FIRST_CHARACTER = 0xF0000  # of Unicode's planes for private use: no rule of text touches them
-# Of SentencePiece's trainer: words are taken as they are, and merged alike on any machine.
+_FIRST_CHARACTER = 0xF0000  # of Unicode's planes for private use, which no text rule changes
+# SentencePiece's trainer leaves the words as they are, and merges alike on any machine.
 _SETTINGS: dict[str, Any] = {
     "input_format": "tsv",
     "model_type": "bpe",
@@ -37,40 +38,44 @@ _SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class CodedItems:
-    """What an item's rows may go by."""
+    """Items with what a representation may read of them.
 
-    codes: Integers  # of each item, coarse to fine, (items, levels)
-    size: int  # how many codes a level has
-    events: NDArray[np.integer[Any]]  # how many training events each item has, (items,)
+    Attributes:
+        codes: of each item, coarse to fine, shape (items, levels).
+        size: how many codes a level has.
+        events: how many training events each item has, shape (items,).
+    """
+
+    codes: Integers
+    size: int
+    events: NDArray[np.integer[Any]]
 
 
 def item_rows(kind: str, items: CodedItems, rows: int, seed: int) -> Ragged:
     """Give each item the rows of a table whose sum is its embedding (arXiv 2306.08121).
 
-    Pieces that the table has a row for each of, had by items or not, get one of their own;
-    otherwise they share by a hash.
+    If the table has a row for every possible n-gram, each has its own; otherwise a hash maps
+    n-grams to rows.
 
     Args:
         kind: ``hashed_id`` (one row, by a hash of the item's number: the control), ``unigram``
             (each code at its level), ``ngram`` (each pair of neighbouring codes), ``prefix_ngram``
-            (the first code, the first two, and so on, always hashed) or ``sentencepiece`` (pieces
-            that training events have in common, see :func:`learn_pieces`).
-        items: what they go by; their number is all that ``hashed_id`` reads.
+            (the first code, the first two, and so on, always hashed) or ``sentencepiece`` (runs of
+            codes that are frequent in training, see :func:`learn_pieces`).
+        items: the items; ``hashed_id`` reads only how many there are.
         rows: of the table.
         seed: of the hash.
 
     Returns:
-        Row numbers below ``rows``, one row of them an item: at least one and, ``hashed_id`` apart,
-        at most one a level.
+        The rows of each item, below ``rows``: at least one and, but for ``hashed_id``, at most one
+        a level.
 
     Raises:
-        RecinjectError: the kind is unknown, or there is no table of that size for it.
+        RecinjectError: the kind is unknown, or the table's size does not fit it.
     """
-    if kind not in REPRESENTATIONS:
-        raise RecinjectError(
-            f"representation: unknown {kind!r}", hint=did_you_mean(kind, REPRESENTATIONS)
-        )
-    return REPRESENTATIONS[kind](items, rows, seed)
+    return REPRESENTATIONS[pick(kind, REPRESENTATIONS, "representation: unknown")](
+        items, rows, seed
+    )
 
 
 def _hashed_id(items: CodedItems, rows: int, seed: int) -> Ragged:
@@ -104,45 +109,43 @@ def _prefix_ngram(items: CodedItems, rows: int, seed: int) -> Ragged:
 def _sentencepiece(items: CodedItems, rows: int, seed: int) -> Ragged:
     pieces = learn_pieces(items, rows).encode(spell(items.codes, items.size))
     found = Ragged.from_rows(pieces, np.int64)
-    return found.of(found.values - 1)  # the first piece is <unk>, which no item needs
+    return found.of(found.values - 1)  # piece 0 is <unk>, which no item has
 
 
 def _fold(bits: Bits, rows: int) -> Array:
     return (bits % np.uint64(rows)).astype(np.int64)
 
 
-Represent = Callable[[CodedItems, int, int], Ragged]
-REPRESENTATIONS: dict[str, Represent] = {
+REPRESENTATIONS: dict[str, Callable[[CodedItems, int, int], Ragged]] = {
     "hashed_id": _hashed_id,
     "unigram": _unigram,
     "ngram": _ngram,
     "prefix_ngram": _prefix_ngram,
     "sentencepiece": _sentencepiece,
 }
-"""The rows of items by name: of the items, the table's size, and a seed."""
+"""Functions of the items, the table's size and a seed that return each item's rows."""
 
 
 def spell(codes: Integers, size: int) -> list[str]:
-    """Write each item's codes as a word; every code of every level has a character of its own."""
+    """Write each item's codes as a word, with a character for every code of every level."""
     numbers = np.arange(codes.shape[1]) * size + codes + _FIRST_CHARACTER
     return ["".join(map(chr, row)) for row in numbers.tolist()]
 
 
 def learn_pieces(items: CodedItems, rows: int) -> Any:
-    """Learn pieces of codes from the items as training saw them, each as often as it came.
+    """Learn the most frequent runs of codes, each item counted once a training event.
 
-    Beside all single codes, so that any item can be put together, there are the runs of codes
-    that come most often: byte-pair merges, as SentencePiece's ``bpe`` finds them.
+    The pieces are all single codes, so that every item can be spelled, and byte-pair merges, as
+    SentencePiece's ``bpe`` finds them.
 
     Returns:
         A ``SentencePieceProcessor`` for words of :func:`spell`; piece 0 is ``<unk>``.
 
     Raises:
-        RecinjectError: there are more single codes than pieces, or the items have less than half
-            as many runs in common as were asked for.
+        RecinjectError: there are more single codes than rows, or fewer than half as many runs as
+            there is room for.
     """
-    # For this representation alone.
-    import sentencepiece
+    import sentencepiece  # no other representation needs it
 
     single = items.codes.shape[1] * items.size
     if rows < single:
@@ -150,11 +153,11 @@ def learn_pieces(items: CodedItems, rows: int) -> Any:
     seen = items.events > 0
     words = zip(spell(items.codes[seen], items.size), items.events[seen].tolist(), strict=True)
     letters = [chr(_FIRST_CHARACTER + number) for number in range(single)]
-    # Asked for alone, letters that no item has would get no piece: each stands by itself once.
-    told = [f"{word}\t{count}" for word, count in (*words, *((letter, 1) for letter in letters))]
+    # Each letter also stands by itself once: one that no item has would not become a piece.
+    lines = [f"{word}\t{count}" for word, count in (*words, *((letter, 1) for letter in letters))]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(told),
+        sentence_iterator=iter(lines),
         model_writer=model,
         vocab_size=rows + 1,
         required_chars="".join(letters),

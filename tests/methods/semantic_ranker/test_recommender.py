@@ -7,8 +7,8 @@ import pytest
 from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Part, Split
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.semantic_ranker.pieces import REPRESENTATIONS
 from recinject.methods.semantic_ranker.recommender import HashedRanker, SemanticRanker
+from recinject.methods.semantic_ranker.representations import REPRESENTATIONS
 from recinject.recommenders.protocol import Queries, Sources
 
 GENRES, A_GENRE, USERS = 4, 12, 160
@@ -84,7 +84,7 @@ def test_a_cold_item_is_rated_by_what_it_is(training, sources, queries, kind):
 
 
 @pytest.mark.parametrize("kind", REPRESENTATIONS)
-def test_it_ranks_alike_alone_and_in_company_and_the_same_again(training, sources, queries, kind):
+def test_it_ranks_alike_alone_and_in_a_batch_and_the_same_again(training, sources, queries, kind):
     rows = 12 if kind == "sentencepiece" else 64
     model, again = (
         fitted(training, sources, representation=kind, rows=rows, epochs=1) for _ in range(2)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recinject.data.schema import Catalog, Interactions
+from recinject.data.schema import Catalog
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split, learn_from, split_by, without_validation
 from recinject.methods.rating_networks.recommenders import Biases, attribute_numbers
@@ -34,7 +34,8 @@ def fitted(name: str, split: Split, catalog: Catalog) -> Recommender:
     return model
 
 
-def test_biases_are_the_ridge_regression_s(training: Interactions, rating: Queries) -> None:
+def test_biases_are_the_ridge_regression_s(sources: tuple[Split, Catalog]) -> None:
+    training, rating = sources[0].train, Queries.of_ratings(sources[0].view(Part.TEST))
     model = Biases(user_ridge=2.0, item_ridge=3.0)
     model.fit(training, seed=0)
     rows, users = np.arange(len(training)), training.n_users

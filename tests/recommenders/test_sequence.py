@@ -91,7 +91,7 @@ def test_held_out_events_are_never_learned(circle: Interactions) -> None:
     for items in (circle.items, changed):
         model = SASRec(**QUICK | {"epochs": 1}, held_out=1.0)
         model.fit(replace(circle, items=items), seed=1)
-        assert model.course is not None and model.course.epochs == 1
+        assert model.training_history is not None and model.training_history.epochs == 1
         weights.append(model._module.items.weight)
     assert torch.equal(*weights)
 
@@ -99,7 +99,7 @@ def test_held_out_events_are_never_learned(circle: Interactions) -> None:
 def test_the_epoch_is_chosen_by_ndcg_on_the_held_out(circle: Interactions) -> None:
     model = SASRec(**QUICK, patience=3, held_out=1.0)
     model.fit(circle, seed=1)
-    assert model.course is not None
+    assert model.training_history is not None
     lengths = np.diff(circle.offsets)
     users = np.flatnonzero(lengths >= 3)
     histories = [circle.items_of(user)[:-1] for user in users]
@@ -107,9 +107,10 @@ def test_the_epoch_is_chosen_by_ndcg_on_the_held_out(circle: Interactions) -> No
     got = model.predict(ask([list(history) for history in histories], targets), 10)
     assert got.ahead is not None and got.tied is not None
     expected = ndcg(got.ahead, got.tied, 10).mean()
-    assert model.course.values[model.course.best_epoch - 1] == pytest.approx(expected, abs=1e-4)
-    assert max(model.course.values) == model.course.values[model.course.best_epoch - 1]
-    assert model.course.epochs < 30
+    history = model.training_history
+    assert history.values[history.best_epoch - 1] == pytest.approx(expected, abs=1e-4)
+    assert max(history.values) == history.values[history.best_epoch - 1]
+    assert history.epochs < 30
 
 
 def test_nothing_to_learn_leaves_popularity() -> None:

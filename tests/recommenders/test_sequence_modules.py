@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
-from recinject.models import sequence_recommender
+from recinject.recommenders import sequence
 from recinject.recommenders.sequence import (
     BERT4RecModule,
     BinarySASRecModule,
@@ -40,10 +40,10 @@ def test_packing_keeps_every_sequence_whole(rows):
     batch = pack(arrays(rows), LONGEST)
     assert all(grid.shape == batch["items"].shape for grid in batch.values())
     found = {}
-    for items, places, numbers in zip(*(batch[name].tolist() for name in batch), strict=True):
+    for items, positions, numbers in zip(*(batch[name].tolist() for name in batch), strict=True):
         for column, number in enumerate(numbers):
             if number >= 0:
-                assert places[column] == len(found.setdefault(number, []))
+                assert positions[column] == len(found.setdefault(number, []))
                 found[number].append(items[column])
     assert [found[number] for number in range(len(rows))] == rows
 
@@ -56,7 +56,7 @@ def test_packing_leaves_at_most_one_row_less_than_half_full(rows):
 
 @pytest.mark.parametrize("kind", KINDS)
 @given(rows=sequences)
-def test_a_history_is_scored_alike_alone_and_in_company(kind, rows):
+def test_a_history_is_scored_alike_alone_and_in_a_batch(kind, rows):
     module = make(kind)
     with torch.no_grad():
         together = module.score(arrays(rows))
@@ -99,21 +99,21 @@ def by_hand(module, items):
 def test_encoding_equals_attention_by_hand(kind, training):
     module = make(kind).train(training)
     history = arrays([[3, 1, 4, 1]])
-    sequence = module.question(history[0])
-    states = by_hand(module, torch.tensor(sequence.astype(np.int64)))
+    read = module.query(history[0])
+    states = by_hand(module, torch.tensor(read.astype(np.int64)))
     expected = states[-1] @ module.items.weight[:N_ITEMS].T
     torch.testing.assert_close(module.score(history)[0], expected)
 
 
 def test_sasrec_loss_is_the_mean_over_every_next_item():
     module, users = make(SASRecModule), arrays([[1, 2, 3], [4, 5], list(range(12))])
-    pieces = [piece for user in users for piece in module.pieces(user)]
-    loss = module(**module.collate(pieces))["loss"]
+    windows = [window for user in users for window in module.windows(user)]
+    loss = module(**module.collate(windows))["loss"]
     logits, targets = [], []
-    for piece in pieces:
-        for end in range(1, len(piece)):
-            logits.append(module.score([piece[:end]])[0])
-            targets.append(int(piece[end]))
+    for window in windows:
+        for end in range(1, len(window)):
+            logits.append(module.score([window[:end]])[0])
+            targets.append(int(window[end]))
     expected = torch_cross_entropy(torch.stack(logits), torch.tensor(targets))
     torch.testing.assert_close(loss, expected)
 
@@ -121,43 +121,43 @@ def test_sasrec_loss_is_the_mean_over_every_next_item():
 def test_every_event_but_the_first_is_predicted_once():
     module = make(SASRecModule)
     for length in range(20):
-        pieces = module.pieces(np.arange(length, dtype=np.int32))
-        assert all(2 <= len(piece) <= LONGEST + 1 for piece in pieces)
-        assert sorted(np.concatenate([[], *(piece[1:] for piece in pieces)])) == list(
+        windows = module.windows(np.arange(length, dtype=np.int32))
+        assert all(2 <= len(window) <= LONGEST + 1 for window in windows)
+        assert sorted(np.concatenate([[], *(window[1:] for window in windows)])) == list(
             range(1, length)
         )
 
 
 def test_binary_loss_pits_each_next_item_against_one_outside_the_sequence(monkeypatch):
-    module, piece = make(BinarySASRecModule), np.array([1, 2, 3, 4], np.int32)
+    module, window = make(BinarySASRecModule), np.array([1, 2, 3, 4], np.int32)
     drawn = torch.tensor([[9, 2, 7, 0, 0, 0]])  # item 2 stands in the sequence
     monkeypatch.setattr(torch, "randint_like", lambda *_: drawn)
-    loss = module(**module.collate([piece]))["loss"]
-    scores = [module.score([piece[:end]])[0] for end in (1, 2, 3)]
+    loss = module(**module.collate([window]))["loss"]
+    scores = [module.score([window[:end]])[0] for end in (1, 2, 3)]
     likes = sum(torch.nn.functional.logsigmoid(scores[i][i + 2]) for i in range(3))
     dislikes = sum(torch.nn.functional.logsigmoid(-scores[i][drawn[0, i]]) for i in (0, 2))
     torch.testing.assert_close(loss, -(likes + dislikes) / 3)
 
 
-@pytest.mark.parametrize(("last_only", "blanks"), [(1.0, [3, 5]), (0.0, None)])
-def test_bert4rec_loss_is_that_of_the_blanked_items(last_only, blanks):
-    module = make(BERT4RecModule, last_only=last_only, blanked=0.5)
+@pytest.mark.parametrize(("last_only", "masks"), [(1.0, [3, 5]), (0.0, None)])
+def test_bert4rec_loss_is_that_of_the_masked_items(last_only, masks):
+    module = make(BERT4RecModule, last_only=last_only, masked=0.5)
     batch = module.collate(arrays([[1, 2, 3], [4, 5]]))
     torch.manual_seed(1)
-    blank = module._draw(batch["sequences"])
-    if blanks:
-        assert batch["items"][blank].tolist() == blanks
+    mask = module._draw(batch["sequences"])
+    if masks:
+        assert batch["items"][mask].tolist() == masks
     torch.manual_seed(1)
     loss = module(**batch)["loss"]
-    states = module.encode(**{**batch, "items": batch["items"].masked_fill(blank, N_ITEMS)})
+    states = module.encode(**{**batch, "items": batch["items"].masked_fill(mask, N_ITEMS)})
     expected = torch_cross_entropy(
-        (states @ module.items.weight[:N_ITEMS].T)[blank], batch["items"][blank]
+        (states @ module.items.weight[:N_ITEMS].T)[mask], batch["items"][mask]
     )
     torch.testing.assert_close(loss, expected)
 
 
-def test_bert4rec_blanks_the_share_it_is_told_to():
-    module = make(BERT4RecModule, last_only=0.0, blanked=0.2)
+def test_bert4rec_masks_the_fraction_it_is_told_to():
+    module = make(BERT4RecModule, last_only=0.0, masked=0.2)
     batch = module.collate([np.arange(LONGEST, dtype=np.int32)] * 2000)
     torch.manual_seed(0)
     assert abs(module._draw(batch["sequences"]).double().mean() - 0.2) < 0.02
@@ -174,7 +174,7 @@ def test_gradients_reach_every_parameter(kind):
 
 @pytest.mark.parametrize("block", [1, 2**19])
 def test_cross_entropy_and_its_gradients_equal_torchs(monkeypatch, block):
-    monkeypatch.setattr(sequence_recommender, "_LOGITS", block)
+    monkeypatch.setattr(sequence, "_LOGITS", block)
     rng = torch.Generator().manual_seed(0)
     states = torch.randn(70, 5, generator=rng, dtype=torch.float64) * 30
     weights = torch.randn(11, 5, generator=rng, dtype=torch.float64)

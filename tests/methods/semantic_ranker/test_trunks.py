@@ -3,18 +3,23 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
-from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
-from recinject.methods.semantic_ranker.networks import ExpertTrunk, Ranker, SharedTrunk
-from recinject.training.networks import fit_module
+from recinject.methods.semantic_ranker.networks import (
+    ExpertTrunk,
+    ExpertTrunkSettings,
+    Ranker,
+    SharedTrunk,
+)
+from recinject.training.networks import FitSettings, TensorRows, fit_network
 
 TASKS = ("rating", "click")
 
 
 def make(**settings):
     torch.manual_seed(0)
-    return ExpertTrunk(TASKS, 6, 4, 0.0, **settings)
+    return ExpertTrunk(TASKS, 6, 4, 0.0, ExpertTrunkSettings(**settings))
 
 
 def saturate(trunk, picks):
@@ -66,7 +71,7 @@ def test_an_expert_without_weight_has_no_gradient_and_so_none_is_missed():
 
 
 def test_the_penalty_is_the_entropy_of_the_selectors():
-    trunk = make(regulariser=0.5)
+    trunk = make(regularization=0.5)
     entropy = trunk.routing().entropy
     torch.testing.assert_close(trunk.penalty(), 0.5 * entropy.sum())
     assert make(experts=3).penalty() > 0, "of codes that no expert has"
@@ -76,34 +81,38 @@ def test_the_penalty_is_the_entropy_of_the_selectors():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"gate": "hard"}, {"k": 5}, {"k": 0}, {"experts": 1}, {"gamma": 0.0}, {"regulariser": -1.0}],
+    [
+        {"gate": "hard"},
+        {"k": 5},
+        {"k": 0},
+        {"experts": 1},
+        {"gamma": 0.0},
+        {"regularization": -1.0},
+    ],
 )
 def test_bad_settings_are_refused(settings):
-    with pytest.raises(RecinjectError) as refused:
+    with pytest.raises(ValidationError):
         make(**settings)
-    assert refused.value.hint
 
 
 def test_a_ranker_with_experts_learns_and_its_gate_saturates():
     rng = np.random.default_rng(0)
     liked = rng.integers(0, 2, 20)
     items = torch.from_numpy(rng.integers(0, 20, 400))
-    samples = [
-        {
-            "candidates": item,
-            "history": torch.full((3,), 20),
-            "history_ratings": torch.full((3,), torch.nan),
-            "ratings": torch.tensor(4.0 if liked[item] else 2.0),
-        }
-        for item in items
-    ]
+    samples = {
+        "candidates": items,
+        "history": torch.full((400, 3), 20),
+        "history_ratings": torch.full((400, 3), torch.nan),
+        "ratings": torch.tensor([4.0 if liked[item] else 2.0 for item in items]),
+    }
+    trunk = partial(ExpertTrunk, settings=ExpertTrunkSettings(regularization=0.1))
     torch.manual_seed(1)
     module = Ranker(
         Ragged.from_rows([[item] for item in range(20)], np.int64), 20, np.arange(20), 3.0,
-        width=4, hidden=8, dropout=0.0, trunk=partial(ExpertTrunk, regulariser=0.1),
+        width=4, hidden=8, dropout=0.0, trunk=trunk,
     )  # fmt: skip
-    arguments = {"max_steps": 400, "per_device_train_batch_size": 64, "learning_rate": 0.02}
-    fit_module(module, samples, torch.utils.data.default_collate, arguments, None, 0)
+    settings = FitSettings(learning_rate=0.02, batch_size=64, steps=400)
+    fit_network(module, TensorRows(samples), dict, settings, 0)
     read = torch.full((1, 3), 20), torch.full((1, 3), torch.nan)
     with torch.no_grad():
         rated = module.eval().rate(torch.arange(20)[None], *read)[0]

@@ -1,6 +1,6 @@
-"""What every baseline owes to the protocol, and a matrix whose right answer is known."""
+"""The contract of every registered recommender, and a matrix whose right answer is known."""
 
-from dataclasses import replace
+import inspect
 
 import numpy as np
 import pytest
@@ -23,11 +23,8 @@ ITEMS_A_BLOCK = 10
 FIELDS = ("items", "scores", "ahead", "tied", "ratings")
 
 
-ASKED = [
-    (name, task)
-    for name in names("recommender")
-    for task in sorted(find("recommender", name).tasks)
-]
+NAMES = names("recommender")
+ASKED = [(name, task) for name in NAMES for task in sorted(find("recommender", name).tasks)]
 LISTED = [(name, task) for name, task in ASKED if task != "rating"]
 
 
@@ -38,30 +35,43 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
+def settings_of(name: str) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(find("recommender", name)).parameters)
+
+
+SETTINGS = [(name, key) for name in NAMES for key in settings_of(name)]
+NUMBERS = [
+    (name, key)
+    for name, key in SETTINGS
+    if isinstance(settings_of(name)[key].default, int | float)
+    and not isinstance(settings_of(name)[key].default, bool)
+]
+
+
 @pytest.fixture
 def queries(request: pytest.FixtureRequest) -> Queries:
     return request.getfixturevalue(request.param)
 
 
+every_name = pytest.mark.parametrize("name", NAMES, indirect=True)
 every_task = pytest.mark.parametrize(("name", "queries"), ASKED, indirect=True)
 every_list = pytest.mark.parametrize(("name", "queries"), LISTED, indirect=True)
 
 
 def make(name: str, training: Interactions) -> Recommender:
-    """Make a baseline that has read what it cannot do without."""
-    baseline = make_recommender(name)
-    if name == "semantic_ranker":
-        shop = simulate_shop(users=200, items=training.n_items, events_per_user=5, seed=0)
-        alone = Split(training, np.zeros(len(training), np.int8))
-        baseline.read(Sources(shop.catalog, alone.view(Part.TRAIN)))
-    return baseline
+    """Make a recommender that has read a catalogue."""
+    made = make_recommender(name)
+    shop = simulate_shop(users=200, items=training.n_items, events_per_user=5, seed=0)
+    alone = Split(training, np.zeros(len(training), np.int8))
+    made.read(Sources(shop.catalog, alone.view(Part.TRAIN)))
+    return made
 
 
 FITTED: dict[str, Recommender] = {}
 
 
 def fitted(name: str, training: Interactions) -> Recommender:
-    """Fit a baseline once for all tests: some take a second, and all see the same events."""
+    """Fit a recommender once for all tests: some take a second, and all see the same events."""
     if name not in FITTED:
         made = make(name, training)
         made.fit(training, seed=3)
@@ -73,18 +83,8 @@ def answer(name: str, training: Interactions, queries: Queries, k: int = 7) -> P
     return fitted(name, training).predict(queries, k)
 
 
-def pick(queries: Queries, rows: list[int]) -> Queries:
-    return replace(
-        queries,
-        sample_ids=[queries.sample_ids[row] for row in rows],
-        prompts=[""] * len(rows),
-        users=queries.users[rows],
-        histories=[queries.histories[row] for row in rows],
-        targets=queries.targets[rows],
-        candidates=None if queries.candidates is None else queries.candidates[rows],
-        labels=None if queries.labels is None else queries.labels[rows],
-        history_ratings=[queries.history_ratings[row] for row in rows],
-    )
+def some(queries: Queries, rows: list[int]) -> Queries:
+    return queries.take(np.array(rows, np.int64))
 
 
 @every_task
@@ -109,8 +109,22 @@ def test_answers_in_the_form_of_its_task(
 
 
 @every_list
+def test_equal_scores_are_tied_and_listed_in_the_same_order_again(
+    name: str, training: Interactions, queries: Queries
+) -> None:
+    got = answer(name, training, queries, 40)
+    for items, scores, target, tied in zip(
+        got.items, got.scores, queries.targets, got.tied, strict=True
+    ):
+        own = scores[items == target]
+        assert tied == (scores == own).sum()
+    again = answer(name, training, queries, 40)
+    np.testing.assert_array_equal(again.items, got.items)
+
+
+@every_list
 @pytest.mark.parametrize("k", [3, 40])
-def test_place_of_the_target_agrees_with_the_list(
+def test_the_rank_of_the_target_agrees_with_the_list(
     name: str, training: Interactions, queries: Queries, k: int
 ) -> None:
     got = answer(name, training, queries, k)
@@ -118,14 +132,15 @@ def test_place_of_the_target_agrees_with_the_list(
     for items, target, ahead, tied in zip(
         got.items, queries.targets, got.ahead, got.tied, strict=True
     ):
-        place = np.flatnonzero(items == target)
-        if len(place):
-            assert ahead <= place[0] < ahead + tied
+        rank = np.flatnonzero(items == target)
+        assert tied >= 1
+        if len(rank):
+            assert ahead <= rank[0] < ahead + tied
         else:
             assert ahead + tied > k
         if k == 40:
             legal = 8 if queries.candidates is not None else training.n_items
-            assert len(place) == 1
+            assert len(rank) == 1
             assert np.all(items[legal:] == -1)
 
 
@@ -139,13 +154,13 @@ def test_two_fits_agree(name: str, training: Interactions, queries: Queries) -> 
 
 
 @every_task
-def test_a_query_is_answered_alike_alone_and_in_company(
+def test_an_answer_depends_on_no_other_query(
     name: str, training: Interactions, queries: Queries
 ) -> None:
-    baseline = fitted(name, training)
-    together = baseline.predict(queries, 7)
+    recommender = fitted(name, training)
+    together = recommender.predict(queries, 7)
     for rows in ([20], [36, 4, 11]):
-        alone = baseline.predict(pick(queries, rows), 7)
+        alone = recommender.predict(some(queries, rows), 7)
         for field in FIELDS:
             whole = getattr(together, field)
             expected = None if whole is None else whole[rows]
@@ -154,7 +169,7 @@ def test_a_query_is_answered_alike_alone_and_in_company(
 
 @every_task
 def test_no_queries_are_no_error(name: str, training: Interactions, queries: Queries) -> None:
-    got = answer(name, training, pick(queries, []))
+    got = answer(name, training, some(queries, []))
     for field in FIELDS:
         assert getattr(got, field) is None or len(getattr(got, field)) == 0
 
@@ -181,6 +196,48 @@ def test_learns_which_items_belong_to_whom(
     for user in range(training.n_users - 1):
         own_block = training.items_of(user)[0] // ITEMS_A_BLOCK
         assert set(got.items[user] // ITEMS_A_BLOCK) == {own_block}
+
+
+@every_name
+def test_every_setting_is_named_in_the_signature_and_a_recipe_may_give_it(name: str) -> None:
+    legal = settings_of(name)
+    named = {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}
+    assert {each.kind for each in legal.values()} <= named
+    given = {key: each.default for key, each in legal.items()}
+    made = make_recommender({name: {**given, "name": "mine"}})
+    assert (made.name, find("recommender", name).name) == ("mine", name)
+    for key, value in given.items():
+        assert getattr(made, key) == value
+
+
+@pytest.mark.parametrize(("name", "key"), SETTINGS, indirect=["name"])
+def test_an_unknown_setting_is_refused_with_the_nearest(name: str, key: str) -> None:
+    place = f"evaluation.baselines.{name}: unknown setting"
+    with pytest.raises(RecinjectError, match=f"{place} '{key}x'\n  fix: did you mean '{key}'"):
+        make_recommender({name: {f"{key}x": 1}})
+
+
+@pytest.mark.parametrize(("name", "key"), NUMBERS, indirect=["name"])
+@pytest.mark.parametrize("wrong", [-1, "many"])
+def test_a_wrong_value_is_refused_with_its_setting(name: str, key: str, wrong: object) -> None:
+    with pytest.raises(RecinjectError, match=rf"^evaluation\.baselines\.{name}\.{key}: Input"):
+        make_recommender({name: {key: wrong}})
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"sasrec": {"width": 30, "heads": 4}}, "width 30 is no multiple of heads 4"),
+        ({"transformer_mlp": {"width": 30}}, "width 30 is no multiple of heads 4"),
+        ({"semantic_ranker": {"representation": "unigrams"}}, "did you mean 'unigram'"),
+        ({"semantic_ranker": {"quantiser": "rq_means"}}, "did you mean 'rq_kmeans'"),
+        ({"semantic_ranker": {"experts": {"experts": 1}}}, r"experts\.experts: Input"),
+        ({"semantic_ranker": {"experts": {"k": 9}}}, "k is 9, and there are 4 experts"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(wrong: dict, said: str) -> None:
+    with pytest.raises(RecinjectError, match=said):
+        make_recommender(wrong)
 
 
 def test_unknown_name_is_answered_with_the_nearest() -> None:

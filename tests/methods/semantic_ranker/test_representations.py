@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.semantic_ranker.pieces import (
+from recinject.methods.semantic_ranker.representations import (
     REPRESENTATIONS,
     CodedItems,
     item_rows,
