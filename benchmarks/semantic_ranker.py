@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from recinject.methods.semantic_ranker.representations import REPRESENTATIONS
 from sklearn.metrics import roc_auc_score
 
 from recinject.data.readers import read_log
@@ -28,6 +27,7 @@ from recinject.data.schema import Flags, Floats, Log
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, learn_from, split_by
 from recinject.methods.semantic_ranker.recommender import SemanticRanker
+from recinject.methods.semantic_ranker.representations import REPRESENTATIONS
 from recinject.recommenders.protocol import Queries, Sources
 
 SHARES = {"global_time": 0.1, "cold_items": 0.05}

@@ -25,7 +25,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from recinject.methods.semantic_ranker.representations import CodedItems, item_rows
 
 from recinject.data.readers import read_log
 from recinject.data.schema import Flags, Floats, Log
@@ -34,6 +33,7 @@ from recinject.data.splitting import Part, split_by
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.semantic_ranker.networks import Ranker
 from recinject.methods.semantic_ranker.recommender import RankerEvents
+from recinject.methods.semantic_ranker.representations import CodedItems, item_rows
 from recinject.training.networks import FitSettings, fit_network, global_chance
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
