@@ -65,12 +65,39 @@ def run(recipe: RecipeName, overrides: Overrides = None) -> None:
     Example: `recinject run quickstart name=short training.max_steps=100`
     """
     started = _run(recipe, overrides)
-    from recinject.pipeline.ablation import ablate
     from recinject.pipeline.check import check_settings
     from recinject.pipeline.report import report
+    from recinject.pipeline.sweep import make_sweep
 
     check_settings(started.recipe)
-    (report if started.recipe.ablation is None else ablate)(started)
+    (report if started.recipe.sweep is None else make_sweep)(started)
+
+
+@app.command()
+def sweep(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE,VALUE", help="A setting, once for each")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="SEED,SEED", help="Run each setting with all of them")
+    ] = None,
+) -> None:
+    """Run a recipe with other settings and seeds, and compare them in one table.
+
+    Example: `recinject sweep quickstart --vary training.learning_rate=1e-3,3e-3 --seeds 1,2,3`
+    """
+    pairs = [each.partition("=") for each in vary or []]
+    varied = ", ".join(f"{key}: [{values}]" for key, _, values in pairs)
+    settings = [f"sweep.vary={{{varied}}}"] if vary else []
+    settings += [f"sweep.seeds=[{seeds}]"] if seeds else []
+    started = _run(recipe, [*(overrides or []), *settings])
+    from recinject.pipeline.check import check_settings
+    from recinject.pipeline.sweep import make_sweep
+
+    check_settings(started.recipe)
+    make_sweep(started)
 
 
 @app.command()

@@ -7,20 +7,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from recinject.data.splitting import SPLITS
+from recinject import registry
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.identifiers.table import KINDS
-from recinject.methods.semantic_ids.semantic import QUANTISERS
 from recinject.models.building import check_generation, count_parameters
-from recinject.pipeline.ablation import variants
 from recinject.pipeline.model import base_model, check_adapted
-from recinject.pipeline.prepare import name_all, split_data
+from recinject.pipeline.prepare import factory_of, fresh_data, given_tokenizer
 from recinject.pipeline.recipe import Recipe
-from recinject.pipeline.run import Run, factory_of, given_tokenizer
+from recinject.pipeline.run import Run
 from recinject.pipeline.sections import TrainingSection
-from recinject.pipeline.study import parts as study_parts
+from recinject.pipeline.sweep import plan
 from recinject.recommenders.protocol import make_recommender
-from recinject.samples.build import SampleFactory
+from recinject.registry import pick
 from recinject.samples.builder import Sample
 from recinject.samples.tokenizer import encode, train_tokenizer
 from recinject.training.arguments import check_training_settings
@@ -33,16 +30,10 @@ def check_settings(recipe: Recipe) -> None:
     Raises:
         RecinjectError: a setting is unknown, of the wrong kind, or cannot be met here.
     """
-    if recipe.ablation is not None:
-        variants(recipe)
-    study_parts(recipe)
-    for place, name, legal in (
-        ("data.split", recipe.data.split, SPLITS),
-        ("identifiers.kind", recipe.identifiers.kind, KINDS),
-        ("identifiers.semantic.quantiser", recipe.identifiers.semantic.quantiser, QUANTISERS),
-    ):
-        if name not in legal:
-            raise RecinjectError(f"{place}: unknown {name!r}", hint=did_you_mean(name, legal))
+    if recipe.sweep is not None:
+        for member in plan(recipe):
+            check_settings(member.run.recipe)
+    pick(recipe.data.split, registry.names("split"), "data.split: unknown")
     for name in recipe.evaluation.baselines:
         make_recommender(name)
     _check_list_length(recipe)
@@ -52,7 +43,9 @@ def check_settings(recipe: Recipe) -> None:
         check_training_settings(recipe.training.arguments)
         choose_optimizer(recipe.training.optimizer, 0.0, recipe.training.optimizer_settings)
         _check_mixture(recipe.training, [task.name for task in recipe.tasks()])
-    tokenizer = given_tokenizer(recipe) or train_tokenizer([], recipe.model.vocab_size)
+    tokenizer = given_tokenizer(recipe.model.tokenizer or recipe.model.name) or train_tokenizer(
+        [], recipe.model.vocab_size
+    )
     if not recipe.has_model:
         return
     model = check_adapted(recipe, base_model(recipe, tokenizer))
@@ -104,14 +97,13 @@ def check_run(run: Run) -> Iterator[str]:
     check_settings(run.recipe)
     yield "settings: every key is bound"
     recipe = run.recipe
-    split, catalog, _, steps = split_data(recipe)
-    for step in steps:
+    data = fresh_data(run)
+    for step in data.cleaning:
         counts = f"{step.users:,} users, {step.items:,} items, {step.events:,} events"
         yield f"log, {step.name}: {counts} ({step.detail})"
-    log = split.interactions
+    log = data.split.interactions
     yield f"log: {log.n_users:,} users, {log.n_items:,} items, {len(log):,} events"
-    names = name_all(recipe, split, catalog)
-    factory = factory_of(recipe, split, catalog, names, given_tokenizer(recipe))
+    factory = factory_of(recipe, data)
     for builder in factory.builders():
         if not len(builder):
             yield f"{builder.task.name} ({builder.split}): no sample"
@@ -128,14 +120,6 @@ def check_run(run: Run) -> Iterator[str]:
     yield f"model: {count_parameters(model)[1]:,} parameters, {size:,} tokens"
 
 
-def fresh_factory(run: Run) -> SampleFactory:
-    """Get every task ready from the log itself, whatever is stored."""
-    recipe = run.recipe
-    split, catalog, _, _ = split_data(recipe)
-    names = name_all(recipe, split, catalog)
-    return factory_of(recipe, split, catalog, names, given_tokenizer(recipe))
-
-
 def preview_samples(
     run: Run, task: str | None, count: int
 ) -> Iterator[tuple[Sample, tuple[int, int]]]:
@@ -149,11 +133,9 @@ def preview_samples(
     Yields:
         A sample, with the number of tokens of its prompt and of its completion.
     """
-    factory = fresh_factory(run)
-    if task is not None and task not in factory.wordings:
-        raise RecinjectError(
-            f"--task {task}: not among the run's tasks", hint=did_you_mean(task, factory.wordings)
-        )
+    factory = factory_of(run.recipe, fresh_data(run))
+    if task is not None:
+        pick(task, factory.wordings, "--task: not among the run's tasks")
     for builder in factory.builders():
         if task in (None, builder.task.name):
             step = max(1, len(builder) // count)

@@ -7,11 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.storage import shipped_folder
+from recinject.identifiers.table import check_kind
+from recinject.registry import names
 from recinject.tasks.shipped import TASKS
 
 MOST_EXAMPLES = 50
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Head = Literal["text", "regression", "classification"]
 Positive = Annotated[int, Field(ge=1)]
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null.
@@ -60,31 +63,28 @@ class DataSection(Section):
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class SemanticSection(Section):
-    """What the codes of the kind ``semantic`` are made of, and how.
+class IdentifiersSection(BaseModel):
+    """How an item is named in text: a kind of identifiers, with that kind's arguments beside it."""
 
-    ``content`` is ``tfidf`` (of at most ``dimensions`` numbers), a ``.npy`` or ``.parquet`` of
-    vectors, or a sentence-transformers model; ``last_codes`` is how many items may share all
-    other codes; ``training`` holds :class:`~recinject.training.networks.FitSettings` where the
-    quantiser is ``rq_vae``.
-    """
-
-    content: str = "tfidf"
-    dimensions: Positive = 256
-    quantiser: str = "rq_kmeans"
-    levels: Annotated[int, Field(ge=1, le=25)] = 3
-    codes: Annotated[int, Field(ge=2)] = 256
-    last_codes: Positive = 256
-    training: dict[str, Any] = {}
-
-
-class IdentifiersSection(Section):
-    """How an item is named in text; the kind ``collaborative`` alone reads the two sizes."""
-
+    model_config = ConfigDict(extra="allow", frozen=True)
     kind: str = "number"
-    clusters: Annotated[int, Field(ge=2)] = 20
-    leaf_items: Positive = 50
-    semantic: SemanticSection = SemanticSection()
+
+    @model_validator(mode="after")
+    def _is_a_kind(self) -> IdentifiersSection:
+        if "semantic" in self.arguments:
+            found = self.arguments["semantic"]
+            keys = [f"identifiers.{key}" for key in found] if isinstance(found, dict) else []
+            raise RecinjectError(
+                "identifiers.semantic: its keys stand beside kind now",
+                hint=f"write {', '.join(keys) or 'identifiers={kind: semantic, codes: 256}'}",
+            )
+        check_kind(self.kind, self.arguments)
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that pass to the kind as they are."""
+        return dict(self.model_extra or {})
 
 
 class SamplesSection(Section):
@@ -112,20 +112,6 @@ class SamplesSection(Section):
     jsonl: bool = False
 
 
-class LowRankSection(Section):
-    """Linear layers that are made of two thin factors before the model trains.
-
-    ``targets`` are their own names, such as ``wo``, those of T5's feed-forward layers if not
-    given; ``rank`` is that of each, or ``energy`` the share of the squared singular values to keep.
-    The trained model is written with whole matrices, as plain transformers loads it.
-    """
-
-    targets: Annotated[list[str], Field(min_length=1)] | None = None
-    rank: Positive | None = None
-    energy: float | None = None
-    method: Literal["spectral", "nkp", "lfai"] = "lfai"
-
-
 class ModelSection(Section):
     """A model by hub name or local folder, or a small one built from a config.
 
@@ -133,6 +119,7 @@ class ModelSection(Section):
     ``gpt2``; ``tokenizer`` is a folder, a file or a hub name, and stays empty to take the named
     model's own, or to learn one of ``vocab_size``. ``head`` is how ratings are answered: in
     ``text``, or by a number read off the model's state, and then ``rating`` is the only task.
+    ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
     ``model: null``, or neither name nor config, leaves the baselines alone.
     """
 
@@ -141,7 +128,7 @@ class ModelSection(Section):
     tokenizer: str | None = None
     vocab_size: Positive = 8000
     head: Head = "text"
-    low_rank: LowRankSection | None = None
+    low_rank: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
@@ -157,13 +144,24 @@ class ModelSection(Section):
 class LoraSection(BaseModel):
     """Any parameter of ``peft.LoraConfig``, and from where its matrices start.
 
-    ``initialisation`` is ``default``, peft's own, or takes a part of each layer's function, as
-    found by the layer's weight or from ``initialisation_rows`` of what it reads.
+    ``initialization`` is ``default``, peft's own, or one of the registry, such as ``spectral``,
+    ``nkp`` or ``lfai``, which take a part of each layer's function, as found by the layer's weight
+    or from ``initialization_rows`` of what it reads.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    initialisation: Literal["default", "spectral", "nkp", "lfai"] = "default"
-    initialisation_rows: Positive = 2048
+    initialization: str = "default"
+    initialization_rows: Positive = 2048
+
+    @model_validator(mode="after")
+    def _spelled_with_z(self) -> LoraSection:
+        for key in self.arguments:
+            if key.startswith("initialisation"):
+                raise RecinjectError(
+                    f"lora.{key}: is spelled with a z now",
+                    hint=f"write lora.{key.replace('initialis', 'initializ')}",
+                )
+        return self
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -218,6 +216,35 @@ class TrainingSection(BaseModel):
         return dict(self.model_extra or {})
 
 
+def _known(given: Any) -> Any:
+    named = {given: None} if isinstance(given, str) else given
+    settings = list(named.values()) if isinstance(named, dict) else []
+    if len(settings) != 1 or not isinstance(settings[0], dict | None):
+        raise RecinjectError(
+            f"evaluation.baselines: {given!r} is no baseline",
+            hint="write its name, or its settings below its name, as in "
+            "[popularity, {ease: {regularization: 500}}]",
+        )
+    pick(next(iter(named)), names("recommender"), "evaluation.baselines: unknown recommender")
+    return given
+
+
+def _distinct(baselines: list[Baseline]) -> list[Baseline]:
+    called = []
+    for given in baselines:
+        name, settings = (given, None) if isinstance(given, str) else next(iter(given.items()))
+        called.append((settings or {}).get("name", name))
+        if called[-1] in called[:-1]:
+            raise RecinjectError(
+                f"evaluation.baselines: two are called {called[-1]!r}",
+                hint=f"give one another name, as in {{{name}: {{name: {name}_2}}}}",
+            )
+    return baselines
+
+
+Baseline = Annotated[str | dict[str, dict[str, Any] | None], BeforeValidator(_known)]
+
+
 class EvaluationSection(Section):
     """What is measured, against whom.
 
@@ -227,7 +254,7 @@ class EvaluationSection(Section):
     that they share with what it predicts, up to each of these shares of a list.
     """
 
-    baselines: list[str] = [
+    baselines: Annotated[list[Baseline], AfterValidator(_distinct)] = [
         *("random", "popularity", "popularity_recent", "item_knn", "ease", "als", "bpr"),
         "markov_chain",
         *("global_mean", "item_mean", "user_mean"),
@@ -249,22 +276,17 @@ class ReportSection(Section):
     examples: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 10
 
 
-class AblationSection(Section):
-    """Tasks of the mixture to be added one at a time to its other tasks, with several seeds.
+class SweepSection(Section):
+    """The recipe with other settings and seeds: each a run of its own, all compared in one table.
 
-    ``longer`` trains the other tasks alone for as many steps as those with an added task take.
+    Settings go by dotted key, as on the command line. ``arms`` names those that belong together;
+    ``vary`` lists values of single keys, and each arm is crossed with every combination of them.
+    ``reference`` names the arms that all others are compared with, the first arm if it is empty.
     """
 
-    add: Annotated[list[str], Field(min_length=1)]
+    arms: dict[Annotated[str, Field(pattern=FILE_NAME)], dict[str, Any]] = {}
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
-    longer: bool = True
-
-
-class StudySection(Section):
-    """Shares of the training events to learn from in further runs, and heads to try on each.
-
-    The run itself learns from all of them, with the model's own head.
-    """
-
-    shares: list[Annotated[float, Field(gt=0, le=1)]] = [0.01, 0.03, 0.1, 0.3]
-    heads: list[Head] = []
+    reference: Annotated[
+        list[str], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)
+    ] = []

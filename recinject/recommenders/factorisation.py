@@ -112,6 +112,7 @@ class BPR(Factorisation):
     """
 
     name: ClassVar[str] = "bpr"
+    knows_strangers: ClassVar[bool] = False
     model: ClassVar[str] = "implicit.bpr.BayesianPersonalizedRanking"
 
     factors: PositiveInt = 64

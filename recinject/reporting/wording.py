@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from math import isfinite
 
 from recinject.evaluation.lists import MEASURES
-from recinject.reporting.inputs import LANGUAGE_MODEL
 
-LOWER_IS_BETTER = frozenset({"rmse", "mae", "ece"})
+LANGUAGE_MODEL = "language_model"
 MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
 SIGNIFICANT = 0.05
 DASH, _MINUS = "\u2013", "\u2212"
@@ -41,14 +41,39 @@ _RECOMMENDERS = {
     "als": "ALS",
     "bpr": "BPR",
 }
+
+
+@dataclass(frozen=True)
+class MetricWords:
+    """How a family of metrics, such as ``hr``, reads.
+
+    Attributes:
+        label: its name as a person writes it.
+        meaning: what it measures, empty where nobody said.
+        better: ``higher`` or ``lower``.
+    """
+
+    label: str
+    meaning: str = ""
+    better: str = "higher"
+
+
 _METRICS = {
-    "hr": "HR (hit rate): share of queries whose item is among the first k",
-    "ndcg": "NDCG: as the hit rate, but a hit counts less the lower it stands",
-    "mrr": "MRR: mean of 1 / rank of the item, 0 where it is not in the list",
-    "auc": "AUC: chance that a liked item scores above another",
-    "ece": "ECE: distance between the predicted chance of a rating of 4 or more and its share",
-    "rmse": "RMSE: root mean squared error in rating points, lower is better",
-    "mae": "MAE: mean absolute error in rating points, lower is better",
+    "hr": MetricWords("HR", "HR (hit rate): share of queries whose item is among the first k"),
+    "ndcg": MetricWords("NDCG", "NDCG: as the hit rate, but a hit counts less at a lower rank"),
+    "mrr": MetricWords("MRR", "MRR: mean of 1 / rank of the item, 0 where it is not in the list"),
+    "auc": MetricWords("AUC", "AUC: chance that a liked item scores above another"),
+    "ece": MetricWords(
+        "ECE",
+        "ECE: distance between the predicted chance of a rating of 4 or more and its share",
+        "lower",
+    ),
+    "rmse": MetricWords(
+        "RMSE", "RMSE: root mean squared error in rating points, lower is better", "lower"
+    ),
+    "mae": MetricWords(
+        "MAE", "MAE: mean absolute error in rating points, lower is better", "lower"
+    ),
 }
 
 
@@ -59,12 +84,25 @@ def recommender_label(name: str) -> str:
 
 def metric_label(name: str) -> str:
     """Return a metric's name as a person writes it: ``HR@10``."""
-    return name.upper()
+    family, at, cutoff = name.partition("@")
+    return metric_words(family).label + at + cutoff
+
+
+def metric_words(name: str) -> MetricWords:
+    """Look up how a metric reads; one that nobody described is its name in capitals."""
+    family = name.partition("@")[0]
+    return _METRICS.get(family, MetricWords(family.upper()))
+
+
+def lower_is_better(metric: str) -> bool:
+    """Say whether a lower value of a metric is better."""
+    return metric_words(metric).better == "lower"
 
 
 def metric_meanings(names: Iterable[str]) -> list[str]:
     """Explain each family of metrics once."""
-    return [_METRICS[f] for f in dict.fromkeys(n.split("@")[0] for n in names) if f in _METRICS]
+    found = dict.fromkeys(metric_words(name).meaning for name in names)
+    return [meaning for meaning in found if meaning]
 
 
 def list_meanings(names: Iterable[str]) -> list[str]:
@@ -203,7 +241,7 @@ def seconds(value: float) -> str:
 
 
 def markdown(text: object) -> str:
-    r"""Escape text for one line of Markdown, table cells included.
+    r"""Escape text for one line of Markdown, table cells and the start of a paragraph included.
 
     Examples:
         >>> print(markdown("a|b *c* <i> leave_one_out"))
@@ -211,4 +249,5 @@ def markdown(text: object) -> str:
     """
     line = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(str(text).split()))
     line = re.sub(r"<(?=[\w/!?])", "&lt;", line)
-    return re.sub(r"[\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+    line = re.sub(r"[\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+    return re.sub(r"^(\d*)(>|(?:[#+-]+|(?<=\d)[.)])(?=\s|$))", r"\1\\\2", line)

@@ -20,10 +20,18 @@ def load(tiny_recipe, tmp_path):
         ("data.split=leave_two_out", "data.split: unknown 'leave_two_out'\n  fix: did you mean"),
         ("data.ties=hsh", "data.ties: Input should be 'log_order' or 'hash'"),
         ("data.test_share=0.5", "data.test_share: Input should be less than 0.5"),
-        ("identifiers.clusters=1", "identifiers.clusters: Input should be greater than"),
+        (
+            "identifiers={kind: collaborative, clusters: 1}",
+            "identifiers.clusters: Input should be greater than",
+        ),
+        ("identifiers.clusters=4", "identifiers: unknown key 'clusters'"),
+        (
+            "identifiers.semantic={codes: 8}",
+            "identifiers.semantic: its keys stand beside kind now\n  fix: write identifiers.codes",
+        ),
         (
             "identifiers.kind=titel",
-            "identifiers.kind: unknown 'titel'\n  fix: did you mean 'title'",
+            "identifiers.kind: unknown identifiers 'titel'\n  fix: did you mean 'title'",
         ),
         ("evaluation.baselines=[alz]", "unknown baseline 'alz'\n  fix: did you mean 'als'"),
         ("evaluation.cutoffs=[5, 11]", "11 items, but lists end after 10 (evaluation.beams)"),
@@ -60,7 +68,7 @@ LORA = "lora={r: 2, target_modules: [q]%s}"
 HEAD = ["samples.tasks={rating: {}}", "model.head=regression"]
 
 
-@pytest.mark.parametrize("start", [", initialisation: spectral", ", initialisation: lfai"])
+@pytest.mark.parametrize("start", [", initialization: spectral", ", initialization: lfai"])
 def test_lora_that_starts_from_a_layers_function_is_not_frozen(load, start):
     check_settings(load(*CLIPPED, LORA % start))
 

@@ -134,7 +134,7 @@ class SemanticRanker(Recommender):
             RecinjectError: the task is rating and the training events have no ratings, or it is
                 another and there are no candidates.
         """
-        if queries.task == "rating":
+        if queries.kind == "rating":
             if self._range is None:
                 raise RecinjectError(
                     f"{self.name}: the training events have no ratings to learn from",
@@ -178,7 +178,7 @@ class SemanticRanker(Recommender):
         return CodedItems(quantiser.encode(vectors), size, events)
 
     def _answer(self, queries: Queries, candidates: Integers) -> Floats:
-        head = self._module.rate if queries.task == "rating" else self._module.rank
+        head = self._module.rate if queries.kind == "rating" else self._module.rank
         answers = [np.empty((0, candidates.shape[1]))]
         for start in range(0, len(queries), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
