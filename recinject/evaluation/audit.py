@@ -164,7 +164,7 @@ def recommended_lists(prediction: Prediction, queries: Queries, n_items: int) ->
             int(np.sum((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0))),
             "items that stand in the same list twice",
         ),
-        "illegal": (int(np.sum(real & ~_legal(items, queries))), _ILLEGAL[queries.task]),
+        "illegal": (int(np.sum(real & ~_legal(items, queries))), _ILLEGAL[queries.kind]),
     }
     source = f"{prediction.recommender} on {queries.task}"
     return [

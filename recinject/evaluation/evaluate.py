@@ -153,6 +153,9 @@ def save_prediction(
     ids = np.array([*catalog.item_ids, None], dtype=object)
     columns = {
         "sample_id": list(queries.sample_ids),
+        "user": queries.users,
+        "target": queries.targets,
+        "items": None if prediction.items is None else list(prediction.items),
         "target_item_id": ids[queries.targets],
         "item_ids": None if prediction.items is None else list(ids[prediction.items]),
         "scores": None if prediction.scores is None else list(prediction.scores),

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recinject.data.schema import Floats, Integers
+from recinject.data.schema import Floats
 from recinject.evaluation.metrics import Clusters, bootstrap, interval, observe, statistic_of
 from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.protocol import Prediction, Queries
@@ -142,29 +142,17 @@ def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Q
     """
     task = files[0].name.partition(".")[0]
     frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    sample_ids = frame["sample_id"].tolist()
-    # The last part of a sample's id is the place of its target among the user's.
-    _, users = np.unique([name.rpartition("/")[0] for name in sample_ids], return_inverse=True)
-    targets, items = _numbers(frame)
     columns = {name: frame[name].to_numpy(np.float64) for name in _FLOATS & set(frame.columns)}
     queries = Queries(
         task,
-        sample_ids,
+        sample_ids=frame["sample_id"].tolist(),
         prompts=[""] * len(frame),
-        users=users.astype(np.int32),
+        users=frame["user"].to_numpy(),
         histories=[np.empty(0, np.int32)] * len(frame),
-        targets=targets,
+        targets=frame["target"].to_numpy(),
         labels=columns.get("label"),
     )
+    items = np.stack(frame["items"].tolist()) if "items" in frame else None
     ahead, tied, ratings = (columns.get(name) for name in ("ahead", "tied", "rating"))
     answered = Prediction(recommender, task, items, ahead=ahead, tied=tied, ratings=ratings)
     return answered, queries
-
-
-def _numbers(frame: pd.DataFrame) -> tuple[Integers, Integers | None]:
-    """Number the targets and the lists' items anew; where a list ends early stands -1."""
-    lists = list(frame["item_ids"]) if "item_ids" in frame else []
-    named = np.concatenate([frame["target_item_id"].to_numpy(object), *lists])
-    numbers = pd.factorize(named)[0].astype(np.int32)
-    rows = len(frame)
-    return numbers[:rows], numbers[rows:].reshape(rows, -1) if lists else None

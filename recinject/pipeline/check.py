@@ -9,8 +9,7 @@ import numpy as np
 
 from recinject.data.splitting import SPLITS
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.identifiers.table import KINDS
-from recinject.methods.semantic_ids.semantic import QUANTISERS
+from recinject.identifiers.table import check_kind
 from recinject.models.building import check_generation, count_parameters
 from recinject.pipeline.ablation import variants
 from recinject.pipeline.model import base_model, check_adapted
@@ -20,6 +19,7 @@ from recinject.pipeline.run import Run, factory_of, given_tokenizer
 from recinject.pipeline.sections import TrainingSection
 from recinject.pipeline.study import parts as study_parts
 from recinject.recommenders.protocol import make_recommender
+from recinject.registry import pick
 from recinject.samples.build import SampleFactory
 from recinject.samples.builder import Sample
 from recinject.samples.tokenizer import encode, train_tokenizer
@@ -36,13 +36,8 @@ def check_settings(recipe: Recipe) -> None:
     if recipe.ablation is not None:
         variants(recipe)
     study_parts(recipe)
-    for place, name, legal in (
-        ("data.split", recipe.data.split, SPLITS),
-        ("identifiers.kind", recipe.identifiers.kind, KINDS),
-        ("identifiers.semantic.quantiser", recipe.identifiers.semantic.quantiser, QUANTISERS),
-    ):
-        if name not in legal:
-            raise RecinjectError(f"{place}: unknown {name!r}", hint=did_you_mean(name, legal))
+    pick(recipe.data.split, SPLITS, "data.split: unknown")
+    check_kind(recipe.identifiers.kind, recipe.identifiers.arguments)
     for baseline in recipe.evaluation.baselines:
         make_recommender(baseline)
     _check_list_length(recipe)

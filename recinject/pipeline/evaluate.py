@@ -25,8 +25,6 @@ from recinject.evaluation.lists import ListMeasures, measure_slices, slice_queri
 from recinject.evaluation.queries import make_queries
 from recinject.foundation.progress import say
 from recinject.foundation.storage import write_json
-from recinject.methods.semantic_ids.codes import load_codes
-from recinject.methods.semantic_ids.cold_items import join_cold_items
 from recinject.models.building import count_parameters
 from recinject.models.storing import load_trained
 from recinject.pipeline.model import base_model
@@ -192,10 +190,10 @@ class _Evaluation:
         if queries.task != "retrieval" or not shares:
             return []
         split, catalog = self.run.split
-        codes = load_codes(self.run.folder("identifiers"), catalog)[0].prefixes
+        join = self.run.identifiers.join_cold_items
         cold = np.bincount(split.train.items, minlength=len(catalog)) == 0
         listed = model.predict(queries, 2 * k)
-        found = [join_cold_items(listed, queries, codes, cold, share, k) for share in shares]
+        found = [join(listed, queries, cold, share, k) for share in shares]
         for each in found:
             save_prediction(self.folder, each, queries, catalog)
         return [Answer(each, measure(each, queries, self.protocol)) for each in found]
@@ -256,7 +254,7 @@ class _Evaluation:
         """Load the stored queries of a task."""
         samples = read_samples(self.run.folder("samples"), task, split)
         limit, seed = self.run.recipe.evaluation.limit, self.run.recipe.seed
-        return make_queries(samples, *self.run.split, limit, seed)
+        return make_queries(samples, self.run.split[0], limit, seed)
 
     def language_model(self, task: str, model: PreTrainedModel | RatingModel) -> LanguageModel:
         """Make the model a recommender that answers in the task's own words."""

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import asdict
 from pathlib import Path
-
-import numpy as np
 
 from recinject.data.cleaning import CleaningStep, clean
 from recinject.data.formats import find_files
@@ -26,9 +23,7 @@ from recinject.data.splitting import (
 from recinject.data.table_reader import require_path
 from recinject.foundation.progress import say
 from recinject.foundation.storage import hash_files
-from recinject.identifiers.content import FILES
-from recinject.identifiers.table import Identifiers, name_items
-from recinject.methods.semantic_ids.semantic import CONTENT, Semantic, make_semantic
+from recinject.identifiers.table import Identifiers, identifiers_class, name_items
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Facts, Run
 from recinject.pipeline.sections import DataSection, IdentifiersSection
@@ -55,12 +50,11 @@ def _hash_log(data: DataSection) -> dict[str, str]:
 
 
 def _hash_content(section: IdentifiersSection) -> dict[str, str]:
-    """Hash the user's own vectors, where items are named by them."""
-    path = Path(section.semantic.content)
-    if section.kind != "semantic" or path.suffix not in FILES:
-        return {}
-    require_path(path, "identifiers.semantic.content")
-    return {str(path): hash_files(path)}
+    """Hash the user's files that the identifiers are made of."""
+    files = identifiers_class(section.kind).input_files(section.arguments)
+    for file in files:
+        require_path(file, "identifiers")
+    return {str(file): hash_files(file) for file in files}
 
 
 def read_data(recipe: Recipe) -> Log:
@@ -86,37 +80,13 @@ def split_data(recipe: Recipe) -> tuple[Split, Catalog, str, list[CleaningStep]]
 
 
 def name_all(
-    recipe: Recipe, split: Split, catalog: Catalog, semantic: Semantic | None = None
+    recipe: Recipe, split: Split, catalog: Catalog, earlier: Path | None = None
 ) -> Identifiers:
-    """Name every item of a catalogue as a recipe asks; codes are made unless they are given."""
+    """Name every item of a catalogue as a recipe asks; see :func:`name_items` for ``earlier``."""
     section = recipe.identifiers
-    semantic = semantic or semantic_of(recipe, split, catalog)
     return name_items(
-        section.kind,
-        catalog,
-        recipe.seed,
-        split,
-        clusters=section.clusters,
-        leaf_items=section.leaf_items,
-        codes=semantic.codes if semantic else None,
+        section.kind, catalog, recipe.seed, split, earlier=earlier, **section.arguments
     )
-
-
-def semantic_of(
-    recipe: Recipe, split: Split, catalog: Catalog, folder: Path | None = None
-) -> Semantic | None:
-    """Make the codes of the items' content, learnt from those with training events.
-
-    Args:
-        recipe: the recipe; None is returned where its identifiers are no codes of content.
-        split: the log's events.
-        catalog: the items.
-        folder: where embeddings are kept, and taken from where they are there already.
-    """
-    if recipe.identifiers.kind != "semantic":
-        return None
-    known = np.bincount(split.train.items, minlength=len(catalog)) > 0
-    return make_semantic(recipe.identifiers.semantic, catalog, known, recipe.seed, folder)
 
 
 def _data(run: Run, folder: Path) -> Facts:
@@ -132,14 +102,7 @@ def _data(run: Run, folder: Path) -> Facts:
 
 def _identifiers(run: Run, folder: Path) -> Facts:
     split, catalog = run.split
-    kept = run.folder("identifiers") / CONTENT
-    if run.recipe.identifiers.kind == "semantic" and kept.is_file():
-        shutil.copy(kept, folder)
-    semantic = semantic_of(run.recipe, split, catalog, folder)
-    named = name_all(run.recipe, split, catalog, semantic)
+    named = name_all(run.recipe, split, catalog, run.folder("identifiers"))
     named.save(folder, catalog)
     facts: Facts = {"items": len(catalog), "duplicates_resolved": named.duplicates_resolved}
-    if semantic is not None:
-        semantic.save(folder, catalog)
-        facts["quality"] = semantic.quality
-    return facts
+    return facts | ({"quality": quality} if (quality := named.describe()) else {})

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 from recinject.foundation.errors import RecinjectError, did_you_mean, pick
 from recinject.foundation.settings import bind, explain, fields_of
 from recinject.foundation.storage import dump_yaml, load_yaml, shipped_folder
+from recinject.identifiers.table import identifiers_class
 from recinject.pipeline.sections import (
     AblationSection,
     DataSection,
@@ -25,18 +26,14 @@ from recinject.pipeline.sections import (
     StudySection,
     TrainingSection,
 )
-from recinject.registry import load_plugin
-from recinject.tasks.shipped import TASKS, find_tasks, task_type
+from recinject.registry import load_plugin, names
+from recinject.tasks.shipped import TASKS, task_type
 from recinject.tasks.task import Task
 
 __all__ = ["Recipe", "bind", "copy_shipped", "find_recipe", "load_recipe", "shipped_recipes"]
 
-_NEW_TOKENS = ("token", "semantic")
 # Text that may name a file or a folder of this machine, and something else otherwise.
-_MAYBE_PATHS = (
-    *("model.name", "model.tokenizer"),
-    *("identifiers.content", "identifiers.semantic.content"),
-)
+_MAYBE_PATHS = ("model.name", "model.tokenizer", "identifiers.content")
 
 
 def _load_plugins(files: list[Path]) -> list[Path]:
@@ -133,7 +130,7 @@ class Recipe(Section):
             (self.lora is not None, "lora adapts the same model", "set lora=null, or experts=null"),
             (self.model.head != "text", "they answer in text alone", "set model.head=text"),
             (
-                self.identifiers.kind in _NEW_TOKENS,
+                self.experts is not None and identifiers_class(self.identifiers.kind).has_tokens,
                 f"identifiers.kind={self.identifiers.kind} brings tokens that would stay untrained",
                 "set identifiers.kind=number, or use lora, which trains their embeddings",
             ),
@@ -145,7 +142,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _cold_items_have_codes(self) -> Recipe:
         if self.evaluation.cold_share and not (
-            self.has_model and self.identifiers.kind == "semantic"
+            self.has_model and identifiers_class(self.identifiers.kind).joins_cold_items
         ):
             raise RecinjectError(
                 "evaluation.cold_share: cold items join by the codes that a model predicts",
@@ -292,14 +289,21 @@ def _check_samples(recipe: Recipe) -> None:
             f"samples.prompts: {folder} is no folder",
             hint="give a folder with files named as the tasks, such as retrieval.yaml",
         )
-    tasks = find_tasks(folder)
+    files = sorted(folder.glob("*.yaml")) if folder else []
+    own = [file.stem for file in files if file.with_suffix(".py").is_file()]
+    tasks = [task_type(name, folder) for name in dict.fromkeys([*names("task"), *own])]
     if not recipe.tasks():
-        raise RecinjectError("samples.tasks: every task is left out", hint=did_you_mean("", tasks))
-    slots = {slot for task in tasks.values() for slot in task.slots}
+        raise RecinjectError(
+            "samples.tasks: every task is left out", hint=did_you_mean("", names("task"))
+        )
     for slot in sorted(recipe.samples.phrases):
-        pick(slot, slots, "samples.phrases: no task has a slot")
-    for file in sorted(folder.glob("*.yaml")) if folder else ():
-        pick(file.stem, tasks, f"{file}: no {file.stem}.py is beside it, and no task is called")
+        pick(slot, {s for task in tasks for s in task.slots}, "samples.phrases: no task has a slot")
+    for file in files:
+        pick(
+            file.stem,
+            names("task"),
+            f"{file}: no {file.stem}.py is beside it, and no task is called",
+        )
 
 
 def _parse(override: str) -> tuple[str, Any]:

@@ -25,7 +25,6 @@ from recinject.pipeline.run import Run
 from recinject.pipeline.sections import (
     DataSection,
     EvaluationSection,
-    IdentifiersSection,
     SamplesSection,
 )
 from recinject.recommenders.language_model import LanguageModel
@@ -119,7 +118,7 @@ def _recipe(folder: Path, settings: Mapping[str, Mapping[str, Any]]) -> Recipe:
             "runs": folder.parent,
             "seed": samples["seed"],
             "data": _known(DataSection, settings["data"]),
-            "identifiers": _known(IdentifiersSection, settings["identifiers"]),
+            "identifiers": {k: v for k, v in settings["identifiers"].items() if k != "seed"},
             "samples": {**_known(SamplesSection, samples), "tasks": task},
             "model": settings["model"]["model"],
             "training": {},

@@ -136,7 +136,7 @@ class Run:
     @cached_property
     def identifiers(self) -> Identifiers:
         """The identifiers that were stored."""
-        return Identifiers.load(self.folder("identifiers"), self.recipe.identifiers.kind)
+        return Identifiers.load(self.folder("identifiers"))
 
     @cached_property
     def factory(self) -> SampleFactory:

@@ -61,30 +61,27 @@ class DataSection(Section):
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class SemanticSection(Section):
-    """What the codes of the kind ``semantic`` are made of, and how.
+class IdentifiersSection(BaseModel):
+    """How an item is named in text: a kind of identifiers, with that kind's arguments beside it."""
 
-    ``content`` is ``tfidf`` (of at most ``dimensions`` numbers), a ``.npy`` or ``.parquet`` of
-    vectors, or a sentence-transformers model; ``last_codes`` is how many items may share all
-    other codes; ``training`` passes to the Trainer where the quantiser is ``rq_vae``.
-    """
-
-    content: str = "tfidf"
-    dimensions: Positive = 256
-    quantiser: str = "rq_kmeans"
-    levels: Annotated[int, Field(ge=1, le=25)] = 3
-    codes: Annotated[int, Field(ge=2)] = 256
-    last_codes: Positive = 256
-    training: dict[str, Any] = {}
-
-
-class IdentifiersSection(Section):
-    """How an item is named in text; the kind ``collaborative`` alone reads the two sizes."""
-
+    model_config = ConfigDict(extra="allow", frozen=True)
     kind: str = "number"
-    clusters: Annotated[int, Field(ge=2)] = 20
-    leaf_items: Positive = 50
-    semantic: SemanticSection = SemanticSection()
+
+    @model_validator(mode="after")
+    def _no_keys_below_semantic(self) -> IdentifiersSection:
+        if "semantic" in self.arguments:
+            found = self.arguments["semantic"]
+            keys = [f"identifiers.{key}" for key in found] if isinstance(found, dict) else []
+            raise RecinjectError(
+                "identifiers.semantic: its keys stand beside kind now",
+                hint=f"write {', '.join(keys) or 'identifiers={kind: semantic, codes: 256}'}",
+            )
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that pass to the kind as they are."""
+        return dict(self.model_extra or {})
 
 
 class SamplesSection(Section):

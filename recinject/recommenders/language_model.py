@@ -119,9 +119,9 @@ class LanguageModel(Recommender):
         self._model.eval()
         try:
             with answering(self._model, queries.task):
-                if queries.task == "retrieval":
+                if queries.kind == "retrieval":
                     return self._retrieve(queries, k)
-                if queries.task == "ranking":
+                if queries.kind == "ranking":
                     return self._rank(queries, k)
                 return self._rate(queries)
         finally:

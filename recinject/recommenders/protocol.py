@@ -18,7 +18,7 @@ from recinject.foundation.ragged import Array
 from recinject.registry import find, pick
 
 Rows = TypeVar("Rows", "Queries", "Prediction")
-_OF_ALL_ROWS = ("task", "recommender", "values")
+_OF_ALL_ROWS = ("task", "kind", "recommender", "values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class Queries:
     """The stored questions of one task, as columns; n is their number.
 
     Attributes:
-        task: ``retrieval``, ``ranking`` or ``rating``.
+        task: the name of the task.
         sample_ids: the id of the stored sample behind each query.
         prompts: what the language model reads, one text a query.
         users: user numbers, shape (n,).
@@ -36,6 +36,8 @@ class Queries:
         candidates: the items to rank, shape (n, c); None but for ranking.
         labels: the true ratings, shape (n,); None but for rating.
         history_ratings: the ratings of each history; None where the log has none.
+        kind: how the task is answered: ``retrieval`` out of the whole catalogue, ``ranking`` of
+            candidates, or ``rating``; the task's own name if not given.
     """
 
     task: str
@@ -47,6 +49,10 @@ class Queries:
     candidates: Integers | None = None
     labels: Floats | None = None
     history_ratings: Sequence[Floats] | None = None
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.kind or self.task)
 
     @classmethod
     def of_ratings(cls, view: View, longest: int | None = None) -> Queries:

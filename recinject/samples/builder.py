@@ -38,6 +38,10 @@ SCHEMA = pa.schema(
         ("target_item_id", pa.string()),
         ("candidate_item_ids", pa.list_(pa.string())),
         ("label", pa.float64()),
+        ("user", pa.int32()),
+        ("event", pa.int32()),
+        ("target", pa.int32()),
+        ("candidates", pa.list_(pa.int32())),
     ]
 )
 
@@ -54,6 +58,10 @@ class Sample(NamedTuple):
         target_item_id: the log's own id of the item asked for, or None.
         candidate_item_ids: the slate in the prompt's order, or None.
         label: the rating asked for, or None.
+        user: the user's index in the log, as in ``data/users.parquet``.
+        event: the index of the event asked for, as in ``data/interactions.parquet``, or None.
+        target: the index of the item asked for, as in ``data/items.parquet``, or None.
+        candidates: those of the slate, or None.
     """
 
     sample_id: str
@@ -66,6 +74,10 @@ class Sample(NamedTuple):
     target_item_id: str | None
     candidate_item_ids: list[str] | None
     label: float | None
+    user: int
+    event: int | None
+    target: int | None
+    candidates: list[int] | None
 
 
 # More than an item's own words take when it comes to stand first in a list and not later.
@@ -243,12 +255,19 @@ class Builder:
             "user_id": users,
             "prompt": pieces.write(batch.prompts),
             "completion": pieces.write(batch.completions),
+            "user": pa.array(contexts.users, pa.int32()),
         }
+        if contexts.events is not None:
+            columns["event"] = pa.array(self.view.event_numbers[contexts.events])
         if contexts.targets is not None:
-            columns["target_item_id"] = self._item_ids.take(pa.array(contexts.targets))
+            columns["target"] = pa.array(contexts.targets, pa.int32())
+            columns["target_item_id"] = self._item_ids.take(columns["target"])
         if (candidates := contexts.slots.get("candidates")) is not None:
-            ids = self._item_ids.take(pa.array(candidates.values))
-            offsets = pa.array(candidates.offsets, pa.int32())
+            items, offsets = (
+                pa.array(p, pa.int32()) for p in (candidates.values, candidates.offsets)
+            )
+            columns["candidates"] = pa.ListArray.from_arrays(offsets, items)
+            ids = self._item_ids.take(items)
             columns["candidate_item_ids"] = pa.ListArray.from_arrays(offsets, ids)
         if contexts.labels is not None:
             columns["label"] = pa.array(contexts.labels, pa.float64())

@@ -22,7 +22,7 @@ SAMPLES_PER_SHARD = 20_000
 _AT_ONCE = 4_000
 _FACTS = b"recinject.tokens"
 # What has few values repeats; texts do not, and looking for repetitions takes longest.
-_DICTIONARY = ["task", "template", "split", "user_id", "target_item_id"]
+_DICTIONARY = ["task", "template", "split", "user_id", "target_item_id", "user", "target"]
 
 
 @dataclass(frozen=True)

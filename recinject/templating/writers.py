@@ -42,6 +42,7 @@ class Contexts:
         slots: the item numbers in each slot, n rows; a slot for one item has one a row.
         ratings: of each item in ``slots["history"]``, where the task shows them.
         hidden: which items of the history are masked, or which words of its text cut out.
+        events: the view's numbers of the events that are asked for, shape (n,), or None.
         targets: the item that is asked for, shape (n,), or None.
         labels: the rating that is asked for, shape (n,), or None.
     """
@@ -50,6 +51,7 @@ class Contexts:
     slots: Mapping[str, Ragged]
     ratings: Ragged | None = None
     hidden: Ragged | None = None
+    events: Integers | None = None
     targets: Integers | None = None
     labels: Floats | None = None
 
@@ -63,6 +65,7 @@ class Contexts:
             {slot: items.take(rows) for slot, items in self.slots.items()},
             None if self.ratings is None else self.ratings.take(rows),
             None if self.hidden is None else self.hidden.take(rows),
+            None if self.events is None else self.events[rows],
             None if self.targets is None else self.targets[rows],
             None if self.labels is None else self.labels[rows],
         )

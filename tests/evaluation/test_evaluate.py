@@ -86,7 +86,10 @@ def test_lists_are_stored_with_the_logs_own_ids(split, queries, tmp_path):
     prediction = answer(popularity, queries, replace(PROTOCOL, list_length=28)).prediction
     save_prediction(tmp_path, prediction, queries, CATALOG)
     stored = pd.read_parquet(tmp_path / "retrieval.popularity.parquet")
-    assert list(stored) == ["sample_id", "target_item_id", "item_ids", "scores", "ahead", "tied"]
+    keys = ["sample_id", "user", "target", "items", "target_item_id"]
+    assert list(stored) == [*keys, "item_ids", "scores", "ahead", "tied"]
+    np.testing.assert_array_equal(np.stack(stored["items"]), prediction.items)
+    assert list(stored["user"]) == list(queries.users)
     for row, items in enumerate(prediction.items):
         names = [None if item < 0 else f"i{item}" for item in items]
         assert list(stored["item_ids"][row]) == names
@@ -100,6 +103,6 @@ def test_ratings_are_stored_beside_the_truth(split, rating, tmp_path):
     prediction = answer(mean, rating, PROTOCOL).prediction
     save_prediction(tmp_path, prediction, rating, CATALOG)
     stored = pd.read_parquet(tmp_path / "rating.user_mean.parquet")
-    assert list(stored) == ["sample_id", "target_item_id", "rating", "label"]
+    assert list(stored) == ["sample_id", "user", "target", "target_item_id", "rating", "label"]
     assert list(stored["label"]) == list(rating.labels)
     assert list(stored["rating"]) == list(prediction.ratings)

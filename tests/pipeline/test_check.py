@@ -20,12 +20,20 @@ def load(tiny_recipe, tmp_path):
         ("data.split=leave_two_out", "data.split: unknown 'leave_two_out'\n  fix: did you mean"),
         ("data.ties=hsh", "data.ties: Input should be 'log_order' or 'hash'"),
         ("data.test_share=0.5", "data.test_share: Input should be less than 0.5"),
-        ("identifiers.clusters=1", "identifiers.clusters: Input should be greater than"),
+        (
+            "identifiers={kind: collaborative, clusters: 1}",
+            "identifiers.clusters: Input should be greater than",
+        ),
+        ("identifiers.clusters=4", "identifiers.clusters: unknown key"),
+        (
+            "identifiers.semantic={codes: 8}",
+            "identifiers.semantic: its keys stand beside kind now\n  fix: write identifiers.codes",
+        ),
         (
             "identifiers.kind=titel",
-            "identifiers.kind: unknown 'titel'\n  fix: did you mean 'title'",
+            "identifiers.kind: unknown identifiers 'titel'\n  fix: did you mean 'title'",
         ),
-        ("evaluation.baselines=[alz]", "unknown baseline 'alz'\n  fix: did you mean 'als'"),
+        ("evaluation.baselines=[alz]", "unknown recommender 'alz'\n  fix: did you mean 'als'"),
         ("evaluation.cutoffs=[5, 11]", "11 items, but lists end after 10 (evaluation.beams)"),
         ("training.mixture.retreival=1", "training.mixture: 'retreival' is not among the run's"),
         (

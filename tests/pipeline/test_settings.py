@@ -22,9 +22,14 @@ from recinject.samples.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
 RANDOM = "data.split=random"
-CODES = ("identifiers.kind=semantic", "identifiers.semantic={codes: 4, levels: 2, last_codes: 40}")
+CODES = (
+    "identifiers.kind=semantic",
+    "identifiers.codes=4",
+    "identifiers.levels=2",
+    "identifiers.last_codes=40",
+)
 CLUSTERS = ("identifiers.kind=collaborative", "identifiers.leaf_items=5", "identifiers.clusters=3")
-VAE = "identifiers.semantic.training={max_steps: %d, per_device_train_batch_size: 40}"
+VAE = "identifiers.training={max_steps: %d, per_device_train_batch_size: 40}"
 RETRIEVAL = "samples.tasks={retrieval: {}}"
 RATING = ("samples.tasks={rating: {max_per_user: 2}}", "training.max_steps=1")
 LOW = "model.low_rank={rank: 2}"
@@ -53,14 +58,14 @@ CHANGES = {
         ((), "identifiers.kind=title"),
         (CLUSTERS, "identifiers.clusters=4"),
         (CLUSTERS, "identifiers.leaf_items=30"),
-        (CODES, "identifiers.semantic.content=@vectors"),
-        (CODES, "identifiers.semantic.dimensions=2"),
-        (CODES, "identifiers.semantic.quantiser=lsh"),
-        (CODES, "identifiers.semantic.levels=3"),
-        (CODES, "identifiers.semantic.codes=5"),
-        (CODES, "identifiers.semantic.last_codes=2"),
+        (CODES, "identifiers.content=@vectors"),
+        (CODES, "identifiers.dimensions=2"),
+        (CODES, "identifiers.quantiser=lsh"),
+        (CODES, "identifiers.levels=3"),
+        (CODES, "identifiers.codes=5"),
+        (CODES, "identifiers.last_codes=2"),
         (
-            (*CODES, "identifiers.semantic.quantiser=rq_vae", VAE % 3),
+            (*CODES, "identifiers.quantiser=rq_vae", VAE % 3),
             VAE % 90,
         ),
     ],

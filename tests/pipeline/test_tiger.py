@@ -19,7 +19,7 @@ from recinject.samples.store import read_samples
 from recinject.samples.tokenizer import load_tokenizer, train_tokenizer
 
 SHOP = "{users: 90, items: 40, events_per_user: 8}"
-CODES = "{codes: 4, levels: 2, last_codes: 40}"
+CODES = "{kind: semantic, codes: 4, levels: 2, last_codes: 40}"
 SMALL = "{d_model: 16, d_kv: 8, d_ff: 32, num_layers: 1, num_decoder_layers: 1, num_heads: 2}"
 SHARES = [0, 0.1, 0.2]
 
@@ -30,7 +30,7 @@ def test_cold_items_reach_the_lists_of_a_model_that_read_codes_alone(tmp_path):
         [
             *(f"runs={tmp_path}", "data.path=null", f"data.simulator={SHOP}"),
             *("data.split=cold_items", "data.test_share=0.1", "data.validation=false"),
-            *(f"identifiers.semantic={CODES}", f"model.config={SMALL}", "training.max_steps=5"),
+            *(f"identifiers={CODES}", f"model.config={SMALL}", "training.max_steps=5"),
             *("evaluation.baselines=[content_knn]", f"evaluation.cold_share={SHARES}"),
             *("evaluation.resamples=100", "training.use_cpu=true"),
         ],
@@ -67,7 +67,7 @@ def test_users_share_tokens_in_prompts_and_a_stranger_has_one_too(tmp_path):
         "tiger_cpu",
         [
             *(f"runs={tmp_path}", "data.path=null", f"data.simulator={SHOP}", *USERS),
-            *(f"identifiers.semantic={CODES}", f"model.config={SMALL}", "training.max_steps=2"),
+            *(f"identifiers={CODES}", f"model.config={SMALL}", "training.max_steps=2"),
             *("evaluation.baselines=[]", "evaluation.resamples=100", "training.use_cpu=true"),
             "lora={r: 2, target_modules: [q, v]}",
         ],
@@ -119,7 +119,7 @@ def test_lora_on_a_named_t5_trains_the_new_tokens_of_codes_beside_titles(tiny_re
         str(tiny_recipe),
         [
             *(f"runs={tmp_path}", f"model.name={named}", "model.config=null"),
-            *("identifiers.kind=semantic", f"identifiers.semantic={CODES}"),
+            *("identifiers.kind=semantic", f"identifiers={CODES}"),
             "samples.tasks={retrieval: {max_per_user: 3}, rating: {max_per_user: 2}}",
             "samples.phrases={history: '{{ title }} {{ identifier }}'}",
             "lora={r: 2, target_modules: [q, v]}",

@@ -118,7 +118,7 @@ class SemanticRanker(Recommender):
             RecinjectError: it is to rate, and the training events have no ratings; or to rank,
                 and there are no candidates.
         """
-        if queries.task == "rating":
+        if queries.kind == "rating":
             if self._range is None:
                 raise RecinjectError(
                     f"{self.name}: the training events have no ratings to learn from",
@@ -147,7 +147,7 @@ class SemanticRanker(Recommender):
         return CodedItems(quantiser.encode(vectors), size, events)
 
     def _answer(self, queries: Queries, candidates: Integers) -> Floats:
-        ask = self._module.rate if queries.task == "rating" else self._module.rank
+        ask = self._module.rate if queries.kind == "rating" else self._module.rank
         found = [np.empty((0, candidates.shape[1]))]
         for start in range(0, len(queries), _ROWS_AT_ONCE):
             rows = np.arange(start, min(start + _ROWS_AT_ONCE, len(queries)), dtype=np.int32)

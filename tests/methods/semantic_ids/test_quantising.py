@@ -6,7 +6,6 @@ from hypothesis.extra.numpy import arrays
 
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.semantic_ids.quantising import (
-    FITTERS,
     Residual,
     fit_lsh,
     fit_rq_kmeans,
@@ -14,6 +13,9 @@ from recinject.methods.semantic_ids.quantising import (
     nearest,
     residual_codes,
 )
+from recinject.registry import find
+
+FITTERS = {name: find("quantiser", name) for name in ("rq_kmeans", "lsh", "random")}
 
 RNG = np.random.default_rng(0)
 SPREAD = (RNG.normal(size=(20, 6))[RNG.integers(0, 20, 400)] * 3).astype(np.float32)
@@ -94,13 +96,13 @@ def test_lsh_codes_are_sides_of_planes_and_random_ones_are_even():
 def test_codes_of_no_power_of_two_are_none_for_planes():
     with pytest.raises(RecinjectError, match="not 100") as error:
         fit_lsh(SPREAD, 2, 100, 1)
-    assert error.value.hint == "set identifiers.semantic.codes=64 or 128"
+    assert error.value.hint == "set identifiers.codes=64 or 128"
 
 
 def test_more_codes_than_items_are_refused():
     with pytest.raises(RecinjectError, match="256 codes a level, and only 40 items") as error:
         fit_rq_kmeans(SPREAD[:40], 3, 256, 1)
-    assert "identifiers.semantic.codes=10" in error.value.hint
+    assert "identifiers.codes=10" in error.value.hint
 
 
 @pytest.mark.parametrize("kind", ["rq_kmeans", "lsh"])

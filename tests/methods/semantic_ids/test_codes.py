@@ -1,15 +1,13 @@
 import re
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.table import ITEM_TOKEN, Identifiers, name_items
+from recinject.identifiers.table import ITEM_TOKEN
 from recinject.methods.semantic_ids.codes import (
     SemanticCodes,
     code_text,
@@ -19,18 +17,14 @@ from recinject.methods.semantic_ids.codes import (
     number_alike,
     save_codes,
 )
-from recinject.methods.semantic_ids.quantising import FITTERS, Residual
+from recinject.methods.semantic_ids.quantising import Residual
+from recinject.registry import find
 from recinject.samples.tokenizer import add_tokens, load_tokenizer, train_tokenizer
 
 PREFIXES = arrays(
     np.int32, st.tuples(st.integers(1, 40), st.just(2)), elements=st.integers(0, 2)
 )  # fmt: skip
 SIZES = (3, 3, 40)
-
-
-def catalog_of(count):
-    ids = [f"i{n:03}" for n in range(count)]
-    return Catalog(pd.DataFrame({"item_id": ids, "title": [f"Thing {n}" for n in ids]}))
 
 
 @given(PREFIXES, st.integers(0, 9))
@@ -43,17 +37,6 @@ def test_items_alike_are_numbered_from_zero_without_gaps(prefixes, seed):
     assert len(set(codes.texts)) == len(prefixes)
     shared = [(prefixes == row).all(1).sum() > 1 for row in prefixes]
     assert codes.collisions == sum(shared)
-
-
-@given(PREFIXES, PREFIXES, st.integers(0, 9))
-def test_new_items_come_after_the_known_ones_which_stay(known, new, seed):
-    before = make_unique(known, (3, 3, 80), seed)
-    after = before.extended(new, seed + 1)
-    assert np.array_equal(after.rows[: len(known)], before.rows)
-    assert np.array_equal(after.prefixes[len(known) :], new)
-    for prefix in np.unique(after.prefixes, axis=0):
-        last = after.rows[(after.prefixes == prefix).all(1), -1]
-        assert sorted(last) == list(range(len(last)))
 
 
 @given(PREFIXES, st.integers(0, 9), st.randoms(use_true_random=False))
@@ -78,9 +61,7 @@ def test_more_items_alike_than_the_last_code_can_number_are_refused():
     fact = "5 items share the codes <a_1><b_2>, and the last code tells 4 apart"
     with pytest.raises(RecinjectError, match=re.escape(fact)) as error:
         make_unique(prefixes, (3, 3, 4), 1)
-    assert "identifiers.semantic.last_codes=5" in error.value.hint
-    with pytest.raises(RecinjectError, match=re.escape(fact)):
-        make_unique(prefixes[:4], (3, 3, 4), 1).extended(prefixes[:1], 1)
+    assert "identifiers.last_codes=5" in error.value.hint
 
 
 def test_every_text_is_made_of_the_level_s_own_tokens():
@@ -120,23 +101,7 @@ def test_a_tokenizer_reads_one_token_a_code_wherever_the_identifier_stands(learn
     assert ids(f"{first} Bear") == ids(first) + ids("Bear")
 
 
-def test_the_table_names_items_by_their_codes_and_comes_back(tmp_path):
-    catalog = catalog_of(4)
-    names = name_items("semantic", catalog, 1, codes=CODES)
-    assert names.texts == CODES.texts and names.duplicates_resolved == 2
-    assert names.tokens == code_tokens((4, 4, 8)) and names.numbers is None
-    names.save(tmp_path, catalog)
-    again = Identifiers.load(tmp_path, "semantic")
-    assert (again.texts, again.tokens) == (names.texts, names.tokens)
-
-
-def test_the_kind_semantic_without_codes_or_with_others_is_refused():
-    with pytest.raises(RecinjectError, match="codes of 4 items, and none are given"):
-        name_items("semantic", catalog_of(4), 1)
-    with pytest.raises(RecinjectError, match="codes of 5 items, and those of 4 items are given"):
-        name_items("semantic", catalog_of(5), 1, codes=CODES)
-
-
+FITTERS = {name: find("quantiser", name) for name in ("rq_kmeans", "lsh", "random")}
 VECTORS = np.random.default_rng(1).normal(size=(50, 5)).astype(np.float32)
 
 
@@ -155,11 +120,10 @@ def quantisers():
 
 @pytest.mark.parametrize("quantiser", list(quantisers()))
 def test_codes_and_codebooks_come_back(tmp_path, quantiser):
-    catalog = catalog_of(50)
     codes = make_unique(quantiser.encode(VECTORS), (4, 4, 50), 1)
-    save_codes(tmp_path, codes, quantiser, catalog, "tfidf")
+    save_codes(tmp_path, codes, quantiser)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["codebooks.npz", "codes.npy"]
-    again, frozen = load_codes(tmp_path, catalog)
+    again, frozen = load_codes(tmp_path, codes.texts)
     assert np.array_equal(again.rows, codes.rows) and again.sizes == codes.sizes
     new = VECTORS * 1.1
     assert np.array_equal(frozen.encode(new), quantiser.encode(new))
@@ -169,20 +133,20 @@ def test_codes_and_codebooks_come_back(tmp_path, quantiser):
 
 def test_codebooks_of_another_catalogue_or_none_at_all_are_refused(tmp_path):
     with pytest.raises(RecinjectError, match="no codebooks to read") as error:
-        load_codes(tmp_path, catalog_of(50))
+        load_codes(tmp_path, ())
     assert "recinject prepare" in error.value.hint
     quantiser = FITTERS["rq_kmeans"](VECTORS, 2, 4, 1)
     codes = make_unique(quantiser.encode(VECTORS), (4, 4, 50), 1)
-    save_codes(tmp_path, codes, quantiser, catalog_of(50), "tfidf")
-    for other in (catalog_of(49), Catalog(catalog_of(51).frame.iloc[1:])):
+    save_codes(tmp_path, codes, quantiser)
+    for other in (codes.texts[:-1], codes.texts[::-1]):
         with pytest.raises(RecinjectError, match="belong to another catalogue"):
             load_codes(tmp_path, other)
     for name in ("codebooks.npz", "codes.npy"):
         for torn in (b"torn", b"", b"PK\x03\x04torn"):
             (tmp_path / name).write_bytes(torn)
             with pytest.raises(RecinjectError, match="no codebooks to read"):
-                load_codes(tmp_path, catalog_of(50))
-        save_codes(tmp_path, codes, quantiser, catalog_of(50), "tfidf")
+                load_codes(tmp_path, codes.texts)
+        save_codes(tmp_path, codes, quantiser)
 
 
 def test_codes_need_not_be_learnt_to_be_a_table():

@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 
 from recinject.methods.semantic_ids.codes import describe_codes
-from recinject.methods.semantic_ids.quantising import FITTERS, Residual
+from recinject.methods.semantic_ids.quantising import Residual
+from recinject.registry import find
 
+FITTERS = {name: find("quantiser", name) for name in ("rq_kmeans", "lsh", "random")}
 RNG = np.random.default_rng(0)
 KINDS = RNG.normal(size=(8, 12)).astype(np.float32)
 VECTORS = (KINDS[np.arange(240) % 8] * 4 + RNG.normal(size=(240, 12))).astype(np.float32)
