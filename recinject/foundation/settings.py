@@ -70,7 +70,8 @@ def bind_arguments(
         {'clusters': 3}
     """
     fields = _fields(kind, given)
-    shape: Any = TypedDict("shape", fields)  # type: ignore[misc]  # not a literal
+    typed_dict: Any = TypedDict  # to mypy it is no function
+    shape = typed_dict("shape", fields)
     open_ended = any(each.kind is each.VAR_KEYWORD for each in signature(kind).parameters.values())
     shape.__pydantic_config__ = ConfigDict(
         extra="allow" if open_ended else "forbid", arbitrary_types_allowed=True

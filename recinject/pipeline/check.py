@@ -8,23 +8,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from recinject.data.splitting import SPLITS
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.errors import RecinjectError, pick
 from recinject.identifiers.table import check_kind
-from recinject.models.building import check_generation, count_parameters
-from recinject.pipeline.ablation import variants
-from recinject.pipeline.model import base_model, check_adapted
 from recinject.pipeline.prepare import name_all, split_data
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run, factory_of, given_tokenizer
 from recinject.pipeline.sections import TrainingSection
-from recinject.pipeline.study import parts as study_parts
-from recinject.recommenders.protocol import make_recommender
-from recinject.registry import pick
 from recinject.samples.build import SampleFactory
 from recinject.samples.builder import Sample
 from recinject.samples.tokenizer import encode, train_tokenizer
-from recinject.training.arguments import check_training_settings
-from recinject.training.optimizers import check_optimizer, choose_optimizer
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -33,6 +25,15 @@ def check_settings(recipe: Recipe) -> None:
     Raises:
         RecinjectError: a setting is unknown, of the wrong kind, or cannot be met here.
     """
+    # With these comes torch, which a preview can do without.
+    from recinject.models.building import check_generation
+    from recinject.pipeline.ablation import variants
+    from recinject.pipeline.model import base_model, check_adapted
+    from recinject.pipeline.study import parts as study_parts
+    from recinject.recommenders.protocol import make_recommender
+    from recinject.training.arguments import check_training_settings
+    from recinject.training.optimizers import check_optimizer, choose_optimizer
+
     if recipe.ablation is not None:
         variants(recipe)
     study_parts(recipe)
@@ -40,7 +41,6 @@ def check_settings(recipe: Recipe) -> None:
     check_kind(recipe.identifiers.kind, recipe.identifiers.arguments)
     for baseline in recipe.evaluation.baselines:
         make_recommender(baseline)
-    _check_list_length(recipe)
     _check_writable(recipe)
     check_generation(recipe.generation)
     if recipe.training is not None:
@@ -55,27 +55,13 @@ def check_settings(recipe: Recipe) -> None:
         check_optimizer(recipe.training.optimizer, recipe.training.optimizer_settings, model)
 
 
-def _check_list_length(recipe: Recipe) -> None:
-    longest = max(recipe.evaluation.cutoffs)
-    if longest > recipe.evaluation.beams:
-        raise RecinjectError(
-            f"evaluation.cutoffs: {longest} items, but lists end after "
-            f"{recipe.evaluation.beams} (evaluation.beams)",
-            hint=f"set evaluation.beams={longest} or more",
-        )
-
-
 def _check_mixture(training: TrainingSection, tasks: Sequence[str]) -> None:
     named = {"training.mixture": list(training.mixture)}
     for number, phase in enumerate(training.curriculum, 1):
         named[f"training.curriculum, phase {number}"] = [*phase.tasks, *phase.mixture]
     for place, names in named.items():
         for task in names:
-            if task not in tasks:
-                raise RecinjectError(
-                    f"{place}: {task!r} is not among the run's tasks",
-                    hint=did_you_mean(task, tasks),
-                )
+            pick(task, tasks, f"{place}: the run has no task")
 
 
 def _check_writable(recipe: Recipe) -> None:
@@ -96,6 +82,9 @@ def check_run(run: Run) -> Iterator[str]:
         RecinjectError: see :func:`check_settings`; or the log or a template is at fault. Of a
             log's file everything that is wrong is said at once.
     """
+    from recinject.models.building import count_parameters
+    from recinject.pipeline.model import base_model
+
     check_settings(run.recipe)
     yield "settings: every key is bound"
     recipe = run.recipe
@@ -145,10 +134,8 @@ def preview_samples(
         A sample, with the number of tokens of its prompt and of its completion.
     """
     factory = fresh_factory(run)
-    if task is not None and task not in factory.wordings:
-        raise RecinjectError(
-            f"--task {task}: not among the run's tasks", hint=did_you_mean(task, factory.wordings)
-        )
+    if task is not None:
+        pick(task, factory.wordings, "--task: the run has no task")
     for builder in factory.builders():
         if task in (None, builder.task.name):
             step = max(1, len(builder) // count)

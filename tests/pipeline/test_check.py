@@ -35,10 +35,10 @@ def load(tiny_recipe, tmp_path):
         ),
         ("evaluation.baselines=[alz]", "unknown recommender 'alz'\n  fix: did you mean 'als'"),
         ("evaluation.cutoffs=[5, 11]", "11 items, but lists end after 10 (evaluation.beams)"),
-        ("training.mixture.retreival=1", "training.mixture: 'retreival' is not among the run's"),
+        ("training.mixture.retreival=1", "training.mixture: the run has no task 'retreival'"),
         (
             "training.curriculum=[{share: 1, tasks: [retreival]}]",
-            "phase 1: 'retreival' is not among",
+            "phase 1: the run has no task 'retreival'",
         ),
         ("training.mixtur={}", "did you mean 'mixture'?"),
         ("training.optimizer=adafacto", "unknown 'adafacto'\n  fix: did you mean 'adafactor'"),
