@@ -26,8 +26,8 @@ from recinject.pipeline.sections import (
     StudySection,
     TrainingSection,
 )
-from recinject.registry import load_plugin, names
-from recinject.tasks.shipped import TASKS, task_type
+from recinject.registry import find, load_plugin
+from recinject.tasks.shipped import TASKS, task_names, task_type
 from recinject.tasks.task import Task
 
 __all__ = ["Recipe", "bind", "copy_shipped", "find_recipe", "load_recipe", "shipped_recipes"]
@@ -289,21 +289,14 @@ def _check_samples(recipe: Recipe) -> None:
             f"samples.prompts: {folder} is no folder",
             hint="give a folder with files named as the tasks, such as retrieval.yaml",
         )
-    files = sorted(folder.glob("*.yaml")) if folder else []
-    own = [file.stem for file in files if file.with_suffix(".py").is_file()]
-    tasks = [task_type(name, folder) for name in dict.fromkeys([*names("task"), *own])]
+    tasks = task_names(folder)
     if not recipe.tasks():
-        raise RecinjectError(
-            "samples.tasks: every task is left out", hint=did_you_mean("", names("task"))
-        )
+        raise RecinjectError("samples.tasks: every task is left out", hint=did_you_mean("", tasks))
+    slots = {slot for task in tasks for slot in find("task", task).slots}
     for slot in sorted(recipe.samples.phrases):
-        pick(slot, {s for task in tasks for s in task.slots}, "samples.phrases: no task has a slot")
-    for file in files:
-        pick(
-            file.stem,
-            names("task"),
-            f"{file}: no {file.stem}.py is beside it, and no task is called",
-        )
+        pick(slot, slots, "samples.phrases: no task has a slot")
+    for file in sorted(folder.glob("*.yaml")) if folder else ():
+        pick(file.stem, tasks, f"{file}: no {file.stem}.py is beside it, and no task is called")
 
 
 def _parse(override: str) -> tuple[str, Any]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import pickle
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
+from recinject.registry import load_plugin, plugins
 from recinject.samples.builder import SCHEMA, Builder
 from recinject.samples.encoding import TokenFacts, token_table
 
@@ -69,8 +71,11 @@ _Job = tuple[Path, range, Forms]
 _worker_builder: list[Builder] = []
 
 
-def _start_worker(builder: Builder) -> None:
-    _worker_builder.append(builder)
+def _start_worker(files: Sequence[Path], builder: bytes) -> None:
+    # A task of a plug-in can be unpickled where the plug-in is loaded.
+    for file in files:
+        load_plugin(file)
+    _worker_builder.append(pickle.loads(builder))
 
 
 def _run(builder: Builder, jobs: list[_Job], workers: int) -> Iterator[int]:
@@ -83,7 +88,7 @@ def _run(builder: Builder, jobs: list[_Job], workers: int) -> Iterator[int]:
         min(workers, len(jobs)),
         mp_context=get_context("spawn"),
         initializer=_start_worker,
-        initargs=(builder,),
+        initargs=(plugins(), pickle.dumps(builder)),
     ) as pool:
         yield from pool.map(_write_shard_in_worker, jobs)
 

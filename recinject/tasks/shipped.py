@@ -231,27 +231,36 @@ TASKS: dict[str, type[Task]] = {
 """The tasks that ship, by name."""
 
 
-def task_type(name: str, folder: Path | None = None) -> type[Task]:
-    """Return the task of a name.
+def task_names(folder: Path | None = None) -> list[str]:
+    """List every task that a recipe may name.
 
     Args:
-        name: of a task in the registry.
         folder: where a user keeps tasks of their own: ``NAME.py``, which registers the sampler,
             beside ``NAME.yaml`` with its templates.
 
     Raises:
-        RecinjectError: there is none; a file cannot be loaded; or the task has no slot
-            ``history``, of which prompts that are too long lose the oldest items.
+        RecinjectError: a file cannot be loaded, or registers no task of its name.
     """
-    file = (folder or Path()) / f"{name}.py"
-    if folder and file.is_file() and file.with_suffix(".yaml").is_file():
-        load_plugin(file)
-        if name not in names("task"):
-            raise RecinjectError(
-                f"{file}: registers no task called {name!r}",
-                hint='decorate a subclass of recinject.Task with @recinject.register("task"), and '
-                f'give it name = "{name}"',
-            )
+    for file in sorted(folder.glob("*.py")) if folder else ():
+        if file.with_suffix(".yaml").is_file():
+            load_plugin(file)
+            if file.stem not in names("task"):
+                raise RecinjectError(
+                    f"{file}: registers no task called {file.stem!r}",
+                    hint='decorate a subclass of recinject.Task with @recinject.register("task"), '
+                    f'and give it name = "{file.stem}"',
+                )
+    return names("task")
+
+
+def task_type(name: str, folder: Path | None = None) -> type[Task]:
+    """Return the task of a name; see :func:`task_names` for the folder.
+
+    Raises:
+        RecinjectError: there is none, or it has no slot ``history``, of which prompts that are
+            too long lose the oldest items.
+    """
+    task_names(folder)
     task: type[Task] = find("task", name, "samples.tasks")
     if "history" not in task.slots:
         raise RecinjectError(
