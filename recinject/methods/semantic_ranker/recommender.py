@@ -37,7 +37,7 @@ from recinject.recommenders.protocol import (
     Sources,
     rank_candidates,
 )
-from recinject.registry import pick
+from recinject.registry import find, pick
 from recinject.training.networks import (
     Dropout,
     FitSettings,
