@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recinject import registry
 from recinject.data.simulator import simulate_shop
 from recinject.models.building import build_model, wrap_tokenizer
 from recinject.pipeline.recipe import load_recipe
@@ -155,6 +156,8 @@ def test_a_command_of_make_or_python_names_what_is_there(command):
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_an_example_runs(code, place, monkeypatch):
     monkeypatch.chdir(place)
+    kept = {kind: dict(things) for kind, things in registry._things.items()}
+    monkeypatch.setattr(registry, "_things", kept)
     exec(compile(code, "example", "exec"), {})  # noqa: S102  # our own words
 
 

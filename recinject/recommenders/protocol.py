@@ -55,7 +55,7 @@ class Queries:
 
     @property
     def kind(self) -> str:
-        """How to answer: ``retrieval`` from the catalogue, ``ranking`` of a slate, or ``rating``."""
+        """The way to answer: ``retrieval``, ``ranking`` of a slate of candidates, or ``rating``."""
         return self.answer or self.task
 
     @classmethod
