@@ -1,4 +1,4 @@
-"""Each example of docs/extending.md works as a stranger's file beside a recipe and as an entry point."""
+"""The examples of docs/extending.md work, as a file beside a recipe and as an entry point."""
 
 import os
 import re
