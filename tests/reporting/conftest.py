@@ -1,13 +1,6 @@
 from __future__ import annotations
 
 import pytest
-
-from recinject.data.cleaning import CleaningStep
-from recinject.evaluation.audit import Finding
-from recinject.evaluation.evaluate import Example
-from recinject.evaluation.lists import ListResult, SliceResult
-from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.statistics import Comparison
 from recinject.reporting.inputs import (
     Confusion,
     DataFacts,
@@ -16,6 +9,13 @@ from recinject.reporting.inputs import (
     ReportInputs,
     SampleRow,
 )
+
+from recinject.data.cleaning import CleaningStep
+from recinject.evaluation.audit import Finding
+from recinject.evaluation.evaluate import Example
+from recinject.evaluation.lists import ListResult, SliceResult
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import Comparison
 
 VALUES = {
     ("retrieval", "hr@10"): {"language_model": 0.052, "item_knn": 0.083, "popularity": 0.031},

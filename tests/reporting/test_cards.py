@@ -9,9 +9,9 @@ import datasets
 import pandas as pd
 import pytest
 import yaml
+from recinject.reporting.inputs import ReportInputs, SampleRow
 
 from recinject.reporting.cards import dataset_card, model_card
-from recinject.reporting.inputs import ReportInputs, SampleRow
 
 
 def front_matter(card: str) -> dict[str, object]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-
 from recinject.reporting.inputs import ModelFacts, ReportInputs
+
 from recinject.reporting.report import write_report
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"

@@ -3,11 +3,12 @@ from __future__ import annotations
 from dataclasses import replace
 from math import nan
 
+from recinject.reporting.inputs import ReportInputs, SampleRow, SharePoint
+
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
 from recinject.reporting import tables
-from recinject.reporting.inputs import ReportInputs, SampleRow, SharePoint
 
 
 def test_the_best_value_of_each_metric_is_bold_lower_being_better_for_errors(
