@@ -122,6 +122,7 @@ def _evaluations(result: Result) -> list[EvalResult]:
             task_name=row.task,
             dataset_type="recinject",
             dataset_name=source,
+            dataset_config=row.task,
             metric_type=row.metric,
             metric_name=metric_label(row.metric),
             metric_value=row.value,

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
-from recinject.reporting.inputs import CodeGroup, LossRow
 
 from recinject.evaluation.lists import SliceResult
 from recinject.evaluation.metrics import MetricResult
@@ -18,6 +17,7 @@ from recinject.reporting.figures import (
     to_png,
     to_svg,
 )
+from recinject.reporting.result import CodeGroup, LossRow
 
 ROWS = [
     MetricResult("retrieval", "als", "hr@10", 0.2, 0.18, 0.23, 50),
