@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import ConfigDict, TypeAdapter
 
 import recinject
 from recinject.data.cleaning import CleaningStep
@@ -20,6 +19,7 @@ from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.settings import bind
 from recinject.foundation.storage import read_json, write_json
 from recinject.registry import pick
 from recinject.reporting.headline import headline, ordered_tasks, ranked
@@ -168,8 +168,6 @@ class Facts:
         codes: the largest groups of items by first code, where identifiers are codes.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
     name: str = "Result"
     command: str = ""
     started: str = ""
@@ -226,19 +224,19 @@ class Result:
             facts: :class:`Facts`, or a mapping of some of its fields.
 
         Raises:
-            RecinjectError: there is no such kind of rows.
-            pydantic.ValidationError: there is no such fact, or it has another form.
+            RecinjectError: a kind of rows or a fact is unknown, or a fact has another form.
         """
         for name in rows:
             pick(name, ROWS, "rows: unknown kind")
         made = {
             name: tuple(
-                kind(**row) if isinstance(row, Mapping) else row for row in rows.get(name, ())
+                kind(**row) if isinstance(row, Mapping) else row for row in rows.get(name, [])
             )
             for name, kind in ROWS.items()
         }
-        known = facts if isinstance(facts, Facts) else _adapter().validate_python({**(facts or {})})
-        return cls(made, dict(predictions or {}) if predictions is None else predictions, known)
+        if not isinstance(facts, Facts):
+            facts = bind(Facts, facts or {}, "facts")
+        return cls(made, {} if predictions is None else predictions, facts)
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -330,7 +328,7 @@ class Result:
             write_json(place / f"{name}.json", [asdict(row) for row in rows])
         for (task, recommender), frame in self.predictions.items():
             frame.to_parquet(place / "predictions" / f"{task}.{recommender}.parquet", index=False)
-        write_json(place / _FACTS, _adapter().dump_python(self.facts, mode="json"))
+        write_json(place / _FACTS, asdict(self.facts))
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
@@ -362,10 +360,8 @@ class _StoredPredictions(Mapping[tuple[str, str], pd.DataFrame]):
     """The predictions in a folder, each read when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(folder.glob("*.parquet"))
-        self._files = {
-            (task, name): path for path in files for task, _, name in [path.stem.partition(".")]
-        }
+        named = [(path.stem.partition("."), path) for path in sorted(folder.glob("*.parquet"))]
+        self._files = {(task, recommender): path for (task, _, recommender), path in named}
 
     def __getitem__(self, key: tuple[str, str]) -> pd.DataFrame:
         return pd.read_parquet(self._files[key])
@@ -375,7 +371,3 @@ class _StoredPredictions(Mapping[tuple[str, str], pd.DataFrame]):
 
     def __len__(self) -> int:
         return len(self._files)
-
-
-def _adapter() -> TypeAdapter[Facts]:
-    return TypeAdapter(Facts)
