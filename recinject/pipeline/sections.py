@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.storage import shipped_folder
+from recinject.identifiers.table import check_kind
 from recinject.registry import names
 from recinject.tasks.shipped import TASKS
 
@@ -69,7 +70,7 @@ class IdentifiersSection(BaseModel):
     kind: str = "number"
 
     @model_validator(mode="after")
-    def _no_keys_below_semantic(self) -> IdentifiersSection:
+    def _is_a_kind(self) -> IdentifiersSection:
         if "semantic" in self.arguments:
             found = self.arguments["semantic"]
             keys = [f"identifiers.{key}" for key in found] if isinstance(found, dict) else []
@@ -77,6 +78,7 @@ class IdentifiersSection(BaseModel):
                 "identifiers.semantic: its keys stand beside kind now",
                 hint=f"write {', '.join(keys) or 'identifiers={kind: semantic, codes: 256}'}",
             )
+        check_kind(self.kind, self.arguments)
         return self
 
     @property
@@ -110,20 +112,6 @@ class SamplesSection(Section):
     jsonl: bool = False
 
 
-class LowRankSection(Section):
-    """Linear layers that are made of two thin factors before the model trains.
-
-    ``targets`` are their own names, such as ``wo``, those of T5's feed-forward layers if not
-    given; ``rank`` is that of each, or ``energy`` the share of the squared singular values to keep.
-    The trained model is written with whole matrices, as plain transformers loads it.
-    """
-
-    targets: Annotated[list[str], Field(min_length=1)] | None = None
-    rank: Positive | None = None
-    energy: float | None = None
-    method: Literal["spectral", "nkp", "lfai"] = "lfai"
-
-
 class ModelSection(Section):
     """A model by hub name or local folder, or a small one built from a config.
 
@@ -131,6 +119,7 @@ class ModelSection(Section):
     ``gpt2``; ``tokenizer`` is a folder, a file or a hub name, and stays empty to take the named
     model's own, or to learn one of ``vocab_size``. ``head`` is how ratings are answered: in
     ``text``, or by a number read off the model's state, and then ``rating`` is the only task.
+    ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
     ``model: null``, or neither name nor config, leaves the baselines alone.
     """
 
@@ -139,7 +128,7 @@ class ModelSection(Section):
     tokenizer: str | None = None
     vocab_size: Positive = 8000
     head: Head = "text"
-    low_rank: LowRankSection | None = None
+    low_rank: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
@@ -155,13 +144,24 @@ class ModelSection(Section):
 class LoraSection(BaseModel):
     """Any parameter of ``peft.LoraConfig``, and from where its matrices start.
 
-    ``initialisation`` is ``default``, peft's own, or takes a part of each layer's function, as
-    found by the layer's weight or from ``initialisation_rows`` of what it reads.
+    ``initialization`` is ``default``, peft's own, or one of the registry, such as ``spectral``,
+    ``nkp`` or ``lfai``, which take a part of each layer's function, as found by the layer's weight
+    or from ``initialization_rows`` of what it reads.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    initialisation: Literal["default", "spectral", "nkp", "lfai"] = "default"
-    initialisation_rows: Positive = 2048
+    initialization: str = "default"
+    initialization_rows: Positive = 2048
+
+    @model_validator(mode="after")
+    def _spelled_with_z(self) -> LoraSection:
+        for key in self.arguments:
+            if key.startswith("initialisation"):
+                raise RecinjectError(
+                    f"lora.{key}: is spelled with a z now",
+                    hint=f"write lora.{key.replace('initialis', 'initializ')}",
+                )
+        return self
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -268,6 +268,17 @@ class EvaluationSection(Section):
     shuffled: bool = True
     generate: bool = False
     cold_share: list[Annotated[float, Field(ge=0, le=1)]] = []
+
+    @model_validator(mode="after")
+    def _lists_are_long_enough(self) -> EvaluationSection:
+        longest = max(self.cutoffs)
+        if longest > self.beams:
+            raise RecinjectError(
+                f"evaluation.cutoffs: {longest} items, but lists end after {self.beams} "
+                "(evaluation.beams)",
+                hint=f"set evaluation.beams={longest} or more",
+            )
+        return self
 
 
 class ReportSection(Section):

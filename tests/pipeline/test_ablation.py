@@ -5,14 +5,14 @@ from itertools import product
 
 import numpy as np
 import pytest
+from recinject.pipeline.ablation import Variant, variants
 
 from recinject.foundation.errors import RecinjectError
-from recinject.pipeline.ablation import Variant, variants
 from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
 from recinject.pipeline.train import curriculum, task_sizes
 from recinject.samples.mixture import mix_tasks
-from recinject.training.curriculum import order_by_phase
+from recinject.training.batches import order_by_phase
 
 SETTINGS = [
     "samples.tasks={bpr: {max_per_user: 2}, masked_item_modelling: {}, retrieval: {}, rating: {}}",
