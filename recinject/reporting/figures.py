@@ -304,4 +304,4 @@ def _line(
 def _whiskers(rows: Sequence[MetricResult]) -> Floats:
     """Return how far each interval reaches below and above its value, shape (2, rows)."""
     reach = [[row.value - row.ci_low, row.ci_high - row.value] for row in rows]
-    return np.nan_to_num(np.array(reach)).T.clip(0)
+    return np.asarray(np.nan_to_num(reach).T.clip(0))
