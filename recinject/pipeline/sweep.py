@@ -24,11 +24,11 @@ from recinject.foundation.progress import say
 from recinject.foundation.settings import explain, fields_of
 from recinject.foundation.storage import RunManifest, atomic_folder, hash_value, read_json
 from recinject.pipeline.evaluate import evaluate
+from recinject.pipeline.facts import result_of
 from recinject.pipeline.recipe import Recipe, lay_over, load_recipe
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.pipeline.sections import SweepSection
 from recinject.reporting.sweep import Sweep
-from recinject.tasks.shipped import Ranking
 
 _SET_BY_SWEEP = ("name", "runs", "seed", "sweep")
 Settings = dict[str, Any]
@@ -216,7 +216,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:
-    first, arms = members[0].run, arms_of(run.recipe.sweep or SweepSection())
+    arms = arms_of(run.recipe.sweep or SweepSection())
     keys = list(dict.fromkeys(key for settings in arms.values() for key in settings))
     settings = {m.arm: {"arm": m.arm} | _values(m.run.recipe, keys) for m in members}
     for key in keys:
@@ -227,14 +227,14 @@ def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:
     by_run, over_seeds = (
         pd.DataFrame([settings[row["arm"]] | row for row in rows]) for rows in (metrics, pooled)
     )
-    negatives = [task.negatives for task in first.recipe.tasks() if isinstance(task, Ranking)]
+    known = result_of(members[0].run).facts
     facts = {
         "name": run.recipe.name,
         "command": run.command,
         "keys": keys,
-        "data": f"{first.manifest('data').facts['source']}, split by {first.recipe.data.split}",
-        "model": first.recipe.model.name or "built from a config",
-        "sampled_candidates": (negatives or [Ranking().negatives])[0],
+        "data": f"{known.data.source}, split by {known.data.split}" if known.data else "",
+        "model": f"{known.model.name}, {known.model.adaptation}" if known.model else "none",
+        "sampled_candidates": known.sampled_candidates,
     }
     found = Sweep(by_run, over_seeds, pd.DataFrame(comparisons), facts)
     found.save(folder)
