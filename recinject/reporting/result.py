@@ -321,14 +321,15 @@ class Result:
         return write_report(self, Path(folder))
 
     def save(self, folder: str | Path) -> None:
-        """Write a JSON file for each kind of rows and for the facts, and ``predictions/``."""
-        place = Path(folder)
-        (place / "predictions").mkdir(parents=True, exist_ok=True)
+        """Write a JSON file for each kind of rows, and for facts if any; and ``predictions/``."""
+        root = Path(folder)
+        (root / "predictions").mkdir(parents=True, exist_ok=True)
         for name, rows in self.rows.items():
-            write_json(place / f"{name}.json", [asdict(row) for row in rows])
+            write_json(root / f"{name}.json", [asdict(row) for row in rows])
         for (task, recommender), frame in self.predictions.items():
-            frame.to_parquet(place / "predictions" / f"{task}.{recommender}.parquet", index=False)
-        write_json(place / _FACTS, asdict(self.facts))
+            frame.to_parquet(root / "predictions" / f"{task}.{recommender}.parquet", index=False)
+        if self.facts != Facts():
+            write_json(root / _FACTS, asdict(self.facts))
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
@@ -340,16 +341,16 @@ class Result:
         Raises:
             RecinjectError: there is no result in the folder.
         """
-        place = Path(folder)
-        missing = [name for name in ROWS if not (place / f"{name}.json").is_file()]
+        root = Path(folder)
+        missing = [name for name in ROWS if not (root / f"{name}.json").is_file()]
         if missing:
             raise RecinjectError(
                 f"{folder}: no result, {missing[0]}.json is missing",
                 hint="name the folder evaluation of a finished run, or one that Result.save wrote",
             )
-        rows = {name: read_json(place / f"{name}.json") for name in ROWS}
-        facts = read_json(place / _FACTS) if (place / _FACTS).is_file() else None
-        return cls.from_rows(rows, _StoredPredictions(place / "predictions"), facts)
+        rows = {name: read_json(root / f"{name}.json") for name in ROWS}
+        facts = read_json(root / _FACTS) if (root / _FACTS).is_file() else None
+        return cls.from_rows(rows, _StoredPredictions(root / "predictions"), facts)
 
     def _repr_html_(self) -> str:
         table = self.metrics.to_html(index=False, float_format="{:.4f}".format)
