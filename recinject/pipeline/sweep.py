@@ -97,7 +97,7 @@ def make_sweep(run: Run) -> Path:
     if is_first_process():
         made = {str(m.run.recipe.name): m.run.manifest("evaluation").fingerprint for m in members}
         settings = {"command": run.command, "sweep": section and section.model_dump(mode="json")}
-        run.stage("report", settings, made).run(lambda target: _report(run, members, target))
+        run.stage("report", settings, made).run_here(lambda target: _report(run, members, target))
         say("\n" + "\n".join(Sweep.load(folder).summary()) + "\n")
         say(f"Report: {folder / 'report.html'}")
     return folder
