@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.errors import pick as pick  # asked for beside `find`
+from recinject.foundation.settings import bind_arguments as bind_arguments
 
 T = TypeVar("T")
 

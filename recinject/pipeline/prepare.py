@@ -11,12 +11,12 @@ from tokenizers import Tokenizer
 
 import recinject
 from recinject.data.cleaning import CleaningStep
+from recinject.data.files import require_path
 from recinject.data.formats import find_files
 from recinject.data.readers import read_log
 from recinject.data.schema import Catalog, Log
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split, load_split, save_split, time_facts
-from recinject.data.table_reader import require_path
 from recinject.foundation.progress import say
 from recinject.foundation.storage import hash_files, hash_value, shipped_folder
 from recinject.identifiers.data import Data, split_log
@@ -30,7 +30,7 @@ from recinject.samples.store import Forms
 from recinject.samples.tokenizer import load_tokenizer
 from recinject.templating.library import load_templates
 
-_CONFIG, _GGUF = "config.json", ".gguf"
+_GGUF = ".gguf"
 
 
 def prepare(run: Run) -> None:
@@ -90,11 +90,10 @@ def split_data(run: Run) -> tuple[Split, Catalog, str, list[CleaningStep]]:
     return split, catalog, log.source, steps
 
 
-def fresh_factory(run: Run) -> SampleFactory:
-    """Get every task ready from the log itself, whatever is stored."""
+def fresh_data(run: Run) -> Data:
+    """Read, clean and split the log and name its items, whatever is stored."""
     split, catalog, source, steps = split_data(run)
-    data = Data(split, catalog, _name_all(run.recipe, split, catalog), source, steps)
-    return factory_of(run.recipe, data)
+    return Data(split, catalog, _name_all(run.recipe, split, catalog), source, steps)
 
 
 def factory_of(recipe: Recipe, data: Data) -> SampleFactory:

@@ -19,7 +19,6 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
 from recinject.identifiers.content import TFIDF, embed_items
-from recinject.methods.semantic_ids.quantising import FITTERS
 from recinject.methods.semantic_ranker.networks import (
     ExpertTrunk,
     ExpertTrunkSettings,
@@ -38,7 +37,7 @@ from recinject.recommenders.protocol import (
     Sources,
     rank_candidates,
 )
-from recinject.registry import pick
+from recinject.registry import find, pick
 from recinject.training.networks import (
     Dropout,
     FitSettings,
@@ -102,7 +101,7 @@ class SemanticRanker(Recommender):
 
     def __post_init__(self) -> None:
         pick(self.representation, REPRESENTATIONS, f"{self.name}: unknown representation")
-        pick(self.quantiser, FITTERS, f"{self.name}: unknown quantiser")
+        find("quantiser", self.quantiser, self.name)
         self._sources: Sources | None = None
 
     def read(self, sources: Sources) -> None:
@@ -174,7 +173,7 @@ class SemanticRanker(Recommender):
         known = events > 0
         size = max(1, min(self.codes, int(known.sum()) // 4))
         vectors = embed_items(self.content, self._sources.catalog, self.dimensions, seed)
-        quantiser = FITTERS[self.quantiser](vectors[known], self.levels, size, seed)
+        quantiser = find("quantiser", self.quantiser)(vectors[known], self.levels, size, seed)
         return CodedItems(quantiser.encode(vectors), size, events)
 
     def _answer(self, queries: Queries, candidates: Integers) -> Floats:
