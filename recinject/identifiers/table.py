@@ -266,7 +266,7 @@ def name_items(
         ('#0 Bear', '#1 Doll')
     """
     make = _maker(kind)
-    given = {"catalog": catalog, "split": split, "seed": seed}
+    given: dict[str, Any] = {"catalog": catalog, "split": split, "seed": seed}
     if "earlier" in inspect.signature(make).parameters:
         given["earlier"] = earlier
     return bind(make, settings, "identifiers", **given)
