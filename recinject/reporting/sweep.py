@@ -159,7 +159,8 @@ class Sweep:
         keys = self._beside(self._axis) if self._axis else ["arm"]
         labels = [self._label(row, keys) for row in rows.to_dict("records")]
         frame = rows.assign(label=labels, own=own)[np.isfinite(rows["value"])]
-        return frame.sort_values("own", ascending=False, kind="stable")
+        ordered: pd.DataFrame = frame.sort_values("own", ascending=False, kind="stable")
+        return ordered
 
     def _label(self, row: Mapping[Any, Any], keys: Sequence[str]) -> str:
         """Name a recommender by its arm, or by its name and those of these keys that vary."""

@@ -68,7 +68,7 @@ class FitSettings:
     @classmethod
     def of(cls, recommender: object, **others: Any) -> FitSettings:
         """Take the settings that a recommender has under the same names, and some others."""
-        names = cls.__dataclass_fields__.keys() & vars(recommender).keys()  # type: ignore[attr-defined]
+        names = cls.__dataclass_fields__.keys() & vars(recommender).keys()
         return cls(**{name: getattr(recommender, name) for name in names} | others)
 
 
@@ -197,12 +197,18 @@ def _make_optimizer(network: nn.Module, settings: FitSettings) -> Optimizer:
         chosen = choose_optimizer(settings.optimizer, rate, own, settings.weight_decay)
         assert chosen is not None  # None stands for no name
         kind, arguments = chosen
-        if isinstance(kind, type):
-            return kind(network.parameters(), **arguments)
-        return kind()(network, **arguments)
+        built: Optimizer = (
+            kind(network.parameters(), **arguments)
+            if isinstance(kind, type)
+            else kind()(network, **arguments)
+        )
+        return built
     flat = [each for each in network.parameters() if each.dim() < 2]
     deep = [each for each in network.parameters() if each.dim() >= 2]
-    groups = [{"params": deep, "weight_decay": settings.weight_decay}, {"params": flat}]
+    groups: list[dict[str, Any]] = [
+        {"params": deep, "weight_decay": settings.weight_decay},
+        {"params": flat},
+    ]
     return torch.optim.AdamW(groups, rate, weight_decay=0.0, fused=True, **own)
 
 

@@ -42,7 +42,7 @@ def read(folder, stage, name):
 
 
 def sub_run(folder, name):
-    return Run(load_recipe(str(folder / name / "recipe.yaml")), "recinject run")
+    return Run(load_recipe(str(folder / name / "recipe.yaml")))
 
 
 def own_metrics(folder, name):

@@ -42,7 +42,7 @@ def start(recinject, tiny_recipe, copy_built):
 
 
 def entries(folder, name="loss"):
-    lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+    lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
     return [entry for entry in map(json.loads, lines) if name in entry]
 
 
@@ -154,7 +154,7 @@ def test_an_adapter_that_took_a_part_of_the_base_fits_the_base_as_it_was(start, 
 def test_bad_settings_are_refused_before_training(recinject, tiny_recipe, tmp_path, settings, said):
     ended = recinject("train", tiny_recipe, f"runs={tmp_path}", *settings)
     assert ended.code == 2 and said in ended.output, ended.output
-    assert not (tmp_path / "tiny" / "checkpoints").exists()
+    assert not (tmp_path / "tiny" / "training" / "checkpoints").exists()
 
 
 def test_off_nothing_of_it_is_there(start):

@@ -29,7 +29,7 @@ def test_the_models_card_speaks_of_its_results(finished):
 
 def test_what_the_report_shows_is_gathered_from_the_stages(finished, tiny_recipe):
     overrides = [f"runs={finished.folder.parent}", "report.examples=4"]
-    result = result_of(Run(load_recipe(str(tiny_recipe), overrides), "recinject run tiny"))
+    result = result_of(Run(load_recipe(str(tiny_recipe), overrides)))
     evaluation, facts = finished.folder / "evaluation", result.facts
     stored = json.loads((evaluation / "examples.json").read_text("utf-8"))
     tasks = ["retrieval", "ranking", "rating"]

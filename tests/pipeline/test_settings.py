@@ -265,7 +265,7 @@ class Outcome:
         given = ("training.max_steps=2", "training.logging_steps=1", *given)
         folder = self.made("train", self.copies["train"](name), given)
         model = written(folder / "model", "*.safetensors", "config.json", "experts.json")
-        lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+        lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
         timed = ("runtime", "per_second")
         return model, [
             {name: value for name, value in json.loads(line).items() if not name.endswith(timed)}
