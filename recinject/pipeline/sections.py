@@ -9,10 +9,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.storage import shipped_folder
+from recinject.identifiers.table import check_kind
 from recinject.registry import names
 from recinject.tasks.shipped import TASKS
 
 MOST_EXAMPLES = 50
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Head = Literal["text", "regression", "classification"]
 Positive = Annotated[int, Field(ge=1)]
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null.
@@ -68,7 +70,7 @@ class IdentifiersSection(BaseModel):
     kind: str = "number"
 
     @model_validator(mode="after")
-    def _no_keys_below_semantic(self) -> IdentifiersSection:
+    def _is_a_kind(self) -> IdentifiersSection:
         if "semantic" in self.arguments:
             found = self.arguments["semantic"]
             keys = [f"identifiers.{key}" for key in found] if isinstance(found, dict) else []
@@ -76,6 +78,7 @@ class IdentifiersSection(BaseModel):
                 "identifiers.semantic: its keys stand beside kind now",
                 hint=f"write {', '.join(keys) or 'identifiers={kind: semantic, codes: 256}'}",
             )
+        check_kind(self.kind, self.arguments)
         return self
 
     @property
@@ -109,20 +112,6 @@ class SamplesSection(Section):
     jsonl: bool = False
 
 
-class LowRankSection(Section):
-    """Linear layers that are made of two thin factors before the model trains.
-
-    ``targets`` are their own names, such as ``wo``, those of T5's feed-forward layers if not
-    given; ``rank`` is that of each, or ``energy`` the share of the squared singular values to keep.
-    The trained model is written with whole matrices, as plain transformers loads it.
-    """
-
-    targets: Annotated[list[str], Field(min_length=1)] | None = None
-    rank: Positive | None = None
-    energy: float | None = None
-    method: Literal["spectral", "nkp", "lfai"] = "lfai"
-
-
 class ModelSection(Section):
     """A model by hub name or local folder, or a small one built from a config.
 
@@ -130,6 +119,7 @@ class ModelSection(Section):
     ``gpt2``; ``tokenizer`` is a folder, a file or a hub name, and stays empty to take the named
     model's own, or to learn one of ``vocab_size``. ``head`` is how ratings are answered: in
     ``text``, or by a number read off the model's state, and then ``rating`` is the only task.
+    ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
     ``model: null``, or neither name nor config, leaves the baselines alone.
     """
 
@@ -138,7 +128,7 @@ class ModelSection(Section):
     tokenizer: str | None = None
     vocab_size: Positive = 8000
     head: Head = "text"
-    low_rank: LowRankSection | None = None
+    low_rank: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
@@ -154,13 +144,24 @@ class ModelSection(Section):
 class LoraSection(BaseModel):
     """Any parameter of ``peft.LoraConfig``, and from where its matrices start.
 
-    ``initialisation`` is ``default``, peft's own, or takes a part of each layer's function, as
-    found by the layer's weight or from ``initialisation_rows`` of what it reads.
+    ``initialization`` is ``default``, peft's own, or one of the registry, such as ``spectral``,
+    ``nkp`` or ``lfai``, which take a part of each layer's function, as found by the layer's weight
+    or from ``initialization_rows`` of what it reads.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    initialisation: Literal["default", "spectral", "nkp", "lfai"] = "default"
-    initialisation_rows: Positive = 2048
+    initialization: str = "default"
+    initialization_rows: Positive = 2048
+
+    @model_validator(mode="after")
+    def _spelled_with_z(self) -> LoraSection:
+        for key in self.arguments:
+            if key.startswith("initialisation"):
+                raise RecinjectError(
+                    f"lora.{key}: is spelled with a z now",
+                    hint=f"write lora.{key.replace('initialis', 'initializ')}",
+                )
+        return self
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -268,6 +269,17 @@ class EvaluationSection(Section):
     generate: bool = False
     cold_share: list[Annotated[float, Field(ge=0, le=1)]] = []
 
+    @model_validator(mode="after")
+    def _lists_are_long_enough(self) -> EvaluationSection:
+        longest = max(self.cutoffs)
+        if longest > self.beams:
+            raise RecinjectError(
+                f"evaluation.cutoffs: {longest} items, but lists end after {self.beams} "
+                "(evaluation.beams)",
+                hint=f"set evaluation.beams={longest} or more",
+            )
+        return self
+
 
 class ReportSection(Section):
     """What the report shows."""
@@ -275,22 +287,17 @@ class ReportSection(Section):
     examples: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 10
 
 
-class AblationSection(Section):
-    """Tasks of the mixture to be added one at a time to its other tasks, with several seeds.
+class SweepSection(Section):
+    """The recipe with other settings and seeds: each a run of its own, all compared in one table.
 
-    ``longer`` trains the other tasks alone for as many steps as those with an added task take.
+    Settings go by dotted key, as on the command line. ``arms`` names those that belong together;
+    ``vary`` lists values of single keys, and each arm is crossed with every combination of them.
+    ``reference`` names the arms that all others are compared with, the first arm if it is empty.
     """
 
-    add: Annotated[list[str], Field(min_length=1)]
+    arms: dict[Annotated[str, Field(pattern=FILE_NAME)], dict[str, Any]] = {}
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
-    longer: bool = True
-
-
-class StudySection(Section):
-    """Shares of the training events to learn from in further runs, and heads to try on each.
-
-    The run itself learns from all of them, with the model's own head.
-    """
-
-    shares: list[Annotated[float, Field(gt=0, le=1)]] = [0.01, 0.03, 0.1, 0.3]
-    heads: list[Head] = []
+    reference: Annotated[
+        list[str], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)
+    ] = []

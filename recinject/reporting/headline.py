@@ -11,13 +11,13 @@ from math import isfinite
 
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
-from recinject.reporting.inputs import LANGUAGE_MODEL
 from recinject.reporting.wording import (
-    LOWER_IS_BETTER,
+    LANGUAGE_MODEL,
     MAIN_METRICS,
     SIGNIFICANT,
     counts,
     interval,
+    lower_is_better,
     metric_label,
     number,
     p_value,
@@ -73,7 +73,7 @@ class Standing:
 
 def advantage(metric: str, gap: float) -> float:
     """Turn a difference so that more is better."""
-    return -gap if metric in LOWER_IS_BETTER else gap
+    return -gap if lower_is_better(metric) else gap
 
 
 def difference(row: Comparison) -> str:

@@ -14,6 +14,7 @@ from torch.utils.data import Sampler
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from recinject.foundation.ragged import Ragged
 from recinject.foundation.randomness import derive_rng
 from recinject.models.adapters import without_wrapper
 from recinject.models.heads import RatingModel
@@ -178,5 +179,4 @@ def _padded(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> Batch
 
 def _grid(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> torch.Tensor:
     """Put rows of tokens below one another, padded on the right to a multiple of a width."""
-    width = -(-max(map(len, rows)) // multiple) * multiple
-    return torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])
+    return torch.from_numpy(Ragged.from_rows(rows, np.int64).to_grid(padding, multiple=multiple))

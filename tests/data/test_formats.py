@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from recinject.data.formats import FORMATS
+from recinject import registry
+from recinject.data.formats import find_formats
 from recinject.data.readers import read_log
 from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError
@@ -51,13 +52,13 @@ def test_several_item_tables_are_a_question_that_a_setting_answers(tmp_path: Pat
 
 READER = """
 from recinject.data.formats import Format
-from recinject.data.tables import Table, numbered
+from recinject.data.tables import Table
 import pandas as pd
 
-def read(path, used):
+def read(path, wanted):
     lines = path.read_text().splitlines()
     frame = pd.DataFrame([line.split(" likes ") for line in lines], columns=["user", "item"])
-    return Table(path, frame, numbered(range(1, len(lines) + 1)))
+    return Table(path, frame, range(1, len(lines) + 1))
 
 def files(path):
     return [path] if path.suffix == ".likes" else []
@@ -71,9 +72,11 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
     package = f"likes_{folder.name}"
     write(folder / f"{package}.py", READER)
     write(folder / "own-1.0.dist-info" / "METADATA", "Name: own\nVersion: 1.0\n")
-    points = f"[recinject.readers]\nlikes = {entry.replace('likes', package)}\n"
+    points = f"[recinject.reader]\nlikes = {entry.replace('likes', package)}\n"
     write(folder / "own-1.0.dist-info" / "entry_points.txt", points)
     monkeypatch.syspath_prepend(str(folder))
+    known = {name: registry.find("reader", name) for name in registry.names("reader")[:4]}
+    monkeypatch.setitem(registry._things, "reader", known)
 
 
 def test_a_packages_own_reader_is_guessed_and_asked_for(
@@ -103,4 +106,4 @@ def test_a_packages_reader_that_is_none_is_said(
 
 
 def test_formats_are_known_by_name() -> None:
-    assert list(FORMATS) == ["recbole", "movielens", "amazon", "table"]
+    assert list(find_formats()) == ["recbole", "movielens", "amazon", "table"]

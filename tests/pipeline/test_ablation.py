@@ -5,9 +5,9 @@ from itertools import product
 
 import numpy as np
 import pytest
+from recinject.pipeline.ablation import Variant, variants
 
 from recinject.foundation.errors import RecinjectError
-from recinject.pipeline.ablation import Variant, variants
 from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
 from recinject.pipeline.train import curriculum, task_sizes
@@ -42,7 +42,7 @@ def read(folder, stage, name):
 
 
 def sub_run(folder, name):
-    return Run(load_recipe(str(folder / name / "recipe.yaml")), "recinject run")
+    return Run(load_recipe(str(folder / name / "recipe.yaml")))
 
 
 def own_metrics(folder, name):

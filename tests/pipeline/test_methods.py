@@ -18,7 +18,7 @@ from recinject.models.storing import load_trained
 STILL = ("model.config.dropout_rate=0.0", "training.learning_rate=0.02")
 EXPERTS = "experts={number: 3, k: 1, rank: 2, target_modules: [q, v], dropout: 0.1}"
 LOW_RANK = "model.low_rank={rank: 3}"
-LORA = "lora={r: 2, target_modules: [q, wi, wo], initialisation: %s, initialisation_rows: 99}"
+LORA = "lora={r: 2, target_modules: [q, wi, wo], initialization: %s, initialization_rows: 99}"
 CLIPPY = "training.optimizer=clippy_adagrad"
 METHODS = {
     "experts": (EXPERTS,),
@@ -42,7 +42,7 @@ def start(recinject, tiny_recipe, copy_built):
 
 
 def entries(folder, name="loss"):
-    lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+    lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
     return [entry for entry in map(json.loads, lines) if name in entry]
 
 
@@ -146,15 +146,15 @@ def test_an_adapter_that_took_a_part_of_the_base_fits_the_base_as_it_was(start, 
         (["model.low_rank={rank: 2, method: svd}"], "model.low_rank.method: Input should be"),
         (["model.low_rank={rank: 2, method: nkp}", "model.config.feed_forward_proj=gated-gelu"],
          "nkp has a closed form for ReLU"),
-        (["lora={initialisation: pissa}"], "lora.initialisation: Input should be"),
-        (["lora={initialisation: lfai, r: 17, target_modules: [q]}"], "whose full rank is 16"),
-        (["lora={initialisation: lfai, use_dora: true}"], "DoRA"),
+        (["lora={initialization: pissa}"], "lora.initialization: unknown initialization 'pissa'"),
+        (["lora={initialization: lfai, r: 17, target_modules: [q]}"], "whose full rank is 16"),
+        (["lora={initialization: lfai, use_dora: true}"], "DoRA"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused_before_training(recinject, tiny_recipe, tmp_path, settings, said):
     ended = recinject("train", tiny_recipe, f"runs={tmp_path}", *settings)
     assert ended.code == 2 and said in ended.output, ended.output
-    assert not (tmp_path / "tiny" / "checkpoints").exists()
+    assert not (tmp_path / "tiny" / "training" / "checkpoints").exists()
 
 
 def test_off_nothing_of_it_is_there(start):

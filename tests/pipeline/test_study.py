@@ -1,11 +1,11 @@
 import json
 
 import pytest
+from recinject.pipeline.study import parts
 
 from recinject.data.splitting import Part, load_split
 from recinject.foundation.errors import RecinjectError
 from recinject.pipeline.recipe import load_recipe
-from recinject.pipeline.study import parts
 
 OTHERS = ("masked_item_modelling", "masked_language_modelling", "bpr", "retrieval", "ranking")
 SETTINGS = [f"samples.tasks.{task}=null" for task in OTHERS] + [

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 from markdown_it import MarkdownIt
-
-from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.statistics import SeedComparison
 from recinject.reporting.ablation import (
     AblationInputs,
     VariantRow,
@@ -19,6 +16,9 @@ from recinject.reporting.ablation import (
     write_ablation_report,
 )
 from recinject.reporting.inputs import ReportInputs
+
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import SeedComparison
 
 RATES = {"retrieval": 6.0, "rating": 2.0}
 # Over both seeds, by seed, and the p-value.

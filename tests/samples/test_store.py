@@ -8,7 +8,7 @@ import pytest
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.storage import atomic_folder
 from recinject.reporting.cards import dataset_card
-from recinject.reporting.inputs import DataFacts, SampleRow
+from recinject.reporting.result import DataFacts, SampleRow
 from recinject.samples import store
 from recinject.samples.build import build_samples
 from recinject.samples.builder import SCHEMA

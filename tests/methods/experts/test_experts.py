@@ -8,7 +8,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM
 
-from recinject.decoding.decoders import EncoderDecoderBranches
+from recinject.decoding.decoders import read_prompts
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.experts.experts import ExpertsLinear, add_experts
 from recinject.models.adapters import adaptation_of, answering, load_adapted
@@ -131,10 +131,10 @@ def test_branches_of_a_prompt_share_its_decision(decision):
     asked = batch["input_ids"], batch["attention_mask"]
     second = torch.tensor([[7, 8, 9]] * 4)
     with torch.no_grad(), answering(model, "bpr"):
-        branches = EncoderDecoderBranches(model, *asked)
-        branches.step(branches.start)
-        branches.branch(np.zeros((4, 3), np.int64))
-        found = branches.step(second.numpy())
+        with read_prompts(model, *asked) as branches:
+            branches.step(branches.start)
+            branches.branch(np.zeros((4, 3), np.int64))
+            found = branches.step(second.numpy())
         for place in range(3):
             decoder = torch.cat([torch.zeros(4, 1, dtype=torch.long), second[:, place, None]], 1)
             expected = model(input_ids=asked[0], attention_mask=asked[1], decoder_input_ids=decoder)
