@@ -202,7 +202,7 @@ def _exact(kind: pa.DataType) -> Any:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
 @dataclass(frozen=True)
@@ -375,10 +375,9 @@ def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _rows_of(path: Path, dialect: Dialect, end: str = "") -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a file, and of a text after it, with their lines; no header."""
+    """Yield the rows of a file, and of a text after it, with their lines, its header first."""
     text = read_text(path) + end
-    text = text.replace("::", dialect.letter) if dialect.separator == "::" else text
-    return islice(dialect.rows(text), 0 if dialect.header else 1, None)
+    return dialect.rows(text.replace("::", dialect.letter) if dialect.separator == "::" else text)
 
 
 def _wrong_rows(path: Path, dialect: Dialect, width: int) -> list[Problem]:
@@ -397,9 +396,10 @@ def _wrong_rows(path: Path, dialect: Dialect, width: int) -> list[Problem]:
 
 def _lines(path: Path, dialect: Dialect, width: int, rows: Sequence[int]) -> list[int]:
     """Return the lines on which some rows of the header's length stand."""
-    wanted = set(rows)
+    wanted, first = set(rows), 0 if dialect.header else 1
     whole = (line for line, row in _rows_of(path, dialect) if len(row) == width)
-    return [line for number, line in enumerate(islice(whole, rows[-1] + 1)) if number in wanted]
+    found = islice(whole, first, first + rows[-1] + 1)
+    return [line for number, line in enumerate(found) if number in wanted]
 
 
 KINDS: dict[str, Callable[[Path, Wanted], Table]] = {
