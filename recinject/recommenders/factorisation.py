@@ -45,7 +45,7 @@ class Factorisation(ItemScorer):
         # BLAS threads inside implicit's own threads over users slow both down.
         with _optional("threadpoolctl").threadpool_limits(1, "blas"):
             self._model = self._kind(
-                **dataclasses.asdict(self),  # type: ignore[call-overload]  # pydantic's are, too
+                **dataclasses.asdict(self),
                 random_state=state,
                 num_threads=1,
                 use_gpu=False,

@@ -19,7 +19,6 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
 from recinject.identifiers.content import TFIDF, embed_items
-from recinject.methods.semantic_ids.quantising import FITTERS
 from recinject.methods.semantic_ranker.networks import (
     ExpertTrunk,
     ExpertTrunkSettings,
@@ -38,7 +37,7 @@ from recinject.recommenders.protocol import (
     Sources,
     rank_candidates,
 )
-from recinject.registry import pick
+from recinject.registry import find, pick
 from recinject.training.networks import (
     Dropout,
     FitSettings,
@@ -67,7 +66,7 @@ class SemanticRanker(Recommender):
         rows: of the table of embeddings.
         content: see :func:`~recinject.identifiers.content.embed_items`.
         dimensions: the most numbers that ``tfidf`` keeps.
-        quantiser: the name of what learns the codebooks.
+        quantiser: the name in the registry of what learns the codebooks.
         levels: how many codes an item has.
         codes: how many a level has at most; a quarter of the items where that is less.
         longest: the most items of a history that are read, the latest.
@@ -102,7 +101,7 @@ class SemanticRanker(Recommender):
 
     def __post_init__(self) -> None:
         pick(self.representation, REPRESENTATIONS, f"{self.name}: unknown representation")
-        pick(self.quantiser, FITTERS, f"{self.name}: unknown quantiser")
+        find("quantiser", self.quantiser, f"{self.name}.quantiser")
         self._sources: Sources | None = None
 
     def read(self, sources: Sources) -> None:
@@ -174,7 +173,8 @@ class SemanticRanker(Recommender):
         known = events > 0
         size = max(1, min(self.codes, int(known.sum()) // 4))
         vectors = embed_items(self.content, self._sources.catalog, self.dimensions, seed)
-        quantiser = FITTERS[self.quantiser](vectors[known], self.levels, size, seed)
+        fit = find("quantiser", self.quantiser)
+        quantiser = fit(vectors[known], self.levels, size, seed)
         return CodedItems(quantiser.encode(vectors), size, events)
 
     def _answer(self, queries: Queries, candidates: Integers) -> Floats:
@@ -232,11 +232,11 @@ class RankerEvents(Dataset[Tensors]):
 
 
 def _history_grids(items: Ragged, ratings: Ragged | None, longest: int, padding: int) -> Tensors:
-    """Return the latest items of histories and their ratings as grids of ``longest`` columns."""
+    """Return the latest items of histories, and their ratings, as grids."""
     latest = items.last(longest)
-    history = np.full((len(items), longest), padding)
-    history[latest.rows, latest.places] = latest.values
-    given = np.full(history.shape, np.nan, np.float32)
-    if ratings is not None:
-        given[latest.rows, latest.places] = ratings.last(longest).values
-    return {"history": torch.from_numpy(history), "history_ratings": torch.from_numpy(given)}
+    rated = np.full(len(latest.values), np.nan) if ratings is None else ratings.last(longest).values
+    grids = {
+        "history": latest.of(latest.values.astype(np.int64)).to_grid(padding),
+        "history_ratings": latest.of(rated.astype(np.float32)).to_grid(np.nan),
+    }
+    return {name: torch.from_numpy(grid) for name, grid in grids.items()}
