@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -18,9 +17,6 @@ from rich.markup import escape
 import recinject
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
-
-if TYPE_CHECKING:
-    from recinject.pipeline.recommend import Recommended
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -54,8 +50,7 @@ def _run(recipe: str, overrides: list[str] | None) -> Any:
     from recinject.pipeline.recipe import load_recipe
     from recinject.pipeline.run import Run
 
-    words = ["recinject", "run", recipe, *(overrides or [])]
-    return Run(load_recipe(recipe, overrides or []), shlex.join(words))
+    return Run(load_recipe(recipe, overrides or []))
 
 
 @app.command()
@@ -117,7 +112,7 @@ def build(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject build quickstart samples.jsonl=true samples.workers=2`
     """
-    from recinject.pipeline.build import build as stage
+    from recinject.pipeline.prepare import build as stage
 
     stage(_run(recipe, overrides))
 
@@ -173,6 +168,9 @@ def recommend(
         Path | None,
         typer.Option("--input", help="JSON lines to answer by JSON lines; - for standard input"),
     ] = None,
+    recommender: Annotated[
+        str | None, typer.Option(help="A baseline to ask in place of the model, such as ease")
+    ] = None,
 ) -> None:
     """Recommend items to somebody who liked some, with the model of a finished run.
 
@@ -186,27 +184,27 @@ def recommend(
             f"recommend: {'both' if liked else 'neither'} of --liked and --input given",
             hint='name what was liked with --liked "Title", or a file of JSON lines with --input',
         )
-    from recinject.pipeline.recommend import open_run, read_questions
+    from recinject.pipeline.recommend import read_questions, recommender_of
     from recinject.pipeline.recommend import recommend as answer
+    from recinject.pipeline.run import Run
 
     rows: list[dict[str, Any]] = read_questions(questions) if questions else [{"liked": liked}]
-    lists = answer(open_run(name), [row["liked"] for row in rows], k)
-    for row, items in zip(rows, lists, strict=True):
+    asked = recommender_of(Run.open(name), recommender)
+    for row, items in zip(rows, answer(asked, [row["liked"] for row in rows], k), strict=True):
         if questions or as_json:
-            listed = [item._asdict() for item in items]
-            typer.echo(json.dumps({**row, "recommended": listed}, ensure_ascii=False))
+            typer.echo(json.dumps({**row, "recommended": items}, ensure_ascii=False))
         else:
             _print_list(items)
 
 
-def _print_list(items: list[Recommended]) -> None:
+def _print_list(items: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "title", "item id", "log-probability")
-    for place, item in enumerate(items, 1):
-        score = f"{item.log_probability:.2f}"
-        table.add_row(str(place), escape(item.title), escape(item.item_id), score)
+    table = Table("", "title", "item id", "score")
+    for item in items:
+        title, item_id, score = escape(item["title"]), escape(item["item_id"]), item["score"]
+        table.add_row(str(item["rank"]), title, item_id, f"{score:.2f}")
     Console().print(table)
 
 

@@ -13,15 +13,15 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.errors import pick as pick  # asked for beside `find`
+from recinject.foundation.settings import bind_arguments as bind_arguments
 
 T = TypeVar("T")
 
@@ -93,57 +93,6 @@ def names(kind: str) -> list[str]:
     """List the names of a kind: those registered, in that order, and those that packages offer."""
     _open(kind)
     return list(dict.fromkeys([*_things[kind], *(entry.name for entry in _offered(kind))]))
-
-
-def bind_arguments(
-    thing: Callable[..., Any], given: Mapping[str, Any], place: str, beside: Iterable[str] = ()
-) -> dict[str, Any]:
-    """Check settings against a callable's keyword-only arguments, and convert them.
-
-    Args:
-        thing: what will be called with them; annotations may hold pydantic's ``Field``.
-        given: the settings, by name.
-        place: where they stand, such as a recipe's section, for the error message.
-        beside: other keys that are legal in that place.
-
-    Returns:
-        The given settings, each of its argument's type.
-
-    Raises:
-        RecinjectError: an unknown setting, or a value that it cannot be.
-
-    Examples:
-        >>> def cluster(items, *, clusters: int = 20): ...
-        >>> bind_arguments(cluster, {"clusters": "3"}, "identifiers")
-        {'clusters': 3}
-        >>> bind_arguments(cluster, {"cluster": 3}, "identifiers")
-        Traceback (most recent call last):
-        recinject.foundation.errors.RecinjectError: identifiers: unknown key 'cluster'
-          fix: did you mean 'clusters'? Legal: clusters
-    """
-    from pydantic import ConfigDict, ValidationError, create_model
-
-    # A class's own annotations are its attributes', not its constructor's.
-    called = thing.__init__ if isinstance(thing, type) else thing  # type: ignore[misc]
-    hints = get_type_hints(called, include_extras=True)
-    settings = inspect.signature(thing).parameters.values()
-    legal = {each.name: each for each in settings if each.kind is each.KEYWORD_ONLY}
-    if not any(each.kind is each.VAR_KEYWORD for each in settings):
-        for key in given:
-            pick(key, [*beside, *legal], f"{place}: unknown key")
-    fields: dict[str, Any] = {
-        name: (hints.get(name, Any), legal[name].default) for name in given if name in legal
-    }
-    config = ConfigDict(arbitrary_types_allowed=True, extra="allow")
-    try:
-        bound = create_model("Settings", __config__=config, **fields)(**given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, (place, *first["loc"])))
-        raise RecinjectError(
-            f"{where}: {first['msg']}", hint=f"it is {first['input']!r} now; change or remove it"
-        ) from error
-    return {name: getattr(bound, name) for name in given}
 
 
 def load_plugin(file: str | Path) -> None:

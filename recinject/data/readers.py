@@ -210,7 +210,8 @@ def _join(
         # The item table may name its id otherwise than the events do.
         own = {k: name for k, name in columns.items() if k != "item_id" or name in about.frame}
         item_names = _match(about, ITEM_COLUMNS, ("item_id",), own)
-        names, items = {**names, **item_names}, item_frame(about, item_names)
+        names = {**names, **item_names}
+        items: pd.DataFrame | None = item_frame(about, item_names)
     else:
         taken = _among_events(events, columns)
         items = _first_of_each(events, taken) if taken else None

@@ -369,7 +369,8 @@ def _timestamps(column: pd.Series[Any]) -> tuple[Floats, Flags]:
 
 
 def _since_epoch(dates: pd.Series[pd.Timestamp]) -> Floats:
-    return ((dates - _EPOCH) / pd.Timedelta(seconds=1)).to_numpy(np.float64, copy=True)
+    seconds: Floats = np.array((dates - _EPOCH) / pd.Timedelta(seconds=1), np.float64)
+    return seconds
 
 
 def _in_seconds(times: Floats, counted: Flags) -> Floats:

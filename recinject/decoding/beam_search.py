@@ -30,7 +30,8 @@ class _Paths(NamedTuple):
     scores: Floats
 
     def take(self, index: Numbers | Flags) -> _Paths:
-        return _Paths(*(column[index] for column in self))
+        users, parents, nodes = (each[index] for each in (self.users, self.parents, self.nodes))
+        return _Paths(users, parents, nodes, self.scores[index])
 
     def best(self, beams: int) -> _Paths:
         """Keep each user's best, best first; equal scores are ordered by node."""
@@ -38,7 +39,10 @@ class _Paths(NamedTuple):
         return self.take(order[_ranks(self.users[order]) < beams])
 
     def joined(self, other: _Paths) -> _Paths:
-        return _Paths(*map(np.concatenate, zip(self, other, strict=True)))
+        users, parents, nodes = (
+            np.concatenate([mine, theirs]) for mine, theirs in zip(self[:3], other[:3], strict=True)
+        )
+        return _Paths(users, parents, nodes, np.concatenate([self.scores, other.scores]))
 
 
 @torch.inference_mode()

@@ -189,6 +189,9 @@ def prediction_frame(prediction: Prediction, queries: Queries, catalog: Catalog)
     return pd.DataFrame({name: column for name, column in columns.items() if column is not None})
 
 
+_ROWS = ("metrics", "comparisons", "slices", "lists", "audit", "examples")
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """All recommenders asked all tasks, and what came of it.
@@ -367,9 +370,6 @@ class Evaluation:
         samples = read_samples(self.samples.folder, task.name, split)
         limit, seed = self.settings.limit, self.settings.seed
         return make_queries(samples, self.data.split, limit, seed, str(task.answer))
-
-
-_ROWS = ("metrics", "comparisons", "slices", "lists", "audit", "examples")
 
 
 def _best_first(kind: str, answers: Sequence[Answer]) -> list[Answer]:

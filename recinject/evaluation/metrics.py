@@ -345,7 +345,7 @@ def main_metric(kind: str, measured: Sequence[str]) -> str:
         ('hr@10', 'hr@5')
     """
     usual = _MAIN.get(kind)
-    return usual if usual in measured else measured[0]
+    return usual if usual is not None and usual in measured else measured[0]
 
 
 def parse_metric(text: str) -> tuple[Metric, int | None]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import is_dataclass
+from inspect import signature
 from typing import Any, NotRequired, Required, TypeVar, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -43,14 +43,47 @@ def bind(kind: Callable[..., T], settings: Mapping[str, Any], place: str, **give
         recinject.foundation.errors.RecinjectError: lora.rnk: unknown key
           fix: did you mean 'rank'? Legal: decay, rank
     """
-    fields = {name: hint for name, hint in _fields(kind).items() if name not in given}
-    shape: Any = TypedDict("shape", fields)  # type: ignore[misc]  # not a literal
-    shape.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+    checked = bind_arguments(kind, settings, place, tuple(given))
     try:
-        checked = TypeAdapter(shape).validate_python(dict(settings))
         return kind(**given, **checked)
     except ValidationError as error:
+        raise explain(error, f"{place}.", _fields(kind, given)) from error
+
+
+def bind_arguments(
+    kind: Callable[..., Any],
+    settings: Mapping[str, Any],
+    place: str,
+    given: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Check settings as :func:`bind` does, and return them, each of its argument's type.
+
+    Args:
+        kind: what will be called with them.
+        settings: its arguments by name, as they were written.
+        place: where they were written, for the error message.
+        given: the arguments that cannot be set; by default all but the keyword-only ones.
+
+    Raises:
+        RecinjectError: see :func:`bind`.
+
+    Examples:
+        >>> def cluster(items, *, clusters: int = 20): ...
+        >>> bind_arguments(cluster, {"clusters": "3"}, "identifiers")
+        {'clusters': 3}
+    """
+    fields = _fields(kind, given)
+    typed_dict: Any = TypedDict  # to mypy it is no function
+    shape = typed_dict("shape", fields)
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in signature(kind).parameters.values())
+    shape.__pydantic_config__ = ConfigDict(
+        extra="allow" if open_ended else "forbid", arbitrary_types_allowed=True
+    )
+    try:
+        checked: dict[str, Any] = TypeAdapter(shape).validate_python(dict(settings))
+    except ValidationError as error:
         raise explain(error, f"{place}.", fields) from error
+    return checked
 
 
 def explain(error: ValidationError, place: str, fields: Mapping[str, Any]) -> RecinjectError:
@@ -96,11 +129,17 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(_section, get_args(annotation))), None)
 
 
-def _fields(kind: Callable[..., Any]) -> dict[str, Any]:
-    declared = dataclasses.is_dataclass(kind) or _section(kind) or not isinstance(kind, type)
+def _fields(kind: Callable[..., Any], given: Collection[str] | None) -> dict[str, Any]:
+    declared = is_dataclass(kind) or _section(kind) or not isinstance(kind, type)
     hints = get_type_hints(kind if declared else kind.__init__, include_extras=True)
+    parameters = signature(kind).parameters.values()
+    by_name = [each for each in parameters if each.kind is each.KEYWORD_ONLY]
+    if given is not None:
+        by_name += [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
     return {
-        name: (Required if each.default is each.empty else NotRequired)[hints.get(name, Any)]
-        for name, each in inspect.signature(kind).parameters.items()
-        if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)
+        each.name: (Required if each.default is each.empty else NotRequired)[
+            hints.get(each.name, Any)
+        ]
+        for each in by_name
+        if each.name not in (given or ())
     }

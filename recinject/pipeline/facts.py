@@ -1,4 +1,4 @@
-"""The result of a finished run: what its evaluation stored, and what its stages say of themselves."""
+"""The result of a finished run: the stored rows and predictions, and the facts of its stages."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.evaluate import Example
 from recinject.pipeline.identifiers_view import code_groups
 from recinject.pipeline.recipe import Recipe
-from recinject.pipeline.run import Run, dialect_of
+from recinject.pipeline.run import Run
 from recinject.reporting.result import (
     DataFacts,
     ExpertUse,
@@ -25,7 +25,7 @@ from recinject.reporting.result import (
 )
 from recinject.tasks.shipped import Ranking
 
-_BEFORE = ("data", "identifiers", "samples", "training", "evaluation")
+_BEFORE = ("data", "identifiers", "samples", "model", "evaluation")
 
 
 def result_of(run: Run) -> Result:
@@ -34,9 +34,9 @@ def result_of(run: Run) -> Result:
     Raises:
         RecinjectError: a stage before the report has not been finished.
     """
-    stages = [stage for stage in _BEFORE if stage != "training" or run.recipe.training is not None]
+    stages = [stage for stage in _BEFORE if stage != "model" or run.recipe.training is not None]
     known = {stage: run.manifest(stage).facts for stage in stages}
-    experts = known.get("training", {}).get("experts")
+    experts = known.get("model", {}).get("experts")
     first, last = known["data"], known["evaluation"]
     facts = Facts(
         name=run.recipe.name,
@@ -51,7 +51,7 @@ def result_of(run: Run) -> Result:
         training=_training_log(run),
         sampled_candidates=_negatives(run.recipe),
         experts=ExpertUse(**experts) if experts else None,
-        codes=code_groups(run.identifiers.texts, run.split[1].titles),
+        codes=code_groups(run.data.identifiers.texts, run.data.catalog.titles),
     )
     stored = Result.load(run.folder("evaluation"))
     examples = _dealt(stored.rows["examples"], run.recipe.report.examples)
@@ -101,8 +101,8 @@ def _model_facts(run: Run) -> ModelFacts | None:
     if recipe.training is None:
         total = run.manifest("evaluation").facts["parameters"]
         return ModelFacts(name, "not trained (zero-shot)", 0, total)
-    facts = run.manifest("training").facts
-    causal, rates = dialect_of(recipe)["causal"], recipe.model.head != "text"
+    facts = run.manifest("model").facts
+    causal, rates = run.samples.dialect.causal, recipe.model.head != "text"
     adaptation = "LoRA experts" if recipe.experts else "LoRA" if recipe.lora else "full"
     if recipe.model.low_rank:
         adaptation += ", low-rank layers"
@@ -120,7 +120,7 @@ def _dealt(rows: Sequence[Example], count: int) -> list[Example]:
 
 
 def _training_log(run: Run) -> list[LossRow]:
-    path = run.recipe.folder / "logs" / "train.jsonl"
+    path = run.folder("training") / "log.jsonl"
     if run.recipe.training is None or not path.is_file():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

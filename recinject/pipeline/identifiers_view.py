@@ -31,9 +31,9 @@ def view_identifiers(run: Run) -> Group:
         RecinjectError: the items have not been named.
     """
     run.manifest("identifiers")
-    catalog = run.split[1]
-    rows = run.identifiers.describe()
-    tree = identifier_tree(run.identifiers.texts, catalog.titles)
+    data = run.data
+    rows = data.identifiers.describe()
+    tree = identifier_tree(data.identifiers.texts, data.catalog.titles)
     return Group(tree, *([quality_table(rows)] if rows else []))
 
 

@@ -15,6 +15,7 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
+from recinject.foundation.settings import bind
 from recinject.foundation.storage import atomic_folder
 from recinject.models.adapters import Model, without_wrapper
 from recinject.models.building import (
@@ -28,7 +29,7 @@ from recinject.models.heads import RatingModel
 from recinject.pipeline.prepare import dialect_of
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import first_process_first
-from recinject.registry import bind_arguments, find
+from recinject.registry import find
 from recinject.samples.encoding import Dialect
 from recinject.samples.samples import Samples
 from recinject.training.batches import Batch, make_collator
@@ -120,8 +121,7 @@ def _adapter_start(recipe: Recipe) -> Initialization | None:
 
 
 def _initialization(name: str, settings: Mapping[str, Any], place: str) -> Initialization:
-    kind = find("initialization", name, place)
-    made: Initialization = kind(**bind_arguments(kind, settings, place))
+    made: Initialization = bind(find("initialization", name, place), settings, place)
     return made
 
 

@@ -29,5 +29,5 @@ def _report(run: Run, folder: Path) -> Facts:
     if run.recipe.training is not None:
         versions = run.manifest("samples").facts["prompt_versions"]
         card = model_card(result, prompt_versions=versions, base_model=run.recipe.model.name)
-        (run.folder("training") / "README.md").write_text(card, encoding="utf-8")
+        (run.folder("model") / "README.md").write_text(card, encoding="utf-8")
     return {}

@@ -112,7 +112,8 @@ def first_process_first() -> Iterator[bool]:
         return
     from accelerate.utils import broadcast_object_list
 
-    is_first, failure = _state().is_main_process, [None]
+    is_first = bool(_state().is_main_process)
+    failure: list[str | None] = [None]
     try:
         yield is_first
     except BaseException as error:

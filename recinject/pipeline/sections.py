@@ -269,6 +269,17 @@ class EvaluationSection(Section):
     generate: bool = False
     cold_share: list[Annotated[float, Field(ge=0, le=1)]] = []
 
+    @model_validator(mode="after")
+    def _lists_are_long_enough(self) -> EvaluationSection:
+        longest = max(self.cutoffs)
+        if longest > self.beams:
+            raise RecinjectError(
+                f"evaluation.cutoffs: {longest} items, but lists end after {self.beams} "
+                "(evaluation.beams)",
+                hint=f"set evaluation.beams={longest} or more",
+            )
+        return self
+
 
 class ReportSection(Section):
     """What the report shows."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +17,7 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
-from recinject.evaluation.evaluate import Protocol, measure
+from recinject.evaluation.evaluate import EvaluationSettings, measure
 from recinject.evaluation.statistics import compare, is_paired, load_answers
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.progress import say
@@ -78,7 +77,7 @@ def sweep(
     given = {"vary": vary, "arms": arms, "seeds": seeds, "reference": reference}
     own |= {key: value for key, value in given.items() if value is not None}
     swept = base.model_copy(update={"sweep": SweepSection(**own)})
-    return Sweep.load(make_sweep(Run(swept, f"recinject run {base.name}")))
+    return Sweep.load(make_sweep(Run(swept)))
 
 
 def make_sweep(run: Run) -> Path:
@@ -129,8 +128,7 @@ def plan(recipe: Recipe) -> list[Member]:
             own = Recipe.model_validate(content)
         evaluated.add(asked)
         own = own.resolved()
-        command = shlex.join(["recinject", "run", str(own.folder / "recipe.yaml")])
-        members.append(Member(arm, seed, Run(own, command)))
+        members.append(Member(arm, seed, Run(own)))
     return members
 
 
@@ -287,8 +285,8 @@ def _pool(
         named = {"recommender": file.partition(".")[2].removesuffix(".parquet")}
         for arm, (prediction, queries) in answers.items():
             own, resamples = runs[arm][0].run.recipe.evaluation, recipe.evaluation.resamples
-            protocol = Protocol(own.beams, own.cutoffs, resamples, recipe.seed)
-            measured = measure(prediction, queries, protocol)
+            settings = EvaluationSettings(own.beams, own.cutoffs, resamples, recipe.seed)
+            measured = measure(prediction, queries, settings)
             pooled += [{"arm": arm} | asdict(row) | named for row in measured]
             others = references[: references.index(arm)] if arm in references else references
             paired = [

@@ -135,14 +135,14 @@ class LanguageModel(Recommender):
         }
         limit = {"max_prompt_tokens": factory.settings.max_prompt_tokens}
         made = cls(model, samples.tokenizer, texts, factory.ratings.labels, **{**limit, **settings})
-        made.data = factory.data
+        made.data = factory.data  # type: ignore[misc]  # its own, beside the class's
         retrieval = next((t.name for t in factory.tasks if t.answer == "retrieval"), None)
         made._asker = factory.asker(retrieval) if retrieval else None
         return made
 
     def save(self, folder: str | Path) -> None:
         """Write the model and its tokenizer, as plain transformers loads them."""
-        save_trained(self._model, self._dialect.tokenizer, Path(folder))  # type: ignore[arg-type]
+        save_trained(self._model, self._dialect.tokenizer, Path(folder))
 
     @classmethod
     def load(cls, folder: str | Path, samples: Samples, **settings: Any) -> LanguageModel:

@@ -71,18 +71,13 @@ def render(template: str, content: Mapping[str, Any]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters.update(
-        md=wording.markdown,
-        count=wording.count,
-        share=wording.share,
-        large=wording.large,
-        seconds=wording.seconds,
-        number=wording.number,
-        metric=wording.metric_label,
-        recommender=wording.recommender_label,
-        unbroken=wording.unbroken,
-        literal=repr,
-    )
+    environment.filters |= {
+        "md": wording.markdown,
+        "count": wording.count,
+        "large": wording.large,
+        "seconds": wording.seconds,
+        "literal": repr,
+    }
     return environment.get_template(template).render(content)
 
 

@@ -192,8 +192,8 @@ class Result:
 
     Attributes:
         rows: the rows of each kind in :data:`ROWS`, as dataclasses; the frames show the same.
-        predictions: the answers to each query, by task and recommender. ``item_ids`` are the
-            recommended items, best first; ``rating`` is the predicted rating and ``label`` the true.
+        predictions: a frame of one row a query, by task and recommender. ``item_ids`` are the
+            recommended items, best first; ``rating`` is predicted, ``label`` the true rating.
         facts: what is known beside the rows.
 
     Examples:
@@ -282,7 +282,7 @@ class Result:
 
     @property
     def sentences(self) -> list[str]:
-        """The headline, sentence by sentence; see :func:`~recinject.reporting.headline.headline`."""
+        """The sentences of the headline."""
         model, subject = self.facts.model, None
         if self.has_model:
             untrained = model is not None and not model.trainable
@@ -323,7 +323,7 @@ class Result:
         return write_report(self, Path(folder))
 
     def save(self, folder: str | Path) -> None:
-        """Write ``NAME.json`` for each kind of rows, ``predictions/*.parquet`` and ``facts.json``."""
+        """Write a JSON file for each kind of rows and for the facts, and ``predictions/``."""
         place = Path(folder)
         (place / "predictions").mkdir(parents=True, exist_ok=True)
         for name, rows in self.rows.items():

@@ -20,9 +20,9 @@ from recinject.foundation.storage import read_json, write_json
 from recinject.reporting import tables, wording
 from recinject.reporting.figures import ACCENT, BASELINE, INK, QUIET, finish
 from recinject.reporting.headline import difference, main_metric, ordered_tasks
-from recinject.reporting.inputs import LANGUAGE_MODEL
 from recinject.reporting.pages import render, write_pages
 from recinject.reporting.tables import Cell, Table
+from recinject.reporting.wording import LANGUAGE_MODEL
 
 _SHOWN = ("hr@10", "ndcg@10", "rmse", "mae")
 _NOT_SHOWN = ("_reworded", "_shuffled")
@@ -121,7 +121,7 @@ class Sweep:
         name = metric or main_metric(task, self._results)
         figure = Figure(figsize=(8.0, 4.2), layout="constrained")
         axes, rows = figure.subplots(), self._rows(task, name)
-        lower = " (lower is better)" if name in wording.LOWER_IS_BETTER else ""
+        lower = " (lower is better)" if wording.lower_is_better(name) else ""
         finish(axes, f"{wording.metric_label(name)}{lower}", grid=bool(self._axis))
         if self._axis is None:
             figure.set_figheight(1 + 0.3 * len(rows))
@@ -159,7 +159,8 @@ class Sweep:
         keys = self._beside(self._axis) if self._axis else ["arm"]
         labels = [self._label(row, keys) for row in rows.to_dict("records")]
         frame = rows.assign(label=labels, own=own)[np.isfinite(rows["value"])]
-        return frame.sort_values("own", ascending=False, kind="stable")
+        ordered: pd.DataFrame = frame.sort_values("own", ascending=False, kind="stable")
+        return ordered
 
     def _label(self, row: Mapping[Any, Any], keys: Sequence[str]) -> str:
         """Name a recommender by its arm, or by its name and those of these keys that vary."""
@@ -198,7 +199,7 @@ class Sweep:
                 Cell(row.task),
                 Cell(wording.metric_label(row.metric)),
                 Cell(row.label),
-                Cell(verdict(row), kind=tables.LOOKS.get(verdict(row), "note")),
+                Cell(verdict(row)),
                 Cell(difference(row)),
                 Cell(wording.p_value(row.p_value).removeprefix("= ")),
                 Cell(f"{wording.signed(min(row.by_seed))} to {wording.signed(max(row.by_seed))}"),
@@ -229,7 +230,7 @@ class Sweep:
 
     def _axis_table(self, task: str, axis: str) -> Table:
         metric = main_metric(task, self._results)
-        rising = metric in wording.LOWER_IS_BETTER
+        rising = wording.lower_is_better(metric)
         rows = self._rows(task, metric).sort_values([axis, "value"], ascending=[False, rising])
         best = rows.groupby(axis)["value"].first()
         cells = {

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from inspect import getdoc
 from math import isfinite
+from typing import Any
 
 from recinject.evaluation.lists import MEASURES
+from recinject.foundation.errors import RecinjectError
+from recinject.registry import find
 
 LANGUAGE_MODEL = "language_model"
 MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
@@ -43,66 +46,39 @@ _RECOMMENDERS = {
 }
 
 
-@dataclass(frozen=True)
-class MetricWords:
-    """How a family of metrics, such as ``hr``, reads.
-
-    Attributes:
-        label: its name as a person writes it.
-        meaning: what it measures, empty where nobody said.
-        better: ``higher`` or ``lower``.
-    """
-
-    label: str
-    meaning: str = ""
-    better: str = "higher"
-
-
-_METRICS = {
-    "hr": MetricWords("HR", "HR (hit rate): share of queries whose item is among the first k"),
-    "ndcg": MetricWords("NDCG", "NDCG: as the hit rate, but a hit counts less at a lower rank"),
-    "mrr": MetricWords("MRR", "MRR: mean of 1 / rank of the item, 0 where it is not in the list"),
-    "auc": MetricWords("AUC", "AUC: chance that a liked item scores above another"),
-    "ece": MetricWords(
-        "ECE",
-        "ECE: distance between the predicted chance of a rating of 4 or more and its share",
-        "lower",
-    ),
-    "rmse": MetricWords(
-        "RMSE", "RMSE: root mean squared error in rating points, lower is better", "lower"
-    ),
-    "mae": MetricWords(
-        "MAE", "MAE: mean absolute error in rating points, lower is better", "lower"
-    ),
-}
-
-
 def recommender_label(name: str) -> str:
     """Return a recommender's name as a person writes it."""
     return _RECOMMENDERS.get(name, name.replace("_", " "))
 
 
+def metric_of(name: str) -> Any:
+    """Return the registered metric of a name such as ``hr@10``; None where there is none."""
+    try:
+        return find("metric", name.partition("@")[0])
+    except RecinjectError:
+        return None
+
+
 def metric_label(name: str) -> str:
     """Return a metric's name as a person writes it: ``HR@10``."""
     family, at, cutoff = name.partition("@")
-    return metric_words(family).label + at + cutoff
+    return f"{getattr(metric_of(family), 'label', family.upper())}{at}{cutoff}"
 
 
-def metric_words(name: str) -> MetricWords:
-    """Look up how a metric reads; one that nobody described is its name in capitals."""
-    family = name.partition("@")[0]
-    return _METRICS.get(family, MetricWords(family.upper()))
-
-
-def lower_is_better(metric: str) -> bool:
+def lower_is_better(name: str) -> bool:
     """Say whether a lower value of a metric is better."""
-    return metric_words(metric).better == "lower"
+    return getattr(metric_of(name), "better", "higher") == "lower"
 
 
 def metric_meanings(names: Iterable[str]) -> list[str]:
-    """Explain each family of metrics once."""
-    found = dict.fromkeys(metric_words(name).meaning for name in names)
-    return [meaning for meaning in found if meaning]
+    """Explain each family of metrics once, by the first line of its documentation."""
+    said = []
+    for family in dict.fromkeys(name.partition("@")[0] for name in names):
+        if (metric := metric_of(family)) and (text := getdoc(metric)):
+            line = text.partition("\n")[0].rstrip(".").replace("`", "")
+            lower = "; lower is better" if lower_is_better(family) else ""
+            said.append(f"{metric_label(family)}: {line[0].lower()}{line[1:]}{lower}")
+    return said
 
 
 def list_meanings(names: Iterable[str]) -> list[str]:

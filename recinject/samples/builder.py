@@ -365,7 +365,7 @@ class Builder:
         trimmed = int((contexts.slots["history"].lengths < whole).sum())
         return Batch(contexts, indices, wordings, *pieces, trimmed)
 
-    def ask(self, histories: Sequence[Sequence[int]]) -> list[str]:
+    def ask(self, histories: Sequence[Sequence[int] | Array]) -> list[str]:
         """Word what comes next after some histories, as test samples are worded.
 
         The user is a stranger, and the oldest items are left out where a prompt is too long.

@@ -106,7 +106,8 @@ class Samples(Mapping[str, "DatasetDict"]):
 
     def to_pandas(self, task: str, split: str = "train") -> pd.DataFrame:
         """Return the samples of one task and split as a frame, a sample a row."""
-        return read_samples(self.folder, task, split).to_pandas()
+        frame: pd.DataFrame = read_samples(self.folder, task, split).to_pandas()
+        return frame
 
     @property
     def rows(self) -> Sequence[Mapping[str, Any]]:

@@ -290,9 +290,6 @@ class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is 
                 )
 
 
-_PLAIN_LINE_SECONDS = 15.0
-
-
 class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Shows a bar on a terminal, and a plain line every fifteen seconds elsewhere."""
 

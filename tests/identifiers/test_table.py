@@ -206,7 +206,7 @@ def test_a_kind_of_one_s_own_takes_settings_and_stores_what_it_likes(tmp_path):
     assert names.texts == ("i0!!",)
     names.save(tmp_path, catalog)
     assert Identifiers.load(tmp_path) == names
-    with pytest.raises(RecinjectError, match="identifiers: unknown key 'mark'\\n.*'marks'"):
+    with pytest.raises(RecinjectError, match="identifiers.mark: unknown key\\n.*'marks'"):
         check_kind("shouted", {"mark": 3})
     with pytest.raises(RecinjectError, match=r"identifiers\.marks: Input should be a valid"):
         check_kind("shouted", {"marks": "many"})

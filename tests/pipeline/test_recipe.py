@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -6,6 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.settings import MOVED
+from recinject.foundation.storage import dump_yaml, load_yaml
 from recinject.pipeline.recipe import load_recipe, shipped_recipes
 from recinject.tasks.shipped import TASKS
 
@@ -114,7 +117,7 @@ def test_overriding_one_task_leaves_the_others(smallest):
         ("dta.path=x", "mine.yaml: dta: unknown key", "data"),
         ("data.pth=x", "mine.yaml: data.pth: unknown key", "path"),
         ("data.simulator.usrs=9", "mine.yaml: data.simulator.usrs: unknown key", "users"),
-        ("identifiers.knd=title", "identifiers: unknown key 'knd'", "kind"),
+        ("identifiers.knd=title", "identifiers.knd: unknown key", "kind"),
         ("samples.jsnl=true", "mine.yaml: samples.jsnl: unknown key", "jsonl"),
         ("samples.tasks.retreival={}", "samples.tasks: unknown task 'retreival'", "retrieval"),
         ("samples.tasks.retrieval.histry_length=5",
@@ -251,3 +254,116 @@ def test_a_shipped_folder_of_prompts_is_found_from_anywhere(smallest, tmp_path, 
     monkeypatch.chdir(tmp_path)
     recipe = load_recipe(str(smallest), ["samples.prompts=prompts/zero_shot"])
     assert (recipe.samples.prompts / "rating.yaml").is_file()
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_a_shipped_recipe_is_saved_whole_and_read_again(name, tmp_path, monkeypatch):
+    recipe = load_recipe(name)
+    recipe.save(tmp_path / "other.yaml")
+    saved, folder = recipe.resolved(), Path.cwd()
+    assert saved.runs.is_absolute() and saved.name == name
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_recipe(tmp_path / "other.yaml") == saved == saved.resolved()
+    assert saved.text().replace(f"{folder}/", "") == recipe.text()
+
+
+@given(values)
+def test_any_value_is_written_as_yaml_and_read_again(value):
+    assert load_yaml(dump_yaml({"value": value})) == {"value": value}
+
+
+def test_files_and_folders_are_saved_with_their_place(smallest, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("words", "model"):
+        (tmp_path / folder).mkdir()
+    given = {"data.path": Path("log.csv"), "samples.prompts": "words", "model.tokenizer": "model"}
+    saved = load_recipe(smallest, given).resolved()
+    assert saved.data.path == tmp_path / "log.csv" and saved.samples.prompts == tmp_path / "words"
+    assert saved.model.tokenizer == str(tmp_path / "model")
+    assert load_recipe(smallest, {"model.tokenizer": "a/hub"}).resolved().model.tokenizer == "a/hub"
+
+
+@pytest.mark.parametrize(
+    ("mapping", "texts"),
+    [
+        ({"training": {"learning_rate": 0.1}}, ["training.learning_rate=0.1"]),
+        ({"training.learning_rate": 0.1, "seed": 3}, ["training.learning_rate=0.1", "seed=3"]),
+        ({"samples": {"tasks": {"bpr": None}}}, ["samples.tasks.bpr=null"]),
+        ({"samples": {"tasks": {"bpr": {"max_per_user": 2}}}},
+         ["samples.tasks.bpr.max_per_user=2"]),
+        ({"lora": {"rank_pattern": {"a.b": 8}}}, ["lora.rank_pattern={a.b: 8}"]),
+        ({"lora": {"r": 4}}, ["lora.r=4"]),
+        ({"data": {"path": Path("log.csv")}}, ["data.path=log.csv"]),
+        ({"evaluation": {"cutoffs": (1, 3)}}, ["evaluation.cutoffs=[1, 3]"]),
+        ({"model": {"config": {"d_ff": 9}}}, ["model.config.d_ff=9"]),
+        ({"model.config": {"d_ff": 9}}, ["model.config={d_ff: 9}"]),
+        ({"training": None}, ["training=null"]),
+    ],
+)  # fmt: skip
+def test_overrides_from_python_are_those_of_the_command_line(smallest, mapping, texts):
+    assert load_recipe(smallest, mapping) == load_recipe(smallest, texts)
+
+
+def test_a_mapping_merges_and_a_dotted_key_replaces(smallest):
+    rates = {"training.mixture": {"retrieval": 1, "rating": 1}}
+    assert load_recipe(smallest, {**rates, "training": {"mixture": {"rating": 5}}}).training == (
+        load_recipe(smallest, {"training.mixture": {"retrieval": 1, "rating": 5}}).training
+    )
+    said = refusal(smallest, {"data": {"pth": "x"}})
+    assert said.startswith("mine.yaml: data.pth: unknown key")
+
+
+PLUGIN = """
+import recinject.recommenders.baselines as shipped
+from recinject.registry import register
+
+@register("recommender")
+class Mine(shipped.Popularity):
+    name = "{name}"
+"""
+
+
+def test_a_plugin_beside_the_recipe_is_loaded_with_it(tmp_path, monkeypatch):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        f"plugins: [mine.py]\nevaluation: {{baselines: [my_own]}}\n{SMALLEST}", "utf-8"
+    )
+    assert "plugins: " in refusal(recipe) and "mine.py is no file" in refusal(recipe)
+    (tmp_path / "mine.py").write_text("1 / 0", "utf-8")
+    assert "mine.py: cannot be loaded (ZeroDivisionError" in refusal(recipe)
+    (tmp_path / "mine.py").write_text(PLUGIN.format(name="my_own"), "utf-8")
+    assert load_recipe(recipe).plugins == [tmp_path / "mine.py"]
+    (tmp_path / "here.py").write_text(PLUGIN.format(name="my_second"), "utf-8")
+    monkeypatch.chdir(tmp_path)
+    found = load_recipe(recipe, ["plugins=[here.py]", "evaluation.baselines=[my_second]"])
+    assert found.resolved().plugins == [tmp_path / "here.py"]
+
+
+def test_baselines_are_names_or_mappings_to_settings(smallest):
+    given = ["popularity", {"ease": {"regularization": 500, "name": "ease_500"}}, {"ease": None}]
+    assert load_recipe(smallest, {"evaluation": {"baselines": given}}).evaluation.baselines == given
+
+
+@pytest.mark.parametrize(
+    ("baselines", "said"),
+    [
+        ("[populrity]", "unknown recommender 'populrity'\n  fix: did you mean 'popularity'"),
+        ("[{eas: {}}]", "unknown recommender 'eas'\n  fix: did you mean 'ease'"),
+        ("[3]", "evaluation.baselines: 3 is no baseline\n  fix: write its name, or its settings"),
+        ("[{ease: {}, als: {}}]", "is no baseline"),
+        ("[{ease: 3}]", "is no baseline"),
+        ("[{}]", "is no baseline"),
+        ("[ease, {ease: {regularization: 5}}]", "two are called 'ease'\n  fix: give one another"),
+        ("[{ease: {name: als}}, als]", "two are called 'als'"),
+        ("ease", "mine.yaml: evaluation.baselines: Input should be a valid list"),
+    ],
+)
+def test_a_baseline_that_is_none_is_refused(smallest, baselines, said):
+    assert said in refusal(smallest, [f"evaluation.baselines={baselines}"])
+
+
+def test_a_key_that_has_moved_is_refused_with_its_new_name(smallest, monkeypatch):
+    monkeypatch.setitem(MOVED, "data.source", "data.path")
+    said = refusal(smallest, ["data.source=log.csv"])
+    assert said == "mine.yaml: data.source: this key has moved\n  fix: write data.path instead"

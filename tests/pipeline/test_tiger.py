@@ -3,12 +3,12 @@
 import pandas as pd
 import pytest
 import torch
+from recinject.pipeline.build import build
 
 from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.table import user_tokens
 from recinject.models.building import build_model
 from recinject.models.storing import load_trained
-from recinject.pipeline.build import build
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.model import base_model
 from recinject.pipeline.recipe import load_recipe

@@ -145,7 +145,7 @@ def test_without_facts_the_report_leaves_out_what_it_does_not_know(
 ) -> None:
     page, text = written(Result.from_rows({"metrics": metrics}), tmp_path)
     assert Page(page).open == [] and "The language model loses to item kNN" in text
-    for unknown in ("How to repeat it", "## Data", "**Model**", "**Time**", "None"):
+    for unknown in ("How to repeat it", "## Data", "**Model", "**Time", "None"):
         assert unknown not in text
 
 

@@ -204,7 +204,7 @@ def test_what_needs_whole_weights_refuses_sharded_training(tmp_path, monkeypatch
     refuse_sharding(plain, *why)
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # in one process nothing is shared out
     refuse_sharding(plain, *why)
-    asked = training_arguments({"use_cpu": True, "fsdp": True}, tmp_path, 0)
+    asked = training_arguments({"use_cpu": True, "fsdp": "full_shard"}, tmp_path, 0)
     refuse_sharding(asked, "", "")
     with pytest.raises(RecinjectError, match=r"FSDP shares .* whole tensor\n.*DDP, or c"):
         refuse_sharding(asked, *why)

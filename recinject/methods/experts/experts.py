@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.settings import bind
 from recinject.methods.experts.gates import GATES, Gate, Routing, part_gate
 from recinject.models.adapters import Adaptation, Wrapper
-from recinject.pipeline.recipe import bind
 from recinject.registry import pick
 
 

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.semantic_ids.quantising import Layers, Residual, kmeans
-from recinject.training.networks import Tensors
+from recinject.foundation.randomness import derive_rng
+from recinject.methods.semantic_ids.quantising import (
+    Layers,
+    Residual,
+    Vectors,
+    check_enough,
+    kmeans,
+)
+from recinject.training.networks import (
+    FitSettings,
+    TensorRows,
+    Tensors,
+    fit_network,
+    global_chance,
+)
 
 _HIDDEN = (512, 256, 128)
 
@@ -101,15 +115,58 @@ class RQVAE(nn.Module):
         codes, seed = self.codebooks.shape[1], int(torch.randint(2**31 - 1, ()))
         if len(left) < codes:
             raise RecinjectError(
-                f"identifiers.semantic: the first batch has {len(left)} items to start {codes} "
-                "codes from",
-                hint=f"set identifiers.semantic.training.batch_size to {codes} or more",
+                f"identifiers: the first batch has {len(left)} items to start {codes} codes from",
+                hint=f"set identifiers.training.batch_size to {codes} or more",
             )
         return torch.from_numpy(kmeans(left.cpu().numpy(), codes, seed)).to(left)
 
     def frozen(self) -> Residual:
         """Return the quantiser that gives codes to items, without torch."""
         return Residual(_array(self.codebooks), _layers(self.encoder), _layers(self.decoder))
+
+
+def fit_rq_vae(
+    embeddings: Vectors,
+    levels: int,
+    codes: int,
+    seed: int,
+    *,
+    learning_rate: float = 1e-3,
+    batch_size: int = 1024,
+    steps: int = 3000,
+    optimizer: str = "adamw",
+    optimizer_settings: dict[str, Any] | None = None,
+) -> Residual:
+    """Train TIGER's autoencoder, and freeze its codebooks.
+
+    Args:
+        embeddings: shape (items, width).
+        levels: how many codes name an item.
+        codes: how many codes a level has.
+        seed: of the weights, the batches' order and the codebooks' start.
+        learning_rate: see :class:`~recinject.training.networks.FitSettings`, as for the others.
+        batch_size: how many items a step; at least as many as ``codes``.
+        steps: how many are taken.
+        optimizer: ``adamw``, ``adagrad``, or a name in the registry.
+        optimizer_settings: arguments of the optimizer's class.
+
+    Raises:
+        RecinjectError: there are fewer items than codes, or training diverges.
+        pydantic.ValidationError: a setting is out of its range.
+    """
+    check_enough(embeddings, codes)
+    settings = FitSettings(
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        steps=steps,
+        optimizer=optimizer,
+        optimizer_settings=optimizer_settings or {},
+    )
+    with global_chance(int(derive_rng(seed, "rq_vae").integers(2**31))):
+        network = RQVAE(embeddings.shape[1], levels, codes)
+    rows = TensorRows({"embeddings": torch.from_numpy(np.ascontiguousarray(embeddings))})
+    fit_network(network, rows, dict, settings, seed)
+    return network.frozen()
 
 
 def straight_through(latents: Tensor, chosen: Tensor) -> Tensor:

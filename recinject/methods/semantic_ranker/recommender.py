@@ -173,8 +173,7 @@ class SemanticRanker(Recommender):
         known = events > 0
         size = max(1, min(self.codes, int(known.sum()) // 4))
         vectors = embed_items(self.content, self._sources.catalog, self.dimensions, seed)
-        fit = find("quantiser", self.quantiser)
-        quantiser = fit(vectors[known], self.levels, size, seed)
+        quantiser = find("quantiser", self.quantiser)(vectors[known], self.levels, size, seed)
         return CodedItems(quantiser.encode(vectors), size, events)
 
     def _answer(self, queries: Queries, candidates: Integers) -> Floats:
