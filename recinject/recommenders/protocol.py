@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,14 +10,15 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array
+from recinject.foundation.settings import bind
 from recinject.identifiers.data import Data
-from recinject.registry import find, pick
+from recinject.registry import find
 
 Rows = TypeVar("Rows", "Queries", "Prediction")
 _OF_ALL_ROWS = ("task", "answer", "recommender", "values")
@@ -334,17 +334,7 @@ def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Rec
     name, given = (asked, {}) if isinstance(asked, str) else next(iter(asked.items()))
     kind, settings = find("recommender", name, place), dict(given or {})
     called = settings.pop("name", kind.name)
-    for key in settings:
-        pick(key, inspect.signature(kind).parameters, f"{place}.{name}: unknown setting")
-    try:
-        recommender: Recommender = kind(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, (place, name, *first["loc"])))
-        now = first["input"] if first["loc"] else settings
-        raise RecinjectError(
-            f"{where}: {first['msg']}", hint=f"it is {now!r} now; change or remove it"
-        ) from error
+    recommender: Recommender = bind(kind, settings, f"{place}.{name}")
     recommender.name = called  # type: ignore[misc]  # a name of its own, beside its class's
     return recommender
 

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
 from recinject.foundation.randomness import derive_rng
-from recinject.training.optimizers import choose_optimizer
+from recinject.training.optimizers import build_optimizer
 
 Network = TypeVar("Network", bound=nn.Module)
 Tensors: TypeAlias = dict[str, Tensor]
@@ -47,7 +47,7 @@ class FitSettings:
         schedule: how the learning rate goes on, see :data:`SCHEDULES`.
         weight_decay: of matrices; vectors, such as biases, do not decay.
         max_grad_norm: the norm that gradients are clipped to; 0 leaves them as they are.
-        optimizer: ``adamw``, ``adagrad``, or a name in the registry.
+        optimizer: ``adamw``, or a name in the registry.
         optimizer_settings: arguments of the optimizer's class.
         patience: after how many epochs without gain training ends; None goes through all.
         device: ``cpu``, where a fit can be repeated to the bit, or ``auto``: a GPU if there is one.
@@ -103,7 +103,7 @@ class TensorRows(Dataset[Tensors]):
 
 def fit_network(
     network: Network,
-    rows: Sequence[Any] | Dataset[Any],
+    rows: Any,
     collate: Callable[[Any], Mapping[str, Tensor]],
     settings: FitSettings,
     seed: int,
@@ -116,7 +116,8 @@ def fit_network(
 
     Args:
         network: ``forward(**batch)`` returns a mapping with ``loss``, a mean over the batch.
-        rows: what to learn from, at least one; ``__getitems__`` may fetch a batch at once.
+        rows: what to learn from, a sequence or a dataset that has a length, with at least one row;
+            its ``__getitems__`` may fetch a batch at once.
         collate: turns fetched rows into the arguments of ``forward``.
         settings: how to train.
         seed: of the batches' order and of what ``forward`` draws.
@@ -130,7 +131,7 @@ def fit_network(
     values: list[float] = []
     best, epoch = dict[str, Tensor](), 0
     device = "cuda" if settings.device == "auto" and torch.cuda.is_available() else "cpu"
-    total = settings.steps or settings.epochs * math.ceil(len(rows) / settings.batch_size)  # type: ignore[arg-type]
+    total = settings.steps or settings.epochs * math.ceil(len(rows) / settings.batch_size)
     with global_chance(seed):
         optimizer = _make_optimizer(network.to(device), settings)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -191,25 +192,14 @@ def _batches(
 
 def _make_optimizer(network: nn.Module, settings: FitSettings) -> Optimizer:
     rate, own = settings.learning_rate, settings.optimizer_settings
-    if settings.optimizer == "adagrad":
-        return torch.optim.Adagrad(network.parameters(), rate, **own)
+    decay = settings.weight_decay
     if settings.optimizer != "adamw":
-        chosen = choose_optimizer(settings.optimizer, rate, own, settings.weight_decay)
-        assert chosen is not None  # None stands for no name
-        kind, arguments = chosen
-        built: Optimizer = (
-            kind(network.parameters(), **arguments)
-            if isinstance(kind, type)
-            else kind()(network, **arguments)
-        )
-        return built
-    flat = [each for each in network.parameters() if each.dim() < 2]
-    deep = [each for each in network.parameters() if each.dim() >= 2]
-    groups: list[dict[str, Any]] = [
-        {"params": deep, "weight_decay": settings.weight_decay},
-        {"params": flat},
-    ]
-    return torch.optim.AdamW(groups, rate, weight_decay=0.0, fused=True, **own)
+        return build_optimizer(network, settings.optimizer, rate, own, decay)
+    vectors = [each for each in network.parameters() if each.dim() < 2]
+    matrices = [each for each in network.parameters() if each.dim() >= 2]
+    groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": decay}]
+    groups += [{"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, rate, fused=True, **own)
 
 
 def _refuse_divergence(value: float, what: str, epoch: int) -> None:

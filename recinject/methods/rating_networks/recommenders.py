@@ -351,16 +351,13 @@ def attribute_numbers(catalog: Catalog) -> Array:
         is an unknown item's, and item ``n``'s is row ``n + 1``.
     """
     numbers: dict[tuple[str, str], int] = {}
-    rows: list[list[int]] = [[] for _ in range(len(catalog) + 1)]
+    rows: list[list[int]] = [[0], *([] for _ in range(len(catalog)))]
     for name in [name for name in _ATTRIBUTES if name in catalog.frame]:
         for row, values in enumerate(catalog.frame[name], 1):
             several = values if isinstance(values, list | tuple | np.ndarray) else [values]
             keys = dict.fromkeys((name, text) for text in several if isinstance(text, str))
             rows[row] += [numbers.setdefault(key, len(numbers) + 1) for key in keys]
-    table = Ragged.from_rows(rows, np.int64)
-    grid = np.zeros((len(rows), max(1, int(table.lengths.max()))), np.int64)
-    grid[table.rows, table.places] = table.values
-    return grid
+    return Ragged.from_rows(rows, np.int64).to_grid(0)
 
 
 def _rating_range(training: Interactions) -> tuple[float, float]:

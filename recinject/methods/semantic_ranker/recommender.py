@@ -66,7 +66,7 @@ class SemanticRanker(Recommender):
         rows: of the table of embeddings.
         content: see :func:`~recinject.identifiers.content.embed_items`.
         dimensions: the most numbers that ``tfidf`` keeps.
-        quantiser: the name of what learns the codebooks.
+        quantiser: the name in the registry of what learns the codebooks.
         levels: how many codes an item has.
         codes: how many a level has at most; a quarter of the items where that is less.
         longest: the most items of a history that are read, the latest.
@@ -101,7 +101,7 @@ class SemanticRanker(Recommender):
 
     def __post_init__(self) -> None:
         pick(self.representation, REPRESENTATIONS, f"{self.name}: unknown representation")
-        find("quantiser", self.quantiser, self.name)
+        find("quantiser", self.quantiser, f"{self.name}.quantiser")
         self._sources: Sources | None = None
 
     def read(self, sources: Sources) -> None:
@@ -231,11 +231,11 @@ class RankerEvents(Dataset[Tensors]):
 
 
 def _history_grids(items: Ragged, ratings: Ragged | None, longest: int, padding: int) -> Tensors:
-    """Return the latest items of histories and their ratings as grids of ``longest`` columns."""
+    """Return the latest items of histories, and their ratings, as grids."""
     latest = items.last(longest)
-    history = np.full((len(items), longest), padding)
-    history[latest.rows, latest.places] = latest.values
-    given = np.full(history.shape, np.nan, np.float32)
-    if ratings is not None:
-        given[latest.rows, latest.places] = ratings.last(longest).values
-    return {"history": torch.from_numpy(history), "history_ratings": torch.from_numpy(given)}
+    rated = np.full(len(latest.values), np.nan) if ratings is None else ratings.last(longest).values
+    grids = {
+        "history": latest.of(latest.values.astype(np.int64)).to_grid(padding),
+        "history_ratings": latest.of(rated.astype(np.float32)).to_grid(np.nan),
+    }
+    return {name: torch.from_numpy(grid) for name, grid in grids.items()}
