@@ -12,9 +12,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-# Needed without being imported: transformers reads some tokenizers with sentencepiece, and users
-# load our metrics with evaluate.
-UNNAMED = {"sentencepiece", "evaluate"}
+# Needed without being imported: transformers reads some tokenizers with it.
+UNNAMED = {"sentencepiece"}
 
 
 def names(requirements):
@@ -37,7 +36,7 @@ def imported(folder):
             else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
         )
     }  # fmt: skip
-    beside = {path.stem for path in (ROOT / folder).rglob("*.py")}
+    beside = {path.stem for path in (ROOT / folder).glob("*.py")}  # as benchmarks import each other
     owners = packages_distributions()
     return {
         owners.get(module, [module])[0].lower().replace("_", "-")
