@@ -145,14 +145,9 @@ class ModelSection(Section):
 class LoraSection(BaseModel):
     """Any parameter of ``peft.LoraConfig``, and how its matrices are initialised.
 
-    <<<<<<< HEAD
-        ``initialization`` is ``default``, peft's own, or one of the registry, such as ``spectral``,
-        ``nkp`` or ``lfai``, which take a part of each layer's function, as found by the layer's weight
-        or from ``initialization_rows`` of what it reads.
-    =======
-        ``initialisation: default`` is peft's own. The others start from a low-rank part of each layer,
-        found from its weight, or from its weight and ``initialisation_rows`` rows of its input.
-    >>>>>>> h6
+    ``initialization: default`` is peft's own. Others of the registry, such as ``spectral``, ``nkp``
+    and ``lfai``, start from a low-rank part of each layer, found from its weight, or from its
+    weight and ``initialization_rows`` rows of its input.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
