@@ -28,7 +28,7 @@ METRICS = ("hr@10", "ndcg@10")
 QUICK = [
     "data.path=null",
     "data.simulator={users: 400, items: 90, events_per_user: 8}",
-    "identifiers.semantic.codes=8",
+    "identifiers.codes=8",
     "model.config.d_model=32",
     "training.use_cpu=true",
 ]
@@ -39,10 +39,10 @@ def train_and_ask(told: argparse.Namespace, runs: str, kind: str, seed: int) -> 
     overrides = [
         *(QUICK if told.quick else [f"data.path={told.data}"]),
         *(f"runs={runs}", f"name={kind}-{seed}", f"seed={seed}"),
-        *(f"identifiers.semantic.quantiser={kind}", "evaluation.baselines=[]"),
+        *(f"identifiers.quantiser={kind}", "evaluation.baselines=[]"),
         *(f"training.max_steps={told.steps}", "training.eval_strategy=no"),
     ]
-    run = Run(load_recipe("tiger_cpu", overrides), "")
+    run = Run(load_recipe("tiger_cpu", overrides))
     evaluate(run)
     return run.folder("evaluation") / "predictions" / "retrieval.language_model.parquet"
 

@@ -19,7 +19,9 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import pick as pick  # asked for beside `find`
+from recinject.foundation.settings import bind_arguments as bind_arguments
 
 T = TypeVar("T")
 
@@ -91,21 +93,6 @@ def names(kind: str) -> list[str]:
     """List the names of a kind: those registered, in that order, and those that packages offer."""
     _open(kind)
     return list(dict.fromkeys([*_things[kind], *(entry.name for entry in _offered(kind))]))
-
-
-def pick(name: str, legal: Iterable[str], what: str) -> str:
-    """Return a name if it is legal; otherwise say which legal one comes nearest.
-
-    Examples:
-        >>> pick("eas", ["ease", "als"], "evaluation.baselines: unknown recommender")
-        Traceback (most recent call last):
-        recinject.foundation.errors.RecinjectError: evaluation.baselines: unknown recommender 'eas'
-          fix: did you mean 'ease'? Legal: als, ease
-    """
-    legal = list(legal)
-    if name not in legal:
-        raise RecinjectError(f"{what} {name!r}", hint=did_you_mean(name, legal))
-    return name
 
 
 def load_plugin(file: str | Path) -> None:

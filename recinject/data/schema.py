@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _LOG = "recinject.log"
 _EVENTS_AT_ONCE = 1 << 20
 
 
-class Columns(str, Enum):
+class Columns(StrEnum):
     """The names that a log's columns have after reading; only the first two are required."""
 
     USER = "user_id"

@@ -63,9 +63,15 @@ class View:
     interactions: Interactions  # the events in sight, none of later parts among them
     is_history: Flags  # which of them may stand in a history, (events,)
     is_target: Flags  # which of them are to be predicted, (events,)
+    in_sight: Flags  # which of the log's events these are, (all events,)
     touched: Interactions
     later: Interactions  # the events out of sight, which no sample may name
     cold: Integers  # where whole items are held out, those of later parts; nothing elsewhere
+
+    @cached_property
+    def event_numbers(self) -> Integers:
+        """The log's own number of each event in sight, shape (events,)."""
+        return np.flatnonzero(self.in_sight).astype(np.int32)
 
     @cached_property
     def _past(self) -> Integers:
@@ -121,6 +127,7 @@ class Split:
             interactions=self.interactions.select(seen),
             is_history=np.ones(len(parts), bool) if part is Part.TRAIN else parts < part,
             is_target=parts == part,
+            in_sight=seen,
             touched=self.interactions,
             later=later,
             cold=np.unique(later.items) if self.by_item else np.empty(0, np.int32),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from recinject.data.schema import Flags, Floats
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.protocol import Prediction, Queries
+from recinject.registry import find, names, register
 
 Statistic = Callable[[Floats], Floats]
 """A figure as a function of how often each user counts: (draws, users) -> (draws,)."""
@@ -115,13 +117,6 @@ def _draws(users: int, resamples: int, seed: int) -> Iterator[Floats]:
         yield np.array(counts, np.float64)
 
 
-POSITIVE_RATING = 4.0
-"""The lowest true rating that counts as positive in the AUC."""
-
-_RATING_METRICS = ("rmse", "mae", "auc", "ece")
-_BINS = 10
-
-
 @dataclass(frozen=True)
 class MetricResult:
     """One figure with its 95 % interval over users.
@@ -143,6 +138,153 @@ class MetricResult:
     ci_low: float
     ci_high: float
     n: int
+
+
+POSITIVE_RATING = 4.0
+"""The lowest true rating that counts as positive in the AUC."""
+
+_BINS = 10
+
+
+class Metric:
+    """A figure that says what predictions are worth; subclasses are registered by their names.
+
+    A metric gives one value a query, whose mean over the queries is the figure, or overrides
+    :meth:`statistic` where the figure is no such mean.
+
+    Attributes:
+        label: how reports write it, without the cutoff.
+        better: whether ``higher`` or ``lower`` figures are better.
+        kinds: the ways of answering that it measures: ``retrieval``, ``ranking``, ``rating``.
+        by_cutoff: whether it is taken at each of ``evaluation.cutoffs``, as ``hr@10`` is.
+
+    Examples:
+        >>> from recinject.registry import find
+        >>> find("metric", "ndcg").label, find("metric", "rmse").better
+        ('NDCG', 'lower')
+    """
+
+    label: ClassVar[str]
+    better: ClassVar[Literal["higher", "lower"]] = "higher"
+    kinds: ClassVar[tuple[str, ...]] = ("retrieval", "ranking")
+    by_cutoff: ClassVar[bool] = False
+
+    def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
+        """Return one value a query, shape (n,); ``k`` is the cutoff, or the lists' length."""
+        raise NotImplementedError
+
+    def statistic(
+        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
+    ) -> Statistic:
+        """Return the figure as a function of how often each user counts."""
+        return mean_of(self.values(prediction, queries, k), clusters)
+
+
+@register("metric", "hr")
+class HitRate(Metric):
+    """How often the target is among the first ``k``."""
+
+    label, by_cutoff = "HR", True
+
+    def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
+        """See :func:`hit_rate`."""
+        return hit_rate(*_ranks(prediction), k)
+
+
+@register("metric", "ndcg")
+class NDCG(Metric):
+    """Normalised discounted cumulative gain of the one relevant item."""
+
+    label, by_cutoff = "NDCG", True
+
+    def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
+        """See :func:`ndcg`."""
+        return ndcg(*_ranks(prediction), k)
+
+
+@register("metric", "mrr")
+class MRR(Metric):
+    """Mean reciprocal rank up to the end of the list.
+
+    Beyond it a recommender that searches rather than scores knows nothing.
+    """
+
+    label = "MRR"
+
+    def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
+        """See :func:`reciprocal_rank`."""
+        return reciprocal_rank(*_ranks(prediction), k)
+
+
+class _OfRatings(Metric):
+    kinds: ClassVar[tuple[str, ...]] = ("rating",)
+
+
+@register("metric", "rmse")
+class RMSE(_OfRatings):
+    """Root of the mean squared error."""
+
+    label, better = "RMSE", "lower"
+
+    def statistic(
+        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
+    ) -> Statistic:
+        """Return the root of the mean of the squared errors."""
+        ratings, labels = _ratings(prediction, queries)
+        return root_mean_of((ratings - labels) ** 2, clusters)
+
+
+@register("metric", "mae")
+class MAE(_OfRatings):
+    """Mean absolute error."""
+
+    label, better = "MAE", "lower"
+
+    def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
+        """Return the absolute errors."""
+        ratings, labels = _ratings(prediction, queries)
+        return np.abs(ratings - labels)
+
+
+@register("metric", "auc")
+class AUC(_OfRatings):
+    """The chance that an item with a positive rating is predicted above one with a negative."""
+
+    label = "AUC"
+
+    def statistic(
+        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
+    ) -> Statistic:
+        """See :func:`auc_of`; ratings from :data:`POSITIVE_RATING` on are positive."""
+        ratings, labels = _ratings(prediction, queries)
+        return auc_of(ratings, labels >= POSITIVE_RATING, clusters)
+
+
+@register("metric", "ece")
+class CalibrationError(_OfRatings):
+    """The expected calibration error of the chance of a positive rating, in ten bins.
+
+    The mean over the bins, weighted by their rows, of the distance between mean chance and
+    fraction of positives (Naeini et al., AAAI 2015); NaN where no distribution was predicted.
+    """
+
+    label, better = "ECE", "lower"
+
+    def statistic(
+        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
+    ) -> Statistic:
+        """Return the error as a function of the users' weights."""
+        positive = _ratings(prediction, queries)[1] >= POSITIVE_RATING
+        if prediction.probabilities is None or prediction.values is None:
+            return lambda weights: np.full(len(weights), np.nan)
+        chances = prediction.probabilities[:, prediction.values >= POSITIVE_RATING].sum(1)
+        bins = np.minimum((chances * _BINS).astype(np.int64), _BINS - 1)
+        cells = clusters.of_row * _BINS + bins
+        surplus, rows = (
+            np.bincount(cells, each, clusters.count * _BINS).reshape(-1, _BINS)
+            for each in (chances - positive, np.ones(len(cells)))
+        )
+        return lambda weights: np.abs(weights @ surplus).sum(1) / (weights @ rows).sum(1)
 
 
 def hit_rate(ahead: Floats, tied: Floats, k: int) -> Floats:
@@ -176,23 +318,54 @@ def _expected(gains: Floats, ahead: Floats, tied: Floats) -> Floats:
     return expected
 
 
-_LIST_METRICS: dict[str, Callable[[Floats, Floats, int], Floats]] = {
-    "hr": hit_rate,
-    "ndcg": ndcg,
-    "rr": reciprocal_rank,
-}
-
-
-def metric_names(task: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
-    """List the metrics of a task.
+def metric_names(kind: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
+    """List the metrics of a way of answering.
 
     Examples:
-        >>> metric_names("retrieval", [10])
+        >>> metric_names("retrieval", [10])[:3]
         ['hr@10', 'ndcg@10', 'mrr']
     """
-    if task == "rating":
-        return list(_RATING_METRICS)
-    return [f"{name}@{k}" for name in ("hr", "ndcg") for k in cutoffs] + ["mrr"]
+    known = {name: find("metric", name) for name in names("metric")}
+    return [
+        f"{name}@{k}" if metric.by_cutoff else name
+        for name, metric in known.items()
+        if kind in metric.kinds
+        for k in (cutoffs if metric.by_cutoff else [0])
+    ]
+
+
+_MAIN = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
+
+
+def main_metric(kind: str, measured: Sequence[str]) -> str:
+    """Return the metric that speaks for a way of answering: the usual one, or the first measured.
+
+    Examples:
+        >>> main_metric("retrieval", ["hr@5", "hr@10"]), main_metric("retrieval", ["hr@5", "mrr"])
+        ('hr@10', 'hr@5')
+    """
+    usual = _MAIN.get(kind)
+    return usual if usual is not None and usual in measured else measured[0]
+
+
+def parse_metric(text: str) -> tuple[Metric, int | None]:
+    """Return a metric and its cutoff, None without one.
+
+    Raises:
+        RecinjectError: no metric has that name.
+
+    Examples:
+        >>> parse_metric("hr@10")[1], parse_metric("rmse")[1]
+        (10, None)
+    """
+    name, _, cutoff = text.partition("@")
+    metric: Metric = find("metric", name)()
+    if metric.by_cutoff != cutoff.isdecimal():
+        raise RecinjectError(
+            f"metric {text!r}: {'no cutoff' if metric.by_cutoff else 'it has no cutoff'}",
+            hint=f"write {name}@10" if metric.by_cutoff else f"write {name}",
+        )
+    return metric, int(cutoff) if cutoff else None
 
 
 def statistic_of(
@@ -200,76 +373,44 @@ def statistic_of(
 ) -> Statistic:
     """Return one metric of a prediction as a function of how often each user counts.
 
-    ``mrr`` is cut off at the length of the recommended list, since beyond it a recommender that
-    searches rather than scores knows nothing.
-
     Raises:
         RecinjectError: the task has no such metric, the prediction does not hold what it
             needs, or its lists end before the metric's cutoff.
     """
-    if queries.task == "rating":
-        return _rating_statistic(prediction, queries, metric, clusters)
-    if prediction.items is None or prediction.ahead is None or prediction.tied is None:
-        raise _incomplete(prediction, "a list of items, `ahead` and `tied`")
-    if not np.all(prediction.tied >= 1):
-        raise _incomplete(prediction, "scores that are numbers: a target ties with itself at least")
-    length = prediction.items.shape[1]
-    name, _, cutoff = ("rr", "@", str(length)) if metric == "mrr" else metric.partition("@")
-    if name not in _LIST_METRICS or not cutoff.isdecimal():
-        raise _unknown(metric, queries.task)
-    if int(cutoff) > length:
+    found, k = parse_metric(metric)
+    if queries.kind not in found.kinds:
+        raise RecinjectError(
+            f"the task {queries.task} has no metric {metric!r}",
+            hint=did_you_mean(metric, metric_names(queries.kind)),
+        )
+    length = 0 if prediction.items is None else prediction.items.shape[1]
+    if queries.kind != "rating" and k is not None and k > length > 0:
         raise RecinjectError(
             f"{metric} of {prediction.recommender}: its lists end after {length} items",
             hint="recommend longer lists, or lower evaluation.cutoffs",
         )
-    values = _LIST_METRICS[name](prediction.ahead, prediction.tied, int(cutoff))
-    return mean_of(values, clusters)
+    return found.statistic(prediction, queries, k or length, clusters)
 
 
-def _rating_statistic(
-    prediction: Prediction, queries: Queries, metric: str, clusters: Clusters
-) -> Statistic:
+def _ranks(prediction: Prediction) -> tuple[Floats, Floats]:
+    if prediction.items is None or prediction.ahead is None or prediction.tied is None:
+        raise _incomplete(prediction, "a list of items, `ahead` and `tied`")
+    if not np.all(prediction.tied >= 1):
+        raise _incomplete(prediction, "scores that are numbers: a target ties with itself at least")
+    return prediction.ahead, prediction.tied
+
+
+def _ratings(prediction: Prediction, queries: Queries) -> tuple[Floats, Floats]:
     ratings, labels = prediction.ratings, queries.labels
     if ratings is None or labels is None or not np.isfinite(ratings).all():
         raise _incomplete(prediction, "a number for each rating")
-    if metric == "rmse":
-        return root_mean_of((ratings - labels) ** 2, clusters)
-    if metric == "mae":
-        return mean_of(np.abs(ratings - labels), clusters)
-    if metric == "auc":
-        return auc_of(ratings, labels >= POSITIVE_RATING, clusters)
-    if metric == "ece":
-        return _calibration_error(prediction, labels >= POSITIVE_RATING, clusters)
-    raise _unknown(metric, queries.task)
-
-
-def _calibration_error(prediction: Prediction, positive: Flags, clusters: Clusters) -> Statistic:
-    """Return the expected calibration error of the chance of a positive rating, in ten bins.
-
-    The mean over the bins, weighted by their rows, of the distance between mean chance and share
-    of positives (Naeini et al., AAAI 2015); NaN where no distribution was predicted.
-    """
-    if prediction.probabilities is None or prediction.values is None:
-        return lambda weights: np.full(len(weights), np.nan)
-    chances = prediction.probabilities[:, prediction.values >= POSITIVE_RATING].sum(1)
-    cells = clusters.of_row * _BINS + np.minimum((chances * _BINS).astype(np.int64), _BINS - 1)
-    surplus, rows = (
-        np.bincount(cells, each, clusters.count * _BINS).reshape(-1, _BINS)
-        for each in (chances - positive, np.ones(len(cells)))
-    )
-    return lambda weights: np.abs(weights @ surplus).sum(1) / (weights @ rows).sum(1)
+    return ratings, labels
 
 
 def _incomplete(prediction: Prediction, needed: str) -> RecinjectError:
     return RecinjectError(
         f"{prediction.recommender}: its answer to {prediction.task} is incomplete",
         hint=f"a prediction for {prediction.task} needs {needed}",
-    )
-
-
-def _unknown(metric: str, task: str) -> RecinjectError:
-    return RecinjectError(
-        f"the task {task} has no metric {metric!r}", hint=did_you_mean(metric, metric_names(task))
     )
 
 
@@ -296,8 +437,8 @@ def evaluate_prediction(
     clusters = Clusters.of(queries.users)
     if not clusters.count:
         return []
-    names = metric_names(queries.task, cutoffs) if metrics is None else metrics
-    statistics = [statistic_of(prediction, queries, name, clusters) for name in names]
+    asked = metric_names(queries.kind, cutoffs) if metrics is None else metrics
+    statistics = [statistic_of(prediction, queries, name, clusters) for name in asked]
     values = observe(statistics, clusters)
     draws = bootstrap(statistics, clusters, resamples, seed)
     return [
@@ -309,6 +450,6 @@ def evaluate_prediction(
             *interval(draw),
             clusters.count,
         )
-        for name, value, draw in zip(names, values, draws.T, strict=True)
+        for name, value, draw in zip(asked, values, draws.T, strict=True)
         if np.isfinite(value)
     ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from recinject.data.schema import Catalog, Floats, Integers
 from recinject.data.splitting import Part, Split
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
@@ -13,56 +12,45 @@ from recinject.recommenders.protocol import Queries
 
 
 def make_queries(
-    samples: pa.Table, split: Split, catalog: Catalog, limit: int | None, seed: int
+    samples: pa.Table,
+    split: Split,
+    limit: int | None = None,
+    seed: int = 0,
+    answer: str = "",
 ) -> Queries:
-    """Turn stored test samples into queries: raw ids become numbers again, once.
+    """Turn stored test samples into queries, by their integer columns.
 
     Args:
-        samples: the samples of one task.
+        samples: the samples of one task, as :data:`~recinject.samples.builder.SCHEMA` has them.
         split: the split they were made from. The history of a query is what the sampler could
-            see: the events before the query's own target that belong to earlier parts.
-        catalog: the items.
+            see: the events before the query's own that belong to earlier parts.
         limit: how many queries to keep, drawn by the seed; None keeps all. The draw depends
             on the number of samples only, so two wordings keep the same queries.
         seed: the run's seed.
+        answer: how the task is answered; see :class:`~recinject.recommenders.protocol.Queries`.
     """
     if limit is not None and limit < len(samples):
         chosen = derive_rng(seed, "queries").choice(len(samples), size=limit, replace=False)
         samples = samples.take(np.sort(chosen))
-    user_numbers = {name: n for n, name in enumerate(split.interactions.user_ids)}
-    item_numbers = {name: n for n, name in enumerate(catalog.item_ids)}
-    view = split.view(Part.TEST)
-    users = [user_numbers[name] for name in samples["user_id"].to_pylist()]
-    sample_ids = samples["sample_id"].to_pylist()
-    # A sample id ends with the place of its target among the user's.
-    places = np.array([int(name.rpartition("/")[2]) for name in sample_ids], np.int64)
-    events = view.targets.values[view.targets.offsets[users] + places]
-    histories = view.histories(events)
-    ratings = view.interactions.ratings
-    slates = samples["candidate_item_ids"].to_pylist()
+    view = split.view(Part.TEST)  # which has every event of the log in sight
+    histories = view.histories(samples["event"].to_numpy())
+    items, ratings = view.interactions.items, view.interactions.ratings
+    candidates, labels = samples["candidates"].combine_chunks(), samples["label"]
     return Queries(
         task=samples["task"][0].as_py(),
-        sample_ids=sample_ids,
+        sample_ids=samples["sample_id"].to_pylist(),
         prompts=samples["prompt"].to_pylist(),
-        users=np.array(users, np.int32),
-        histories=_rows(histories, view.interactions.items),
-        targets=_numbers(samples["target_item_id"].to_pylist(), item_numbers),
-        candidates=np.stack([_numbers(slate, item_numbers) for slate in slates])
-        if slates[0] is not None
-        else None,
-        labels=_labels(samples),
+        users=samples["user"].to_numpy(),
+        histories=_rows(histories, items),
+        targets=samples["target"].to_numpy(),
+        candidates=None
+        if candidates.null_count
+        else candidates.flatten().to_numpy().reshape(len(samples), -1),
+        labels=None if labels.null_count else labels.to_numpy().astype(np.float64),
         history_ratings=None if ratings is None else _rows(histories, ratings),
+        answer=answer,
     )
 
 
 def _rows(events: Ragged, column: Array) -> list[Array]:
-    return [column[events[row]] for row in range(len(events))]
-
-
-def _numbers(ids: list[str], numbers: dict[str, int]) -> Integers:
-    return np.array([numbers[name] for name in ids], np.int32)
-
-
-def _labels(samples: pa.Table) -> Floats | None:
-    labels = samples["label"]
-    return None if labels.null_count else labels.to_numpy().astype(np.float64)
+    return np.split(column[events.values], events.offsets[1:-1])[: len(events)]

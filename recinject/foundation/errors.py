@@ -1,4 +1,4 @@
-"""One kind of error for everything a user can mend, with the mending in it."""
+"""The one kind of error for what a user can mend; its hint says how."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MOST_LISTED, _NEAREST = 30, 5
 
 
 class RecinjectError(Exception):
-    """Something the user can mend: the message names place and fact, the hint the fix.
+    """Something that the user can mend: the message names place and fact, the hint the fix.
 
     Examples:
         >>> str(RecinjectError("log.csv: no column 'user'", hint="set data.columns.user_id"))
@@ -30,6 +30,31 @@ class RecinjectError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  fix: {self.hint}"
+
+
+def pick(name: str, legal: Iterable[str], what: str) -> str:
+    """Return a name if it is legal; otherwise say which legal one comes nearest.
+
+    Args:
+        name: what was asked for.
+        legal: the names that there are.
+        what: the beginning of the message: the place, and the fact that the name is unknown.
+
+    Raises:
+        RecinjectError: the name is not legal.
+
+    Examples:
+        >>> pick("ease", ["ease", "als"], "evaluation.baselines: unknown recommender")
+        'ease'
+        >>> pick("eas", ["ease", "als"], "evaluation.baselines: unknown recommender")
+        Traceback (most recent call last):
+        recinject.foundation.errors.RecinjectError: evaluation.baselines: unknown recommender 'eas'
+          fix: did you mean 'ease'? Legal: als, ease
+    """
+    legal = list(legal)
+    if name not in legal:
+        raise RecinjectError(f"{what} {name!r}", hint=did_you_mean(name, legal))
+    return name
 
 
 def did_you_mean(wrong: str | Sequence[str], legal: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ Vectors = NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
 TFIDF = "tfidf"
 FILES = (".npy", ".parquet")
-_PLACE = "identifiers.semantic.content"
+_PLACE = "identifiers.content"
 _AT_ONCE = 512
 _NO_LENGTH = 1e-3
 
@@ -39,9 +38,7 @@ def _words(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def embed_items(
-    source: str, catalog: Catalog, dimensions: int, seed: int, cache: Path | None = None
-) -> Vectors:
+def embed_items(source: str, catalog: Catalog, dimensions: int, seed: int) -> Vectors:
     """Give each item of a catalogue a vector of its content.
 
     Args:
@@ -50,8 +47,6 @@ def embed_items(
         catalog: the items.
         dimensions: the most numbers in a vector that ``tfidf`` makes.
         seed: of the decomposition behind ``tfidf``.
-        cache: a ``.npz`` file that is read where it holds the vectors of these very texts and
-            settings, and written where it does not; None keeps nothing. Files are not cached.
 
     Returns:
         Shape (items, width).
@@ -63,14 +58,15 @@ def embed_items(
         return read_embeddings(Path(source), catalog.item_ids)
     texts = item_texts(catalog)
     _refuse_blank(texts, catalog.item_ids)
+    return text_space(source, texts, dimensions, seed)(texts)
+
+
+def embedding_key(source: str, catalog: Catalog, dimensions: int, seed: int) -> str | None:
+    """Return a key that is the same where :func:`embed_items` gives the same; None of files."""
+    if source.endswith(FILES):
+        return None
     model = hash_files(Path(source)) if Path(source).is_dir() else source
-    key = hash_value([model, dimensions, seed, texts])
-    found = None if cache is None else _cached(cache, key)
-    if found is None:
-        found = text_space(source, texts, dimensions, seed)(texts)
-        if cache is not None:
-            _keep(cache, key, found)
-    return found
+    return hash_value([model, dimensions, seed, item_texts(catalog)])
 
 
 def text_space(source: str, texts: Sequence[str], dimensions: int, seed: int) -> Embed:
@@ -138,20 +134,6 @@ def _refuse_blank(texts: Sequence[str], item_ids: Sequence[str]) -> None:
             hint=f"give them a title in the item table, give vectors of your own with {_PLACE}="
             "FILE.npy, or choose another identifiers.kind",
         )
-
-
-def _cached(path: Path, key: str) -> Vectors | None:
-    try:
-        with np.load(path) as stored:
-            return stored["embeddings"] if str(stored["key"]) == key else None
-    except (*UNREADABLE_ARRAYS, KeyError):
-        return None  # none, or one that was not written to its end
-
-
-def _keep(path: Path, key: str, embeddings: Vectors) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial.npz")
-    np.savez(temporary, key=np.array(key), embeddings=embeddings)
-    temporary.replace(path)
 
 
 def read_embeddings(path: Path, item_ids: Sequence[str]) -> Vectors:

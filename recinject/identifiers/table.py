@@ -1,42 +1,63 @@
-"""The table from item to the text that names it, and the tokens that users share."""
+"""Identifiers: the text that names each item in a prompt or a completion, by kind."""
 
 from __future__ import annotations
 
+import functools
+import inspect
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pandas.util import hash_array
+from pydantic import Field
 
-from recinject.data.schema import Catalog, Integers
+from recinject.data.schema import Catalog, Flags, Integers
 from recinject.data.splitting import Split
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import combine, derive_bits, derive_rng
-from recinject.methods.semantic_ids.codes import SemanticCodes, code_tokens
+from recinject.foundation.settings import bind
+from recinject.registry import find, register
 
 TABLE_NAME = "items.parquet"
 ITEM_TOKEN = re.compile(r"<(?:item|[a-z])_(\d+)>")
-_SIZES = "code_sizes"
-_NUMBER = re.compile(rf"#(\d+)|{ITEM_TOKEN.pattern}")
+_FACTS = ("kind", "duplicates_resolved")
+_GIVEN = {"catalog", "split", "seed", "earlier"}
 
 
 @dataclass(frozen=True)
 class Identifiers:
-    """What names each item in a prompt or a completion; no two items share a text.
+    """The text of each item; no two items share one.
 
-    Resolved duplicates are the items that share their title, or all codes but the last, with
-    another one and were told apart by a number.
+    A kind of identifiers is a registered function ``(catalog, split, seed, **settings)`` that
+    returns them, or a subclass whose classmethod ``make`` is that function. A subclass may store
+    more than the table, by :meth:`save` and :meth:`restore`, and override what is below them.
+
+    Attributes:
+        kind: its name in the registry.
+        texts: the identifier of each item.
+        duplicates_resolved: how many items would share their text with another one (its title, or
+            all its codes but the last) and are told apart by a number.
+        numbers: the number in each identifier, shape (items,); None for kinds without.
+
+    Raises:
+        RecinjectError: two items share a text.
     """
 
+    has_tokens: ClassVar[bool] = False
+    """Whether the kind brings tokens of its own, which a model must be trained on."""
+    joins_cold_items: ClassVar[bool] = False
+    """Whether :meth:`join_cold_items` has codes to go by."""
+
     kind: str
-    texts: tuple[str, ...]  # of each item number
+    texts: tuple[str, ...]
     duplicates_resolved: int = 0
-    code_sizes: tuple[int, ...] = ()  # how many codes there may be at each level, for semantic
+    numbers: Integers | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         repeated = [text for text, count in Counter(self.texts).items() if count > 1]
@@ -48,107 +69,160 @@ class Identifiers:
             )
 
     @property
-    def numbers(self) -> Integers | None:
-        """The number in each item's identifier, shape (items,); None for kinds without."""
-        if self.kind not in _NUMBERED:
-            return None
-        found = [_NUMBER.match(text) for text in self.texts]
-        return np.array([int(match[1] or match[2]) for match in found if match], np.int32)
-
-    @property
     def tokens(self) -> tuple[str, ...]:
         """The texts that a tokenizer must read as one token each; none for most kinds."""
-        return self.texts if self.kind == "token" else code_tokens(self.code_sizes)
+        return ()
 
     def save(self, folder: Path, catalog: Catalog) -> None:
         """Write the table, with the log's own ids and titles beside the identifiers."""
         columns = {"item_id": catalog.item_ids, "identifier": self.texts, "title": catalog.titles}
-        frame = pd.DataFrame(columns)
-        frame.attrs[_SIZES] = self.code_sizes
+        numbers = {} if self.numbers is None else {"number": self.numbers}
+        frame = pd.DataFrame({**columns, **numbers})
+        frame.attrs |= {name: getattr(self, name) for name in _FACTS}
         frame.to_parquet(folder / TABLE_NAME, index=False)
 
+    @staticmethod
+    def load(folder: Path) -> Identifiers:
+        """Read what :meth:`save` wrote, as the class that the kind has."""
+        table = pd.read_parquet(folder / TABLE_NAME)
+        return identifiers_class(table.attrs["kind"]).restore(folder, table)
+
     @classmethod
-    def load(cls, folder: Path, kind: str) -> Identifiers:
-        """Read the table that :meth:`save` wrote."""
-        frame = pd.read_parquet(folder / TABLE_NAME, columns=["identifier"])
-        sizes = tuple(frame.attrs.get(_SIZES, ()))
-        return cls(kind, tuple(frame["identifier"]), code_sizes=sizes)
+    def restore(cls, folder: Path, table: pd.DataFrame) -> Identifiers:
+        """Make the identifiers that a folder holds; ``table`` is that of its items."""
+        numbers = table["number"].to_numpy(np.int32) if "number" in table else None
+        facts = {name: table.attrs[name] for name in _FACTS}
+        return cls(texts=tuple(table["identifier"]), numbers=numbers, **facts)
+
+    @classmethod
+    def input_files(cls, settings: Mapping[str, Any]) -> list[Path]:
+        """Return the user's files that the kind's settings name, if any."""
+        return []
+
+    def describe(self) -> list[dict[str, float | int | None]]:
+        """Measure how good the identifiers are: a row a level, with the same columns in each.
+
+        The base class has nothing to measure.
+        """
+        return []
+
+    def join_cold_items(
+        self, listed: Any, queries: Any, cold: Flags, fraction: float, k: int
+    ) -> Any:
+        """Let items without training events join retrieved lists.
+
+        Args:
+            listed: the :class:`~recinject.recommenders.protocol.Prediction` of a model, with
+                lists longer than ``k``.
+            queries: the :class:`~recinject.recommenders.protocol.Queries` that it answers.
+            cold: the items without training events, shape (items,).
+            fraction: the largest fraction of a list that they may take, from 0 to 1.
+            k: the length of the lists.
+
+        Returns:
+            A prediction with new lists.
+        """
+        raise NotImplementedError(f"identifiers.kind={self.kind} has no codes that items share")
 
 
-@dataclass(frozen=True)
-class _Naming:
-    """All that a kind may go by; see :func:`name_items`."""
+class TokenIdentifiers(Identifiers):
+    """Numbers as in the kind ``number``, but each is one new token of the tokenizer's."""
 
-    catalog: Catalog
-    seed: int
-    split: Split | None
-    clusters: int
-    leaf_items: int
-    codes: SemanticCodes | None
+    has_tokens: ClassVar[bool] = True
 
-    def numbers(self) -> NDArray[np.int64]:
-        return derive_rng(self.seed, "identifiers").permutation(len(self.catalog))
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """The texts themselves."""
+        return self.texts
 
-    def known_split(self, kind: str) -> Split:
-        if self.split is None:
-            raise RecinjectError(
-                f"identifiers.kind={kind}: it goes by the log's events, and none are given",
-                hint="call name_items with the split, or choose identifiers.kind=number",
-            )
-        return self.split
+    @classmethod
+    def make(cls, catalog: Catalog, split: Split | None, seed: int) -> TokenIdentifiers:
+        """Give each item a token."""
+        numbers = _permutation(catalog, seed)
+        texts = tuple(f"<item_{number}>" for number in numbers)
+        return cls("token", texts, numbers=numbers)
 
 
-def _number(naming: _Naming) -> Identifiers:
-    return Identifiers("number", tuple(f"#{number}" for number in naming.numbers()))
+register("identifiers", "token")(TokenIdentifiers)
 
 
-def _token(naming: _Naming) -> Identifiers:
-    return Identifiers("token", tuple(f"<item_{number}>" for number in naming.numbers()))
+@register("identifiers", "number")
+def number_items(catalog: Catalog, split: Split | None, seed: int) -> Identifiers:
+    """Number the items by a seeded permutation: an order of appearance would tell who follows whom.
+
+    The kinds ``number_title`` and ``token`` have the same numbers.
+    """
+    numbers = _permutation(catalog, seed)
+    return Identifiers("number", tuple(f"#{number}" for number in numbers), numbers=numbers)
 
 
-def _collaborative(naming: _Naming) -> Identifiers:
-    # A fifth of a second to import, for this kind alone.
-    from recinject.identifiers.clustering import cluster_items
-
-    training = naming.known_split("collaborative").train
-    paths = cluster_items(training, naming.clusters, naming.leaf_items, naming.seed)
-    return Identifiers("collaborative", tuple(" ".join(f"c{n}" for n in path) for path in paths))
-
-
-def _semantic(naming: _Naming) -> Identifiers:
-    codes = naming.codes
-    if codes is None or len(codes.rows) != len(naming.catalog):
-        given = "none are" if codes is None else f"those of {len(codes.rows)} items are"
-        raise RecinjectError(
-            f"identifiers.kind=semantic: it goes by the codes of {len(naming.catalog)} items, and "
-            f"{given} given",
-            hint="call name_items with the codes of this catalogue, see identifiers.codes",
-        )
-    return Identifiers("semantic", codes.texts, codes.collisions, codes.sizes)
+@register("identifiers", "number_title")
+def number_and_title(catalog: Catalog, split: Split | None, seed: int) -> Identifiers:
+    """Put the title behind the number."""
+    numbers = _permutation(catalog, seed)
+    pairs = zip(numbers, catalog.titles, strict=True)
+    texts = tuple(f"#{number} {title}".strip() for number, title in pairs)
+    return Identifiers("number_title", texts, numbers=numbers)
 
 
-def _order_of_appearance(naming: _Naming) -> Identifiers:
-    kind = "order_of_appearance_which_leaks"
-    items = naming.known_split(kind).interactions.items
-    order = pd.unique(np.concatenate([items, np.arange(len(naming.catalog), dtype=np.int32)]))
-    return Identifiers(kind, tuple(f"#{number}" for number in np.argsort(order)))
-
-
-def _title(naming: _Naming) -> Identifiers:
-    catalog = naming.catalog
-    counts = Counter(map(unlike_number, catalog.titles))
-    numbers = _number(naming).texts
+@register("identifiers", "title")
+def title_items(catalog: Catalog, split: Split | None, seed: int) -> Identifiers:
+    """Name items by their titles; a number is added where a title is missing or not unique."""
+    titles = [unlike_number(title) for title in catalog.titles]
+    counts = Counter(titles)
     texts = [
-        title if title and counts[title] == 1 else f"{title} {number}".strip()
-        for title, number in zip(map(unlike_number, catalog.titles), numbers, strict=True)
+        title if title and counts[title] == 1 else f"{title} #{number}".strip()
+        for title, number in zip(titles, _permutation(catalog, seed), strict=True)
     ]
     resolved = sum(count for title, count in counts.items() if title and count > 1)
     return Identifiers("title", tuple(texts), resolved)
 
 
-def _number_and_title(naming: _Naming) -> Identifiers:
-    pairs = zip(_number(naming).texts, naming.catalog.titles, strict=True)
-    return Identifiers("number_title", tuple(f"{n} {title}".strip() for n, title in pairs))
+@register("identifiers", "collaborative")
+def cluster_codes(
+    catalog: Catalog,
+    split: Split | None,
+    seed: int,
+    *,
+    clusters: Annotated[int, Field(ge=2)] = 20,
+    leaf_items: Annotated[int, Field(ge=1)] = 50,
+) -> Identifiers:
+    """Name items by their way down a tree of clusters of the training events.
+
+    See :func:`~recinject.identifiers.clustering.cluster_items`.
+    """
+    # A fifth of a second to import, for this kind alone.
+    from recinject.identifiers.clustering import cluster_items
+
+    training = _needed(split, "collaborative").train
+    paths = cluster_items(training, clusters, leaf_items, seed)
+    return Identifiers("collaborative", tuple(" ".join(f"c{n}" for n in path) for path in paths))
+
+
+@register("identifiers", "order_of_appearance_which_leaks")
+def order_of_appearance(catalog: Catalog, split: Split | None, seed: int) -> Identifiers:
+    """Number items as the whole log, user by user, first names them.
+
+    It shows what such numbers do to a comparison, and is for nothing else.
+    """
+    kind = "order_of_appearance_which_leaks"
+    items = _needed(split, kind).interactions.items
+    order = pd.unique(np.concatenate([items, np.arange(len(catalog), dtype=np.int32)]))
+    numbers = np.argsort(order).astype(np.int32)
+    return Identifiers(kind, tuple(f"#{number}" for number in numbers), numbers=numbers)
+
+
+def _permutation(catalog: Catalog, seed: int) -> NDArray[np.int32]:
+    return derive_rng(seed, "identifiers").permutation(len(catalog)).astype(np.int32)
+
+
+def _needed(split: Split | None, kind: str) -> Split:
+    if split is None:
+        raise RecinjectError(
+            f"identifiers.kind={kind}: it goes by the log's events, and none are given",
+            hint="call name_items with the split, or choose identifiers.kind=number",
+        )
+    return split
 
 
 def unlike_number(title: str) -> str:
@@ -161,52 +235,71 @@ def unlike_number(title: str) -> str:
     return " ".join(title.replace("#", "no. ").split())
 
 
-_NUMBERED = frozenset({"number", "number_title", "token", "order_of_appearance_which_leaks"})
-KINDS: dict[str, Callable[[_Naming], Identifiers]] = {
-    "number": _number,
-    "title": _title,
-    "number_title": _number_and_title,
-    "token": _token,
-    "collaborative": _collaborative,
-    "semantic": _semantic,
-    "order_of_appearance_which_leaks": _order_of_appearance,
-}
-
-
 def name_items(
     kind: str,
     catalog: Catalog,
     seed: int,
     split: Split | None = None,
     *,
-    clusters: int = 20,
-    leaf_items: int = 50,
-    codes: SemanticCodes | None = None,
+    earlier: Path | None = None,
+    **settings: Any,
 ) -> Identifiers:
     """Name every item of a catalogue.
 
     Args:
-        kind: ``number`` (a seeded permutation: an order of appearance would tell who follows
-            whom), ``title`` (a number is added where a title is missing or not unique),
-            ``number_title``, ``token`` (as ``number``, but one new token of the tokenizer's),
-            ``collaborative`` (see :func:`~recinject.identifiers.clustering.cluster_items`),
-            ``semantic`` (a new token for each of an item's codes) or
-            ``order_of_appearance_which_leaks`` (numbers in the order in which the whole log,
-            user by user, first names the items: to show what it does to a comparison).
+        kind: a name in the registry, such as ``number``, ``title``, ``number_title``, ``token``,
+            ``collaborative`` or ``semantic``.
         catalog: the items.
         seed: decides which item gets which number.
-        split: the log's events; ``collaborative``, which goes by their training part alone, and
-            ``order_of_appearance_which_leaks`` need it.
-        clusters: the most clusters a level, for ``collaborative``.
-        leaf_items: the most items in a leaf, for ``collaborative``.
-        codes: of the catalogue's items, for ``semantic``.
+        split: the log's events; ``collaborative``, which goes by their training part alone,
+            ``semantic`` and ``order_of_appearance_which_leaks`` need it.
+        earlier: a folder with identifiers of before; a kind may take from it what is costly to
+            make, where it still holds.
+        **settings: keyword arguments of the kind, such as ``clusters`` of ``collaborative``.
 
     Raises:
-        RecinjectError: the kind is unknown, or needs a split or codes that are not given.
+        RecinjectError: the kind or a setting is unknown, or the kind needs a split.
+
+    Examples:
+        >>> catalog = Catalog(pd.DataFrame({"item_id": ["a", "b"], "title": ["Bear", "Doll"]}))
+        >>> name_items("number_title", catalog, seed=1).texts
+        ('#0 Bear', '#1 Doll')
     """
-    if kind not in KINDS:
-        raise RecinjectError(f"identifiers.kind: unknown {kind!r}", hint=did_you_mean(kind, KINDS))
-    return KINDS[kind](_Naming(catalog, seed, split, clusters, leaf_items, codes))
+    make = _maker(kind)
+    given: dict[str, Any] = {"catalog": catalog, "split": split, "seed": seed}
+    if "earlier" in inspect.signature(make).parameters:
+        given["earlier"] = earlier
+    return bind(make, settings, "identifiers", **given)
+
+
+def check_kind(kind: str, settings: Mapping[str, Any]) -> None:
+    """Refuse an unknown kind of identifiers, or settings that it does not take."""
+    make = _maker(kind)
+    arguments = inspect.signature(make).parameters.values()
+    own = [each for each in arguments if each.name not in _GIVEN]
+
+    @functools.wraps(make)
+    def unmade(**_: Any) -> None: ...
+
+    key = inspect.Parameter("kind", inspect.Parameter.KEYWORD_ONLY)
+    unmade.__signature__ = inspect.Signature([key, *own])  # type: ignore[attr-defined]
+    bind(unmade, {"kind": kind, **settings}, "identifiers")
+
+
+def identifiers_class(kind: str) -> type[Identifiers]:
+    """Return the class of the identifiers that a kind makes.
+
+    Raises:
+        RecinjectError: no kind has that name.
+    """
+    found = find("identifiers", kind, "identifiers.kind")
+    return found if isinstance(found, type) else Identifiers
+
+
+def _maker(kind: str) -> Callable[..., Identifiers]:
+    found = find("identifiers", kind, "identifiers.kind")
+    made: Callable[..., Identifiers] = getattr(found, "make", found)
+    return made
 
 
 def user_tokens(count: int) -> tuple[str, ...]:

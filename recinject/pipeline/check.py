@@ -7,24 +7,14 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from recinject import registry
-from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.identifiers.table import KINDS
-from recinject.methods.semantic_ids.semantic import QUANTISERS
-from recinject.models.building import check_generation, count_parameters
-from recinject.pipeline.ablation import variants
-from recinject.pipeline.model import base_model, check_adapted
-from recinject.pipeline.prepare import name_all, split_data
+from recinject.foundation.errors import RecinjectError, pick
+from recinject.pipeline.prepare import factory_of, fresh_data, given_tokenizer
 from recinject.pipeline.recipe import Recipe
-from recinject.pipeline.run import Run, factory_of, given_tokenizer
+from recinject.pipeline.run import Run
 from recinject.pipeline.sections import TrainingSection
-from recinject.pipeline.study import parts as study_parts
-from recinject.recommenders.protocol import make_recommender
-from recinject.samples.build import SampleFactory
+from recinject.registry import names
 from recinject.samples.builder import Sample
 from recinject.samples.tokenizer import encode, train_tokenizer
-from recinject.training.arguments import check_training_settings
-from recinject.training.optimizers import check_optimizer, choose_optimizer
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -33,26 +23,28 @@ def check_settings(recipe: Recipe) -> None:
     Raises:
         RecinjectError: a setting is unknown, of the wrong kind, or cannot be met here.
     """
-    if recipe.ablation is not None:
-        variants(recipe)
-    study_parts(recipe)
-    for place, name, legal in (
-        ("data.split", recipe.data.split, registry.names("split")),
-        ("identifiers.kind", recipe.identifiers.kind, KINDS),
-        ("identifiers.semantic.quantiser", recipe.identifiers.semantic.quantiser, QUANTISERS),
-    ):
-        if name not in legal:
-            raise RecinjectError(f"{place}: unknown {name!r}", hint=did_you_mean(name, legal))
-    for name in recipe.evaluation.baselines:
-        make_recommender(name)
-    _check_list_length(recipe)
+    # With these comes torch, which a preview can do without.
+    from recinject.models.building import check_generation
+    from recinject.pipeline.model import base_model, check_adapted
+    from recinject.pipeline.sweep import plan
+    from recinject.recommenders.protocol import make_recommender
+    from recinject.training.arguments import check_training_settings
+    from recinject.training.optimizers import check_optimizer, choose_optimizer
+
+    if recipe.sweep is not None:
+        for member in {each.arm: each for each in plan(recipe)}.values():
+            check_settings(member.run.recipe)
+    pick(recipe.data.split, names("split"), "data.split: unknown")
+    for asked in recipe.evaluation.baselines:
+        make_recommender(asked)
     _check_writable(recipe)
     check_generation(recipe.generation)
     if recipe.training is not None:
         check_training_settings(recipe.training.arguments)
         choose_optimizer(recipe.training.optimizer, 0.0, recipe.training.optimizer_settings)
         _check_mixture(recipe.training, [task.name for task in recipe.tasks()])
-    tokenizer = given_tokenizer(recipe) or train_tokenizer([], recipe.model.vocab_size)
+    source = recipe.model.tokenizer or recipe.model.name
+    tokenizer = given_tokenizer(source) or train_tokenizer([], recipe.model.vocab_size)
     if not recipe.has_model:
         return
     model = check_adapted(recipe, base_model(recipe, tokenizer))
@@ -60,27 +52,13 @@ def check_settings(recipe: Recipe) -> None:
         check_optimizer(recipe.training.optimizer, recipe.training.optimizer_settings, model)
 
 
-def _check_list_length(recipe: Recipe) -> None:
-    longest = max(recipe.evaluation.cutoffs)
-    if longest > recipe.evaluation.beams:
-        raise RecinjectError(
-            f"evaluation.cutoffs: {longest} items, but lists end after "
-            f"{recipe.evaluation.beams} (evaluation.beams)",
-            hint=f"set evaluation.beams={longest} or more",
-        )
-
-
 def _check_mixture(training: TrainingSection, tasks: Sequence[str]) -> None:
     named = {"training.mixture": list(training.mixture)}
     for number, phase in enumerate(training.curriculum, 1):
         named[f"training.curriculum, phase {number}"] = [*phase.tasks, *phase.mixture]
-    for place, names in named.items():
-        for task in names:
-            if task not in tasks:
-                raise RecinjectError(
-                    f"{place}: {task!r} is not among the run's tasks",
-                    hint=did_you_mean(task, tasks),
-                )
+    for place, given in named.items():
+        for task in given:
+            pick(task, tasks, f"{place}: the run has no task")
 
 
 def _check_writable(recipe: Recipe) -> None:
@@ -101,17 +79,19 @@ def check_run(run: Run) -> Iterator[str]:
         RecinjectError: see :func:`check_settings`; or the log or a template is at fault. Of a
             log's file everything that is wrong is said at once.
     """
+    from recinject.models.building import count_parameters
+    from recinject.pipeline.model import base_model
+
     check_settings(run.recipe)
     yield "settings: every key is bound"
     recipe = run.recipe
-    split, catalog, _, steps = split_data(recipe)
-    for step in steps:
+    data = fresh_data(run)
+    for step in data.cleaning:
         counts = f"{step.users:,} users, {step.items:,} items, {step.events:,} events"
         yield f"log, {step.name}: {counts} ({step.detail})"
-    log = split.interactions
+    log = data.split.interactions
     yield f"log: {log.n_users:,} users, {log.n_items:,} items, {len(log):,} events"
-    names = name_all(recipe, split, catalog)
-    factory = factory_of(recipe, split, catalog, names, given_tokenizer(recipe))
+    factory = factory_of(recipe, data)
     for builder in factory.builders():
         if not len(builder):
             yield f"{builder.task.name} ({builder.split}): no sample"
@@ -123,17 +103,10 @@ def check_run(run: Run) -> Iterator[str]:
     if not recipe.has_model:
         yield "model: none, the baselines are evaluated alone"
         return
+
     model = base_model(recipe, factory.tokenizer)
     size = factory.tokenizer.get_vocab_size()
     yield f"model: {count_parameters(model)[1]:,} parameters, {size:,} tokens"
-
-
-def fresh_factory(run: Run) -> SampleFactory:
-    """Get every task ready from the log itself, whatever is stored."""
-    recipe = run.recipe
-    split, catalog, _, _ = split_data(recipe)
-    names = name_all(recipe, split, catalog)
-    return factory_of(recipe, split, catalog, names, given_tokenizer(recipe))
 
 
 def preview_samples(
@@ -149,11 +122,9 @@ def preview_samples(
     Yields:
         A sample, with the number of tokens of its prompt and of its completion.
     """
-    factory = fresh_factory(run)
-    if task is not None and task not in factory.wordings:
-        raise RecinjectError(
-            f"--task {task}: not among the run's tasks", hint=did_you_mean(task, factory.wordings)
-        )
+    factory = factory_of(run.recipe, fresh_data(run))
+    if task is not None:
+        pick(task, factory.wordings, "--task: not among the run's tasks")
     for builder in factory.builders():
         if task in (None, builder.task.name):
             step = max(1, len(builder) // count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from rich import box
@@ -12,11 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from recinject.foundation.storage import read_json
-from recinject.methods.semantic_ids.codes import Row
-from recinject.methods.semantic_ids.semantic import QUALITY
 from recinject.pipeline.run import Run
-from recinject.reporting.inputs import CodeGroup
+from recinject.reporting.result import CodeGroup
 
 _TOKEN = re.compile(r"<[a-z]+_\d+>|[^\s<]+")
 _CODE = re.compile(r"<[a-z]_\d+>|c\d+")
@@ -34,10 +31,9 @@ def view_identifiers(run: Run) -> Group:
         RecinjectError: the items have not been named.
     """
     run.manifest("identifiers")
-    catalog = run.split[1]
-    stored = run.folder("identifiers") / QUALITY
-    rows = read_json(stored) if stored.is_file() else []
-    tree = identifier_tree(run.identifiers.texts, catalog.titles)
+    data = run.data
+    rows = data.identifiers.describe()
+    tree = identifier_tree(data.identifiers.texts, data.catalog.titles)
     return Group(tree, *([quality_table(rows)] if rows else []))
 
 
@@ -119,8 +115,8 @@ def _cut(title: str) -> str:
     return title if len(title) <= _TITLE else f"{title[: _TITLE - 1].rstrip()}…"
 
 
-def quality_table(rows: Sequence[Row]) -> Table:
-    """Lay out what :func:`~recinject.methods.semantic_ids.codes.describe_codes` measured."""
+def quality_table(rows: Sequence[Mapping[str, float | int | None]]) -> Table:
+    """Lay out what :meth:`~recinject.identifiers.table.Identifiers.describe` measured."""
     names = [name for name in rows[0] if name != "entropy"]  # perplexity says the same
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for name in names:

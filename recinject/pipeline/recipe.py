@@ -1,26 +1,20 @@
-"""The recipe: what a run is made of, checked key by key before anything starts."""
+"""The recipe: everything that a run is made of, checked key by key before anything starts."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
-from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.foundation.storage import load_yaml, shipped_folder
+from recinject.foundation.errors import RecinjectError, did_you_mean, pick
+from recinject.foundation.settings import bind, explain, fields_of
+from recinject.foundation.storage import dump_yaml, load_yaml, shipped_folder
+from recinject.identifiers.table import identifiers_class
 from recinject.pipeline.sections import (
-    AblationSection,
+    FILE_NAME,
     DataSection,
     EvaluationSection,
     IdentifiersSection,
@@ -29,65 +23,40 @@ from recinject.pipeline.sections import (
     ReportSection,
     SamplesSection,
     Section,
-    StudySection,
+    SweepSection,
     TrainingSection,
 )
-from recinject.tasks.shipped import TASKS, find_tasks, task_type
+from recinject.registry import find, load_plugin
+from recinject.tasks.shipped import TASKS, task_names, task_type
 from recinject.tasks.task import Task
 
-T = TypeVar("T")
+__all__ = ["Recipe", "bind", "copy_shipped", "find_recipe", "load_recipe", "shipped_recipes"]
+
+# Text that may name a file or a folder of this machine, and something else otherwise.
+_MAYBE_PATHS = ("model.name", "model.tokenizer", "identifiers.content")
 
 
-def bind(kind: type[T], settings: Mapping[str, Any], place: str) -> T:
-    """Make a dataclass of settings, each of the kind that it declares.
-
-    Raises:
-        RecinjectError: an unknown setting, or a value that it cannot be.
-    """
-    legal = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in settings:
-        if key not in legal:
-            raise RecinjectError(f"{place}: unknown key {key!r}", hint=did_you_mean(key, legal))
-    try:
-        return TypeAdapter(kind).validate_python(dict(settings))
-    except ValidationError as error:
-        raise explain(error, f"{place}.", BaseModel) from error
-
-
-def explain(error: ValidationError, place: str, root: type[BaseModel]) -> RecinjectError:
-    """Turn pydantic's first complaint about a ``root`` into one that names place, fact and fix."""
-    first = error.errors()[0]
-    keys = [str(part) for part in first["loc"]]
-    where = f"{place}{'.'.join(keys)}"
-    if first["type"] == "extra_forbidden":
-        return RecinjectError(
-            f"{where}: unknown key", hint=did_you_mean(keys[-1], _legal(keys, root))
-        )
-    if first["type"] == "missing":
-        return RecinjectError(f"{where}: missing", hint=f"add {keys[-1]} to the recipe")
-    fact = first["msg"].partition(" or instance of ")[0]
-    return RecinjectError(
-        f"{where}: {fact}", hint=f"it is {first['input']!r} now; change or remove it"
-    )
-
-
-def _legal(keys: Sequence[str], root: type[BaseModel]) -> Iterable[str]:
-    section = root
-    for key in keys[:-1]:
-        found = section.model_fields[key].annotation
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            section = found
-    return section.model_fields
-
-
-_NEW_TOKENS = ("token", "semantic")
+def _load_plugins(files: list[Path]) -> list[Path]:
+    for file in files:
+        if not file.is_file():
+            raise RecinjectError(
+                f"plugins: {file} is no file",
+                hint="name Python files by their place beside the recipe, such as [my_metrics.py]",
+            )
+        load_plugin(file)
+    return files
 
 
 class Recipe(Section):
-    """One experiment, from the log to the report."""
+    """One experiment, from the log to the report.
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    ``plugins`` are Python files, named by their place beside the recipe. They are run when the
+    recipe is read, so that whatever they register can be named in it.
+    """
+
+    name: Annotated[str, Field(pattern=FILE_NAME)]
     runs: Path = Path("runs")
+    plugins: Annotated[list[Path], AfterValidator(_load_plugins), Field(default_factory=list)]
     seed: int = 1
     data: DataSection = DataSection()
     identifiers: IdentifiersSection = IdentifiersSection()
@@ -99,8 +68,7 @@ class Recipe(Section):
     generation: Annotated[dict[str, Any], Field(default_factory=dict)]
     evaluation: EvaluationSection = EvaluationSection()
     report: ReportSection = ReportSection()
-    ablation: AblationSection | None = None
-    study: StudySection | None = None
+    sweep: SweepSection | None = None
 
     @model_validator(mode="after")
     def _a_task_left_out_is_not_mixed(self) -> Recipe:
@@ -161,7 +129,7 @@ class Recipe(Section):
             (self.lora is not None, "lora adapts the same model", "set lora=null, or experts=null"),
             (self.model.head != "text", "they answer in text alone", "set model.head=text"),
             (
-                self.identifiers.kind in _NEW_TOKENS,
+                self.experts is not None and identifiers_class(self.identifiers.kind).has_tokens,
                 f"identifiers.kind={self.identifiers.kind} brings tokens that would stay untrained",
                 "set identifiers.kind=number, or use lora, which trains their embeddings",
             ),
@@ -173,7 +141,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _cold_items_have_codes(self) -> Recipe:
         if self.evaluation.cold_share and not (
-            self.has_model and self.identifiers.kind == "semantic"
+            self.has_model and identifiers_class(self.identifiers.kind).joins_cold_items
         ):
             raise RecinjectError(
                 "evaluation.cold_share: cold items join by the codes that a model predicts",
@@ -197,13 +165,38 @@ class Recipe(Section):
         Raises:
             RecinjectError: an unknown task or setting, or a value of the wrong kind.
         """
-        chosen = self.samples.tasks.items()
         folder = self.samples.prompts
         return [
             bind(task_type(name, folder), given, f"samples.tasks.{name}")
-            for name, given in chosen
+            for name, given in self.samples.tasks.items()
             if given is not None
         ]
+
+    def resolved(self) -> Recipe:
+        """Return the same recipe with absolute paths, to be opened from any folder."""
+        return Recipe.model_validate(_absolute(self.model_dump()))
+
+    def text(self) -> str:
+        """Return the recipe as YAML, with every default written out."""
+        return dump_yaml(self.model_dump(mode="json"))
+
+    def save(self, file: str | Path) -> None:
+        """Write the recipe whole, with absolute paths; :func:`load_recipe` reads it again."""
+        Path(file).write_text(self.resolved().text(), encoding="utf-8")
+
+
+def _absolute(value: Any, key: str = "") -> Any:
+    if isinstance(value, dict):
+        return {
+            name: _absolute(inner, f"{key}.{name}".lstrip(".")) for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_absolute(inner, key) for inner in value]
+    if isinstance(value, Path):
+        return value.absolute()
+    if key in _MAYBE_PATHS and value is not None and Path(value).exists():
+        return str(Path(value).absolute())
+    return value
 
 
 def shipped_recipes() -> dict[str, Path]:
@@ -211,50 +204,65 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(shipped_folder("recipes").glob("*.yaml"))}
 
 
-def find_recipe(name: str) -> Path:
+def find_recipe(name: str | Path) -> Path:
     """Return the file of a recipe given by path or by shipped name.
 
     Raises:
         RecinjectError: there is none.
     """
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml"):
-        if path.is_file():
-            return path
+    path, shipped = Path(name), shipped_recipes()
+    if path.suffix not in (".yaml", ".yml"):
+        return shipped[pick(str(name), shipped, "no .yaml file and no shipped recipe is called")]
+    if not path.is_file():
         raise RecinjectError(
             f"{path}: no such recipe file",
             hint="check the path, or copy a shipped recipe to it with 'recinject cp'; shipped: "
-            + ", ".join(shipped_recipes()),
+            + ", ".join(shipped),
         )
-    if name not in shipped_recipes():
-        raise RecinjectError(
-            f"no recipe is called {name!r}",
-            hint=f"give a .yaml file or a shipped name. {did_you_mean(name, shipped_recipes())}",
-        )
-    return shipped_recipes()[name]
+    return path
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Load a recipe, lay ``key=value`` overrides over it, and check every key.
+def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] = ()) -> Recipe:
+    """Load a recipe, lay overrides over it, and check every key.
 
     Args:
-        name: a path of a YAML file, or a shipped recipe's name.
-        overrides: such as ``data.path=log.csv`` or ``training.max_steps=100``; values are YAML.
+        name: the path of a YAML file, or a shipped recipe's name.
+        overrides: ``key=value`` texts with values in YAML, such as ``training.max_steps=100``; or
+            a mapping. Mappings within it are merged into the recipe's key by key, a key with dots
+            replaces what it names, and None stands for YAML's null.
 
     Raises:
         RecinjectError: no such recipe, an unknown key (the nearest legal one is named), or a
             value of the wrong kind.
+
+    Examples:
+        >>> recipe = load_recipe("quickstart", {"name": "short", "training": {"max_steps": 100}})
+        >>> recipe.name, recipe.training.arguments["max_steps"], recipe.training.optimizer
+        ('short', 100, 'adafactor')
+        >>> load_recipe("quickstart", ["samples.tasks.rating=null"]).samples.tasks["rating"]
     """
     path = find_recipe(name)
     content = _read(path)
-    for override in overrides:
-        _lay_over(content, override)
+    lay_over(content, overrides)
     try:
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
-        raise explain(error, f"{path.name}: ", Recipe) from error
+        raise explain(error, f"{path.name}: ", fields_of(Recipe)) from error
     _check_samples(recipe)
     return recipe
+
+
+def lay_over(content: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> None:
+    """Lay overrides, as :func:`load_recipe` takes them, over the content of a recipe."""
+    if isinstance(overrides, Mapping):
+        for key, value in _plain(overrides).items():
+            if "." in key:
+                _set(content, key, value)
+            else:
+                _merge(content, {key: value})
+    else:
+        for override in overrides:
+            _set(content, *_parse(override))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -273,6 +281,8 @@ def _read(path: Path) -> dict[str, Any]:
     if isinstance(samples, dict):
         # Written out, so that overriding one task leaves the others as they are.
         samples.setdefault("tasks", {task: {} for task in TASKS})
+    if isinstance(content.get("plugins"), list):
+        content["plugins"] = [str(path.parent / str(file)) for file in content["plugins"]]
     return content
 
 
@@ -283,28 +293,34 @@ def _check_samples(recipe: Recipe) -> None:
             f"samples.prompts: {folder} is no folder",
             hint="give a folder with files named as the tasks, such as retrieval.yaml",
         )
-    tasks = find_tasks(folder)
+    tasks = task_names(folder)
     if not recipe.tasks():
         raise RecinjectError("samples.tasks: every task is left out", hint=did_you_mean("", tasks))
-    slots = {slot for task in tasks.values() for slot in task.slots}
-    for slot in sorted(recipe.samples.phrases.keys() - slots):
-        raise RecinjectError(
-            f"samples.phrases: no task has a slot {slot!r}", hint=did_you_mean(slot, slots)
-        )
+    slots = {slot for task in tasks for slot in find("task", task).slots}
+    for slot in sorted(recipe.samples.phrases):
+        pick(slot, slots, "samples.phrases: no task has a slot")
     for file in sorted(folder.glob("*.yaml")) if folder else ():
-        if file.stem not in tasks:
-            raise RecinjectError(
-                f"{file}: no task is called {file.stem!r}, and no {file.stem}.py is beside it",
-                hint=did_you_mean(file.stem, tasks),
-            )
+        pick(file.stem, tasks, f"{file}: no {file.stem}.py is beside it, and no task is called")
 
 
-def _lay_over(content: dict[str, Any], override: str) -> None:
+def _parse(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key:
         raise RecinjectError(
             f"{override!r} is no override", hint="write key=value, e.g. data.path=log.csv"
         )
+    try:
+        return key, load_yaml(value)
+    except yaml.YAMLError as error:
+        if "{{" in value:  # a phrase in Jinja, whose braces are a broken mapping to YAML
+            return key, value
+        raise RecinjectError(
+            f"{override!r}: the value is not YAML",
+            hint="close its brackets; text with signs of YAML needs quotes inside the shell's",
+        ) from error
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
         if content.get(section) is None:
@@ -312,15 +328,24 @@ def _lay_over(content: dict[str, Any], override: str) -> None:
         content = content[section]
         if not isinstance(content, dict):
             raise RecinjectError(f"{key}: {section!r} has no keys below it", hint="shorten the key")
-    try:
-        content[last] = load_yaml(value)
-    except yaml.YAMLError as error:
-        if "{{" not in value:
-            raise RecinjectError(
-                f"{override!r}: the value is not YAML",
-                hint="close its brackets; text with signs of YAML needs quotes inside the shell's",
-            ) from error
-        content[last] = value  # a phrase in Jinja, whose braces are a broken mapping to YAML
+    content[last] = value
+
+
+def _merge(content: dict[str, Any], given: dict[str, Any]) -> None:
+    for key, value in given.items():
+        if isinstance(value, dict) and isinstance(content.get(key), dict):
+            _merge(content[key], value)
+        else:
+            content[key] = value
+
+
+def _plain(value: Any) -> Any:
+    """Copy a value of Python as YAML would have given it: texts for paths, dicts and lists."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
 
 
 def copy_shipped(name: str, destination: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The sections of a recipe: which keys each has, and what they may be."""
+"""The sections of a recipe: the keys of each, with their types, bounds and defaults."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.storage import shipped_folder
+from recinject.identifiers.table import check_kind
+from recinject.registry import names
 from recinject.tasks.shipped import TASKS
 
 MOST_EXAMPLES = 50
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Head = Literal["text", "regression", "classification"]
 Positive = Annotated[int, Field(ge=1)]
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null.
@@ -24,7 +27,7 @@ def _own_or_shipped(folder: Path | None) -> Path | None:
 
 
 class Section(BaseModel):
-    """A part of a recipe; keys that are not its own are refused."""
+    """A part of a recipe. It refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,11 +43,12 @@ class SimulatorSection(Section):
 class DataSection(Section):
     """Where the log comes from, how it is cleaned and split.
 
-    ``test_share`` is held out for the test and as much again for validation: of the events, of
-    each user's events or of the items, as ``split`` says; ``leave_one_out`` takes no share.
-    ``validation: false`` trains on what would validate. ``train_share`` of the training events
-    are learnt from; the others only stand in histories.
-    ``ties: hash`` orders events of one user and one time by user and item, not by the log's rows.
+    ``test_share`` is the fraction held out for the test, and again for validation. ``split`` says
+    of what: of all events, of each user's events, or of the items; ``leave_one_out`` ignores it.
+    ``validation: false`` adds the validation part to the training part. ``train_share`` is the
+    fraction of the training events that models learn from; the others only appear in histories.
+    ``ties: hash`` orders the events of one user and one time by a hash of user and item instead
+    of by their rows in the log.
     """
 
     path: Path | None = None
@@ -60,41 +64,39 @@ class DataSection(Section):
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class SemanticSection(Section):
-    """What the codes of the kind ``semantic`` are made of, and how.
+class IdentifiersSection(BaseModel):
+    """How an item is named in text: a kind of identifiers, with that kind's arguments beside it."""
 
-    ``content`` is ``tfidf`` (of at most ``dimensions`` numbers), a ``.npy`` or ``.parquet`` of
-    vectors, or a sentence-transformers model; ``last_codes`` is how many items may share all
-    other codes; ``training`` passes to the Trainer where the quantiser is ``rq_vae``.
-    """
-
-    content: str = "tfidf"
-    dimensions: Positive = 256
-    quantiser: str = "rq_kmeans"
-    levels: Annotated[int, Field(ge=1, le=25)] = 3
-    codes: Annotated[int, Field(ge=2)] = 256
-    last_codes: Positive = 256
-    training: dict[str, Any] = {}
-
-
-class IdentifiersSection(Section):
-    """How an item is named in text; the kind ``collaborative`` alone reads the two sizes."""
-
+    model_config = ConfigDict(extra="allow", frozen=True)
     kind: str = "number"
-    clusters: Annotated[int, Field(ge=2)] = 20
-    leaf_items: Positive = 50
-    semantic: SemanticSection = SemanticSection()
+
+    @model_validator(mode="after")
+    def _is_a_kind(self) -> IdentifiersSection:
+        if "semantic" in self.arguments:
+            found = self.arguments["semantic"]
+            keys = [f"identifiers.{key}" for key in found] if isinstance(found, dict) else []
+            raise RecinjectError(
+                "identifiers.semantic: its keys stand beside kind now",
+                hint=f"write {', '.join(keys) or 'identifiers={kind: semantic, codes: 256}'}",
+            )
+        check_kind(self.kind, self.arguments)
+        return self
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that pass to the kind as they are."""
+        return dict(self.model_extra or {})
 
 
 class SamplesSection(Section):
     """Which samples are built, in whose words, and within which lengths.
 
-    ``prompts`` is a folder of one's own, or one that ships, such as ``prompts/zero_shot``.
-    ``passes`` draws each training sample several times, with other negatives, masks and wordings;
-    ``limit`` builds the first samples of each task and split only. ``shots`` puts worked examples
-    of other users before each question that is not trained on. ``user_tokens`` are shared by users
-    through a hash, in templates with ``{{ user }}``. ``tokens`` writes beside the text the token
-    columns that training reads.
+    ``prompts`` is a folder of templates: your own, or a shipped one such as ``prompts/zero_shot``.
+    ``passes`` draws each training sample several times, with other negatives, masks and templates.
+    ``limit`` keeps the first samples of each task and split. ``shots`` puts that many answered
+    questions of other users before each validation and test question. ``user_tokens`` is the
+    number of tokens that users share through a hash, for templates with ``{{ user }}``.
+    ``tokens`` also stores the token columns that training reads.
     """
 
     tasks: dict[str, dict[str, Any] | None] = Field(default={name: {} for name in TASKS})
@@ -111,28 +113,15 @@ class SamplesSection(Section):
     jsonl: bool = False
 
 
-class LowRankSection(Section):
-    """Linear layers that are made of two thin factors before the model trains.
-
-    ``targets`` are their own names, such as ``wo``, those of T5's feed-forward layers if not
-    given; ``rank`` is that of each, or ``energy`` the share of the squared singular values to keep.
-    The trained model is written with whole matrices, as plain transformers loads it.
-    """
-
-    targets: Annotated[list[str], Field(min_length=1)] | None = None
-    rank: Positive | None = None
-    energy: float | None = None
-    method: Literal["spectral", "nkp", "lfai"] = "lfai"
-
-
 class ModelSection(Section):
     """A model by hub name or local folder, or a small one built from a config.
 
-    ``config`` passes to transformers' ``T5Config``, or to that of its ``model_type``, such as
-    ``gpt2``; ``tokenizer`` is a folder, a file or a hub name, and stays empty to take the named
-    model's own, or to learn one of ``vocab_size``. ``head`` is how ratings are answered: in
-    ``text``, or by a number read off the model's state, and then ``rating`` is the only task.
-    ``model: null``, or neither name nor config, leaves the baselines alone.
+    ``config`` holds arguments of transformers' ``T5Config``, or of the config of its
+    ``model_type``, such as ``gpt2``. ``tokenizer`` is a folder, a file or a hub name; without it
+    the named model's own is used, or one of ``vocab_size`` tokens is trained. ``head`` says how
+    ratings are predicted: as ``text``, or by a regression or classification head, which allows no
+    task but ``rating``. ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
+    With ``model: null`` only the baselines are evaluated.
     """
 
     name: str | None = None
@@ -140,7 +129,7 @@ class ModelSection(Section):
     tokenizer: str | None = None
     vocab_size: Positive = 8000
     head: Head = "text"
-    low_rank: LowRankSection | None = None
+    low_rank: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
@@ -154,15 +143,26 @@ class ModelSection(Section):
 
 
 class LoraSection(BaseModel):
-    """Any parameter of ``peft.LoraConfig``, and from where its matrices start.
+    """Any parameter of ``peft.LoraConfig``, and how its matrices are initialised.
 
-    ``initialisation`` is ``default``, peft's own, or takes a part of each layer's function, as
-    found by the layer's weight or from ``initialisation_rows`` of what it reads.
+    ``initialization: default`` is peft's own. Others of the registry, such as ``spectral``, ``nkp``
+    and ``lfai``, start from a low-rank part of each layer, found from its weight, or from its
+    weight and ``initialization_rows`` rows of its input.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    initialisation: Literal["default", "spectral", "nkp", "lfai"] = "default"
-    initialisation_rows: Positive = 2048
+    initialization: str = "default"
+    initialization_rows: Positive = 2048
+
+    @model_validator(mode="after")
+    def _spelled_with_z(self) -> LoraSection:
+        for key in self.arguments:
+            if key.startswith("initialisation"):
+                raise RecinjectError(
+                    f"lora.{key}: is spelled with a z now",
+                    hint=f"write lora.{key.replace('initialis', 'initializ')}",
+                )
+        return self
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ class LoraSection(BaseModel):
 
 
 class PhaseSection(Section):
-    """A part of the training with its own tasks: some of the mixture's, or a mixture of its own."""
+    """A phase of the training: with some tasks of the mixture, or with a mixture of its own."""
 
     share: Annotated[float, Field(gt=0)]
     tasks: list[str] = []
@@ -181,10 +181,10 @@ class PhaseSection(Section):
 class TrainingSection(BaseModel):
     """The mixture, the optimizer, and any argument of ``Seq2SeqTrainingArguments``.
 
-    ``mixture`` holds relative rates; without it tasks are mixed by ``min(size, cap)`` to the
-    power of ``1 / temperature``. ``curriculum`` is a list of phases that share the run's steps.
-    ``optimizer`` is one that transformers' ``optim`` does not offer, such as ``adafactor`` with
-    steps in proportion to each parameter's size, and ``optimizer_settings`` are its arguments.
+    ``mixture`` maps tasks to relative rates; without it the rate of a task is ``min(size, cap)``
+    to the power of ``1 / temperature``. ``curriculum`` is a list of phases that divide the run's
+    steps among them. ``optimizer`` is a registered optimizer, in place of transformers' ``optim``;
+    ``optimizer_settings`` are its arguments.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -217,16 +217,47 @@ class TrainingSection(BaseModel):
         return dict(self.model_extra or {})
 
 
-class EvaluationSection(Section):
-    """What is measured, against whom.
+def _known(given: Any) -> Any:
+    named = {given: None} if isinstance(given, str) else given
+    settings = list(named.values()) if isinstance(named, dict) else []
+    if len(settings) != 1 or not isinstance(settings[0], dict | None):
+        raise RecinjectError(
+            f"evaluation.baselines: {given!r} is no baseline",
+            hint="write its name, or its settings below its name, as in "
+            "[popularity, {ease: {regularization: 500}}]",
+        )
+    pick(next(iter(named)), names("recommender"), "evaluation.baselines: unknown recommender")
+    return given
 
-    ``reworded`` and ``shuffled`` also ask the model in a wording that it never trained on, and
-    with each history in random order; ``generate`` also lets it write its ratings freely.
-    ``cold_share`` also joins items without training events to its retrieved lists by the codes
-    that they share with what it predicts, up to each of these shares of a list.
+
+def _distinct(baselines: list[Baseline]) -> list[Baseline]:
+    called = []
+    for given in baselines:
+        name, settings = (given, None) if isinstance(given, str) else next(iter(given.items()))
+        called.append((settings or {}).get("name", name))
+        if called[-1] in called[:-1]:
+            raise RecinjectError(
+                f"evaluation.baselines: two are called {called[-1]!r}",
+                hint=f"give one another name, as in {{{name}: {{name: {name}_2}}}}",
+            )
+    return baselines
+
+
+Baseline = Annotated[str | dict[str, dict[str, Any] | None], BeforeValidator(_known)]
+
+
+class EvaluationSection(Section):
+    """What is measured, and against which baselines.
+
+    ``baselines`` are names of recommenders, or mappings from a name to its settings, such as
+    ``{ease: {regularization: 500, name: ease_500}}``. Three more evaluations of the model:
+    ``reworded`` uses a template that it was not trained on, ``shuffled`` puts each history in
+    random order, and ``generate`` lets it write ratings freely. ``cold_share`` lists fractions of
+    a retrieved list that items without training events may take; they join by the codes that they
+    share with the predicted items.
     """
 
-    baselines: list[str] = [
+    baselines: Annotated[list[Baseline], AfterValidator(_distinct)] = [
         *("random", "popularity", "popularity_recent", "item_knn", "ease", "als", "bpr"),
         "markov_chain",
         *("global_mean", "item_mean", "user_mean"),
@@ -241,29 +272,35 @@ class EvaluationSection(Section):
     generate: bool = False
     cold_share: list[Annotated[float, Field(ge=0, le=1)]] = []
 
+    @model_validator(mode="after")
+    def _lists_are_long_enough(self) -> EvaluationSection:
+        longest = max(self.cutoffs)
+        if longest > self.beams:
+            raise RecinjectError(
+                f"evaluation.cutoffs: {longest} items, but lists end after {self.beams} "
+                "(evaluation.beams)",
+                hint=f"set evaluation.beams={longest} or more",
+            )
+        return self
+
 
 class ReportSection(Section):
-    """What the report shows."""
+    """What the report shows: how many example predictions."""
 
     examples: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 10
 
 
-class AblationSection(Section):
-    """Tasks of the mixture to be added one at a time to its other tasks, with several seeds.
+class SweepSection(Section):
+    """The recipe with other settings and seeds: each a run of its own, all compared in one table.
 
-    ``longer`` trains the other tasks alone for as many steps as those with an added task take.
+    Settings go by dotted key, as on the command line. ``arms`` names those that belong together;
+    ``vary`` lists values of single keys, and each arm is crossed with every combination of them.
+    ``reference`` names the arms that all others are compared with, the first arm if it is empty.
     """
 
-    add: Annotated[list[str], Field(min_length=1)]
+    arms: dict[Annotated[str, Field(pattern=FILE_NAME)], dict[str, Any]] = {}
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
-    longer: bool = True
-
-
-class StudySection(Section):
-    """Shares of the training events to learn from in further runs, and heads to try on each.
-
-    The run itself learns from all of them, with the model's own head.
-    """
-
-    shares: list[Annotated[float, Field(gt=0, le=1)]] = [0.01, 0.03, 0.1, 0.3]
-    heads: list[Head] = []
+    reference: Annotated[
+        list[str], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)
+    ] = []

@@ -21,7 +21,7 @@ from recinject.foundation.randomness import Bits, Chance, combine, derive_bits
 from recinject.samples.encoding import Dialect, Encoder, Tokens
 from recinject.tasks.task import Keys, Task
 from recinject.templating.library import BoundTemplate, TaskTemplates
-from recinject.templating.phrases import LETTERS, RATINGS, Phrasebook, Pieces
+from recinject.templating.phrases import Phrasebook, PieceKind, Pieces
 from recinject.templating.writers import Contexts, SlotKind
 
 REWORDED = "reworded"
@@ -38,6 +38,10 @@ SCHEMA = pa.schema(
         ("target_item_id", pa.string()),
         ("candidate_item_ids", pa.list_(pa.string())),
         ("label", pa.float64()),
+        ("user", pa.int32()),
+        ("event", pa.int32()),
+        ("target", pa.int32()),
+        ("candidates", pa.list_(pa.int32())),
     ]
 )
 
@@ -54,6 +58,10 @@ class Sample(NamedTuple):
         target_item_id: the log's own id of the item asked for, or None.
         candidate_item_ids: the slate in the prompt's order, or None.
         label: the rating asked for, or None.
+        user: the user's index in the log, as in ``data/users.parquet``.
+        event: the index of the event asked for, as in ``data/interactions.parquet``, or None.
+        target: the index of the item asked for, as in ``data/items.parquet``, or None.
+        candidates: those of the slate, or None.
     """
 
     sample_id: str
@@ -66,6 +74,10 @@ class Sample(NamedTuple):
     target_item_id: str | None
     candidate_item_ids: list[str] | None
     label: float | None
+    user: int
+    event: int | None
+    target: int | None
+    candidates: list[int] | None
 
 
 # More than an item's own words take when it comes to stand first in a list and not later.
@@ -138,7 +150,10 @@ def make_wordings(
 
 
 def _item_costs(encoder: Encoder) -> NDArray[np.int64]:
-    beside = sum(int(encoder.most_tokens(kind).max(initial=0)) for kind in (LETTERS, RATINGS))
+    beside = sum(
+        int(encoder.most_tokens(kind).max(initial=0))
+        for kind in (PieceKind.LETTERS, PieceKind.RATINGS)
+    )
     return encoder.most_tokens("history") + beside + _FIRST_TOKENS
 
 
@@ -151,6 +166,7 @@ class Batch:
         indices: which of its user's samples each is, shape (n,).
         wordings: which of the task's templates each is written in, shape (n,).
         prompts: the numbers of the prompts' pieces; ``completions`` likewise.
+        trimmed: how many of them lost the oldest items of their histories to fit.
     """
 
     contexts: Contexts
@@ -158,6 +174,7 @@ class Batch:
     wordings: Array
     prompts: Ragged
     completions: Ragged
+    trimmed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,12 +260,19 @@ class Builder:
             "user_id": users,
             "prompt": pieces.write(batch.prompts),
             "completion": pieces.write(batch.completions),
+            "user": pa.array(contexts.users, pa.int32()),
         }
+        if contexts.events is not None:
+            columns["event"] = pa.array(self.view.event_numbers[contexts.events])
         if contexts.targets is not None:
-            columns["target_item_id"] = self._item_ids.take(pa.array(contexts.targets))
+            columns["target"] = pa.array(contexts.targets, pa.int32())
+            columns["target_item_id"] = self._item_ids.take(columns["target"])
         if (candidates := contexts.slots.get("candidates")) is not None:
-            ids = self._item_ids.take(pa.array(candidates.values))
-            offsets = pa.array(candidates.offsets, pa.int32())
+            items, offsets = (
+                pa.array(p, pa.int32()) for p in (candidates.values, candidates.offsets)
+            )
+            columns["candidates"] = pa.ListArray.from_arrays(offsets, items)
+            ids = self._item_ids.take(items)
             columns["candidate_item_ids"] = pa.ListArray.from_arrays(offsets, ids)
         if contexts.labels is not None:
             columns["label"] = pa.array(contexts.labels, pa.float64())
@@ -315,6 +339,7 @@ class Builder:
         self, contexts: Contexts, indices: Array, wordings: Array, examples: Ragged | None
     ) -> Batch:
         """Leave out the oldest items of a history until prompt and completion fit."""
+        whole = contexts.slots["history"].lengths
         while True:
             pieces, encoder = self._write(contexts, wordings), self.wording.encoder
             if examples is not None:
@@ -328,7 +353,7 @@ class Builder:
             contexts = contexts.without_oldest(counts, self._gapped_words)
         if contexts.hidden is None and (surplus > 0).any():
             row = int(np.argmax(surplus))
-            user = self.view.interactions.user_ids[contexts.users[row]]
+            user = [*self.view.interactions.user_ids, "(none)"][contexts.users[row]]
             raise RecinjectError(
                 f"task {self.task.name}: a {self.split} sample of user {user} takes "
                 f"{lengths[0][row]} + {lengths[1][row]} tokens with one item of history, "
@@ -337,7 +362,29 @@ class Builder:
                 "samples.shots, or write items shorter, as in "
                 "samples.phrases.candidates='{{ identifier }}'",
             )
-        return Batch(contexts, indices, wordings, *pieces)
+        trimmed = int((contexts.slots["history"].lengths < whole).sum())
+        return Batch(contexts, indices, wordings, *pieces, trimmed)
+
+    def ask(self, histories: Sequence[Sequence[int] | Array]) -> list[str]:
+        """Word what comes next after some histories, as test samples are worded.
+
+        The user is a stranger, and the oldest items are left out where a prompt is too long.
+
+        Args:
+            histories: item indices, oldest first, at least one each.
+        """
+        n = len(histories)
+        shown = Ragged.from_rows(histories)
+        if (longest := getattr(self.task, "history_length", None)) is not None:
+            shown = shown.last(longest)
+        # The target stands in the completion, which nobody reads here.
+        last = np.array([history[-1] for history in histories], np.int32)
+        slots = {"history": shown, "target": Ragged.from_columns(last)}
+        stranger = np.full(n, self.view.interactions.n_users, np.int32)
+        wording = np.full(n, self.wording.numbers(self.split)[0])
+        batch = self._within_limits(Contexts(stranger, slots), np.arange(n), wording, None)
+        texts: list[str] = self.wording.encoder.pieces.write(batch.prompts).to_pylist()
+        return texts
 
     @property
     def _gapped_words(self) -> Integers | None:

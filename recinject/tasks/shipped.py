@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -17,9 +13,10 @@ from pydantic import Field
 
 from recinject.data.schema import Integers
 from recinject.data.splitting import Part, View
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.foundation.randomness import Chance
+from recinject.registry import find, load_plugin, names, register
 from recinject.tasks.task import Keys, Positive, TargetTask, Task
 from recinject.templating.phrases import MOST_GAPS
 from recinject.templating.writers import Contexts, SlotKind
@@ -174,6 +171,7 @@ class Retrieval(TargetTask):
     """
 
     name = "retrieval"
+    answer = "retrieval"
     slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.ITEMS, "target": SlotKind.ITEM}
     parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
 
@@ -191,6 +189,7 @@ class Ranking(TargetTask):
     """
 
     name = "ranking"
+    answer = "ranking"
     slots: ClassVar[Mapping[str, SlotKind]] = {
         "history": SlotKind.ITEMS,
         "candidates": SlotKind.ITEMS,
@@ -215,6 +214,7 @@ class Rating(TargetTask):
     """
 
     name = "rating"
+    answer = "rating"
     slots: ClassVar[Mapping[str, SlotKind]] = {
         "history": SlotKind.RATED,
         "target": SlotKind.ITEM,
@@ -224,77 +224,48 @@ class Rating(TargetTask):
     needs_ratings = True
 
 
-_HISTORY = "history"
 TASKS: dict[str, type[Task]] = {
-    task.name: task
+    task.name: register("task")(task)
     for task in (MaskedItemModelling, MaskedLanguageModelling, BPR, Retrieval, Ranking, Rating)
 }
+"""The tasks that ship, by name."""
 
 
-def find_tasks(folder: Path | None = None) -> dict[str, type[Task]]:
-    """Return every task that a recipe may name.
+def task_names(folder: Path | None = None) -> list[str]:
+    """List every task that a recipe may name.
 
     Args:
-        folder: where a user keeps tasks of their own: ``NAME.py`` with the sampler beside
-            ``NAME.yaml`` with its templates. A package offers its tasks by the entry point
-            group ``recinject.tasks``.
+        folder: where a user keeps tasks of their own: ``NAME.py``, which registers the sampler,
+            beside ``NAME.yaml`` with its templates.
 
     Raises:
-        RecinjectError: a file cannot be imported, or holds no task of its name.
+        RecinjectError: a file cannot be loaded, or registers no task of its name.
     """
-    files = sorted(folder.glob("*.py")) if folder else []
-    own = {file.stem: _load(file) for file in files if file.with_suffix(".yaml").is_file()}
-    return {**TASKS, **_installed(), **own}
-
-
-@cache
-def _installed() -> dict[str, type[Task]]:
-    return {entry.name: entry.load() for entry in entry_points(group="recinject.tasks")}
-
-
-def _load(file: Path) -> type[Task]:
-    # On the path, and not only loaded, so that the processes of a build find it too.
-    if str(file.parent.resolve()) not in sys.path:
-        sys.path.append(str(file.parent.resolve()))
-    try:
-        module = importlib.import_module(file.stem)
-    except Exception as error:  # a user's file may raise anything
-        raise RecinjectError(
-            f"{file}: cannot be imported ({type(error).__name__}: {error})",
-            hint=f"mend it; 'python {file}' shows where it fails",
-        ) from error
-    origin = module.__spec__.origin if module.__spec__ else None
-    if origin is None or Path(origin).resolve() != file.resolve():
-        raise RecinjectError(
-            f"{file}: another module is called {file.stem!r}: {origin}",
-            hint="rename the task and its two files",
-        )
-    for kind in vars(module).values():
-        if (
-            isinstance(kind, type)
-            and issubclass(kind, Task)
-            and vars(kind).get("name") == file.stem
-        ):
-            return kind
-    raise RecinjectError(
-        f"{file}: holds no task called {file.stem!r}",
-        hint=f'give a subclass of recinject.tasks.task.Task with name = "{file.stem}"',
-    )
+    for file in sorted(folder.glob("*.py")) if folder else ():
+        if file.with_suffix(".yaml").is_file():
+            load_plugin(file)
+            if file.stem not in names("task"):
+                raise RecinjectError(
+                    f"{file}: registers no task called {file.stem!r}",
+                    hint='decorate a subclass of recinject.Task with @recinject.register("task"), '
+                    f'and give it name = "{file.stem}"',
+                )
+    return names("task")
 
 
 def task_type(name: str, folder: Path | None = None) -> type[Task]:
-    """Return the task of a name, an error where there is none; see :func:`find_tasks`.
+    """Return the task of a name; see :func:`task_names` for the folder.
 
-    Every task has a slot ``history``, since prompts that are too long lose the oldest items.
+    Raises:
+        RecinjectError: there is none, or it has no slot ``history``, of which prompts that are
+            too long lose the oldest items.
     """
-    known = find_tasks(folder)
-    if name not in known:
-        message = f"samples.tasks: unknown task {name!r}"
-        raise RecinjectError(message, hint=did_you_mean(name, known))
-    if _HISTORY not in known[name].slots:
+    task_names(folder)
+    task: type[Task] = find("task", name, "samples.tasks")
+    if "history" not in task.slots:
         raise RecinjectError(
-            f"samples.tasks: the task {name!r} has no slot {_HISTORY!r}",
-            hint=f"show in a slot {_HISTORY!r} what the user took: it is what gets cut where a "
+            f"samples.tasks: the task {name!r} has no slot 'history'",
+            hint="show in a slot 'history' what the user took: it is what gets cut where a "
             "prompt is too long",
         )
-    return known[name]
+    return task

@@ -44,12 +44,18 @@ class Task(ABC):
         slots: what its templates may write.
         parts: the parts of a split that it has samples of.
         needs_ratings: whether the log must have ratings.
+        answer: how its test samples are answered and measured: ``retrieval`` out of the whole
+            catalogue, ``ranking`` of the slot ``candidates``, or ``rating``; None where it is
+            trained alone.
+        metrics: the names of the metrics that measure it; all of its way of answering if None.
     """
 
     name: ClassVar[str]
     slots: ClassVar[Mapping[str, SlotKind]]
     parts: ClassVar[tuple[Part, ...]] = (Part.TRAIN,)
     needs_ratings: ClassVar[bool] = False
+    answer: ClassVar[str | None] = None
+    metrics: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod
     def count(self, view: View) -> NDArray[np.int64]:
@@ -96,7 +102,7 @@ class TargetTask(Task):
             "history": past.of(log.items[past.values]),
             "target": Ragged.from_columns(log.items[events]),
         }
-        contexts = Contexts(keys.users, slots, targets=log.items[events])
+        contexts = Contexts(keys.users, slots, events=events, targets=log.items[events])
         if not self.needs_ratings or log.ratings is None:
             return contexts
         ratings = past.of(log.ratings[past.values])

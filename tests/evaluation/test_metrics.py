@@ -133,7 +133,12 @@ def test_nothing_asked_is_nothing_measured() -> None:
     ("prediction", "queries", "metric", "message"),
     [
         (listed(np.zeros(1), np.ones(1), k=5), asked("retrieval", [0]), "hr@10", "end after 5"),
-        (listed(np.zeros(1), np.ones(1)), asked("retrieval", [0]), "ndgc@5", "no metric 'ndgc@5'"),
+        (
+            listed(np.zeros(1), np.ones(1)),
+            asked("retrieval", [0]),
+            "ndgc@5",
+            "metric 'ndgc'",
+        ),
         (
             Prediction("model", "rating", ratings=np.ones(1)),
             asked("rating", [0], np.ones(1)),

@@ -39,6 +39,10 @@ def stored(of, task="retrieval", **columns):
         "target_item_id": [CATALOG.item_ids[item] for item in view.interactions.items[events]],
         "candidate_item_ids": None,
         "label": None,
+        "user": view.interactions.users[events].tolist(),
+        "event": events.tolist(),
+        "target": view.interactions.items[events].tolist(),
+        "candidates": None,
     }
     filled = {
         name: value if isinstance(value, list) else [value] * len(users)
@@ -48,7 +52,7 @@ def stored(of, task="retrieval", **columns):
 
 
 def test_a_query_knows_everything_before_the_test_and_nothing_after(split):
-    queries = make_queries(stored(split), split, CATALOG, None, seed=1)
+    queries = make_queries(stored(split), split, None, seed=1)
     tested = [user for user, history in enumerate(HISTORIES) if len(history) >= 3]
     assert queries.task == "retrieval" and list(queries.users) == tested
     assert [list(history) for history in queries.histories] == [HISTORIES[u][:-1] for u in tested]
@@ -58,27 +62,24 @@ def test_a_query_knows_everything_before_the_test_and_nothing_after(split):
 
 
 def test_slates_and_labels_keep_their_order(split):
-    slates = [[f"item-{(3 * n + place) % 10}" for place in range(4)] for n in range(3)]
-    samples = stored(split, "ranking", candidate_item_ids=slates)
-    numbers = make_queries(samples, split, CATALOG, None, seed=1).candidates
-    assert [[CATALOG.item_ids[item] for item in row] for row in numbers] == slates
+    slates = [[(3 * n + place) % 10 for place in range(4)] for n in range(3)]
+    samples = stored(split, "ranking", candidates=slates)
+    assert make_queries(samples, split, None, seed=1).candidates.tolist() == slates
     samples = stored(split, "rating", label=[4.5, 1.0, 3.0])
-    assert make_queries(samples, split, CATALOG, None, seed=1).labels.tolist() == [4.5, 1.0, 3.0]
+    assert make_queries(samples, split, None, seed=1).labels.tolist() == [4.5, 1.0, 3.0]
 
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 99])
 def test_two_wordings_keep_the_same_queries(split, limit):
-    first = make_queries(stored(split), split, CATALOG, limit, seed=1)
+    first = make_queries(stored(split), split, limit, seed=1)
     other = stored(split, prompt="reworded", split="reworded")
-    second = make_queries(other, split, CATALOG, limit, seed=1)
+    second = make_queries(other, split, limit, seed=1)
     assert len(first) == min(limit, 3) and list(first.users) == list(second.users)
     assert list(first.users) == sorted(first.users)
 
 
 def test_another_seed_keeps_other_queries(split):
-    kept = {
-        tuple(make_queries(stored(split), split, CATALOG, 1, seed=seed).users) for seed in range(20)
-    }
+    kept = {tuple(make_queries(stored(split), split, 1, seed=seed).users) for seed in range(20)}
     assert len(kept) == 3
 
 
@@ -94,10 +95,13 @@ def sampled(of: Split):
         {
             "sample_id": f"retrieval/test/{of.interactions.user_ids[user]}/{index}",
             "task": "retrieval",
-            "user_id": of.interactions.user_ids[user],
-            "target_item_id": CATALOG.item_ids[target],
+            "user": user,
+            "event": event,
+            "target": target,
         }
-        for user, index, target in zip(users, indices, contexts.targets, strict=True)
+        for user, index, event, target in zip(
+            users, indices, contexts.events, contexts.targets, strict=True
+        )
     ]
     return contexts, pa.Table.from_pylist(rows, SCHEMA)
 
@@ -112,7 +116,7 @@ def test_a_query_has_the_history_that_the_sampler_used(split_of, rule):
     )
     split = find("split", rule)(log, 0.2, 1)
     contexts, rows = sampled(split)
-    queries = make_queries(rows, split, CATALOG, None, seed=1)
+    queries = make_queries(rows, split, None, seed=1)
     histories = contexts.slots["history"].to_list()
     assert [items.tolist() for items in queries.histories] == histories
     assert queries.targets.tolist() == contexts.targets.tolist()

@@ -8,9 +8,9 @@ import pytest
 
 from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers import content
 from recinject.identifiers.content import (
     embed_items,
+    embedding_key,
     item_texts,
     read_embeddings,
     text_space,
@@ -68,20 +68,12 @@ def test_items_without_text_are_refused():
         embed_items("tfidf", catalog_of(["Pump", "", " - "]), 8, 1)
 
 
-def test_the_same_texts_and_settings_are_embedded_once(tmp_path, monkeypatch):
-    path = tmp_path / "content.npz"
-    first = embed_items("tfidf", catalog_of(TITLES), 8, 1, path)
-    assert [file.name for file in tmp_path.iterdir()] == ["content.npz"]
-    made = []
-    real = content.text_space
-    monkeypatch.setattr(content, "text_space", lambda *a: made.append(a) or real(*a))
-    np.testing.assert_array_equal(embed_items("tfidf", catalog_of(TITLES), 8, 1, path), first)
-    assert not made
-    assert embed_items("tfidf", catalog_of(TITLES), 7, 1, path).shape[1] == 7
-    assert embed_items("tfidf", catalog_of(TITLES[:30]), 7, 1, path).shape[0] == 30
-    path.write_bytes(path.read_bytes()[:100])
-    assert embed_items("tfidf", catalog_of(TITLES[:30]), 7, 1, path).shape[0] == 30
-    assert len(made) == 3
+def test_the_key_of_vectors_changes_with_texts_and_settings():
+    key = embedding_key("tfidf", catalog_of(TITLES), 8, 1)
+    assert key == embedding_key("tfidf", catalog_of(TITLES), 8, 1)
+    others = [(TITLES, 7, 1), (TITLES, 8, 2), (TITLES[:30], 8, 1)]
+    assert key not in [embedding_key("tfidf", catalog_of(t), *rest) for t, *rest in others]
+    assert embedding_key("own.npy", catalog_of(TITLES), 8, 1) is None
 
 
 IDS = ["a", "b", "c"]

@@ -1,10 +1,10 @@
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from recinject.data.cleaning import clean
@@ -13,9 +13,9 @@ from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Part, leave_one_out
 from recinject.evaluation.audit import highest_id_rule
 from recinject.foundation.errors import RecinjectError
-from recinject.identifiers.table import KINDS, Identifiers, name_items
-from recinject.methods.semantic_ids.codes import make_unique
+from recinject.identifiers.table import Identifiers, check_kind, name_items
 from recinject.recommenders.protocol import Queries
+from recinject.registry import register
 
 
 def catalog_of(titles):
@@ -40,19 +40,21 @@ def split_over(n_items, seed=0):
     )
 
 
+KINDS = [
+    *("number", "number_title", "title", "token"),
+    *("collaborative", "order_of_appearance_which_leaks"),
+]
 titles = st.lists(
     st.text(alphabet="ab #1", max_size=5).map(lambda text: " ".join(text.split())), min_size=1
 )
 
 
 @settings(max_examples=50)
-@given(titles, st.sampled_from(sorted(KINDS)), st.integers(0, 9))
+@given(titles, st.sampled_from(KINDS), st.integers(0, 9))
 def test_no_two_items_share_a_text_even_when_white_space_collapses(titles, kind, seed):
     catalog = catalog_of(titles)
-    alike = np.zeros((len(catalog), 2), np.int32)
-    codes = make_unique(alike, (1, 1, len(catalog)), seed)
-    sizes = {"clusters": 2, "leaf_items": 2}
-    names = name_items(kind, catalog, seed, split_over(len(catalog)), **sizes, codes=codes)
+    sizes = {"clusters": 2, "leaf_items": 2} if kind == "collaborative" else {}
+    names = name_items(kind, catalog, seed, split_over(len(catalog)), **sizes)
     assert len({" ".join(text.split()) for text in names.texts}) == len(titles)
     assert all(text == " ".join(text.split()) != "" for text in names.texts)
 
@@ -155,13 +157,59 @@ def test_a_table_comes_back_and_says_whom_it_names(tmp_path):
     catalog = catalog_of(["Bear", "Doll"])
     names = name_items("number_title", catalog, 1)
     names.save(tmp_path, catalog)
-    assert Identifiers.load(tmp_path, "number_title") == names
+    again = Identifiers.load(tmp_path)
+    assert again == names and again.numbers.tolist() == names.numbers.tolist()
     table = pd.read_parquet(tmp_path / "items.parquet")
     assert table.to_dict("list") == {
         "item_id": ["i0", "i1"],
         "identifier": list(names.texts),
         "title": ["Bear", "Doll"],
+        "number": names.numbers.tolist(),
     }
+
+
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(titles, st.sampled_from(KINDS))
+def test_identifiers_of_every_kind_come_back(tmp_path, titles, kind):
+    catalog = catalog_of(titles)
+    names = name_items(kind, catalog, 1, split_over(len(catalog)))
+    names.save(tmp_path, catalog)
+    again = Identifiers.load(tmp_path)
+    assert again == names and again.tokens == names.tokens
+    assert (again.numbers is None) == (names.numbers is None)
+    assert again.duplicates_resolved == names.duplicates_resolved and again.describe() == []
+
+
+@dataclass(frozen=True)
+class Shouted(Identifiers):
+    """A kind of a stranger's, which stores more than the table."""
+
+    marks: int = 0
+
+    @classmethod
+    def make(cls, catalog, split, seed, *, marks: int = 1):
+        return cls("shouted", tuple(f"{n}{'!' * marks}" for n in catalog.item_ids), marks=marks)
+
+    def save(self, folder, catalog):
+        super().save(folder, catalog)
+        (folder / "marks").write_text(str(self.marks))
+
+    @classmethod
+    def restore(cls, folder, table):
+        return cls("shouted", tuple(table["identifier"]), marks=int((folder / "marks").read_text()))
+
+
+def test_a_kind_of_one_s_own_takes_settings_and_stores_what_it_likes(tmp_path):
+    register("identifiers", "shouted")(Shouted)
+    catalog = catalog_of(["Bear"])
+    names = name_items("shouted", catalog, 1, marks=2)
+    assert names.texts == ("i0!!",)
+    names.save(tmp_path, catalog)
+    assert Identifiers.load(tmp_path) == names
+    with pytest.raises(RecinjectError, match="identifiers.mark: unknown key\\n.*'marks'"):
+        check_kind("shouted", {"mark": 3})
+    with pytest.raises(RecinjectError, match=r"identifiers\.marks: Input should be a valid"):
+        check_kind("shouted", {"marks": "many"})
 
 
 def test_a_text_for_two_items_is_refused():

@@ -9,7 +9,7 @@ from recinject.pipeline.run import Run
 
 @pytest.fixture
 def run(tiny_recipe, tmp_path):
-    return Run(load_recipe(str(tiny_recipe), [f"runs={tmp_path}"]), "recinject preview tiny")
+    return Run(load_recipe(str(tiny_recipe), [f"runs={tmp_path}"]))
 
 
 def test_a_preview_shows_the_very_samples_that_are_built(run, finished):
@@ -28,5 +28,5 @@ def test_more_than_there_are_shows_all(run, finished):
 
 
 def test_a_task_that_is_not_in_the_run_is_refused(run):
-    with pytest.raises(RecinjectError, match="--task rank: not among the run's tasks"):
+    with pytest.raises(RecinjectError, match="--task: the run has no task 'rank'"):
         list(preview_samples(run, "rank", 1))

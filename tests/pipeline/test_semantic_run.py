@@ -13,9 +13,9 @@ from recinject.methods.semantic_ids.codes import load_codes
 
 SEMANTIC = (
     "identifiers.kind=semantic",
-    "identifiers.semantic.codes=8",
-    "identifiers.semantic.levels=2",
-    "identifiers.semantic.last_codes=40",
+    "identifiers.codes=8",
+    "identifiers.levels=2",
+    "identifiers.last_codes=40",
 )
 
 
@@ -28,7 +28,7 @@ def test_a_run_names_items_by_codes_in_every_task_mixed_with_titles(start, tmp_p
     table = pd.read_parquet(folder / "identifiers" / "items.parquet")
     assert table["identifier"].str.fullmatch(r"<a_\d+><b_\d+><c_\d+>").all()
     assert not table["identifier"].duplicated().any()
-    codes, _ = load_codes(folder / "identifiers", load_split(folder / "data")[1])
+    codes, _ = load_codes(folder / "identifiers", table["identifier"])
     assert codes.texts == tuple(table["identifier"])
     facts = RunManifest.read(folder / "identifiers").facts
     assert [row["level"] for row in facts["quality"]] == [1, 2]
@@ -49,16 +49,16 @@ def test_embeddings_are_kept_when_the_quantiser_changes_and_made_when_the_texts_
     kept = tmp_path / "tiny" / "identifiers" / "content.npz"
     assert start("prepare", *SEMANTIC).code == 0
     before = np.load(kept)["embeddings"]
-    ended = start("prepare", *SEMANTIC, "identifiers.semantic.quantiser=lsh")
+    ended = start("prepare", *SEMANTIC, "identifiers.quantiser=lsh")
     assert "identifiers: again" in ended.output
     np.testing.assert_array_equal(np.load(kept)["embeddings"], before)
-    start("prepare", *SEMANTIC, "identifiers.semantic.dimensions=5")
+    start("prepare", *SEMANTIC, "identifiers.dimensions=5")
     assert np.load(kept)["embeddings"].shape[1] == 5
 
 
 def test_vectors_of_the_user_s_own_belong_to_the_stage_s_inputs(start, tmp_path):
     own = tmp_path / "own.npy"
-    wanted = (*SEMANTIC, f"identifiers.semantic.content={own}")
+    wanted = (*SEMANTIC, f"identifiers.content={own}")
     assert "no such" in start("prepare", *wanted).output.lower()
     assert not (tmp_path / "tiny" / "identifiers").exists()
     np.save(own, np.random.default_rng(0).normal(size=(7, 3)))
@@ -76,15 +76,15 @@ def test_vectors_of_the_user_s_own_belong_to_the_stage_s_inputs(start, tmp_path)
 @pytest.mark.parametrize(
     ("setting", "fact"),
     [
-        ("identifiers.semantic.codes=999", "999 codes a level, and only"),
-        ("identifiers.semantic.last_codes=1", "last code tells 1 apart"),
-        ("identifiers.semantic.levels=26", "identifiers.semantic.levels"),
-        ("identifiers.semantic.quantiser=rqvae", "did you mean 'rq_vae'"),
-        ("identifiers.semantic.content=no/such", "sentence-transformers"),
+        ("identifiers.codes=999", "999 codes a level, and only"),
+        ("identifiers.last_codes=1", "last code tells 1 apart"),
+        ("identifiers.levels=26", "identifiers.levels"),
+        ("identifiers.quantiser=rqvae", "did you mean 'rq_vae'"),
+        ("identifiers.content=no/such", "sentence-transformers"),
     ],
 )
 def test_bad_settings_end_with_one_error_and_leave_nothing(start, tmp_path, setting, fact):
-    ended = start("prepare", *SEMANTIC, "identifiers.semantic.codes=2", setting)
+    ended = start("prepare", *SEMANTIC, "identifiers.codes=2", setting)
     assert ended.code == 2 and fact in ended.output and "Traceback" not in ended.output
     assert not (tmp_path / "tiny" / "identifiers").exists()
 

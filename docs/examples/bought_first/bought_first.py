@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from recinject.data.schema import Integers
 from recinject.data.splitting import View
 from recinject.foundation.ragged import Ragged
+from recinject.registry import register
 from recinject.tasks.task import Keys, Task
 from recinject.templating.writers import Contexts, SlotKind
 
 
+@register("task")
 @dataclass(frozen=True)
 class BoughtFirst(Task):
     """Tell the earlier of two items of a customer's history.

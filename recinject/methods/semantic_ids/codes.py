@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from recinject.data.schema import Catalog, Flags, Integers
+from recinject.data.schema import Flags, Integers
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
-from recinject.foundation.storage import UNREADABLE_ARRAYS, hash_value
+from recinject.foundation.storage import UNREADABLE_ARRAYS
 from recinject.methods.semantic_ids.quantising import (
     Hyperplanes,
     Quantiser,
@@ -24,7 +24,6 @@ from recinject.methods.semantic_ids.quantising import (
     Vectors,
 )
 
-MOST_LEVELS = len(string.ascii_lowercase) - 1
 _CODES, _CODEBOOKS = "codes.npy", "codebooks.npz"
 _STORED: dict[str, type[Quantiser]] = {
     kind.kind: kind for kind in (Residual, Hyperplanes, RandomCodes)
@@ -44,10 +43,9 @@ class SemanticCodes:
             first = self.rows[over[0], :-1]
             alike = int((self.rows[:, :-1] == first).all(1).sum())
             raise RecinjectError(
-                f"identifiers.semantic: {alike} items share the codes {code_text(first)}, and the "
+                f"identifiers: {alike} items share the codes {code_text(first)}, and the "
                 f"last code tells {self.sizes[-1]} apart",
-                hint="set identifiers.semantic.codes or .levels higher, or "
-                f"identifiers.semantic.last_codes={alike}",
+                hint=f"set identifiers.codes or .levels higher, or identifiers.last_codes={alike}",
             )
 
     @property
@@ -65,16 +63,6 @@ class SemanticCodes:
     def prefixes(self) -> Integers:
         """The codes of the content alone, shape (items, levels)."""
         return self.rows[:, :-1]
-
-    def extended(self, prefixes: Integers, seed: int) -> SemanticCodes:
-        """Give new items a place behind the known ones, whose codes stay as they are.
-
-        The frozen codebooks give the new items' ``prefixes``, shape (new items, levels).
-        """
-        both = np.concatenate([self.prefixes, prefixes])
-        last = number_alike(both, seed, np.arange(len(both)) < len(self.rows))
-        new = np.column_stack([prefixes, last[len(self.rows) :]])
-        return SemanticCodes(np.concatenate([self.rows, new]).astype(np.int32), self.sizes)
 
 
 def make_unique(
@@ -125,27 +113,22 @@ def code_tokens(sizes: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"<{letter}_{code}>" for letter, size in pairs for code in range(size))
 
 
-def save_codes(
-    folder: Path, codes: SemanticCodes, quantiser: Quantiser, catalog: Catalog, content: str
-) -> None:
-    """Write ``codes.npy``, and ``codebooks.npz`` with what they belong to.
-
-    ``content`` says what the embeddings were made by that the quantiser learnt from.
-    """
+def save_codes(folder: Path, codes: SemanticCodes, quantiser: Quantiser) -> None:
+    """Write ``codes.npy``, and ``codebooks.npz`` with what gives codes to new items."""
     np.save(folder / _CODES, codes.rows)
-    facts = {"sizes": codes.sizes, "catalog": _fingerprint(catalog), "content": content}
-    arrays: dict[str, Any] = {"facts": np.array(json.dumps({**facts, "kind": quantiser.kind}))}
+    facts = {"sizes": codes.sizes, "kind": quantiser.kind}
+    arrays: dict[str, Any] = {"facts": np.array(json.dumps(facts))}
     for name, value in vars(quantiser).items():
         several = enumerate(value) if isinstance(value, tuple) else [(-1, value)]
         arrays |= {name if n < 0 else f"{name}.{n:02}": array for n, array in several}
     np.savez(folder / _CODEBOOKS, **arrays)
 
 
-def load_codes(folder: Path, catalog: Catalog) -> tuple[SemanticCodes, Quantiser]:
-    """Read what :func:`save_codes` wrote.
+def load_codes(folder: Path, texts: Sequence[str]) -> tuple[SemanticCodes, Quantiser]:
+    """Read what :func:`save_codes` wrote of the items whose identifiers are ``texts``.
 
     Raises:
-        RecinjectError: there is nothing, it cannot be read, or it is of another catalogue.
+        RecinjectError: there is nothing, it cannot be read, or it is of other items.
     """
     path = folder / _CODEBOOKS
     try:
@@ -159,18 +142,14 @@ def load_codes(folder: Path, catalog: Catalog) -> tuple[SemanticCodes, Quantiser
             f"{path}: no codebooks to read ({error})".split("\n")[0],
             hint="make them with recinject prepare RECIPE identifiers.kind=semantic",
         ) from error
-    if facts["catalog"] != _fingerprint(catalog) or len(rows) != len(catalog):
+    codes = SemanticCodes(rows, tuple(facts["sizes"]))
+    if codes.texts != tuple(texts):
         raise RecinjectError(
             f"{path}: the codebooks belong to another catalogue ({len(rows)} items, and here are "
-            f"{len(catalog)})",
-            hint="name the items again with recinject prepare, or give the catalogue that they "
-            "were made for",
+            f"{len(texts)})",
+            hint="name the items again with recinject prepare",
         )
-    return SemanticCodes(rows, tuple(facts["sizes"])), quantiser
-
-
-def _fingerprint(catalog: Catalog) -> str:
-    return hash_value(catalog.item_ids)
+    return codes, quantiser
 
 
 def _grouped(arrays: dict[str, Any]) -> dict[str, Any]:

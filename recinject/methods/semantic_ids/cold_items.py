@@ -15,11 +15,11 @@ Codes = tuple[int, ...]
 
 
 def join_cold_items(
-    listed: Prediction, queries: Queries, prefixes: Integers, cold: Flags, share: float, k: int
+    listed: Prediction, queries: Queries, prefixes: Integers, cold: Flags, fraction: float, k: int
 ) -> Prediction:
-    """Let cold items follow those that share their predicted codes, up to a share of each list.
+    """Let cold items follow those that share their predicted codes, up to a fraction of each list.
 
-    Source: TIGER, arXiv 2305.05065, section 4.3, whose epsilon is ``share``. It holds for the
+    Source: TIGER, arXiv 2305.05065, section 4.3, whose epsilon is ``fraction``. It holds for the
     first r items of a list at every r, so one list serves every cutoff; a cold item that comes
     too early waits. Scores are minus the places, since a cold item need not have one.
 
@@ -30,7 +30,7 @@ def join_cold_items(
         prefixes: the codes of each item without the last, which nothing is learnt of where the
             item is cold; shape (items, levels).
         cold: the items without training events, shape (items,).
-        share: from 0, which leaves out cold items, to 1.
+        fraction: from 0, which leaves out cold items, to 1.
         k: the length of the lists.
 
     Raises:
@@ -46,11 +46,11 @@ def join_cold_items(
     for row, (items, history) in enumerate(zip(listed.items, queries.histories, strict=True)):
         wanted = _with_siblings(items[items >= 0].tolist(), prefixes, siblings)
         barred = set(history.tolist())
-        chosen = _within_share([i for i in wanted if i not in barred], cold, share, k)
+        chosen = _within_fraction([i for i in wanted if i not in barred], cold, fraction, k)
         joined[row, : len(chosen)] = chosen
     found, order = joined == queries.targets[:, None], np.arange(float(k))
     return Prediction(
-        f"{listed.recommender}_cold_{share:g}",
+        f"{listed.recommender}_cold_{fraction:g}",
         listed.task,
         joined,
         np.where(joined >= 0, -order, -np.inf),
@@ -79,7 +79,7 @@ def _with_siblings(
     )
 
 
-def _within_share(items: Sequence[int], cold: Flags, share: float, k: int) -> list[int]:
+def _within_fraction(items: Sequence[int], cold: Flags, fraction: float, k: int) -> list[int]:
     """Take items in order; cold ones wait until those above them leave them room."""
     places = list(enumerate(items))
     known, waiting = (deque(p for p in places if cold[p[1]] == is_cold) for is_cold in (0, 1))
@@ -87,7 +87,7 @@ def _within_share(items: Sequence[int], cold: Flags, share: float, k: int) -> li
     joined = 0
     while len(chosen) < k and (known or waiting):
         # The least surplus keeps 0.1 of 10 items from being less than one.
-        room = joined + 1 <= share * (len(chosen) + 1) + 1e-9
+        room = joined + 1 <= fraction * (len(chosen) + 1) + 1e-9
         if waiting and room and (not known or waiting[0] < known[0]):
             chosen.append(waiting.popleft()[1])
             joined += 1

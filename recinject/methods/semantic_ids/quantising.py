@@ -19,6 +19,8 @@ from recinject.foundation.randomness import derive_rng
 Vectors = NDArray[np.float32]
 Layers = tuple[Vectors, ...]
 _ROWS_AT_ONCE = 2**16
+Fitter = Callable[..., "Quantiser"]
+"""Learns codes: of vectors, levels, codes a level, a seed and settings of its own."""
 
 
 class Quantiser(ABC):
@@ -150,8 +152,8 @@ def fit_lsh(embeddings: Vectors, levels: int, codes: int, seed: int) -> Hyperpla
     bits = codes.bit_length() - 1
     if codes != 1 << bits:
         raise RecinjectError(
-            f"identifiers.semantic.codes: lsh makes 2, 4, 8, 16... codes of its bits, not {codes}",
-            hint=f"set identifiers.semantic.codes={1 << bits} or {2 << bits}",
+            f"identifiers.codes: lsh makes 2, 4, 8, 16... codes of its bits, not {codes}",
+            hint=f"set identifiers.codes={1 << bits} or {2 << bits}",
         )
     normals = derive_rng(seed, "lsh").normal(size=(levels, bits, embeddings.shape[1]))
     return Hyperplanes(embeddings.mean(0), normals.astype(np.float32))
@@ -160,7 +162,7 @@ def fit_lsh(embeddings: Vectors, levels: int, codes: int, seed: int) -> Hyperpla
 def _check_width(embeddings: Vectors, width: int) -> None:
     if embeddings.shape[1] != width:
         raise RecinjectError(
-            f"identifiers.semantic: vectors of {embeddings.shape[1]} numbers, and the codebooks "
+            f"identifiers: vectors of {embeddings.shape[1]} numbers, and the codebooks "
             f"were learnt from {width}",
             hint="embed new items with the very content model that the codebooks were learnt from",
         )
@@ -179,20 +181,11 @@ def draw_codes(embeddings: Vectors, levels: int, codes: int, seed: int) -> Rando
     return RandomCodes(np.array([levels, codes, seed], np.int64))
 
 
-Fitter = Callable[[Vectors, int, int, int], Quantiser]
-FITTERS: dict[str, Fitter] = {
-    "rq_kmeans": fit_rq_kmeans,
-    "lsh": fit_lsh,
-    "random": draw_codes,
-}
-"""How codes are learnt from vectors, by name: of vectors, levels, codes a level, and a seed."""
-
-
 def check_enough(embeddings: Vectors, codes: int) -> None:
     """Refuse to learn more codes than there are items to learn them from."""
     if len(embeddings) < codes:
         raise RecinjectError(
-            f"identifiers.semantic.codes: {codes} codes a level, and only {len(embeddings)} items "
+            f"identifiers.codes: {codes} codes a level, and only {len(embeddings)} items "
             "to learn them from",
-            hint=f"set identifiers.semantic.codes={max(2, len(embeddings) // 4)} or fewer",
+            hint=f"set identifiers.codes={max(2, len(embeddings) // 4)} or fewer",
         )

@@ -3,136 +3,177 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import pandas as pd
+from pydantic import AfterValidator, Field
 
 from recinject.data.schema import Catalog, Flags
-from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.foundation.randomness import derive_rng
-from recinject.foundation.storage import write_json
-from recinject.identifiers.content import embed_items
+from recinject.data.splitting import Split
+from recinject.foundation.settings import bind
+from recinject.foundation.storage import UNREADABLE_ARRAYS, read_json, write_json
+from recinject.identifiers.content import FILES, TFIDF, embed_items, embedding_key
+from recinject.identifiers.table import Identifiers
 from recinject.methods.semantic_ids.codes import (
     Row,
     SemanticCodes,
+    code_tokens,
     describe_codes,
+    load_codes,
     make_unique,
     save_codes,
 )
-from recinject.methods.semantic_ids.quantising import (
-    FITTERS,
-    Fitter,
-    Quantiser,
-    Vectors,
-    check_enough,
-)
-from recinject.pipeline.sections import SemanticSection
+from recinject.methods.semantic_ids.cold_items import join_cold_items
+from recinject.methods.semantic_ids.quantising import Quantiser, Vectors
+from recinject.recommenders.protocol import Prediction, Queries
+from recinject.registry import find
 
-RQ_VAE = "rq_vae"
-QUANTISERS = (*FITTERS, RQ_VAE)
-QUALITY = "quality.json"
-CONTENT = "content.npz"
-_TRAINING = {
-    "learning_rate": 1e-3,
-    "per_device_train_batch_size": 1024,
-    "max_steps": 3000,
-}
+QUALITY, CONTENT = "quality.json", "content.npz"
+_Positive = Annotated[int, Field(ge=1)]
 
 
-@dataclass(frozen=True, eq=False)
-class Semantic:
-    """Codes with what made them.
+def _known_quantiser(name: str) -> str:
+    find("quantiser", name, "identifiers.quantiser")
+    return name
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SemanticIdentifiers(Identifiers):
+    """Items named by a token for each of their codes, with what made the codes.
+
+    Source: TIGER, Rajput et al. 2023 (arXiv 2305.05065).
 
     Attributes:
         codes: of every item of the catalogue.
-        quantiser: what gives codes to new items.
+        quantiser: gives codes to new items.
         quality: see :func:`~recinject.methods.semantic_ids.codes.describe_codes`.
-        content: what the embeddings were made by.
+        vectors: what the codes were made of, with the key of the texts and settings behind them;
+            None where they are a file of the user's own.
     """
+
+    has_tokens: ClassVar[bool] = True
+    joins_cold_items: ClassVar[bool] = True
 
     codes: SemanticCodes
     quantiser: Quantiser
     quality: list[Row]
-    content: str
+    vectors: tuple[str, Vectors] | None = field(default=None, repr=False)
+
+    @classmethod
+    def make(
+        cls,
+        catalog: Catalog,
+        split: Split,
+        seed: int,
+        *,
+        content: str = TFIDF,
+        dimensions: _Positive = 256,
+        quantiser: Annotated[str, AfterValidator(_known_quantiser)] = "rq_kmeans",
+        levels: Annotated[int, Field(ge=1, le=25)] = 3,
+        codes: Annotated[int, Field(ge=2)] = 256,
+        last_codes: _Positive = 256,
+        training: dict[str, Any] | None = None,
+        earlier: Path | None = None,
+    ) -> SemanticIdentifiers:
+        """Give every item of a catalogue codes of its content.
+
+        The codebooks are learnt from the items with training events. The frozen codebooks encode
+        all others, as they would encode new items.
+
+        Args:
+            catalog: the items.
+            split: says which items have training events.
+            seed: of whatever is random.
+            content: ``tfidf``, a ``.npy`` or ``.parquet`` of vectors, or a sentence-transformers
+                model.
+            dimensions: the most numbers in a vector that ``tfidf`` makes.
+            quantiser: how codes are learnt from vectors, by its name in the registry.
+            levels: how many codes an item has, but for the last one that tells items apart.
+            codes: how many codes a level has.
+            last_codes: how many items may share all other codes.
+            training: keyword arguments of the quantiser, such as those of ``rq_vae``.
+            earlier: a folder whose vectors are taken if they are of the same texts and settings.
+
+        Raises:
+            RecinjectError: the content, the number of codes or a setting is at fault.
+        """
+        key = embedding_key(content, catalog, dimensions, seed)
+        vectors = _stored(earlier / CONTENT, key) if key and earlier else None
+        if vectors is None:
+            vectors = embed_items(content, catalog, dimensions, seed)
+        fit = find("quantiser", quantiser, "identifiers.quantiser")
+        known = np.bincount(split.train.items, minlength=len(catalog)) > 0
+        given = {"embeddings": vectors[known], "levels": levels, "codes": codes, "seed": seed}
+        fitted: Quantiser = bind(fit, training or {}, "identifiers.training", **given)
+        prefixes = fitted.encode(vectors)
+        made = make_unique(prefixes, (*[codes] * levels, last_codes), seed, known)
+        return cls(
+            kind="semantic",
+            texts=made.texts,
+            duplicates_resolved=made.collisions,
+            codes=made,
+            quantiser=fitted,
+            quality=describe_codes(prefixes, vectors, fitted, codes, seed),
+            vectors=(key, vectors) if key else None,
+        )
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        """Every code of every level, as the token that stands for it."""
+        return code_tokens(self.codes.sizes)
 
     def save(self, folder: Path, catalog: Catalog) -> None:
-        """Write codes, codebooks and quality into the identifiers' folder."""
-        save_codes(folder, self.codes, self.quantiser, catalog, self.content)
+        """Write the table, codes, codebooks, quality and vectors."""
+        super().save(folder, catalog)
+        save_codes(folder, self.codes, self.quantiser)
         write_json(folder / QUALITY, self.quality)
+        if self.vectors is not None:
+            key, vectors = self.vectors
+            np.savez(folder / CONTENT, key=np.array(key), embeddings=vectors)
 
+    @classmethod
+    def restore(cls, folder: Path, table: pd.DataFrame) -> SemanticIdentifiers:
+        """Read all but the vectors.
 
-def make_semantic(
-    settings: SemanticSection,
-    catalog: Catalog,
-    known: Flags,
-    seed: int,
-    folder: Path | None = None,
-) -> Semantic:
-    """Give every item of a catalogue codes of its content.
-
-    Args:
-        settings: the recipe's.
-        catalog: the items.
-        known: the items that codebooks may be learnt from, shape (items,): those with training
-            events. The others are encoded by the frozen codebooks, as new items are.
-        seed: of whatever is random.
-        folder: where embeddings of texts are kept; those of the same texts and settings that are
-            there already are taken as they are.
-
-    Raises:
-        RecinjectError: an unknown quantiser; the content, or the number of codes, is at fault.
-    """
-    fit = _fitter(settings)
-    cache = None if folder is None else folder / CONTENT
-    embeddings = embed_items(settings.content, catalog, settings.dimensions, seed, cache)
-    quantiser = fit(embeddings[known], settings.levels, settings.codes, seed)
-    prefixes = quantiser.encode(embeddings)
-    sizes = (*[settings.codes] * settings.levels, settings.last_codes)
-    codes = make_unique(prefixes, sizes, seed, known)
-    quality = describe_codes(prefixes, embeddings, quantiser, settings.codes, seed)
-    return Semantic(codes, quantiser, quality, settings.content)
-
-
-def _fitter(settings: SemanticSection) -> Fitter:
-    if settings.quantiser not in QUANTISERS:
-        raise RecinjectError(
-            f"identifiers.semantic.quantiser: unknown {settings.quantiser!r}",
-            hint=did_you_mean(settings.quantiser, QUANTISERS),
+        Raises:
+            RecinjectError: the codes cannot be read, or are not those of the table.
+        """
+        codes, quantiser = load_codes(folder, tuple(table["identifier"]))
+        return cls(
+            kind="semantic",
+            texts=codes.texts,
+            duplicates_resolved=codes.collisions,
+            codes=codes,
+            quantiser=quantiser,
+            quality=read_json(folder / QUALITY),
         )
-    if settings.quantiser == RQ_VAE:
-        return partial(fit_rq_vae, training=settings.training)
-    return FITTERS[settings.quantiser]
+
+    @classmethod
+    def input_files(cls, settings: Mapping[str, Any]) -> list[Path]:
+        """Return the user's own vectors, where items are named by them."""
+        content = Path(settings.get("content", TFIDF))
+        return [content] if content.suffix in FILES else []
+
+    def describe(self) -> list[Row]:
+        """Return the quality of the codes, a row a level."""
+        return self.quality
+
+    def join_cold_items(
+        self, listed: Prediction, queries: Queries, cold: Flags, fraction: float, k: int
+    ) -> Prediction:
+        """Let cold items follow the items that share all their codes but the last.
+
+        See :func:`~recinject.methods.semantic_ids.cold_items.join_cold_items`.
+        """
+        return join_cold_items(listed, queries, self.codes.prefixes, cold, fraction, k)
 
 
-def fit_rq_vae(
-    embeddings: Vectors, levels: int, codes: int, seed: int, training: Mapping[str, Any]
-) -> Quantiser:
-    """Train TIGER's autoencoder, and freeze its codebooks.
-
-    Args:
-        embeddings: shape (items, width).
-        levels: how many codes name an item.
-        codes: how many codes a level has.
-        seed: of the weights, the batches' order and the codebooks' start.
-        training: see :func:`~recinject.training.networks.fit_module`; ``optimizer`` too.
-
-    Raises:
-        RecinjectError: there are fewer items than codes, or a setting is wrong.
-    """
-    import torch
-
-    from recinject.methods.semantic_ids.rq_vae import RQVAE, collate
-    from recinject.training.networks import fit_module, global_chance
-
-    check_enough(embeddings, codes)
-    settings = {**_TRAINING, **training}
-    optimizer = settings.pop("optimizer", None)
-    start = int(derive_rng(seed, RQ_VAE).integers(2**31))
-    with global_chance(start):
-        module = RQVAE(embeddings.shape[1], levels, codes)
-    rows = torch.from_numpy(np.ascontiguousarray(embeddings))
-    fit_module(module, rows, collate, settings, None, seed, optimizer=optimizer)
-    return module.frozen()
+def _stored(path: Path, key: str) -> Vectors | None:
+    try:
+        with np.load(path) as stored:
+            return stored["embeddings"] if str(stored["key"]) == key else None
+    except (*UNREADABLE_ARRAYS, KeyError):
+        return None  # none, or one that was not written to its end

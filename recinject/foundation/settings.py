@@ -1,0 +1,145 @@
+"""Settings that people write are checked here: by pydantic, with one form of message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import is_dataclass
+from inspect import signature
+from typing import Any, NotRequired, Required, TypeVar, get_args, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from recinject.foundation.errors import RecinjectError, did_you_mean
+
+T = TypeVar("T")
+
+MOVED: dict[str, str] = {
+    "ablation": "sweep.arms, as the shipped recipe ablation does,",
+    "study": "sweep.arms and sweep.vary, as the shipped recipe rating_study does,",
+}
+"""Keys of a recipe that went elsewhere: the old key with its sections, and what to write now."""
+
+
+def bind(kind: Callable[..., T], settings: Mapping[str, Any], place: str, **given: Any) -> T:
+    """Call a class or a function with settings, each checked against its annotation.
+
+    Args:
+        kind: a dataclass, a pydantic model, another class, or a function. Bounds are part of an
+            annotation, as in ``Annotated[int, Field(ge=1)]``.
+        settings: its arguments by name, as they were written.
+        place: where they were written, such as ``samples.tasks.bpr``, for the error message.
+        given: further arguments, which cannot be set and are not checked.
+
+    Raises:
+        RecinjectError: an unknown setting, one that is missing, or a value that it cannot be.
+
+    Examples:
+        >>> def fit(items: list[int], rank: int, decay: float = 0.1): return rank, decay
+        >>> bind(fit, {"rank": "8"}, "lora", items=[1, 2])
+        (8, 0.1)
+        >>> bind(fit, {"rnk": 8}, "lora", items=[1, 2])
+        Traceback (most recent call last):
+        recinject.foundation.errors.RecinjectError: lora.rnk: unknown key
+          fix: did you mean 'rank'? Legal: decay, rank
+    """
+    checked = bind_arguments(kind, settings, place, tuple(given))
+    try:
+        return kind(**given, **checked)
+    except ValidationError as error:
+        raise explain(error, f"{place}.", _fields(kind, given)) from error
+
+
+def bind_arguments(
+    kind: Callable[..., Any],
+    settings: Mapping[str, Any],
+    place: str,
+    given: Collection[str] | None = None,
+) -> dict[str, Any]:
+    """Check settings as :func:`bind` does, and return them, each of its argument's type.
+
+    Args:
+        kind: what will be called with them.
+        settings: its arguments by name, as they were written.
+        place: where they were written, for the error message.
+        given: the arguments that cannot be set; by default all but the keyword-only ones.
+
+    Raises:
+        RecinjectError: see :func:`bind`.
+
+    Examples:
+        >>> def cluster(items, *, clusters: int = 20): ...
+        >>> bind_arguments(cluster, {"clusters": "3"}, "identifiers")
+        {'clusters': 3}
+    """
+    fields = _fields(kind, given)
+    typed_dict: Any = TypedDict  # to mypy it is no function
+    shape = typed_dict("shape", fields)
+    open_ended = any(each.kind is each.VAR_KEYWORD for each in signature(kind).parameters.values())
+    shape.__pydantic_config__ = ConfigDict(
+        extra="allow" if open_ended else "forbid", arbitrary_types_allowed=True
+    )
+    try:
+        checked: dict[str, Any] = TypeAdapter(shape).validate_python(dict(settings))
+    except ValidationError as error:
+        raise explain(error, f"{place}.", fields) from error
+    return checked
+
+
+def explain(error: ValidationError, place: str, fields: Mapping[str, Any]) -> RecinjectError:
+    """Turn pydantic's first complaint into an error that names place, fact and fix.
+
+    Args:
+        error: what pydantic raised.
+        place: what stands in front of the keys, such as ``mine.yaml: `` or ``lora.``.
+        fields: the legal keys with their types, in which those of the sections below are found.
+    """
+    # What is unknown comes first: it explains why something else is missing.
+    first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+    keys = [str(part) for part in first["loc"]]
+    where = f"{place}{'.'.join(keys)}".rstrip(".: ")
+    if first["type"] == "extra_forbidden":
+        for key in keys[:-1]:
+            section = _section(fields.get(key))
+            fields = fields_of(section) if section else fields
+        return unknown_key(where, fields)
+    if first["type"] == "missing":
+        return RecinjectError(f"{where}: missing", hint=f"add {keys[-1]} to the recipe")
+    fact = first["msg"].partition(" or instance of ")[0].removeprefix("Value error, ")
+    now = f"it is {first['input']!r} now; change or remove it" if keys else "change one of the two"
+    return RecinjectError(f"{where}: {fact}", hint=now)
+
+
+def unknown_key(where: str, legal: Iterable[str]) -> RecinjectError:
+    """Return the error for a key that does not exist, or no longer; ``where`` ends with it."""
+    old = where.rpartition(": ")[2]
+    if old in MOVED:
+        return RecinjectError(f"{where}: this key has moved", hint=f"write {MOVED[old]} instead")
+    return RecinjectError(f"{where}: unknown key", hint=did_you_mean(old.rpartition(".")[2], legal))
+
+
+def fields_of(section: type[BaseModel]) -> dict[str, Any]:
+    """Return the keys of a pydantic model with their types."""
+    return {name: field.annotation for name, field in section.model_fields.items()}
+
+
+def _section(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(filter(None, map(_section, get_args(annotation))), None)
+
+
+def _fields(kind: Callable[..., Any], given: Collection[str] | None) -> dict[str, Any]:
+    declared = is_dataclass(kind) or _section(kind) or not isinstance(kind, type)
+    hints = get_type_hints(kind if declared else kind.__init__, include_extras=True)
+    parameters = signature(kind).parameters.values()
+    by_name = [each for each in parameters if each.kind is each.KEYWORD_ONLY]
+    if given is not None:
+        by_name += [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    return {
+        each.name: (Required if each.default is each.empty else NotRequired)[
+            hints.get(each.name, Any)
+        ]
+        for each in by_name
+        if each.name not in (given or ())
+    }
