@@ -22,8 +22,8 @@ from torch import nn
 from torch.optim import Optimizer
 from transformers import T5Config, T5ForConditionalGeneration
 
-from recinject.methods.clippy.clippy import ClippyAdagrad, ClippyAdam
-from recinject.methods.clippy.step_scales import clip_summary, clippy_groups
+from recinject.methods.clippy.clippy import ClippyAdagrad, ClippyAdam, clippy_groups
+from recinject.training.optimizers import log_entries
 
 BASE: dict[str, Any] = {"d_model": 768, "d_kv": 64, "d_ff": 2048, "num_layers": 12, "num_heads": 12}
 BASE |= {"vocab_size": 32_128}
@@ -63,9 +63,9 @@ def measure(name: str, ours: Optimizer, theirs: Optimizer, rounds: int) -> dict[
     """Take steps in turns, print a row, and return what belongs into the JSON object."""
     for optimizer in (ours, theirs):  # the first one makes the state
         optimizer.step()
-    clip_summary(ours)
+    log_entries(ours)
     times = [(seconds(ours), seconds(theirs)) for _ in range(rounds)]
-    share = clip_summary(ours)["clip_share"]
+    share = log_entries(ours)["clip_share"]
     quicker = [sorted(side)[: (rounds + 1) // 2] for side in zip(*times, strict=True)]
     value, reference = (1000 * statistics.mean(side) for side in quicker)
     print(f"{name:16} {value:>9.1f} {reference:>12.1f} {value / reference:>7.2f} {share:>8.2f}")

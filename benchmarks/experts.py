@@ -33,12 +33,11 @@ from torch import nn
 from transformers import Adafactor
 
 from recinject.data.splitting import Part
-from recinject.methods.experts.experts import ExpertSettings, add_experts, answering, experts_of
-from recinject.methods.experts.gates import part_gate
-from recinject.models.adapters import add_lora
+from recinject.methods.experts.experts import ExpertsModel, add_experts
+from recinject.models.adapters import adaptation_of, add_lora, answering
 from recinject.models.building import count_parameters, wrap_tokenizer
-from recinject.pipeline.build import build
 from recinject.pipeline.model import base_model
+from recinject.pipeline.prepare import build
 from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
 from recinject.samples.mixture import token_columns
@@ -62,7 +61,7 @@ class Bench:
     def __init__(self, run: Run, quick: bool) -> None:
         told = run.recipe.tasks()
         self.tasks = [task.name for task in told]
-        self.tokenizer = run.factory.tokenizer
+        self.tokenizer = run.samples.factory.tokenizer
         self.steps, self.first, self.every = (12, 30, 4) if quick else (400, 1200, 20)
         self.rates = [3e-3, 1e-2] if quick else [1e-3, 3e-3, 1e-2]
         self.batch, self.folder = (16 if quick else 32), run.folder("samples")
@@ -130,8 +129,8 @@ class Bench:
         with answering(model, tasks):
             losses = token_losses(model(**batch).logits, labels)
             loss = losses.sum() / (labels != -100).sum()
-            experts = experts_of(model)
-            return loss if experts is None else loss + experts.auxiliary_loss(step).mean()
+            extra = adaptation_of(model).extra_loss(step)
+            return loss if extra is None else loss + extra.mean()
 
     @torch.no_grad()
     def measure(self, model: nn.Module, half: int) -> list[float]:
@@ -154,16 +153,13 @@ class Bench:
         """Return a copy of the model with what a variant trains; ``rank`` is a LoRA's."""
         model, lora = copy.deepcopy(self.base), {"target_modules": TARGETS}
         if name == "shared_lora":
-            return add_lora(model, {**lora, "r": rank, "lora_alpha": SCALE * rank}, seed)
+            return add_lora(model, {**lora, "r": rank, "lora_alpha": SCALE * rank}, seed=seed)
         told: dict[str, Any] = {"number": NUMBER, "k": K, "rank": RANK, "gate": name}
         if name == "lora_a_task":
             told = {"number": len(self.tasks), "k": 1, "rank": rank // len(self.tasks)}
             told["gate"] = "top_k"
-        settings = ExpertSettings(
-            **told, **lora, alpha=SCALE * told["rank"], gate_rate=1.0, regulariser=1e-2,
-            warmup_steps=self.steps // 5,
-        )  # fmt: skip
-        found = add_experts(model, settings, self.tasks, seed)
+        told |= {**lora, "alpha": SCALE * told["rank"], "regulariser": 1e-2}
+        found = add_experts(model, {**told, "warmup_steps": self.steps // 5}, self.tasks, seed)
         if name == "lora_a_task":  # a gate that is told
             found.gate.logits.weight.data.copy_(torch.eye(len(self.tasks)))
             found.gate.requires_grad_(False)
@@ -172,7 +168,7 @@ class Bench:
     def adapt(self, name: str, rate: float, seed: int) -> tuple[list[list[float]], int, int]:
         """Return losses of both halves by task, flips, and how many gates are saturated."""
         model = self.variant(name, seed)
-        experts = experts_of(model)
+        experts = model if isinstance(model, ExpertsModel) else None
         seen: list[list[frozenset[int]]] = []
 
         def look(step: int) -> None:
@@ -202,7 +198,7 @@ class Bench:
     def saturated(self) -> nn.Module:
         """Return DSelect-k experts whose gates have made up their minds."""
         model = self.variant("dselect_k", 0)
-        codes = experts_of(model).gate.logits.weight.data[:, K:]  # type: ignore[union-attr]
+        codes = adaptation_of(model).gate.logits.weight.data[:, K:]  # type: ignore[attr-defined]
         codes.copy_(torch.where(torch.rand_like(codes) < 0.5, -1.0, 1.0))
         return model
 
@@ -211,9 +207,7 @@ def adam(model: nn.Module, rate: float) -> torch.optim.Optimizer:
     """Return AdamW over what trains, the gate in its own group."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, rate, weight_decay=0.0)
-    experts = experts_of(model)
-    if experts is not None:
-        part_gate(optimizer, experts.gate, experts.settings.gate_rate)
+    adaptation_of(model).group_parameters(optimizer)
     return optimizer
 
 
@@ -224,7 +218,7 @@ def prepare(told: argparse.Namespace, folder: str) -> Run:
         shop = "{users: 300, items: 60, events_per_user: 10}"
         overrides = [f"runs={folder}", f"data.simulator={shop}", "model.vocab_size=1500"]
         overrides += [f"samples.tasks.ranking.{n}=9" for n in ("negatives", "train_negatives")]
-    run = Run(load_recipe("quickstart" if told.quick else "ml_100k", overrides), "")
+    run = Run(load_recipe("quickstart" if told.quick else "ml_100k", overrides))
     build(run)
     return run
 

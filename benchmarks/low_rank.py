@@ -26,8 +26,8 @@ from transformers import PreTrainedModel
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import leave_one_out
 from recinject.identifiers.table import name_items
-from recinject.methods.low_rank.initialisation import Block, initialise, risk
-from recinject.methods.low_rank.layers import capture_inputs, find_layers, make_low_rank
+from recinject.methods.low_rank.factors import Block, find_factors, risk
+from recinject.methods.low_rank.layers import LowRank, capture_inputs, find_layers
 from recinject.models.building import build_model, wrap_tokenizer
 from recinject.samples.build import make_factory
 from recinject.samples.builder import Builder
@@ -50,7 +50,8 @@ def show_risks() -> None:
         print(f"risk, ReLU, 64 -> 256, {name}\n rank spectral      nkp     lfai  gain of lfai")
         for rank in (1, 2, 4, 8, 16, 32, 48):
             lost = [
-                risk(block, initialise(block, [rank], method)) / whole for method in METHODS["relu"]
+                risk(block, find_factors(block, [rank], method)) / whole
+                for method in METHODS["relu"]
             ]
             gain = 1 - lost[2] / lost[0]
             print(f"{rank:>5} " + " ".join(f"{value:8.4f}" for value in lost) + f" {gain:>13.2%}")
@@ -111,12 +112,12 @@ def run(kind: str, seed: int, quick: bool) -> tuple[float, dict[tuple[int, str],
     training, validation = parts["train"], parts["validation"][: 3 if quick else 10]
     steps, more = (40, 10) if quick else (500, 50)
     train(model, training, steps, RATE, 0)
-    inputs = capture_inputs(model, training[:8], find_layers(model), 1024, seed)
+    inputs = capture_inputs(model, training[:8], find_layers(model), 1024)
     losses = {}
     for rank in (2,) if quick else (1, 4, 16):
         for method in METHODS[kind]:
             low = copy.deepcopy(model)
-            make_low_rank(low, rank=rank, method=method, inputs=inputs, seed=seed)
+            LowRank(rank=rank, method=method).factorise(low, inputs, seed)
             converted = loss_of(low, validation)
             train(low, training, more, RATE / 3, steps)
             losses[rank, method] = [converted, loss_of(low, validation)]

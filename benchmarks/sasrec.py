@@ -77,7 +77,7 @@ def main() -> None:
         model = MODELS[told.model](**settings)
         model.fit(split.train, seed)
         seconds = time.perf_counter() - started
-        rows.append([*measure(model, queries), model.course.epochs if model.course else 0, seconds])
+        rows.append([*measure(model, queries), model.training_history.epochs, seconds])
         print(f"{seed:>4} " + " ".join(f"{value:7.4f}" for value in rows[-1][:4]), end="")
         print(f" {rows[-1][4]:>7} {seconds:>6.0f}", flush=True)
     mean = np.mean(rows, axis=0)

@@ -26,8 +26,8 @@ from recinject.data.readers import read_log
 from recinject.data.schema import Flags, Floats, Log
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, learn_from, split_by
-from recinject.methods.semantic_ranker.pieces import REPRESENTATIONS
 from recinject.methods.semantic_ranker.recommender import SemanticRanker
+from recinject.methods.semantic_ranker.representations import REPRESENTATIONS
 from recinject.recommenders.protocol import Queries, Sources
 
 SHARES = {"global_time": 0.1, "cold_items": 0.05}
@@ -63,7 +63,7 @@ def run(log: Log, told: argparse.Namespace, settings: dict[str, int]) -> Floats:
         rows.append([])
         for name in told.representations:
             started = time.perf_counter()
-            model = SemanticRanker(name, told.rows, **settings)
+            model = SemanticRanker(representation=name, rows=told.rows, **settings)
             model.read(Sources(log.catalog, split.view(Part.TRAIN)))
             model.fit(split.train, seed)
             rows[-1].append(measure(model, queries, cold))

@@ -32,18 +32,19 @@ from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, split_by
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.semantic_ranker.networks import Ranker
-from recinject.methods.semantic_ranker.pieces import CodedItems, item_rows
 from recinject.methods.semantic_ranker.recommender import RankerEvents
-from recinject.training.networks import fit_module, global_chance
+from recinject.methods.semantic_ranker.representations import CodedItems, item_rows
+from recinject.registry import register
+from recinject.training.networks import FitSettings, fit_network, global_chance
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-PLAIN: dict[str, Any] = {"optim": "adagrad"}
-METHODS: dict[str, tuple[dict[str, Any], str | None]] = {
-    "none": (PLAIN, None),
-    "norm 1.0": ({**PLAIN, "max_grad_norm": 1.0}, None),
-    "norm 0.1": ({**PLAIN, "max_grad_norm": 0.1}, None),
-    "agc": ({}, "agc_adagrad"),
-    "clippy": ({}, "clippy_adagrad"),
+register("optimizer", "adagrad")(torch.optim.Adagrad)
+METHODS: dict[str, dict[str, Any]] = {
+    "none": {"optimizer": "adagrad"},
+    "norm 1.0": {"optimizer": "adagrad", "max_grad_norm": 1.0},
+    "norm 0.1": {"optimizer": "adagrad", "max_grad_norm": 0.1},
+    "agc": {"optimizer": "agc_adagrad"},
+    "clippy": {"optimizer": "clippy_adagrad"},
 }
 NEAR, ROWS, LONGEST, BATCH, ASKED = 0.05, 2048, 20, 512, 20_000
 
@@ -71,9 +72,9 @@ class Task:
 
     def make(self, seed: int) -> Ranker:
         """Return an untrained ranker."""
-        pieces = item_rows("hashed_id", self._items, ROWS, seed)
+        rows = item_rows("hashed_id", self._items, ROWS, seed)
         with global_chance(seed):
-            return Ranker(pieces, ROWS, self._known, *self._units)
+            return Ranker(rows, ROWS, self._known, *self._units)
 
     @torch.no_grad()
     def loss(self, module: Ranker) -> float:
@@ -93,18 +94,11 @@ class Task:
 
 def train(task: Task, method: str, rate: float, seed: int, steps: int) -> float:
     """Return the held-out loss after training; infinite where it is no number."""
-    told, optimizer = METHODS[method]
     module = task.make(seed)
-    arguments = {
-        "learning_rate": rate,
-        "per_device_train_batch_size": BATCH,
-        "max_steps": steps,
-        "logging_steps": max(1, steps // 20),
-        **told,
-    }
+    settings = FitSettings(learning_rate=rate, batch_size=BATCH, steps=steps, **METHODS[method])
     try:
         with contextlib.redirect_stderr(io.StringIO()):
-            fit_module(module, task.train, dict, arguments, None, seed, optimizer=optimizer)
+            fit_network(module, task.train, dict, settings, seed)
         loss = task.loss(module)
     except RecinjectError:
         return math.inf

@@ -7,12 +7,11 @@ import torch or pandas are imported by the verbs that need them, so that help ap
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -20,9 +19,6 @@ from rich.markup import escape
 import recinject
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
-
-if TYPE_CHECKING:
-    from recinject.pipeline.recommend import Recommended
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -56,17 +52,16 @@ def _run(recipe: str, overrides: list[str] | None) -> Any:
     from recinject.pipeline.recipe import load_recipe
     from recinject.pipeline.run import Run
 
-    words = ["recinject", "run", recipe, *(overrides or [])]
-    return Run(load_recipe(recipe, overrides or []), shlex.join(words))
+    return Run(load_recipe(recipe, overrides or []))
 
 
-def _do(stage: str, recipe: str, overrides: list[str] | None, *, check: bool = True) -> None:
+def _do(module: str, recipe: str, overrides: list[str] | None, verb: str = "") -> None:
     started = _run(recipe, overrides)
-    if check:
+    if module != "prepare":
         from recinject.pipeline.check import check_settings
 
         check_settings(started.recipe)
-    getattr(import_module(f"recinject.pipeline.{stage}"), stage)(started)
+    getattr(import_module(f"recinject.pipeline.{module}"), verb or module)(started)
 
 
 @app.command()
@@ -76,12 +71,39 @@ def run(recipe: RecipeName, overrides: Overrides = None) -> None:
     Example: `recinject run quickstart name=short training.max_steps=100`
     """
     started = _run(recipe, overrides)
-    from recinject.pipeline.ablation import ablate
     from recinject.pipeline.check import check_settings
     from recinject.pipeline.report import report
+    from recinject.pipeline.sweep import make_sweep
 
     check_settings(started.recipe)
-    (report if started.recipe.ablation is None else ablate)(started)
+    (report if started.recipe.sweep is None else make_sweep)(started)
+
+
+@app.command()
+def sweep(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    vary: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE,VALUE", help="A setting, once for each")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="SEED,SEED", help="Run each setting with all of them")
+    ] = None,
+) -> None:
+    """Run a recipe with other settings and seeds, and compare them in one table.
+
+    Example: `recinject sweep quickstart --vary training.learning_rate=1e-3,3e-3 --seeds 1,2,3`
+    """
+    pairs = [each.partition("=") for each in vary or []]
+    varied = ", ".join(f"{key}: [{values}]" for key, _, values in pairs)
+    settings = [f"sweep.vary={{{varied}}}"] if vary else []
+    settings += [f"sweep.seeds=[{seeds}]"] if seeds else []
+    started = _run(recipe, [*(overrides or []), *settings])
+    from recinject.pipeline.check import check_settings
+    from recinject.pipeline.sweep import make_sweep
+
+    check_settings(started.recipe)
+    make_sweep(started)
 
 
 @app.command()
@@ -90,7 +112,7 @@ def prepare(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject prepare quickstart data.path=log.csv data.columns.item_id=sku`
     """
-    _do("prepare", recipe, overrides, check=False)
+    _do("prepare", recipe, overrides)
 
 
 @app.command()
@@ -99,7 +121,7 @@ def build(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject build quickstart samples.jsonl=true samples.workers=2`
     """
-    _do("build", recipe, overrides, check=False)
+    _do("prepare", recipe, overrides, "build")
 
 
 @app.command()
@@ -146,6 +168,9 @@ def recommend(
             "--input", help="A file of JSON lines, answered as JSON lines; - reads standard input"
         ),
     ] = None,
+    recommender: Annotated[
+        str | None, typer.Option(help="A baseline to ask in place of the model, such as ease")
+    ] = None,
 ) -> None:
     """Recommend items to a person who liked others, with the model of a finished run.
 
@@ -159,27 +184,27 @@ def recommend(
             f"recommend: {'both' if liked else 'neither'} of --liked and --input given",
             hint='name what was liked with --liked "Title", or a file of JSON lines with --input',
         )
-    from recinject.pipeline.recommend import open_run, read_questions
+    from recinject.pipeline.recommend import read_questions, recommender_of
     from recinject.pipeline.recommend import recommend as answer
+    from recinject.pipeline.run import Run
 
     rows: list[dict[str, Any]] = read_questions(questions) if questions else [{"liked": liked}]
-    lists = answer(open_run(name), [row["liked"] for row in rows], k)
-    for row, items in zip(rows, lists, strict=True):
+    asked = recommender_of(Run.open(name), recommender)
+    for row, items in zip(rows, answer(asked, [row["liked"] for row in rows], k), strict=True):
         if questions or as_json:
-            listed = [item._asdict() for item in items]
-            typer.echo(json.dumps({**row, "recommended": listed}, ensure_ascii=False))
+            typer.echo(json.dumps({**row, "recommended": items}, ensure_ascii=False))
         else:
             _print_list(items)
 
 
-def _print_list(items: list[Recommended]) -> None:
+def _print_list(items: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "title", "item id", "log-probability")
-    for place, item in enumerate(items, 1):
-        score = f"{item.log_probability:.2f}"
-        table.add_row(str(place), escape(item.title), escape(item.item_id), score)
+    table = Table("", "title", "item id", "score")
+    for item in items:
+        title, item_id, score = escape(item["title"]), escape(item["item_id"]), item["score"]
+        table.add_row(str(item["rank"]), title, item_id, f"{score:.2f}")
     Console().print(table)
 
 

@@ -8,28 +8,30 @@ import re
 import zlib
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import EntryPoint, entry_points
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from recinject.data.quick_reader import Events, read_quickly
-from recinject.data.table_reader import (
+from recinject.data.files import (
+    ALL,
     JSON_LINES,
     KINDS,
+    Dialect,
     kind_of,
     listing,
     open_bytes,
+    read_delimited,
     read_json_lines,
     read_table,
     read_text,
     shown,
     without_gz,
 )
-from recinject.data.tables import DIALECTS, Dialect, Problem, Table, numbered, read_delimited
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.data.tables import Problem, Table, Wanted
+from recinject.foundation.errors import RecinjectError
+from recinject.registry import find, names, pick, register
 
 _FILES = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
@@ -61,16 +63,19 @@ def movies_file(ratings: Path) -> Path:
     return ratings.with_name(_FILES.get(ratings.name, "movies.csv"))
 
 
-def read_movielens(path: Path, _used: Container[str] | None) -> Table:
+def read_movielens(path: Path, wanted: Wanted = ALL) -> Table:
     """Read one of MovieLens's files, or any table, by its name.
 
     Movies get ``genres`` separated by ``|``, an empty text for none (``unknown`` in 100K).
     """
     if path.name in _DIALECTS:
-        return read_delimited(path, read_text(path), _DIALECTS[path.name])
+        return read_delimited(path, _DIALECTS[path.name], wanted)
     if path.name == "u.item":
         return _with_flags(path)
-    table = _titled(path, "::", ["genres"]) if path.name == "movies.dat" else read_table(path)
+    if path.name == "movies.dat":
+        table = _titled(path, "::", ["genres"])
+    else:
+        table = read_table(path, wanted)
     if "genres" in table.frame:
         table.frame["genres"] = table.frame["genres"].replace(_NO_GENRES, "")
     return table
@@ -92,7 +97,7 @@ def _titled(path: Path, separator: str, tail: Sequence[str]) -> Table:
             wrong.append((number, what))
     frame = pd.DataFrame(rows, columns=["item_id", "title", *tail], dtype=object)
     hint = f"mend or remove that line; fields are separated by {separator}"
-    return Table(path, frame, numbered(numbers), problems=Problem.of(wrong, hint))
+    return Table(path, frame, numbers, problems=Problem.of(wrong, hint))
 
 
 def _with_flags(path: Path) -> Table:
@@ -151,27 +156,27 @@ def metadata_file(reviews: Path) -> Path | None:
     return next((file for file in same if kind_of(file) in JSON_LINES), None)
 
 
-def read_amazon(path: Path, used: Container[str] | None) -> Table:
+def read_amazon(path: Path, wanted: Wanted = ALL) -> Table:
     """Read a file of reviews or metadata: JSON, or Python literals (metadata of 2014).
 
     Args:
         path: the file; of another kind than JSON lines, it is read as any table.
-        used: which items to read the metadata of; a collection describes many times more. None
-            reads every line.
+        wanted: whose metadata to read; a collection describes many times more items.
 
     Raises:
         RecinjectError: the metadata are of other items.
     """
     if kind_of(path) not in JSON_LINES:
-        return read_table(path)
+        return read_table(path, wanted)
+    used = wanted.items
 
-    def wanted(line: str) -> bool:
+    def keep(line: str) -> bool:
         if used is None:
             return True
-        names = _ASIN.findall(line)
-        return not names or any(name in used for name in names)
+        found = _ASIN.findall(line)
+        return not found or any(name in used for name in found)
 
-    table = read_json_lines(path, read_text(path), _parse, wanted)
+    table = read_json_lines(path, _parse, keep)
     if table.frame.empty and not table.problems and used is not None:
         raise RecinjectError(
             f"{path}: describes none of the log's items",
@@ -216,27 +221,15 @@ def _has_keys(file: Path) -> bool:
     return any(all(key in line for key in keys) for keys in _KEYS)
 
 
-ENTRY_POINTS = "recinject.readers"
-
-
-def _quick_table(path: Path, columns: Mapping[str, str], with_items: bool) -> Events | None:
-    # No two forms have a file of one name and different dialects.
-    dialect = _DIALECTS.get(path.name, DIALECTS.get(kind_of(path)))
-    known = dialect is not None or path.suffix == ".parquet"
-    return read_quickly(path, dialect, columns, with_items) if known else None
-
-
 @dataclass(frozen=True)
 class Format:
     """One form that logs come in: which files it has, and how they are read.
 
-    A package offers a form of its own by the entry point group ``recinject.readers``::
-
-        [project.entry-points."recinject.readers"]
-        lastfm = "my_package.lastfm:LASTFM"
-
-    ``LASTFM`` is a ``Format``; ``data.format=lastfm`` asks for it, and where no format is asked
-    for it is guessed like the others. How a file of a kind is read is ``table_reader.KINDS``.
+    A form of one's own is a ``Format`` that is registered as a reader, by
+    ``@register("reader", NAME)``, by an entry point of the group ``recinject.reader``, or in a
+    file that a recipe names under ``plugins``. ``data.format=NAME`` asks for it; where no format
+    is asked for, it is guessed like the others. :func:`files.read_table` reads the usual kinds of
+    files, so a form needs a ``read`` of its own only for others.
 
     Attributes:
         name: what messages call it.
@@ -244,36 +237,50 @@ class Format:
         events: the files of events that a path holds; a file holds itself or nothing.
         items: the items file that belongs to an events file, None when there is none.
         read: makes a table of one of these files, with the columns ``user_id`` and ``item_id``
-            or whatever ``data.columns`` says; for an items file it is told which items the
-            events use, and may leave the others out.
-        quick: reads a clean file of events at once, and gives None for others, or if columns about
-            items are wanted (its last argument) and are there: it spares time and memory.
+            or whatever ``data.columns`` says. :class:`tables.Wanted` tells which columns and items
+            are used; a reader may leave the others out, or ignore it.
         guess_items: whether a column such as ``title`` in the file of events may be the item's.
+
+    Examples:
+        A reader of lines such as ``Ann likes tea``:
+
+        >>> from recinject.data.tables import Table
+        >>> from recinject.registry import register
+        >>> def read(path, wanted):
+        ...     rows = [line.split(" likes ") for line in path.read_text().splitlines()]
+        ...     return Table(path, pd.DataFrame(rows, columns=["user", "item"]))
+        >>> likes = Format(
+        ...     name="sentences",
+        ...     expects="a .likes file",
+        ...     events=lambda path: [path] if path.suffix == ".likes" else [],
+        ...     items=lambda events: None,
+        ...     read=read,
+        ... )
+        >>> register("reader", "likes")(likes)  # doctest: +SKIP
     """
 
     name: str
     expects: str
     events: Callable[[Path], list[Path]]
     items: Callable[[Path], Path | None]
-    read: Callable[[Path, Container[str] | None], Table] = lambda path, used: read_table(path)
-    quick: Callable[[Path, Mapping[str, str], bool], Events | None] = lambda *arguments: None
+    read: Callable[[Path, Wanted], Table] = read_table
     guess_items: bool = True
 
 
 def find_formats() -> dict[str, Format]:
-    """Return every form that ``data.format`` may name: the project's own, and packages' own."""
-    return {**FORMATS, **{own.name: _load(own) for own in entry_points(group=ENTRY_POINTS)}}
+    """Return every form that ``data.format`` may name: the project's own, and everybody's own."""
+    return {name: _load(name) for name in names("reader")}
 
 
-def _load(entry: EntryPoint) -> Format:
+def _load(name: str) -> Format:
     try:
-        found = entry.load()
+        found = find("reader", name)
     except Exception as error:  # somebody else's package may raise anything
         found = f"{type(error).__name__}: {error}"
     if isinstance(found, Format):
         return found
     raise RecinjectError(
-        f"data.format: the reader {entry.name!r} of {entry.value} is no Format ({found})",
+        f"data.format: the reader {name!r} of a package or plugin is no Format ({found})",
         hint="mend or remove the package that offers it",
     )
 
@@ -293,10 +300,8 @@ def find_files(
             several; or one of its files is not to be told from others.
     """
     known = find_formats()
-    if asked is not None and asked not in known:
-        raise RecinjectError(
-            f"data.format: unknown format {asked!r}", hint=did_you_mean(asked, known)
-        )
+    if asked is not None:
+        pick(asked, known, "data.format: unknown format")
     chosen = known[asked or _guess(path, known)]
     events = path if path.is_file() else _only(path, chosen.events(path), chosen.expects)
     items = items or chosen.items(events)
@@ -339,24 +344,26 @@ def _items_table(events: Path) -> Path | None:
     return _only(events.parent, items, "items.KIND") if items else None
 
 
-FORMATS: dict[str, Format] = {
-    "recbole": Format(
+register("reader", "recbole")(
+    Format(
         name="RecBole atomic files",
         expects="a folder with NAME.inter and maybe NAME.item, or a .inter file",
         events=lambda path: _matching(path, "*.inter", (".inter",)),
         items=lambda events: events.with_suffix(".item"),
-        quick=_quick_table,
-    ),
-    "movielens": Format(
+    )
+)
+register("reader", "movielens")(
+    Format(
         name="MovieLens",
         expects="a folder with u.data and u.item (100K), ratings.dat and movies.dat (1M, 10M), or "
         "ratings.csv and movies.csv (20M and later)",
         events=ratings_files,
         items=movies_file,
         read=read_movielens,
-        quick=_quick_table,
-    ),
-    "amazon": Format(
+    )
+)
+register("reader", "amazon")(
+    Format(
         name="Amazon reviews",
         expects="a folder with reviews_X_5.json (2014), X_5.json (2018) or X.jsonl (2023) and "
         "maybe meta_X of the same ending, or the file of reviews (each also .gz)",
@@ -364,13 +371,14 @@ FORMATS: dict[str, Format] = {
         items=metadata_file,
         read=read_amazon,
         guess_items=False,  # a review has a title of its own
-    ),
-    "table": Format(
+    )
+)
+register("reader", "table")(
+    Format(
         name="table",
         expects="a folder with interactions.KIND and maybe items.KIND, or a file of one of the "
         f"kinds {', '.join(KINDS)} (each also .gz)",
         events=lambda path: _matching(path, "interactions.*"),
         items=_items_table,
-        quick=_quick_table,
-    ),
-}
+    )
+)

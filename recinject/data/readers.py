@@ -1,27 +1,27 @@
-"""Reads a log of anybody's form; what comes out is dense integers and a catalogue."""
+"""Reads a log in anybody's form; the result is dense integers and a catalogue."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from recinject.data.files import require_path
 from recinject.data.formats import find_files
-from recinject.data.quick_reader import Events
 from recinject.data.schema import Catalog, Integers, Interactions, Log, known_times
-from recinject.data.table_reader import require_path
 from recinject.data.tables import (
     EVENT_COLUMNS,
     IDS,
     ITEM_COLUMNS,
     Table,
-    as_text,
+    Wanted,
+    as_ids,
     check_names,
     event_frame,
     item_frame,
@@ -42,10 +42,10 @@ class Tabular(Protocol):
 
 
 def read_log(
-    path: Path,
+    path: str | Path,
     *,
-    columns: Mapping[str, str],
-    items: Path | None = None,
+    items: str | Path | None = None,
+    columns: Mapping[str, str] | None = None,
     format: str | None = None,  # noqa: A002 (the name of the recipe's setting)
 ) -> Log:
     """Read a log of events, and what is known of its items.
@@ -54,61 +54,61 @@ def read_log(
         path: a folder of RecBole, MovieLens or Amazon reviews, or its file of events; a csv, tsv,
             jsonl or parquet file, plain or ``.gz``; or a folder with ``interactions.KIND`` and
             optionally ``items.KIND``.
+        items: the item table, when it is not where the format expects it.
         columns: our column names to the file's, where the well-known names do not do. An empty
             text leaves a column out. When there is no item table, item columns named here are
-            read from the events file, and well-known ones that never say two things of an item.
-        items: the item table, when it is not where the format expects it.
-        format: a name in :func:`formats.find_formats`; guessed from the files when None.
+            read from the events file, and well-known ones where no item has two values in them.
+        format: the name of a registered reader, such as ``"movielens"``; detected from the files
+            when None.
 
     Returns:
-        The log; its ``source`` says what was read and which columns were guessed.
+        The log; its ``findings`` tell the format, the columns that were taken, and what is missing.
 
     Raises:
-        RecinjectError: a file or column is absent or broken, or a value is missing or makes no
-            sense; the message names the file and the line.
+        RecinjectError: a file or column is absent or broken, or a value is missing or not what its
+            column holds; the message names the file and the line.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "log.csv").write_text("user,sku,title\\nann,a7,Tea\\nbob,a7,Tea\\n")
+        >>> log = read_log(folder / "log.csv", columns={"item_id": "sku"})
+        >>> log.catalog.titles, log.interactions.n_users
+        (['Tea'], 2)
+        >>> print(log.findings[0])
+        The format was detected: table log.csv.
     """
+    path, columns = Path(path), columns or {}
     require_path(path, "data.path")
     check_names(columns)
     if items is not None:
-        require_path(items, "data.items")
-    chosen, events_path, items_path = find_files(path, format, items)
-    source, among = f"{chosen.name} {events_path.name}", None
+        require_path(Path(items), "data.items")
+    chosen, events_path, items_path = find_files(path, format, Path(items) if items else None)
+    source = f"{chosen.name} {events_path.name}"
     if items_path is not None:
         source += f" and {items_path.name}"
     elif not chosen.guess_items:  # an empty name leaves a column out
         columns = {**dict.fromkeys(ITEM_COLUMNS[1:], ""), **columns}
-    found = chosen.quick(events_path, columns, items_path is None)
-    if found is None:
-        among = chosen.read(events_path, None)
-        found = _read_events(among, columns)
-    used = frozenset(found[0]["item_id"].cat.categories)
-    about = None if items_path is None else chosen.read(items_path, used)
-    return _join(found, about, among, columns, source)
+    names = partial(_names_in_use, events_path, columns, items_path is None)
+    events = _read_events(chosen.read(events_path, Wanted(names)), columns)
+    about = None
+    if items_path is not None:
+        used = frozenset(events.frame["item_id"].cat.categories)
+        about = chosen.read(items_path, Wanted(items=used))
+    found = f"The format was {'detected' if format is None else 'asked for'}: {source}."
+    return _join(events, about, columns, source, found)
 
 
-def read_frame(
-    events: pd.DataFrame | Tabular,
-    items: pd.DataFrame | Tabular | None = None,
-    columns: Mapping[str, str] = MappingProxyType({}),
-) -> Log:
-    """Make a log of tables that are in memory, by the same guesses as :func:`read_log`.
-
-    Args:
-        events: a row an event: a pandas frame, or whatever has ``to_pandas``, e.g. an Arrow table
-            or a ``datasets.Dataset``.
-        items: a row an item, in any of these forms.
-        columns: our column names to the tables', as for :func:`read_log`.
-
-    Raises:
-        RecinjectError: as for :func:`read_log`; the message names the row, counted from 1.
-    """
+def log_of_frames(events: object, items: object, columns: Mapping[str, str]) -> Log:
+    """Make a log of tables in memory; see :meth:`Log.from_frame`."""
     check_names(columns)
     table, source = _frame_table("events", events), f"{type(events).__name__} of events"
     about = None
     if items is not None:
         about = _frame_table("items", items)
         source += f" and {type(items).__name__} of items"
-    return _join(_read_events(table, columns), about, table, columns, source)
+    found = f"The log is a {source.replace(' and ', ' and a ')}."
+    return _join(_read_events(table, columns), about, columns, source, found)
 
 
 def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> Log:
@@ -175,56 +175,110 @@ def _catalog(item_ids: list[str], items: pd.DataFrame | None) -> Catalog:
     return Catalog(frame)
 
 
-def _read_events(table: Table, columns: Mapping[str, str]) -> Events:
+@dataclass(frozen=True, eq=False)
+class _Events:
+    """Events as read: the checked frame under our names, our names to the table's, the table."""
+
+    frame: pd.DataFrame
+    names: dict[str, str]
+    table: Table
+
+
+def _names_in_use(
+    path: Path, columns: Mapping[str, str], with_items: bool, theirs: Sequence[str]
+) -> dict[str, str]:
+    """Return the names of all columns that a file of events is read for, ours to the file's."""
+    try:
+        names = match_names(path, theirs, EVENT_COLUMNS, IDS, columns)
+        found = match_items_among_events(path, theirs, names, columns) if with_items else {}
+    except RecinjectError:  # is raised again when the lines have been looked at
+        return {}
+    return {**found, **names}
+
+
+def _read_events(table: Table, columns: Mapping[str, str]) -> _Events:
     names = _match(table, EVENT_COLUMNS, IDS, columns)
-    return event_frame(table, names), names
+    return _Events(event_frame(table, names), names, table)
 
 
 def _join(
-    found: Events,
-    about: Table | None,
-    among: Table | None,
-    columns: Mapping[str, str],
-    source: str,
+    events: _Events, about: Table | None, columns: Mapping[str, str], source: str, found: str
 ) -> Log:
     """Join events with what is known of their items, by their own table or among the events."""
-    (events, names), items, taken = found, None, dict[str, str]()
+    names, taken = events.names, dict[str, str]()
+    items: pd.DataFrame | None = None
     if about is not None:
         # The item table may name its id otherwise than the events do.
         own = {k: name for k, name in columns.items() if k != "item_id" or name in about.frame}
         item_names = _match(about, ITEM_COLUMNS, ("item_id",), own)
         names, items = {**names, **item_names}, item_frame(about, item_names)
-    elif among is not None:
-        taken = _among_events(among, found, columns)
-        items = _first_of_each(among, {"item_id": names["item_id"], **taken}) if taken else None
-    said = {ours: name for ours, name in names.items() if ours != name} | taken
-    renamed = ", ".join(f"{ours} from {name!r}" for ours, name in said.items())
-    return make_log(events, items, f"{source} ({renamed})" if renamed else source)
+    elif taken := _among_events(events, columns):
+        items = _first_of_each(events, taken)
+    renamed = {ours: name for ours, name in names.items() if ours != name} | taken
+    listed = ", ".join(f"{ours} from {name!r}" for ours, name in renamed.items())
+    log = make_log(events.frame, items, f"{source} ({listed})" if listed else source)
+    findings = [found]
+    if listed:
+        findings.append(f"{listed.replace(' from ', ' is read from ', 1)}.")
+    findings += _findings(log, events.frame, None if about is None else items)
+    return replace(log, findings=findings)
 
 
-def _among_events(table: Table, found: Events, columns: Mapping[str, str]) -> dict[str, str]:
+def _findings(log: Log, frame: pd.DataFrame, items: pd.DataFrame | None) -> list[str]:
+    """Say how large a log is, what is missing in it, and which rows of items were left out."""
+    events, said = log.interactions, []
+    if events.timestamps is None:
+        order = "position" if "position" in frame else "order of the rows"
+        said.append(f"It has no timestamps: the {order} is each user's order.")
+    elif unknown := int(np.isnan(events.timestamps).sum()):
+        said.append(f"Events without a timestamp, kept behind the event before: {unknown:,}.")
+    if events.ratings is None:
+        said.append("It has no ratings.")
+    counts = {"Items without a title": log.catalog.titles.count("")}
+    if items is not None:
+        used = items["item_id"].isin(log.catalog.item_ids)
+        counts["Rows of items without an event, dropped"] = int((~used).sum())
+        repeated = int((used & items["item_id"].duplicated()).sum())
+        counts["Further rows of an item, dropped"] = repeated
+    sizes = f"{len(events):,} events of {events.n_users:,} users and {events.n_items:,} items"
+    listed = [f"{what}: {count:,}." for what, count in counts.items() if count]
+    return [f"It holds {sizes}.", *said, *listed]
+
+
+def _among_events(events: _Events, columns: Mapping[str, str]) -> dict[str, str]:
     """Find item columns among the events: those that the settings name, and guessed ones.
 
     A guess holds where no item has two values: the title of a review, or the name of a customer,
     differs from row to row.
     """
-    events, names = found
-    candidates = match_items_among_events(table.path, list(table.frame.columns), names, columns)
+    table, items = events.table, events.frame["item_id"].cat.codes.to_numpy()
+    theirs = list(table.frame.columns)
+    candidates = match_items_among_events(table.path, theirs, events.names, columns)
 
-    def says_one_thing(name: str) -> bool:
-        text = as_text(table.frame[name])
-        values = text[text != ""].groupby(events["item_id"], observed=True).nunique()
-        return bool(values.max() == 1)
+    def holds_one_value_an_item(name: str) -> bool:
+        values = as_ids(table.frame[name]).codes
+        known = values >= 0
+        pairs = np.unique(np.stack([items[known], values[known]]), axis=1)
+        return bool(len(pairs[0])) and len(np.unique(pairs[0])) == len(pairs[0])
 
     return {
-        ours: name for ours, name in candidates.items() if columns.get(ours) or says_one_thing(name)
+        ours: name
+        for ours, name in candidates.items()
+        if columns.get(ours) or holds_one_value_an_item(name)
     }
 
 
-def _first_of_each(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
-    """Return a row an item, with the first that the events say of it in each column."""
-    own = replace(table, frame=table.frame[list(dict.fromkeys(names.values()))])
-    return item_frame(own, names).groupby("item_id", sort=False, as_index=False).first()
+def _first_of_each(events: _Events, names: Mapping[str, str]) -> pd.DataFrame:
+    """Return a row an item, with the first value that the events have of it in each column."""
+    table, items = events.table, events.frame["item_id"].cat.codes.to_numpy()
+    rows = [np.unique(items, return_index=True)[1]]
+    for name in names.values():
+        known = np.flatnonzero(as_ids(table.frame[name]).codes >= 0)
+        rows.append(known[np.unique(items[known], return_index=True)[1]])
+    first, theirs = np.unique(np.concatenate(rows)), {"item_id": events.names["item_id"], **names}
+    frame = table.frame[list(dict.fromkeys(theirs.values()))].iloc[first].reset_index(drop=True)
+    found = item_frame(replace(table, frame=frame), theirs)
+    return found.groupby("item_id", sort=False, as_index=False).first()
 
 
 def _match(

@@ -1,21 +1,32 @@
-"""The two tables everything starts from, as dense integers: interactions and catalogue."""
+"""A log as two tables of dense integers: its interactions and the catalogue of its items."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
 
 Integers = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+
+_EVENTS, _USERS, _ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
+_LOG = "recinject.log"
+_EVENTS_AT_ONCE = 1 << 20
 
 
 class Columns(StrEnum):
@@ -32,22 +43,29 @@ class Columns(StrEnum):
 class Interactions:
     """Who used what, when: one array a column, events ordered by user, then by time.
 
-    Each array has shape (events,); a column that the log has not is None.
+    Attributes:
+        users: user numbers, ascending, shape (events,).
+        items: item numbers, which are rows of the catalogue, shape (events,).
+        ratings: shape (events,), or None when the log has none.
+        timestamps: seconds since 1970, NaN where unknown, shape (events,); None when the log has
+            none.
+        user_ids: the log's own id of each user number.
+        n_items: the number of items in the catalogue.
     """
 
-    users: Integers  # numbers, ascending
-    items: Integers  # numbers, which are rows of the catalogue
+    users: Integers
+    items: Integers
     ratings: Floats | None
-    timestamps: Floats | None  # seconds since 1970, NaN where unknown
-    user_ids: Sequence[str]  # the log's own id of each user number
-    n_items: int  # of the catalogue
+    timestamps: Floats | None
+    user_ids: Sequence[str]
+    n_items: int
 
     def __len__(self) -> int:
         return len(self.users)
 
     @property
     def n_users(self) -> int:
-        """How many users there are, those without an event among them."""
+        """The number of users, those without an event included."""
         return len(self.user_ids)
 
     @cached_property
@@ -109,11 +127,209 @@ class Catalog:
         """The title of each item number."""
         return [str(value) for value in self.frame["title"]]
 
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a copy of the frame: a row an item, in the order of the item numbers."""
+        return self.frame.copy()
+
 
 @dataclass(frozen=True, eq=False)
 class Log:
-    """A log as every stage after the readers knows it."""
+    """Who used what, when, and what the items are: what every stage after the readers starts from.
+
+    :func:`read_log` makes one of files, :meth:`from_frame` of tables in memory.
+
+    Attributes:
+        interactions: the events, as arrays.
+        catalog: the items that the events name; ``catalog.titles`` are their titles.
+        source: where the log came from, in words.
+        findings: what reading found, a sentence each: the format, the columns taken, items
+            without a title, events without a time.
+
+    Examples:
+        >>> import pandas as pd
+        >>> events = pd.DataFrame(
+        ...     {"user": ["ann", "ann", "bob"], "item": [7, 9, 7], "rating": [5, 3, 4]}
+        ... )
+        >>> log = Log.from_frame(events, pd.DataFrame({"item": [7, 9], "title": ["Tea", "Mug"]}))
+        >>> len(log.interactions), log.catalog.titles
+        (3, ['Tea', 'Mug'])
+        >>> log.to_pandas()
+          user_id item_id  rating
+        0     ann       7     5.0
+        1     ann       9     3.0
+        2     bob       7     4.0
+        >>> print(*log.findings, sep="\\n")
+        The log is a DataFrame of events and a DataFrame of items.
+        user_id is read from 'user', item_id from 'item'.
+        It holds 3 events of 2 users and 2 items.
+        It has no timestamps: the order of the rows is each user's order.
+    """
 
     interactions: Interactions
-    catalog: Catalog  # of the items that the events speak of
-    source: str  # where it came from, in words
+    catalog: Catalog
+    source: str
+    findings: Sequence[str] = ()
+
+    @classmethod
+    def from_frame(
+        cls, events: object, items: object = None, *, columns: Mapping[str, str] | None = None
+    ) -> Log:
+        """Make a log of tables in memory, which finds its columns as :func:`read_log` does.
+
+        Args:
+            events: a row an event: a pandas frame, or whatever has ``to_pandas``, such as an Arrow
+                table or a ``datasets.Dataset``. The columns of users and items are required;
+                ``rating``, ``timestamp`` (seconds, milliseconds or dates) and ``position`` are
+                taken where they are there.
+            items: a row an item, in any of these forms; only the item's id is required.
+            columns: our column names to the tables', where the well-known names do not do; an
+                empty text leaves a column out.
+
+        Raises:
+            RecinjectError: a table is none, a required column is absent, or a value is missing or
+                not what its column holds; the message names the row, counted from 1.
+
+        Examples:
+            >>> import pyarrow as pa
+            >>> table = pa.table({"who": ["ann"], "sku": ["a7"]})
+            >>> log = Log.from_frame(table, columns={"user_id": "who", "item_id": "sku"})
+            >>> log.interactions.user_ids, log.catalog.item_ids
+            (['ann'], ['a7'])
+        """
+        from recinject.data.readers import log_of_frames  # which makes logs, and so imports them
+
+        return log_of_frames(events, items, columns or {})
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a row an event with raw ids: ``user_id``, ``item_id``, ``rating``, ``timestamp``.
+
+        Events are ordered by user, then by time; a column that the log has not is left out.
+        """
+        events = self.interactions
+        columns: dict[str, NDArray[Any] | None] = {
+            "user_id": np.array(events.user_ids, object)[events.users],
+            "item_id": np.array(self.catalog.item_ids, object)[events.items],
+            "rating": events.ratings,
+            "timestamp": events.timestamps,
+        }
+        return pd.DataFrame({name: own for name, own in columns.items() if own is not None})
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """The hash of the log's content, 32 hexadecimal digits, wherever it came from.
+
+        A frame, its Arrow table and its file have the same; one other value gives another.
+        """
+        digest = hashlib.blake2b(digest_size=16)
+        for part in self._content():
+            digest.update(f"{len(part)}:".encode())
+            digest.update(part)
+        return digest.hexdigest()
+
+    def _content(self) -> Iterator[bytes | memoryview]:
+        events = self.interactions
+        for column in (events.users, events.items, events.ratings, events.timestamps):
+            yield b"" if column is None else np.ascontiguousarray(column).view(np.uint8).data
+        yield json.dumps(list(events.user_ids)).encode()
+        items = self.catalog.frame
+        for name in items.columns:
+            yield json.dumps([name, items[name].tolist()], default=str).encode()
+
+    def save(self, folder: str | Path) -> None:
+        """Write the log into a folder as Parquet files; :meth:`load` gives the very same log."""
+        about = {_LOG: json.dumps({"source": self.source, "findings": list(self.findings)})}
+        save_tables(Path(folder), self.interactions, self.catalog, {}, about)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Log:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            RecinjectError: the folder holds no log.
+
+        Examples:
+            >>> import tempfile
+            >>> log = Log.from_frame(pd.DataFrame({"user": ["ann"], "item": ["tea"]}))
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     log.save(folder)
+            ...     Log.load(folder).fingerprint == log.fingerprint
+            True
+        """
+        interactions, catalog, _, about = load_tables(Path(folder))
+        if _LOG not in about:
+            raise RecinjectError(
+                f"{folder}: holds a split, and no log", hint="name a folder that Log.save wrote"
+            )
+        return cls(interactions, catalog, **json.loads(about[_LOG]))
+
+
+def save_tables(
+    folder: Path,
+    events: Interactions,
+    catalog: Catalog,
+    more: Mapping[str, NDArray[Any]],
+    about: Mapping[str, str],
+) -> None:
+    """Write events with their users and items; numbers stand for both, tables name them.
+
+    Args:
+        folder: is made if it is not there.
+        events: the events.
+        catalog: the items.
+        more: further columns of the events, each of shape (events,).
+        about: what else to say of them, stored with the events.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {
+        "user": events.users,
+        "item": events.items,
+        "rating": events.ratings,
+        "timestamp": events.timestamps,
+        **more,
+    }
+    known = {name: column for name, column in columns.items() if column is not None}
+    schema = pa.schema([(name, pa.from_numpy_dtype(own.dtype)) for name, own in known.items()])
+    with parquet.ParquetWriter(folder / _EVENTS, schema.with_metadata(about)) as writer:
+        for start in range(0, len(events), _EVENTS_AT_ONCE):
+            stop = start + _EVENTS_AT_ONCE
+            rows = [pa.array(column[start:stop]) for column in known.values()]
+            writer.write_table(pa.table(rows, schema=schema.with_metadata(about)))
+    pd.DataFrame({"user_id": list(events.user_ids)}).to_parquet(folder / _USERS, index=False)
+    catalog.frame.to_parquet(folder / _ITEMS, index=False)
+
+
+def load_tables(
+    folder: Path,
+) -> tuple[Interactions, Catalog, dict[str, NDArray[Any]], dict[str, str]]:
+    """Read what :func:`save_tables` wrote: events, items, further columns, and what else is said.
+
+    Raises:
+        RecinjectError: the folder holds nothing of the kind.
+    """
+    if not (folder / _EVENTS).is_file():
+        raise RecinjectError(f"{folder}: holds no {_EVENTS}", hint="name a folder that was saved")
+    # pandas would read None as NaN and lists as arrays, which a phrase takes for something there.
+    catalog = Catalog(pd.DataFrame(parquet.read_table(folder / _ITEMS).to_pydict(), dtype=object))
+    with parquet.ParquetFile(folder / _EVENTS) as file:
+        metadata = file.schema_arrow.metadata or {}
+        columns = {name: _read_column(file, name) for name in file.schema_arrow.names}
+    interactions = Interactions(
+        users=columns.pop("user"),
+        items=columns.pop("item"),
+        ratings=columns.pop("rating", None),
+        timestamps=columns.pop("timestamp", None),
+        user_ids=pd.read_parquet(folder / _USERS)["user_id"].tolist(),
+        n_items=len(catalog),
+    )
+    about = {name.decode(): value.decode() for name, value in metadata.items()}
+    return interactions, catalog, columns, about
+
+
+def _read_column(file: parquet.ParquetFile, name: str) -> NDArray[Any]:
+    """Read a column into one array, without a second copy of it all."""
+    values = np.empty(file.metadata.num_rows, file.schema_arrow.field(name).type.to_pandas_dtype())
+    start = 0
+    for batch in file.iter_batches(_EVENTS_AT_ONCE, columns=[name]):
+        values[start : start + len(batch)] = batch.column(0).to_numpy()
+        start += len(batch)
+    return values

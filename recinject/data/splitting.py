@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from recinject.data.schema import Catalog, Flags, Floats, Integers, Interactions, Log, known_times
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.data.schema import (
+    Catalog,
+    Flags,
+    Floats,
+    Integers,
+    Interactions,
+    Log,
+    known_times,
+    load_tables,
+    save_tables,
+)
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import Chance, derive_rng
+from recinject.registry import find, register
 
 Parts = NDArray[np.int8]
 
@@ -28,7 +34,7 @@ Parts = NDArray[np.int8]
 class Part(IntEnum):
     """The part of a split that an event belongs to.
 
-    What is ``HISTORY`` stands in histories alone: nothing is learnt from it, and nothing asked.
+    ``HISTORY`` events may stand in a history and are never a target.
     """
 
     HISTORY = -1
@@ -128,10 +134,12 @@ class Split:
         )
 
 
-def leave_one_out(interactions: Interactions) -> Split:
+@register("split", "leave_one_out")
+def leave_one_out(interactions: Interactions, share: float = 0, seed: int = 0) -> Split:
     """Hold out each user's last event for the test and the second last for validation.
 
-    Users with fewer than three events stay whole in the training part.
+    Users with fewer than three events stay whole in the training part. ``share`` and ``seed`` have
+    no part in it.
     """
     counts = np.diff(interactions.offsets)
     parts = np.full(len(interactions), Part.TRAIN, np.int8)
@@ -141,7 +149,8 @@ def leave_one_out(interactions: Interactions) -> Split:
     return Split(interactions, parts)
 
 
-def global_time(interactions: Interactions, share: float) -> Split:
+@register("split", "global_time")
+def global_time(interactions: Interactions, share: float, seed: int = 0) -> Split:
     """Hold out the last share of all events for the test, and the share before it.
 
     Events of the same time go together, into the later part. Users and items may be new there. An
@@ -159,7 +168,8 @@ def global_time(interactions: Interactions, share: float) -> Split:
     return Split(interactions, np.searchsorted(boundaries, times, side="right").astype(np.int8))
 
 
-def user_ratio(interactions: Interactions, share: float) -> Split:
+@register("split", "user_ratio")
+def user_ratio(interactions: Interactions, share: float, seed: int = 0) -> Split:
     """Hold out the last share of each user's events for the test, and the share before it.
 
     At least one event each; users with fewer than three events stay whole in the training part.
@@ -173,6 +183,7 @@ def user_ratio(interactions: Interactions, share: float) -> Split:
     return Split(interactions, (later[0].astype(np.int8) + later[1]).astype(np.int8))
 
 
+@register("split", "cold_items")
 def cold_items(interactions: Interactions, share: float, seed: int) -> Split:
     """Hold out all events of a seeded share of the items for the test, and of another share.
 
@@ -186,6 +197,7 @@ def cold_items(interactions: Interactions, share: float, seed: int) -> Split:
     return Split(interactions, parts[interactions.items], by_item=True)
 
 
+@register("split", "random")
 def random(interactions: Interactions, share: float, seed: int) -> Split:
     """Hold out a seeded share of all events for the test, and as many for validation.
 
@@ -199,17 +211,20 @@ def random(interactions: Interactions, share: float, seed: int) -> Split:
     return Split(interactions, parts)
 
 
-SPLITS: dict[str, Callable[[Interactions, float, int], Split]] = {
-    "leave_one_out": lambda log, share, seed: leave_one_out(log),
-    "global_time": lambda log, share, seed: global_time(log, share),
-    "user_ratio": lambda log, share, seed: user_ratio(log, share),
-    "random": random,
-    "cold_items": cold_items,
-}
-
-
 def split_by(name: str, interactions: Interactions, share: float = 0.1, seed: int = 0) -> Split:
-    """Split by a rule of :data:`SPLITS`.
+    """Split by a rule that is registered as a ``"split"``.
+
+    A rule of one's own is a function of the events, the share that is tested and a seed:
+
+    >>> from recinject.registry import register
+    >>> @register("split", "newest_half")  # doctest: +SKIP
+    ... def newest_half(interactions, share, seed):
+    ...     parts = np.full(len(interactions), Part.TRAIN, np.int8)
+    ...     newest = interactions.timestamps > np.median(interactions.timestamps)
+    ...     parts[newest] = Part.TEST
+    ...     return Split(interactions, parts)
+
+    ``data.split=newest_half`` asks for it in a recipe.
 
     Args:
         name: of the rule.
@@ -222,9 +237,7 @@ def split_by(name: str, interactions: Interactions, share: float = 0.1, seed: in
         RecinjectError: the name is unknown, the log lacks what the rule needs, or nothing is
             left to train or to test on.
     """
-    if name not in SPLITS:
-        raise RecinjectError(f"data.split: unknown rule {name!r}", hint=did_you_mean(name, SPLITS))
-    split = SPLITS[name](interactions, share, seed)
+    split: Split = find("split", name, "data.split")(interactions, share, seed)
     for what, left in (
         ("train", np.count_nonzero(split.parts == Part.TRAIN)),
         ("test", len(split.view(Part.TEST).targets.values)),
@@ -307,59 +320,19 @@ def time_facts(split: Split) -> dict[str, float]:
     }
 
 
-_EVENTS, _USERS, _ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
-_BY_ITEM = b"recinject.by_item"
-_EVENTS_AT_ONCE = 1 << 20
+_BY_ITEM = "recinject.by_item"
 
 
 def save_split(folder: Path, split: Split, catalog: Catalog) -> None:
-    """Write a split and its catalogue; numbers stand for users and items, tables say whom."""
-    events = split.interactions
-    columns = {
-        "user": events.users,
-        "item": events.items,
-        "rating": events.ratings,
-        "timestamp": events.timestamps,
-        "part": split.parts,
-    }
-    known = {name: column for name, column in columns.items() if column is not None}
-    schema = pa.schema([(name, pa.from_numpy_dtype(own.dtype)) for name, own in known.items()])
-    schema = schema.with_metadata({_BY_ITEM: json.dumps(split.by_item)})
-    with pq.ParquetWriter(folder / _EVENTS, schema) as writer:
-        for start in range(0, len(events), _EVENTS_AT_ONCE):
-            stop = start + _EVENTS_AT_ONCE
-            rows = [pa.array(column[start:stop]) for column in known.values()]
-            writer.write_table(pa.table(rows, schema=schema))
-    pd.DataFrame({"user_id": list(events.user_ids)}).to_parquet(folder / _USERS, index=False)
-    catalog.frame.to_parquet(folder / _ITEMS, index=False)
+    """Write a split and its catalogue; numbers stand for users and items, tables name them."""
+    about = {_BY_ITEM: json.dumps(split.by_item)}
+    save_tables(folder, split.interactions, catalog, {"part": split.parts}, about)
 
 
 def load_split(folder: Path) -> tuple[Split, Catalog]:
     """Read what :func:`save_split` wrote."""
-    # pandas would read None as NaN and lists as arrays, which a phrase takes for something there.
-    catalog = Catalog(pd.DataFrame(pq.read_table(folder / _ITEMS).to_pydict(), dtype=object))
-    with pq.ParquetFile(folder / _EVENTS) as file:
-        by_item = json.loads(file.schema_arrow.metadata[_BY_ITEM])
-        columns = {name: _read_column(file, name) for name in file.schema_arrow.names}
-    interactions = Interactions(
-        users=columns["user"],
-        items=columns["item"],
-        ratings=columns.get("rating"),
-        timestamps=columns.get("timestamp"),
-        user_ids=pd.read_parquet(folder / _USERS)["user_id"].tolist(),
-        n_items=len(catalog),
-    )
-    return Split(interactions, columns["part"], by_item), catalog
-
-
-def _read_column(file: pq.ParquetFile, name: str) -> NDArray[Any]:
-    """Read a column into one array, without a second copy of it all."""
-    values = np.empty(file.metadata.num_rows, file.schema_arrow.field(name).type.to_pandas_dtype())
-    start = 0
-    for batch in file.iter_batches(_EVENTS_AT_ONCE, columns=[name]):
-        values[start : start + len(batch)] = batch.column(0).to_numpy()
-        start += len(batch)
-    return values
+    interactions, catalog, columns, about = load_tables(folder)
+    return Split(interactions, columns["part"], json.loads(about[_BY_ITEM])), catalog
 
 
 def draw_negatives(view: View, users: Array, chance: Chance, count: int) -> Integers:

@@ -1,26 +1,43 @@
-"""Rows of a file as columns with places for error messages: csv, JSON lines, Parquet, frames."""
+"""Rows of a file or frame as columns: whose names are matched, and whose values are checked."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.csv as arrow_csv
 
 from recinject.data.schema import Columns, Flags, Floats
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.registry import pick
 
 _SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a reader may restrict itself to, so that a large file costs no more than is used of it.
+
+    Attributes:
+        names: given the file's own column names, returns those in use: our name to the file's.
+            None, or an empty result, means every column.
+        items: the ids of the items in use, for a file of items; None means all.
+    """
+
+    names: Callable[[Sequence[str]], Mapping[str, str]] | None = None
+    items: Container[str] | None = None
+
+    def columns(self, theirs: Sequence[str]) -> dict[str, bool]:
+        """Return the file's columns in use, each with whether it holds numbers and nothing else."""
+        names = dict(self.names(theirs)) if self.names else {}
+        texts = {name for ours, name in names.items() if ours not in NUMBERS}
+        return {name: name not in texts for name in names.values()} or dict.fromkeys(theirs, False)
 
 
 @dataclass(frozen=True)
@@ -34,25 +51,31 @@ class Problem:
 
     @classmethod
     def of(cls, wrong: Sequence[tuple[int, str]], hint: str) -> list[Problem]:
-        """Return the problem of lines of which it is said what is wrong, if there are any."""
+        """Return the problem of lines, each given with what is wrong with it, if there are any."""
         lines = [line for line, _ in wrong[:_SHOWN]]
         return [cls(lines, len(wrong), wrong[0][1], hint)] if wrong else []
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A file's rows, with a range index, under the file's own column names.
+    """A file's rows under the file's own column names: what a reader returns.
 
-    Text files give text only. Rows that could not be made out are left out, and are problems.
-    ``lines`` gives the lines of the file on which some rows stand, both ascending; a table without
-    lines has its rows counted from 1.
+    Rows that cannot be made out are left out of the frame and reported as problems.
+
+    Attributes:
+        path: the file, or what a table from Python is called.
+        frame: the rows, with a range index; values of any type.
+        lines: the line of the file on which each row stands, ascending, or a function from some
+            row numbers to their lines. None: messages count rows from 1.
+        problems: what is wrong with the lines that are not in the frame.
+        sequences: columns of text that blanks divide into a list, as RecBole's do.
     """
 
-    path: Path | str  # the file, or what a table from Python is called
+    path: Path | str
     frame: pd.DataFrame
-    lines: Callable[[Sequence[int]], Sequence[int]] | None = None
+    lines: Sequence[int] | Callable[[Sequence[int]], Sequence[int]] | None = None
     problems: Sequence[Problem] = ()
-    sequences: frozenset[str] = frozenset()  # columns of text that blanks divide into a list
+    sequences: frozenset[str] = frozenset()
 
     def find(self, bad: Flags, what: Callable[[int], str], hint: str) -> list[Problem]:
         """Return the problem of the rows that are flagged, shape (rows,), if any are."""
@@ -60,23 +83,27 @@ class Table:
         if not rows:
             return []
         shown = rows[:_SHOWN]
-        lines = self.lines(shown) if self.lines else [row + 1 for row in shown]
+        if callable(self.lines):
+            lines = self.lines(shown)
+        else:
+            lines = [row + 1 if self.lines is None else self.lines[row] for row in shown]
         return [Problem(lines or [0], len(rows), what(rows[0]), hint)]
 
     def refuse(self, problems: Sequence[Problem]) -> None:
-        """Raise an error if there is a problem; each has a line of its message."""
+        """Raise one error that has a line for each problem, if there is one."""
         if problems:
-            message = "\n".join(map(self._said, sorted(problems, key=lambda own: own.lines[0])))
+            ordered = sorted(problems, key=lambda own: own.lines[0])
+            message = "\n".join(map(self._message, ordered))
             raise RecinjectError(message, hint="; ".join({own.hint: 0 for own in problems}))
 
-    def _said(self, problem: Problem) -> str:
+    def _message(self, problem: Problem) -> str:
         first, *others = problem.lines
-        unit = "line" if self.lines else "row"
-        said = f"{self.path}, {unit} {first}: {problem.what}"
+        unit = "row" if self.lines is None else "line"
+        message = f"{self.path}, {unit} {first}: {problem.what}"
         if not others:
-            return said
+            return message
         listed = ", ".join(map(str, others)) + (", ..." if problem.count > len(others) + 1 else "")
-        return f"{said} ({problem.count} such {unit}s: {first}, {listed})"
+        return f"{message} ({problem.count} such {unit}s: {first}, {listed})"
 
 
 def refuse_repeated(path: Path | str, names: Sequence[str]) -> None:
@@ -87,11 +114,6 @@ def refuse_repeated(path: Path | str, names: Sequence[str]) -> None:
             f"{path}: the column {repeated[0]!r} is there more than once",
             hint="give every column of the header its own name",
         )
-
-
-def numbered(lines: Sequence[int]) -> Callable[[Sequence[int]], list[int]]:
-    """Return what gives the lines of some rows, of a table whose rows stand on these lines."""
-    return lambda rows: [lines[row] for row in rows]
 
 
 EVENT_COLUMNS = tuple(column.value for column in Columns)
@@ -108,6 +130,7 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "categories": ("categories", "genres", "genre", "class", "categorylist"),
 }
 IDS = ("user_id", "item_id")
+NUMBERS = ("rating", "timestamp", "position")
 _WRONG = dict.fromkeys(IDS, "is empty")
 _WRONG["timestamp"] = "is neither seconds since 1970 nor a date such as 2014-03-01T10:00:00"
 _FIRST_NO_INTEGER = 2.0**63  # of 64 bits
@@ -118,10 +141,7 @@ _FIRST_MILLISECONDS = 1e11  # as seconds, this is the year 5138; as milliseconds
 def check_names(columns: Mapping[str, str]) -> None:
     """Refuse a setting for a column that is none of ours."""
     for name in columns:
-        if name not in GUESSES:
-            raise RecinjectError(
-                f"data.columns: unknown column {name!r}", hint=did_you_mean(name, GUESSES)
-            )
+        pick(name, GUESSES, "data.columns: unknown column")
 
 
 def match_names(
@@ -190,23 +210,28 @@ def event_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
     unknown) and ``position`` are float64. A column without any value is left out.
 
     Raises:
-        RecinjectError: there are no rows, or values are missing or not what their column says;
-            all that is wrong with the file is said at once.
+        RecinjectError: there are no rows, or values are missing or not what their column holds;
+            the message lists all that is wrong with the file.
     """
     if table.frame.empty:
         raise RecinjectError(f"{table.path}: holds no events", hint="give a log with rows")
-    frame, problems = pd.DataFrame(index=table.frame.index), list(table.problems)
+    found: dict[str, Any] = {}
+    problems = list(table.problems)
     for ours, theirs in names.items():
-        text = as_text(table.frame[theirs])
+        column = table.frame[theirs]
         if ours in IDS:
-            frame[ours] = text.astype("category")
-            problems += _empty_ids(table, ours, text)
-        elif text.ne("").any():
-            frame[ours], bad = _timestamps(text) if ours == "timestamp" else _numbers(text)
+            found[ours] = as_ids(column)
+            bad, hint = found[ours].codes < 0, "mend or remove it"
+        else:
+            values, bad = _timestamps(column) if ours == "timestamp" else _numbers(column)
+            if not bad.any() and np.isnan(values).all():
+                continue
+            bad = bad if ours == "timestamp" else bad | np.isnan(values)
             hint = f"mend or remove it, or do without the column with data.columns.{ours}=''"
-            problems += table.find(bad, partial(_said, ours, text), hint)
+            found[ours] = values
+        problems += table.find(bad, partial(_fault, ours, column), hint)
     table.refuse(problems)
-    return frame
+    return pd.DataFrame(found, copy=False)
 
 
 def item_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
@@ -234,7 +259,9 @@ def item_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
         else:
             text = as_text(column)
             frame[ours] = text if ours == "item_id" else text.astype(object).where(text != "", None)
-            problems += _empty_ids(table, ours, text) if ours == "item_id" else []
+            if ours == "item_id":
+                empty = (text == "").to_numpy(bool)
+                problems += table.find(empty, partial(_fault, ours, column), "mend or remove it")
     table.refuse(problems)
     return frame
 
@@ -251,6 +278,19 @@ def as_text(column: pd.Series[Any]) -> pd.Series[Any]:
     elif column.dtype == object:
         column = column.map(value_text)
     return column.astype(str).mask(missing, "").str.strip()
+
+
+def as_ids(column: pd.Series[Any]) -> pd.Categorical[str]:
+    """Return a column of any type as text categories, in order and all in use.
+
+    Each distinct value is made into text once. Missing and empty values have the code -1.
+    """
+    column = as_text(column) if column.dtype == object else column
+    codes, found = pd.factorize(column)
+    texts = pd.concat([as_text(pd.Series(found)).astype(object), pd.Series([""], dtype=object)])
+    # A missing value's code of -1 points at the last text, "", which comes first in order.
+    ranks, ordered = pd.factorize(texts.to_numpy(), sort=True)
+    return pd.Categorical.from_codes((ranks - 1).astype(np.int32)[codes], pd.Index(ordered[1:]))
 
 
 def value_text(value: Any) -> str:
@@ -292,199 +332,54 @@ def _holds_lists(column: pd.Series[Any]) -> bool:
     return not present.empty and isinstance(present.iloc[0], (list, tuple, np.ndarray))
 
 
-def _empty_ids(table: Table, name: str, text: pd.Series[Any]) -> list[Problem]:
-    return table.find((text == "").to_numpy(bool), partial(_said, name, text), "mend or remove it")
+def _fault(name: str, column: pd.Series[Any], row: int) -> str:
+    """Name what is wrong with a row's value."""
+    text = str(as_text(column.iloc[[row]]).iloc[0])[:40]
+    return f"{name} {text!r} {_WRONG.get(name, 'is not a number')}"
 
 
-def _said(name: str, text: pd.Series[Any], row: int) -> str:
-    """Say what is wrong with a row's value."""
-    return f"{name} {str(text.iloc[row])[:40]!r} {_WRONG.get(name, 'is not a number')}"
+def _numbers(column: pd.Series[Any]) -> tuple[Floats, Flags]:
+    """Return the numbers of a column, NaN where missing, and which rows hold something else."""
+    kind: Any = column.dtype
+    typed = kind.kind in "iu" or (kind.kind == "f" and kind.itemsize == 8)
+    if column.dtype == object:
+        found = pd.api.types.infer_dtype(column, skipna=True)
+        typed = found in ("integer", "floating", "mixed-integer-float")
+    if typed:
+        with suppress(OverflowError):  # an integer of 400 digits
+            numbers = column.to_numpy(np.float64, na_value=np.nan)
+            return numbers, np.isinf(numbers)
+    # Single precision goes by its text too: 3.3 is meant, not 3.2999999523162842.
+    text = as_text(column)
+    parsed = pd.to_numeric(text, errors="coerce")
+    numbers = parsed.to_numpy(np.float64, na_value=np.nan)
+    return numbers, (text != "").to_numpy(bool) & ~np.isfinite(numbers)
 
 
-def _numbers(text: pd.Series[Any]) -> tuple[Floats, Flags]:
-    """Return the numbers of a column, and which rows are none."""
-    numbers = _parse(text)
-    return numbers, ~np.isfinite(numbers)
+def _timestamps(column: pd.Series[Any]) -> tuple[Floats, Flags]:
+    """Return the seconds of a column, NaN where unknown, and which rows hold something else."""
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return _since_epoch(pd.to_datetime(column, utc=True)), np.zeros(len(column), bool)
+    seconds, bad = _numbers(column)
+    counted = np.isfinite(seconds)
+    if bad.any():
+        texts = as_text(column[bad])
+        dates = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
+        seconds = seconds.copy()
+        seconds[bad] = _since_epoch(dates)
+    return _in_seconds(seconds, counted), bad & ~np.isfinite(seconds)
 
 
-def _timestamps(text: pd.Series[Any]) -> tuple[Floats, Flags]:
-    """Return the seconds of a column, and which rows are neither that nor empty."""
-    seconds = _parse(text)
-    known = (text != "").to_numpy(bool)
-    dated = known & np.isnan(seconds)
-    if dated.any():
-        dates = pd.to_datetime(text[dated], format="ISO8601", utc=True, errors="coerce")
-        seconds[dated] = (dates - _EPOCH) / pd.Timedelta(seconds=1)
-    bad = known & ~np.isfinite(seconds)
-    return in_seconds(seconds, known & ~dated & ~bad), bad
+def _since_epoch(dates: pd.Series[pd.Timestamp]) -> Floats:
+    return np.array((dates - _EPOCH) / pd.Timedelta(seconds=1), np.float64)
 
 
-def in_seconds(times: Floats, counted: Flags) -> Floats:
+def _in_seconds(times: Floats, counted: Flags) -> Floats:
     """Divide milliseconds, and what is smaller still, by thousands: those that are flagged."""
     while counted.any():
         magnitudes = times[counted]
         np.abs(magnitudes, out=magnitudes)
         if np.median(magnitudes, overwrite_input=True) <= _FIRST_MILLISECONDS:
             break
-        times[counted] /= 1000
+        times = np.where(counted, times / 1000, times)
     return times
-
-
-def _parse(text: pd.Series[Any]) -> Floats:
-    return pd.to_numeric(text, errors="coerce").to_numpy(np.float64, na_value=np.nan, copy=True)
-
-
-_RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """How the lines of a file are cut into columns.
-
-    The separator is one ASCII letter, or ``::``; None takes the header's most frequent of ``,;|``
-    and tab.
-    """
-
-    separator: str | None
-    quoted: bool = False  # whether quotes may enclose a value
-    header: tuple[str, ...] = ()  # the columns' names when the first line does not name them
-    typed: bool = False  # whether the first line has them as NAME:TYPE, as RecBole does
-
-    def settled(self, text: str) -> Dialect:
-        """Return the same with the separator that a text has."""
-        header_line = text.lstrip().split("\n", 1)[0]
-        return replace(self, separator=self.separator or max(",;\t|", key=header_line.count))
-
-    def options(self) -> arrow_csv.ParseOptions:
-        """Return the same for Arrow, which splits at the first letter of the separator."""
-        return arrow_csv.ParseOptions(
-            delimiter=self.separator[0] if self.separator else ",",
-            quote_char='"' if self.quoted else False,
-            newlines_in_values=self.quoted,
-        )
-
-    def rows(self, text: str) -> Iterator[tuple[int, list[str]]]:
-        """Yield each row of a text, the header first, with its line: slow and exact."""
-        csv.field_size_limit(max(len(text), 1 << 17))  # its default refuses long descriptions
-        reader = csv.reader(
-            io.StringIO(text, newline=""),
-            delimiter=self.separator or ",",
-            quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE,
-        )
-        # A header that the file itself has not stands before its first line.
-        line = before = 0 if self.header else 1
-        for row in reader:
-            if row:
-                yield line, row
-            line = reader.line_num + before
-
-
-DIALECTS = {
-    ".csv": Dialect(None, quoted=True),
-    ".tsv": Dialect("\t", quoted=True),
-    ".inter": Dialect("\t", typed=True),
-    ".item": Dialect("\t", typed=True),
-}
-
-
-def plain_names(path: Path, names: Sequence[str], dialect: Dialect) -> dict[str, str]:
-    """Return the columns' names without types, in the file's order, each with its type.
-
-    Names that are there twice are refused, and types that are missing or none of RecBole's.
-    """
-    refuse_repeated(path, names)
-    parts = [name.rpartition(":") if dialect.typed else (name, "", "") for name in names]
-    for name, (_, _, kind) in zip(names, parts, strict=True):
-        if dialect.typed and kind not in _RECBOLE_TYPES:
-            raise RecinjectError(
-                f"{path}, line 1: the column {name!r} has no RecBole type",
-                hint="write the header as name:type, separated by tabs, e.g. user_id:token; "
-                f"types: {', '.join(_RECBOLE_TYPES)}",
-            )
-    refuse_repeated(path, [name for name, _, _ in parts])
-    return {name: kind for name, _, kind in parts}
-
-
-def read_delimited(path: Path, text: str, dialect: Dialect) -> Table:
-    """Read a file's text whose lines are rows of columns.
-
-    Rows that have not the header's columns, and a quote that never closes, are problems of the
-    table.
-
-    Raises:
-        RecinjectError: the header is at fault, or the text is no table at all.
-    """
-    dialect = dialect.settled(text)
-    if dialect.separator == "::":
-        # The parser splits at single letters only; no text has this one, made to separate.
-        text, dialect = text.replace("::", "\x1f"), replace(dialect, separator="\x1f")
-    if dialect.header:
-        text = f"{str(dialect.separator).join(dialect.header)}\n{text}"
-    names = next(dialect.rows(text))[1]
-    refuse_repeated(path, names)
-    frame, problems = _parse_delimited(path, text, dialect, names)
-    kinds = plain_names(path, list(map(str, frame.columns)), dialect)
-    return Table(
-        path,
-        frame.set_axis(list(kinds), axis=1),
-        partial(_lines, text, dialect, len(names)),
-        problems=problems,
-        sequences=frozenset(name for name, kind in kinds.items() if kind.endswith("_seq")),
-    )
-
-
-def _parse_delimited(
-    path: Path, text: str, dialect: Dialect, names: Sequence[str]
-) -> tuple[pd.DataFrame, list[Problem]]:
-    """Return the rows that have the header's columns, and what is wrong with the others."""
-    ragged: list[Any] = []
-
-    def note(row: Any) -> str:
-        ragged.append(row)
-        return "skip"
-
-    options, frame, said = dialect.options(), None, "its rows have not the header's columns"
-    options.invalid_row_handler = note
-    try:
-        frame = arrow_csv.read_csv(
-            pa.BufferReader(f"{text}\n".encode()),
-            parse_options=options,
-            convert_options=arrow_csv.ConvertOptions(
-                column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
-            ),
-        ).to_pandas()
-    except pa.ArrowInvalid as error:
-        said = str(error).splitlines()[0]
-    # An odd number of quotes is the one trace that a quote swallowing the file's end leaves.
-    suspect = frame is None or ragged or (dialect.quoted and text.count('"') % 2)
-    problems = _wrong_rows(text, dialect) if suspect else []
-    if frame is not None and (problems or not ragged):
-        return frame, problems
-    Table(path, pd.DataFrame(), list).refuse(problems)
-    raise RecinjectError(
-        f"{path}: cannot be read as a table ({said})",
-        hint="save the table anew, as csv with quotes or as jsonl",
-    )
-
-
-def _wrong_rows(text: str, dialect: Dialect) -> list[Problem]:
-    """Find the rows of another length than the header, and a quote that never closes."""
-    end = ["end of the file"]
-    rows = dialect.rows(f"{text}\n{end[0]}")
-    (line, row), ragged = next(rows), []
-    width = len(row)
-    expected = f"there must be {width}" if dialect.header else f"the header has {width}"
-    for line, row in rows:
-        if len(row) != width and row != end:
-            ragged.append((line, f"{len(row)} columns where {expected}"))
-    quoting = "; a separator inside a value needs quotes, closed ones" if dialect.quoted else ""
-    problems = Problem.of(ragged, f"mend or remove that line{quoting}")
-    opened = [] if row == end else [(line, "a quote opens and never closes")]
-    return problems + Problem.of(opened, 'close the quote, or write it as "" inside a quoted value')
-
-
-def _lines(text: str, dialect: Dialect, width: int, rows: Sequence[int]) -> list[int]:
-    whole = (line for line, row in dialect.rows(text) if len(row) == width)
-    wanted = set(rows)
-    numbered = enumerate(islice(whole, 1, rows[-1] + 2))
-    return [line for number, line in numbered if number in wanted]

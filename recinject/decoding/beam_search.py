@@ -1,10 +1,9 @@
-"""Beam search that can say nothing but the identifiers of items."""
+"""Beam search over the trie: it can write nothing but identifiers of items."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,18 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recinject.data.schema import Flags, Floats, Integers
-from recinject.decoding.decoders import log_probabilities, read_prompts
+from recinject.decoding.decoders import BranchingDecoder, log_probabilities, read_prompts
 from recinject.decoding.trie import ROOT, Trie
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.ragged import Ragged
 
 Numbers = NDArray[np.integer[Any]]
 Normalised = Literal["vocabulary", "legal"]
-"""What a token's probability is a share of: all tokens, or those that are legal in its place."""
+"""Whether the vocabulary's tokens share a step's probability, or only those legal at the step."""
 
 
-@dataclass(frozen=True, eq=False)
-class _Paths:
-    """Paths down the trie, as columns: whose, continuing which branch, where, how good."""
+class _Paths(NamedTuple):
+    """Paths down the trie, as columns: of which user, from which branch, to which node."""
 
     users: Numbers
     parents: Numbers
@@ -31,20 +30,19 @@ class _Paths:
     scores: Floats
 
     def take(self, index: Numbers | Flags) -> _Paths:
-        return _Paths(self.users[index], self.parents[index], self.nodes[index], self.scores[index])
+        users, parents, nodes = (each[index] for each in (self.users, self.parents, self.nodes))
+        return _Paths(users, parents, nodes, self.scores[index])
 
     def best(self, beams: int) -> _Paths:
-        """Keep each user's best, best first; equal scores go by node, so chance has no say."""
+        """Keep each user's best, best first; equal scores are ordered by node."""
         order = np.lexsort((self.nodes, -self.scores, self.users))
         return self.take(order[_ranks(self.users[order]) < beams])
 
     def joined(self, other: _Paths) -> _Paths:
-        return _Paths(
-            np.concatenate([self.users, other.users]),
-            np.concatenate([self.parents, other.parents]),
-            np.concatenate([self.nodes, other.nodes]),
-            np.concatenate([self.scores, other.scores]),
+        users, parents, nodes = (
+            np.concatenate([mine, theirs]) for mine, theirs in zip(self[:3], other[:3], strict=True)
         )
+        return _Paths(users, parents, nodes, np.concatenate([self.scores, other.scores]))
 
 
 @torch.inference_mode()
@@ -60,8 +58,8 @@ def constrained_beam_search(
 ) -> tuple[Integers, Floats]:
     """Find the items whose identifiers a model finds likeliest after each prompt.
 
-    With as many beams as items the search is exhaustive. It finds ``beams`` items whenever so
-    many are allowed, each once, and no other, whatever the model's weights.
+    With as many beams as items the search is exhaustive. It returns ``beams`` items, each once, if
+    so many are allowed.
 
     Args:
         model: an encoder-decoder or a causal model in evaluation mode.
@@ -83,10 +81,17 @@ def constrained_beam_search(
     Raises:
         RecinjectError: ``allowed`` is no such mask, or leaves nothing.
     """
-    decoder = read_prompts(model, input_ids, attention_mask)
     n = len(input_ids)
     left = _ItemsLeft(trie, excluded, _checked(allowed, trie, n))
-    legal = scores == "legal"
+    with read_prompts(model, input_ids, attention_mask) as decoder:
+        found = _search(decoder, n, trie, left, beams, scores == "legal")
+    return _as_lists(found, trie, n, beams)
+
+
+def _search(
+    decoder: BranchingDecoder, n: int, trie: Trie, left: _ItemsLeft, beams: int, legal: bool
+) -> _Paths:
+    """Return each prompt's best paths that end in an item."""
     users = np.arange(n)
     live = _Paths(users, np.zeros(n, np.int64), np.full(n, ROOT), np.zeros(n))
     found = live.take(users[:0])
@@ -97,8 +102,8 @@ def constrained_beam_search(
         found = found.joined(reached.take(ends)).best(beams)
         live = _hopeful(reached.take(~ends), found, n, beams).best(beams)
         if not len(live.users):
-            return _as_lists(found, trie, n, beams)
-        # Branches that a prompt has no use for read a harmless token and are never looked at.
+            return found
+        # A prompt's unused branches read token 0, and their logits are ignored.
         branches = _ranks(live.users)
         parents = np.zeros((n, int(branches.max()) + 1), np.int64)
         tokens = np.zeros(parents.shape, np.int32)
@@ -132,18 +137,17 @@ class _ItemsLeft:
         self._size = len(trie)
         # One row of counts for all users, or one row a user.
         self._counts = trie.counts[None]
-        gone = [np.unique(items) for items in excluded or []]
+        gone, n_items = Ragged.from_rows(excluded or [], np.int64), len(trie.paths)
+        users, items = np.divmod(np.unique(gone.rows * n_items + gone.values), n_items)
         if allowed is not None:
-            self._counts = np.stack([_below(trie, mask) for mask in np.atleast_2d(allowed)])
-        if allowed is not None and gone:
-            # What was not counted must not be taken away either.
-            masks = np.broadcast_to(allowed, (len(gone), len(trie.paths)))
-            gone = [items[mask[items]] for items, mask in zip(gone, masks, strict=True)]
-        rows = np.repeat(np.arange(len(gone)), [trie.paths[items].size for items in gone])
-        nodes = trie.paths[np.concatenate([*gone, np.zeros(0, np.int64)]).astype(np.int64)].ravel()
-        self._keys, self._gone = np.unique(
-            (rows * self._size + nodes)[nodes >= 0], return_counts=True
-        )
+            masks = np.atleast_2d(allowed)
+            self._counts = np.stack([_below(trie, mask) for mask in masks])
+            # An excluded item that is not allowed was not counted: do not subtract it.
+            counted = masks[users % len(masks), items]
+            users, items = users[counted], items[counted]
+        nodes = trie.paths[items]
+        keys = users[:, None] * self._size + nodes
+        self._keys, self._gone = np.unique(keys[nodes >= 0], return_counts=True)
 
     def any(self, users: Numbers, nodes: Numbers) -> Flags:
         counts = self._counts[users if len(self._counts) > 1 else 0, nodes]
@@ -162,11 +166,8 @@ def _below(trie: Trie, allowed: Flags) -> NDArray[np.int64]:
 
 def _extend(live: _Paths, logits: Tensor, trie: Trie, left: _ItemsLeft, legal: bool) -> _Paths:
     """Follow every allowed child of every path; ``parents`` are branches of the present step."""
-    starts = trie.first_child[live.nodes]
-    degrees = trie.first_child[live.nodes + 1] - starts
-    row = np.repeat(np.arange(len(live.nodes)), degrees)
-    offsets = np.arange(len(row)) - np.repeat(np.cumsum(degrees) - degrees, degrees)
-    nodes = starts[row] + offsets
+    children = trie.children(live.nodes)
+    row, nodes = children.rows, children.values
     allowed = left.any(live.users[row], nodes)
     row, nodes = row[allowed], nodes[allowed]
     users, branches = live.users[row], _ranks(live.users)[row]

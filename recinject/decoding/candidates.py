@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,22 +11,7 @@ from torch import Tensor
 
 from recinject.data.schema import Floats, Integers
 from recinject.decoding.beam_search import Normalised
-from recinject.decoding.decoders import log_probabilities, read_prompts
-
-
-def pad_sequences(sequences: Sequence[Sequence[int]], left: bool = False) -> Integers:
-    """Put token sequences into one array, -1 beside them: shape (sequences, longest).
-
-    Args:
-        sequences: the tokens.
-        left: pad before the sequences, as causal models read prompts, and not after their ends.
-    """
-    longest = max(map(len, sequences), default=0)
-    grid = np.full((len(sequences), longest), -1, np.int32)
-    for row, sequence in enumerate(sequences):
-        start = longest - len(sequence) if left else 0
-        grid[row, start : start + len(sequence)] = sequence
-    return grid
+from recinject.decoding.decoders import BranchingDecoder, log_probabilities, read_prompts
 
 
 @torch.inference_mode()
@@ -56,7 +40,11 @@ def score_candidates(
     """
     n = len(input_ids)
     sequences = np.broadcast_to(sequences, (n, *sequences.shape[-2:]))
-    decoder = read_prompts(model, input_ids, attention_mask)
+    with read_prompts(model, input_ids, attention_mask) as decoder:
+        return _sum_log_probabilities(decoder, sequences, scores == "legal")
+
+
+def _sum_log_probabilities(decoder: BranchingDecoder, sequences: Integers, legal: bool) -> Floats:
     totals = np.zeros(sequences.shape[:2])
     # The first candidate of its prompt that has begun with the same tokens as each.
     first = np.zeros(sequences.shape[:2], np.int64)
@@ -66,7 +54,6 @@ def score_candidates(
         column = sequences[:, :, position]
         prompts, candidates = np.nonzero(column >= 0)
         branches, ids = first[prompts, candidates], column[prompts, candidates]
-        legal = scores == "legal"
         totals[prompts, candidates] += log_probabilities(logits, prompts, branches, ids, legal)
         first[prompts, candidates] = _first_alike(prompts, candidates, branches, ids)
         if position == 0:

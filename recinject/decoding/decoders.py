@@ -1,11 +1,12 @@
-"""How encoder-decoder and causal models read a prompt once for all beams."""
+"""How models read a prompt once and go on from it in several branches."""
 
 from __future__ import annotations
 
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, Protocol
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,34 +16,68 @@ from transformers import AttentionInterface, AttentionMaskInterface, DynamicCach
 from transformers.cache_utils import EncoderDecoderCache
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+from transformers.modeling_outputs import BaseModelOutput
 
 from recinject.data.schema import Floats, Integers
 from recinject.foundation.errors import RecinjectError
 from recinject.models.adapters import without_wrapper
 
 
-class BranchingDecoder(Protocol):
+class BranchingDecoder(ABC):
     """Decodes n prompts in step, each in ``width`` branches, with cached keys and values.
 
     The prompt's keys and values are computed once a prompt and shared by its branches, never
     copied: on long prompts that is most of the time and most of the memory of a beam search.
+
+    Args:
+        model: an encoder-decoder or a causal model.
+        input_ids: the prompts' tokens, shape (n, length); a causal model's are padded on the left.
+        attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
+
+    Raises:
+        RecinjectError: a causal model's prompt is empty, padded on the right, or longer than the
+            model can be searched with.
     """
+
+    def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
+        self._model = model
+        self._ids, self._mask = input_ids.to(model.device), attention_mask.to(model.device)
+        self._first = self._ids[:, -1:]
+        if model.config.is_encoder_decoder:
+            start = model.config.decoder_start_token_id
+            self._first = self._ids.new_full((len(self._ids), 1), start)
+        elif not (self._mask.shape[1] and self._mask[:, -1].all()):
+            raise RecinjectError(
+                "a causal model continues its prompt's last token, and a prompt ends in none",
+                hint="pad prompts on the left, and give each at least one token",
+            )
 
     @property
     def start(self) -> Integers:
-        """The token that every decoding begins with, one a prompt, shape (n, 1)."""
+        """The token to read first: the decoder's start, or each prompt's last, shape (n, 1)."""
+        return self._first.cpu().numpy().astype(np.int32)
 
+    @abstractmethod
     def step(self, tokens: Integers) -> Tensor:
         """Read a token a branch, shape (n, width); return logits, shape (n, width, vocabulary)."""
 
+    @abstractmethod
     def branch(self, parents: NDArray[np.integer[Any]]) -> None:
         """Let each prompt's new branches continue old ones of its own, shape (n, new width)."""
 
+    def _tensor(self, numbers: NDArray[np.integer[Any]]) -> Tensor:
+        return torch.from_numpy(numbers.astype(np.int64)).to(self._ids.device)
 
+
+@contextmanager
 def read_prompts(
     model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor
-) -> BranchingDecoder:
-    """Let a model read prompts, to go on from them.
+) -> Iterator[BranchingDecoder]:
+    """Let a model read prompts, and give what continues them within the block.
+
+    Within the block, an encoder-decoder model attends by an implementation of our own. A model
+    that can neither do that nor mask its attention as we say is decoded by
+    :class:`CopiedBranches`, to the same result but more slowly.
 
     Args:
         model: an encoder-decoder or a causal model, LoRA's wrapper allowed.
@@ -50,11 +85,17 @@ def read_prompts(
         attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
 
     Raises:
-        RecinjectError: see :class:`~recinject.decoding.decoders.CausalBranches`.
+        RecinjectError: see :class:`BranchingDecoder` and :class:`CopiedBranches`.
     """
     inner = without_wrapper(model)
-    kind = EncoderDecoderBranches if inner.config.is_encoder_decoder else CausalBranches
-    return kind(inner, input_ids, attention_mask)
+    kind: type[BranchingDecoder] = CopiedBranches
+    if inner.config.is_encoder_decoder and inner._can_set_attn_implementation():
+        kind = EncoderDecoderBranches
+    elif not inner.config.is_encoder_decoder and _takes_masks(inner):
+        kind = CausalBranches
+    decoder = kind(inner, input_ids, attention_mask)
+    with _sharing(inner) if kind is EncoderDecoderBranches else nullcontext():
+        yield decoder
 
 
 def log_probabilities(
@@ -100,54 +141,36 @@ def _log_sums(
 _SHARED = "shared_by_branches"
 
 
-class EncoderDecoderBranches:
-    """A :class:`~recinject.decoding.decoders.BranchingDecoder` over an encoder-decoder model.
+class EncoderDecoderBranches(BranchingDecoder):
+    """An encoder-decoder model's; use it through :func:`read_prompts`.
 
-    Cross-attention's keys and values are shared by a prompt's branches, never copied: the
-    branches are its queries. Only the decoder's own few keys and values are one set a branch.
-
-    Args:
-        model: an encoder-decoder model.
-        input_ids: the prompts' tokens, shape (n, length).
-        attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
+    A prompt's branches share its cross-attention's keys and values: the branches are its queries.
+    Only the decoder's own few keys and values are one set a branch.
     """
 
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
-        self._model = model
-        self._mask = attention_mask.to(model.device)
-        self._encoded = model.get_encoder()(
-            input_ids=input_ids.to(model.device), attention_mask=self._mask
-        )
+        super().__init__(model, input_ids, attention_mask)
+        self._encoded = model.get_encoder()(input_ids=self._ids, attention_mask=self._mask)
         self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         self._width = 1
 
-    @property
-    def start(self) -> Integers:
-        """The token that every decoding begins with."""
-        return np.full((len(self._mask), 1), self._model.config.decoder_start_token_id, np.int32)
-
     def step(self, tokens: Integers) -> Tensor:
         """Read a token a branch."""
-        ids = torch.from_numpy(tokens.astype(np.int64)).to(self._mask.device).reshape(-1, 1)
-        with _sharing(self._model):
-            output = self._model(
-                encoder_outputs=self._encoded,
-                attention_mask=self._mask,
-                decoder_input_ids=ids,
-                past_key_values=self._cache,
-                use_cache=True,
-            )
+        output = self._model(
+            encoder_outputs=self._encoded,
+            attention_mask=self._mask,
+            decoder_input_ids=self._tensor(tokens).reshape(-1, 1),
+            past_key_values=self._cache,
+            use_cache=True,
+        )
         logits: Tensor = output.logits.float()
         return logits.reshape(*tokens.shape, -1)
 
     def branch(self, parents: NDArray[np.integer[Any]]) -> None:
         """Let each prompt's new branches continue old ones of its own."""
-        rows = parents + np.arange(len(parents))[:, None] * self._width
-        if parents.shape[1] != self._width or not np.array_equal(
-            rows.ravel(), np.arange(rows.size)
-        ):
-            index = torch.from_numpy(rows.ravel().astype(np.int64)).to(self._mask.device)
-            self._cache.self_attention_cache.batch_select_indices(index)
+        rows = (parents + np.arange(len(parents))[:, None] * self._width).ravel()
+        if parents.shape[1] != self._width or not np.array_equal(rows, np.arange(rows.size)):
+            self._cache.self_attention_cache.batch_select_indices(self._tensor(rows))
         self._width = parents.shape[1]
 
 
@@ -170,7 +193,7 @@ def _attend_shared(
     position_bias: Tensor | None = None,
     **settings: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Attend as ever; but where a prompt has several branches, they are its queries in one go."""
+    """Attend as SDPA does, but let all branches of a prompt be its queries at once."""
     prompts, width = len(key), len(query) // len(key)
     if width == 1:
         result: tuple[Tensor, Tensor | None] = sdpa_attention_forward(
@@ -189,69 +212,43 @@ AttentionInterface.register(_SHARED, _attend_shared)
 AttentionMaskInterface.register(_SHARED, sdpa_mask)
 
 
-_INSTEAD = "search with transformers' generate and recinject.decoding.processor.TrieLogitsProcessor"
-
-
-class CausalBranches:
-    """A :class:`~recinject.decoding.decoders.BranchingDecoder` over a causal model.
+class CausalBranches(BranchingDecoder):
+    """A causal model's, if its attention takes a mask and positions as they are given.
 
     A step appends one token a branch to the prompt's own sequence, all at one position, and an
-    attention mask lets each see the prompt and its own forebears alone (tree attention, Miao et
+    attention mask lets each see only the prompt and its own ancestors (tree attention, Miao et
     al., SpecInfer, 2024). So there is one set of keys and values a prompt, never one a branch.
-
-    Args:
-        model: a causal model whose attention takes a mask and positions as they are given.
-        input_ids: the prompts' tokens, shape (n, length), padded on the left.
-        attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
-
-    Raises:
-        RecinjectError: the model's attention cannot be masked so, a prompt is empty or padded on
-            the right, or is longer than the model can read.
     """
 
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
-        _refuse_unmaskable(model)
-        mask, ids = attention_mask.to(model.device).bool(), input_ids.to(model.device)
-        if not (mask.shape[1] and mask[:, -1].all()):
-            raise RecinjectError(
-                "a causal model continues its prompt's last token, and a prompt ends in none",
-                hint="pad prompts on the left, and give each at least one token",
-            )
-        self._model = model
-        self._last = ids[:, -1:]
-        self._longest = _longest(model)
+        super().__init__(model, input_ids, attention_mask)
+        mask = self._mask.bool()
         self._cache = DynamicCache()
         # The position of the token that is read next, shape (n,), and which of the tokens read
         # so far each branch sees, shape (n, width, tokens).
         self._position = mask.sum(1) - 1
         self._seen = mask[:, None, :-1]
-        self._check_length()
-        if ids.shape[1] > 1:
-            # The model without its head: logits of a whole prompt are large, and nobody asks.
+        _refuse_too_long(model, self._position.max())
+        if mask.shape[1] > 1:
+            # The model without its head: a whole prompt's logits are large and not needed.
             model.base_model(
-                input_ids=ids[:, :-1],
+                input_ids=self._ids[:, :-1],
                 attention_mask=mask[:, :-1].long(),
                 position_ids=(mask.cumsum(1) - 1).clamp(min=0)[:, :-1],
                 past_key_values=self._cache,
                 use_cache=True,
             )
 
-    @property
-    def start(self) -> Integers:
-        """Each prompt's last token: reading it gives what follows the prompt."""
-        return self._last.cpu().numpy().astype(np.int32)
-
     def step(self, tokens: Integers) -> Tensor:
         """Read a token a branch."""
-        self._check_length()
+        _refuse_too_long(self._model, self._position.max())
         n, width = tokens.shape
-        ids = torch.from_numpy(tokens.astype(np.int64)).to(self._last.device)
-        own = torch.eye(width, dtype=torch.bool, device=ids.device).expand(n, width, width)
-        self._seen = torch.cat([self._seen, own], dim=2)
+        itself = torch.eye(width, dtype=torch.bool, device=self._ids.device).expand(n, width, width)
+        self._seen = torch.cat([self._seen, itself], dim=2)
         dtype = self._model.dtype
-        hidden = torch.zeros(self._seen.shape, dtype=dtype, device=ids.device)
+        hidden = torch.zeros(self._seen.shape, dtype=dtype, device=self._ids.device)
         output = self._model(
-            input_ids=ids,
+            input_ids=self._tensor(tokens),
             attention_mask=hidden.masked_fill(~self._seen, torch.finfo(dtype).min)[:, None],
             position_ids=self._position[:, None].expand(n, width),
             past_key_values=self._cache,
@@ -263,34 +260,88 @@ class CausalBranches:
 
     def branch(self, parents: NDArray[np.integer[Any]]) -> None:
         """Let each prompt's new branches continue old ones of its own."""
-        rows = torch.from_numpy(parents.astype(np.int64)).to(self._last.device)
-        self._seen = self._seen.gather(1, rows[:, :, None].expand(-1, -1, self._seen.shape[2]))
-
-    def _check_length(self) -> None:
-        if self._position.max() >= self._longest:
-            raise RecinjectError(
-                f"{self._model.config.model_type}: a prompt and what follows it take more than "
-                f"the {self._longest} tokens that the model can be searched with",
-                hint="lower samples.max_prompt_tokens",
-            )
+        rows = self._tensor(parents)[:, :, None]
+        self._seen = self._seen.gather(1, rows.expand(-1, -1, self._seen.shape[2]))
 
 
-def _refuse_unmaskable(model: PreTrainedModel) -> None:
+class CopiedBranches(BranchingDecoder):
+    """Any other model's, if it keeps keys and values.
+
+    Each prompt is read alone and unpadded, and its keys and values are copied to every branch:
+    slower than the other decoders, but it asks nothing of the model's attention.
+
+    Raises:
+        RecinjectError: the model keeps no keys and values, or a causal model reads both ways.
+    """
+
+    def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
+        super().__init__(model, input_ids, attention_mask)
+        _refuse_uncopied(model)
+        masks = self._mask.bool()
+        prompts = [ids[mask][None] for ids, mask in zip(self._ids, masks, strict=True)]
+        if model.config.is_encoder_decoder:
+            self._encoded = [model.get_encoder()(input_ids=prompt)[0] for prompt in prompts]
+            self._caches = [EncoderDecoderCache(DynamicCache(), DynamicCache()) for _ in prompts]
+            return
+        self._caches = [DynamicCache(config=model.config) for _ in prompts]
+        for number, prompt in enumerate(prompts):
+            if prompt.shape[1] > 1:
+                self._read(number, prompt[:, :-1])
+
+    def step(self, tokens: Integers) -> Tensor:
+        """Read a token a branch."""
+        rows = enumerate(self._tensor(tokens)[:, :, None])
+        return torch.stack([self._read(number, row) for number, row in rows])
+
+    def branch(self, parents: NDArray[np.integer[Any]]) -> None:
+        """Let each prompt's new branches continue old ones of its own."""
+        for cache, rows in zip(self._caches, self._tensor(parents), strict=True):
+            cache.batch_select_indices(rows)
+
+    def _read(self, prompt: int, tokens: Tensor) -> Tensor:
+        """Read tokens in each of a prompt's branches; return the logits, (width, vocabulary)."""
+        cache = self._caches[prompt]
+        _refuse_too_long(self._model, cache.get_seq_length() + tokens.shape[1] - 1)
+        given: dict[str, Any] = {"input_ids": tokens}
+        if self._model.config.is_encoder_decoder:
+            encoded = self._encoded[prompt].expand(len(tokens), -1, -1)
+            given = {"encoder_outputs": BaseModelOutput(encoded), "decoder_input_ids": tokens}
+        logits: Tensor = self._model(**given, past_key_values=cache, use_cache=True).logits
+        return logits[:, -1].float()
+
+
+def _takes_masks(model: PreTrainedModel) -> bool:
     # Models that transformers has not moved to its attention interface make masks of their own.
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
-    # Those that read both ways, as BERT does, load as causal models all the same.
-    looks_back = all(getattr(module, "is_causal", True) for module in model.modules())
-    if not (model._supports_attention_backend and takes_positions and looks_back):
+    return model._supports_attention_backend and takes_positions and _looks_back(model)
+
+
+def _looks_back(model: PreTrainedModel) -> bool:
+    # Models that read both ways, as BERT does, can be loaded as causal ones.
+    return all(getattr(module, "is_causal", True) for module in model.modules())
+
+
+def _refuse_uncopied(model: PreTrainedModel) -> None:
+    both_ways = not model.config.is_encoder_decoder and not _looks_back(model)
+    if both_ways or "past_key_values" not in inspect.signature(model.forward).parameters:
+        fact = "reads both ways" if both_ways else "keeps no keys and values of what it has read"
         raise RecinjectError(
-            f"{model.config.model_type}: its attention cannot be told which tokens to see",
-            hint=_INSTEAD,
+            f"{model.config.model_type}: it {fact}, so it cannot be searched token by token",
+            hint="take an encoder-decoder or a causal model, such as google/flan-t5-small or "
+            "openai-community/gpt2",
         )
 
 
-def _longest(model: PreTrainedModel) -> float:
-    """Return the most tokens that every layer sees whole: all positions, one sliding window."""
+def _refuse_too_long(model: PreTrainedModel, position: Tensor | int) -> None:
+    """Refuse a position beyond those that every layer sees whole, such as a sliding window."""
     config = model.config.get_text_config()
     names = ("max_position_embeddings", "sliding_window", "attention_chunk_size")
     # Which of these a config has depends on its model; None stands for no limit.
     limits = [getattr(config, name, None) for name in names]
-    return min((limit for limit in limits if limit), default=float("inf"))
+    longest = min((limit for limit in limits if limit), default=float("inf"))
+    if position >= longest:
+        raise RecinjectError(
+            f"{model.config.model_type}: a prompt and what follows it take more than the "
+            f"{longest} tokens that the model can be searched with",
+            hint="lower samples.max_prompt_tokens",
+        )

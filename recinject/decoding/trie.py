@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from recinject.data.schema import Flags, Integers
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.ragged import Array, Ragged
 
 ROOT = 0
 
@@ -38,27 +38,27 @@ class Trie:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def children(self, node: int) -> tuple[Integers, Integers]:
-        """Return the tokens that may follow a node, ascending, and the nodes they lead to."""
-        nodes = np.arange(self.first_child[node], self.first_child[node + 1], dtype=np.int32)
-        return self.tokens[nodes], nodes
+    def children(self, nodes: Array) -> Ragged:
+        """Return the children of each node, by their tokens ascending."""
+        return Ragged.ranges(self.first_child[nodes], self.first_child[nodes + 1])
 
     @classmethod
-    def build(cls, sequences: Sequence[Sequence[int]]) -> Trie:
-        """Build the tree of the items' sequences, item number by position.
+    def build(cls, sequences: Ragged | Sequence[Sequence[int]]) -> Trie:
+        """Build the tree of the items' token sequences; row n is item n.
 
         Raises:
             RecinjectError: a sequence is empty, equals another, or begins another.
         """
-        lengths = np.fromiter(map(len, sequences), np.int64, count=len(sequences))
+        rows = sequences if isinstance(sequences, Ragged) else Ragged.from_rows(sequences)
+        lengths = rows.lengths
         if not lengths.size or not lengths.all():
             where = f"item {int(np.argmin(lengths))} has" if lengths.size else "there are"
             raise RecinjectError(
-                f"identifiers: {where} no tokens to be named by",
+                f"identifiers: {where} no tokens",
                 hint="give every item of the catalogue a text, e.g. identifiers.kind=number",
             )
-        levels = _levels(sequences, lengths)
-        order = np.lexsort(_packed(levels)[::-1])
+        levels = np.ascontiguousarray(rows.to_grid(-1).T)
+        order = np.lexsort(levels[::-1])
         ordered = levels[:, order]
         differs = np.logical_or.accumulate(ordered[:, 1:] != ordered[:, :-1], axis=0)
         _refuse_prefixes((~differs).sum(0), lengths[order], order)
@@ -83,32 +83,10 @@ class Trie:
         return cls(np.append(np.int32(-1), ordered[is_new]), first_child, items, counts, paths)
 
 
-def _levels(sequences: Sequence[Sequence[int]], lengths: NDArray[np.int64]) -> Integers:
-    """Return the tokens level by level, -1 after an end: shape (longest, items)."""
-    tokens = np.fromiter(chain.from_iterable(sequences), np.int32, count=int(lengths.sum()))
-    grid = np.full((len(lengths), int(lengths.max())), -1, np.int32)
-    grid[np.arange(grid.shape[1]) < lengths[:, None]] = tokens
-    return np.ascontiguousarray(grid.T)
-
-
-def _packed(levels: Integers) -> list[NDArray[np.int64]]:
-    """Write as many levels as fit into one number each, which sort as they do, but faster."""
-    bits = (int(levels.max()) + 1).bit_length()
-    together = 63 // bits
-    packed = []
-    for start in range(0, len(levels), together):
-        key = np.zeros(levels.shape[1], np.int64)
-        for level in levels[start : start + together]:
-            key <<= bits
-            key += level + 1
-        packed.append(key)
-    return packed
-
-
 def _refuse_prefixes(
     same: NDArray[np.int64], lengths: NDArray[np.int64], order: NDArray[np.int64]
 ) -> None:
-    """Refuse neighbours in order whose first tokens are the same up to the end of one."""
+    """Refuse sequences that equal or begin the next one in sorted order."""
     # Where both have ended, padding equals padding: equal rows agree beyond their length.
     clash = np.flatnonzero(same >= lengths[:-1])
     if not clash.size:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from scipy.stats import binom
 
@@ -15,9 +17,12 @@ from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, time_facts
 from recinject.recommenders.language_model import RatingsByLabel, WrittenRatings
 from recinject.recommenders.protocol import Prediction, Queries
+from recinject.samples.samples import Samples
+from recinject.samples.store import read_samples
 
 Verdict = Literal["ok", "note", "warning"]
 _MOST_UNPARSED = 0.05
+_SAMPLED = 2000
 
 
 @dataclass(frozen=True)
@@ -121,27 +126,110 @@ def _shared(names: Sequence[str]) -> int:
     return sum(count for count in Counter(names).values() if count > 1)
 
 
-def held_out_in_training(split: Split, named: Iterable[tuple[int, Iterable[int]]]) -> Finding:
-    """Count how often a training sample names an item that is held out from its user.
+def stored_samples(samples: Samples) -> list[Finding]:
+    """Read the files that training reads, and look for what is held out from each sample's user.
 
-    Args:
-        split: the split of the run.
-        named: a user number and the item numbers that a training sample names, sample by sample.
+    A training sample should neither ask for a held-out item of its user (in the columns ``target``
+    and ``candidates``) nor name one in its text; and the tokens that are trained on should be
+    those of the text, which is tried on some samples of each task.
     """
+    data = samples.data
+    if data is None:
+        return []
+    barred = held_out_items(data.split)
+    named, unlike = 0, 0
+    for task in samples.sizes:
+        table = read_samples(samples.folder, task, Part.TRAIN.label)
+        phrases = samples.factory.wordings[task].phrases
+        named += count_leaks(table, barred, phrases)
+        unlike += _unlike_tokens(samples, task, table)
+    return [
+        Finding(
+            "held_out_in_training",
+            named,
+            "warning" if named else "ok",
+            "stored training samples that name an item held out from the same user",
+        ),
+        Finding(
+            "tokens_unlike_text",
+            unlike,
+            "warning" if unlike else "ok",
+            f"stored training samples, of {_SAMPLED} a task at most, whose tokens are not those of "
+            "their text",
+        ),
+    ]
+
+
+def held_out_items(split: Split) -> dict[int, set[int]]:
+    """Return the items of each user's later parts that no training event of theirs has."""
     log, train = split.interactions, split.train
     held_out: dict[int, set[int]] = {}
     later = split.parts > Part.TRAIN
     for user, item in zip(log.users[later].tolist(), log.items[later].tolist(), strict=True):
         held_out.setdefault(user, set()).add(item)
-    for user, items in held_out.items():
-        items.difference_update(train.items_of(user).tolist())
-    leaked = sum(int(i) in held_out.get(user, ()) for user, items in named for i in items)
-    return Finding(
-        "held_out_in_training",
-        leaked,
-        "warning" if leaked else "ok",
-        "times that a training sample names an item held out from the same user",
-    )
+    return {user: items - set(train.items_of(user).tolist()) for user, items in held_out.items()}
+
+
+def count_leaks(
+    table: pa.Table, barred: Mapping[int, set[int]], phrases: Mapping[str, Sequence[str]]
+) -> int:
+    """Count the stored samples that ask for a barred item of their user, or name one in words.
+
+    Args:
+        table: stored samples.
+        barred: the items that each user's samples must not name.
+        phrases: the text of each item, by slot. A text that is a part of another item's text in
+            the sample, or that several items have, gives nobody away.
+    """
+    shared = {slot: Counter(texts) for slot, texts in phrases.items()}
+    columns = [table[name].to_pylist() for name in ("user", "target", "candidates")]
+    texts = zip(table["prompt"].to_pylist(), table["completion"].to_pylist(), strict=True)
+    leaks = 0
+    for user, target, candidates, (prompt, completion) in zip(*columns, texts, strict=True):
+        items = barred.get(user)
+        if not items:
+            continue
+        text = f"{prompt} {completion}"
+        leaks += bool(
+            target in items
+            or items.intersection(candidates or ())
+            or any(
+                shared[slot][words[item]] == 1 and _names(text, words[item], words)
+                for slot, words in phrases.items()
+                for item in items
+            )
+        )
+    return leaks
+
+
+def _names(text: str, words: str, others: Sequence[str]) -> bool:
+    """Whether a text has these words where no longer text of another item has them."""
+    if not words or words not in text:
+        return False
+    for longer in sorted((each for each in others if words in each), key=len, reverse=True):
+        if longer != words:
+            text = text.replace(longer, " ")
+    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
+
+
+def _unlike_tokens(samples: Samples, task: str, table: pa.Table) -> int:
+    folder, split, dialect = samples.folder, Part.TRAIN.label, samples.dialect
+    files = sorted((folder / task).glob(f"{split}-*.arrow"))
+    if not files:
+        return 0
+    tokens = pa.concat_tables([pa.ipc.open_stream(file.read_bytes()).read_all() for file in files])
+    rows = np.linspace(0, len(table) - 1, min(len(table), _SAMPLED)).astype(np.int64)
+    texts, stored = table.take(rows), tokens.take(rows)
+    unlike = np.zeros(len(rows), bool)
+    most = samples.settings.limits
+    for name, column, encode, limit in (
+        ("prompt", "input_ids", dialect.prompts, most[0]),
+        ("completion", "labels", dialect.completions, most[1]),
+    ):
+        found = encode(texts[name].to_pylist()).to_list()
+        pairs = zip(found, stored[column].to_pylist(), strict=True)
+        unlike |= np.array([len(own) <= limit and own != kept for own, kept in pairs], bool)
+    return int(unlike.sum())
 
 
 def recommended_lists(prediction: Prediction, queries: Queries, n_items: int) -> list[Finding]:
@@ -220,26 +308,46 @@ def read_ratings(prediction: Prediction) -> list[Finding]:
     return []
 
 
-def prompts(count: int, truncated: int, unknown_tokens: int) -> list[Finding]:
-    """Report what the tokenizer lost of the prompts.
+def prompts(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Report what fitting and tokenising took from the prompts, by split.
 
     Args:
-        count: how many prompts there are.
-        truncated: how many of them were cut to the longest length allowed.
-        unknown_tokens: how many tokens of theirs the tokenizer could not spell.
+        rows: of the samples, see :func:`recinject.samples.samples.build_samples`.
     """
-    share = truncated / max(count, 1)
+    tokens = [row["tokens"] for row in rows if row["split"] == "train" and row["tokens"]]
+    cut = sum(facts["truncated"] for facts in tokens)
+    unknown = sum(facts["unknown_tokens"] for facts in tokens)
+    share = cut / max(sum(facts["samples"] for facts in tokens), 1)
     return [
+        *_trimmed(rows),
         Finding(
             "truncated_prompts",
             share,
-            "warning" if share > 0.05 else "note" if truncated else "ok",
+            "warning" if share > 0.05 else "note" if cut else "ok",
             "share of prompts that were cut, so that part of their words was never read",
         ),
         Finding(
             "unknown_tokens",
-            unknown_tokens,
-            "note" if unknown_tokens else "ok",
+            unknown,
+            "note" if unknown else "ok",
             "tokens that the tokenizer could not spell, each read as <unk>",
         ),
     ]
+
+
+def _trimmed(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    found = []
+    for split in dict.fromkeys(row["split"] for row in rows):
+        own = [row for row in rows if row["split"] == split]
+        count = sum(row["trimmed"] for row in own)
+        share = count / max(sum(row["samples"] for row in own), 1)
+        found.append(
+            Finding(
+                f"trimmed_histories:{split}",
+                share,
+                "warning" if share > 0.5 else "note" if count else "ok",
+                f"share of the {split} prompts whose oldest items were left out to fit, so that a "
+                "recommender that reads no prompt knows more of the history",
+            )
+        )
+    return found

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from recinject.data.schema import Catalog, Flags
-from recinject.data.splitting import Part, Split
-from recinject.evaluation.metrics import MetricResult, evaluate_prediction
-from recinject.evaluation.statistics import Comparison, compare
+from recinject.data.splitting import Part
+from recinject.evaluation import audit
+from recinject.evaluation.lists import ListMeasures, measure_slices, slice_queries
+from recinject.evaluation.metrics import (
+    MetricResult,
+    evaluate_prediction,
+    main_metric,
+    metric_names,
+    parse_metric,
+)
+from recinject.evaluation.queries import make_queries
+from recinject.evaluation.statistics import compare
 from recinject.foundation.progress import say
 from recinject.foundation.randomness import derive_rng
+from recinject.identifiers.data import Data
+from recinject.recommenders.language_model import GeneratedRatings, LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries, Recommender, Sources
+from recinject.registry import pick
+from recinject.samples.builder import REWORDED, SHUFFLED
+from recinject.samples.samples import Samples
+from recinject.samples.store import read_samples
+from recinject.tasks.task import Task
 
 _SHOWN = 5
 
@@ -83,73 +99,77 @@ def _example(
 
 
 @dataclass(frozen=True)
-class Protocol:
-    """How every recommender of a run is measured.
+class EvaluationSettings:
+    """How every recommender is asked and measured; see ``evaluation`` in a recipe.
 
     Attributes:
         list_length: how many items each recommends; the cutoff of ``mrr``.
         cutoffs: the list lengths of ``hr@K`` and ``ndcg@K``.
         resamples: how often the users are drawn anew for an interval.
-        seed: the seed of those draws, the same for all.
+        seed: of those draws, of the queries that a limit keeps, and of the examples.
+        limit: how many queries of a task to ask, drawn by the seed; None asks all.
+        reworded: whether those that read prompts are asked in a wording never trained on, too.
+        shuffled: whether they are asked with histories in random order, too.
+        generate: whether language models write their ratings freely, too.
+        generation: parameters of ``transformers.GenerationConfig`` for that.
+        cold_share: the largest fractions of a list that items without training events may take.
+        examples: how many predictions of a task are drawn for people to read.
     """
 
-    list_length: int
-    cutoffs: Sequence[int]
-    resamples: int
-    seed: int
+    list_length: int = 20
+    cutoffs: Sequence[int] = (5, 10)
+    resamples: int = 2000
+    seed: int = 1
+    limit: int | None = None
+    reworded: bool = True
+    shuffled: bool = True
+    generate: bool = False
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    cold_share: Sequence[float] = ()
+    examples: int = 50
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """A recommender's prediction with what it is worth."""
+    """A recommender's prediction with its figures."""
 
     prediction: Prediction
     metrics: list[MetricResult]
 
 
-def fit_baselines(
-    baselines: Iterable[Recommender], split: Split, catalog: Catalog, seed: int
+def fit_recommenders(
+    recommenders: Iterable[Recommender], data: Data, seed: int
 ) -> list[Recommender]:
-    """Fit every baseline on the training view, and return them."""
-    fitted, training = [], split.train
-    sources = Sources(catalog, split.view(Part.TRAIN))
-    for baseline in baselines:
-        if "rating" not in baseline.tasks or training.ratings is not None:
-            say(f"  fitting {baseline.name}")
-            baseline.read(sources)
-            baseline.fit(training, seed)
-            fitted.append(baseline)
+    """Fit recommenders on the training events, and return those that could be.
+
+    Those that rate are left out where the log has no ratings.
+    """
+    fitted, training = [], data.split.train
+    sources = Sources(data.catalog, data.split.view(Part.TRAIN))
+    for recommender in recommenders:
+        if "rating" not in recommender.tasks or training.ratings is not None:
+            say(f"  fitting {recommender.name}")
+            recommender.read(sources)
+            recommender.fit(training, seed)
+            recommender.data = data  # type: ignore[misc]  # its own, beside the class's
+            fitted.append(recommender)
     return fitted
 
 
-def answer(recommender: Recommender, queries: Queries, protocol: Protocol) -> Answer:
-    """Let a recommender answer queries, and measure its answers."""
-    prediction = recommender.predict(queries, protocol.list_length)
-    return Answer(prediction, measure(prediction, queries, protocol))
-
-
-def measure(prediction: Prediction, queries: Queries, protocol: Protocol) -> list[MetricResult]:
-    """Measure answers by every metric of their task."""
+def measure(
+    prediction: Prediction,
+    queries: Queries,
+    settings: EvaluationSettings,
+    metrics: Sequence[str] | None = None,
+) -> list[MetricResult]:
+    """Measure answers by some metrics, by all of their way of answering if not given."""
     return evaluate_prediction(
-        prediction, queries, protocol.cutoffs, protocol.resamples, protocol.seed
+        prediction, queries, settings.cutoffs, settings.resamples, settings.seed, metrics
     )
 
 
-def compare_with_all(
-    first: Answer, others: Iterable[Answer], queries: Queries, protocol: Protocol
-) -> list[Comparison]:
-    """Compare one answer with each of the others by every metric, paired over users."""
-    references = [other.prediction for other in others]
-    metrics = [result.metric for result in first.metrics]
-    return compare(
-        first.prediction, references, queries, metrics, protocol.resamples, protocol.seed
-    )
-
-
-def save_prediction(
-    folder: Path, prediction: Prediction, queries: Queries, catalog: Catalog
-) -> None:
-    """Write answers with the log's own ids, so that metrics can be had again without the model."""
+def prediction_frame(prediction: Prediction, queries: Queries, catalog: Catalog) -> pd.DataFrame:
+    """Return answers as a frame, by index and by the log's own ids: metrics can be had from it."""
     ids = np.array([*catalog.item_ids, None], dtype=object)
     columns = {
         "sample_id": list(queries.sample_ids),
@@ -166,6 +186,203 @@ def save_prediction(
         "chances": None if prediction.probabilities is None else list(prediction.probabilities),
         "text": prediction.texts,
     }
-    known = {name: column for name, column in columns.items() if column is not None}
-    path = folder / f"{prediction.task}.{prediction.recommender}.parquet"
-    pd.DataFrame(known).to_parquet(path, index=False)
+    return pd.DataFrame({name: column for name, column in columns.items() if column is not None})
+
+
+_ROWS = ("metrics", "comparisons", "slices", "lists", "audit", "examples")
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """All recommenders asked all tasks, and what came of it.
+
+    Those that read prompts come first, each compared with everybody after it. Where nobody reads
+    prompts, the best comes first.
+
+    Attributes:
+        recommenders: fitted.
+        data: the log and its items.
+        samples: their stored test samples are the queries.
+        settings: how they are asked and measured.
+        rows: what came of it so far, by kind; see :data:`recinject.reporting.result.ROWS`.
+        predictions: the answers, a frame by task and recommender.
+    """
+
+    recommenders: Sequence[Recommender]
+    data: Data
+    samples: Samples
+    settings: EvaluationSettings
+    rows: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _ROWS})
+    predictions: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
+
+    def run(self, tasks: Sequence[str] | None = None) -> None:
+        """Audit the run, then ask every task that can be answered, or those named."""
+        known = [task for task in self.samples.bound_tasks() if task.answer]
+        for name in tasks or ():
+            pick(name, [task.name for task in known], "tasks: no samples to ask are of the task")
+        self.rows["audit"] += self._audit()
+        for task in known:
+            if tasks is None or task.name in tasks:
+                self._ask(task)
+
+    @property
+    def _reads_prompts(self) -> bool:
+        return any(each.reads_prompts for each in self.recommenders)
+
+    def _audit(self) -> list[audit.Finding]:
+        data = self.data
+        doubles = audit.duplicates(data.catalog, data.identifiers.texts)
+        if not self._reads_prompts:
+            return [*audit.time_order(data.split), *doubles]
+        return [
+            *audit.time_order(data.split),
+            *audit.stored_samples(self.samples),
+            *doubles,
+            *audit.prompts(self.samples.rows),
+        ]
+
+    def _ask(self, task: Task) -> None:
+        """Let everybody answer one task's queries; gather what came of it."""
+        kind = str(task.answer)
+        asked = [each for each in self.recommenders if kind in each.tasks]
+        readers = [each for each in asked if each.reads_prompts]
+        if not asked:
+            return
+        own = [own for each in readers for own in (each, *self._writers(each, kind))]
+        asked = [*own, *(each for each in asked if not each.reads_prompts)]
+        queries, names = self._queries(task, Part.TEST.label), self._metrics(task)
+        say(f"  {task.name}: {len(queries)} queries")
+        answers = [self._answer(each, queries, names) for each in asked]
+        for given in answers:
+            self.rows["audit"] += audit.read_ratings(given.prediction)
+        if not own:
+            answers = _best_first(kind, answers)
+        joined = [
+            found for each in readers for found in self._with_cold_items(each, queries, names)
+        ]
+        self._compare(answers, max(1, len(own)), joined, queries)
+        answers += joined
+        for each in readers:
+            answers += self._asked_otherwise(task, each, names)
+        self.rows["metrics"] += [result for given in answers for result in given.metrics]
+        self._slice(answers, queries)
+        self._describe(answers, queries)
+        self._show(answers[0].prediction, queries)
+
+    def _metrics(self, task: Task) -> list[str]:
+        everything = metric_names(str(task.answer), self.settings.cutoffs)
+        if task.metrics is None:
+            return everything
+        return [name for name in everything if name.partition("@")[0] in task.metrics]
+
+    def _answer(self, recommender: Recommender, queries: Queries, metrics: Sequence[str]) -> Answer:
+        prediction = recommender.predict(queries, self.settings.list_length)
+        return self._measured(prediction, queries, metrics)
+
+    def _measured(self, prediction: Prediction, queries: Queries, metrics: Sequence[str]) -> Answer:
+        """Keep a prediction, and measure it."""
+        key = prediction.task, prediction.recommender
+        self.predictions[key] = prediction_frame(prediction, queries, self.data.catalog)
+        return Answer(prediction, measure(prediction, queries, self.settings, metrics))
+
+    def _writers(self, model: Recommender, kind: str) -> list[Recommender]:
+        """Let a language model write its ratings freely, where that is asked for."""
+        if kind != "rating" or not self.settings.generate or not isinstance(model, LanguageModel):
+            return []
+        answers = self.samples.ratings.answers
+        writer = GeneratedRatings(model, answers, self.settings.generation)
+        writer.fit(self.data.split.train, self.settings.seed)
+        return [writer]
+
+    def _compare(
+        self, answers: Sequence[Answer], own: int, joined: Sequence[Answer], queries: Queries
+    ) -> None:
+        """Compare each of the first ``own`` answers, and each joined one, with those after it."""
+        pairs = [(answers[place], answers[place + 1 :]) for place in range(own)]
+        for one, others in [*pairs, *((each, answers[1:]) for each in joined)]:
+            self.rows["comparisons"] += compare(
+                one.prediction,
+                [other.prediction for other in others],
+                queries,
+                [result.metric for result in one.metrics],
+                self.settings.resamples,
+                self.settings.seed,
+            )
+
+    def _with_cold_items(
+        self, model: Recommender, queries: Queries, metrics: Sequence[str]
+    ) -> list[Answer]:
+        """Join cold items to the lists that a model retrieves, up to each of some fractions."""
+        fractions, k = self.settings.cold_share, self.settings.list_length
+        if queries.kind != "retrieval" or not fractions:
+            return []
+        n_items = len(self.data.catalog)
+        cold = np.bincount(self.data.split.train.items, minlength=n_items) == 0
+        listed, join = model.predict(queries, 2 * k), self.data.identifiers.join_cold_items
+        joined = [join(listed, queries, cold, fraction, k) for fraction in fractions]
+        return [self._measured(each, queries, metrics) for each in joined]
+
+    def _asked_otherwise(
+        self, task: Task, model: Recommender, metrics: Sequence[str]
+    ) -> list[Answer]:
+        """Ask a model in a wording that it never trained on, and with shuffled histories."""
+        asked = {REWORDED: self.settings.reworded, SHUFFLED: self.settings.shuffled}
+        stored = [row["split"] for row in self.samples.rows if row["task"] == task.name]
+        answers = []
+        for split in (split for split in stored if asked.get(split)):
+            queries = self._queries(task, split)
+            given = model.predict(queries, self.settings.list_length)
+            named = replace(given, recommender=f"{model.name}_{split}")
+            answers.append(self._measured(named, queries, metrics))
+        return answers
+
+    def _slice(self, answers: Sequence[Answer], queries: Queries) -> None:
+        """Measure the answers by the task's main metric on slices of the queries."""
+        metric = main_metric(queries.kind, [result.metric for result in answers[0].metrics])
+        slices = slice_queries(queries, self.data.split.train)
+        resamples, seed = self.settings.resamples, self.settings.seed
+        for given in answers:
+            self.rows["slices"] += measure_slices(
+                given.prediction, queries, slices, metric, resamples, seed
+            )
+
+    def _describe(self, answers: Sequence[Answer], queries: Queries) -> None:
+        """Say what the retrieved lists are like, whether they hit or not."""
+        if queries.kind == "retrieval":
+            settings, train = self.settings, self.data.split.train
+            length = max(settings.cutoffs)
+            measures = ListMeasures(
+                train, self.data.catalog, length, settings.resamples, settings.seed
+            )
+            for given in answers:
+                self.rows["lists"] += measures.describe(given.prediction, queries)
+
+    def _show(self, prediction: Prediction, queries: Queries) -> None:
+        """Audit the lists of the first recommender, and draw examples from them."""
+        catalog, settings = self.data.catalog, self.settings
+        self.rows["audit"] += audit.recommended_lists(prediction, queries, len(catalog))
+        if queries.kind == "retrieval" and self._reads_prompts:
+            self.rows["audit"] += audit.highest_id_rule(self.data.identifiers.numbers, queries)
+        drawn = draw_examples(prediction, queries, catalog, settings.examples, settings.seed)
+        self.rows["examples"] += drawn
+
+    def _queries(self, task: Task, split: str) -> Queries:
+        samples = read_samples(self.samples.folder, task.name, split)
+        limit, seed = self.settings.limit, self.settings.seed
+        return make_queries(samples, self.data.split, limit, seed, str(task.answer))
+
+
+def _best_first(kind: str, answers: Sequence[Answer]) -> list[Answer]:
+    measured = next(([r.metric for r in each.metrics] for each in answers if each.metrics), [])
+    if not measured:
+        return list(answers)
+    metric = main_metric(kind, measured)
+    sign = 1 if parse_metric(metric)[0].better == "lower" else -1
+    values = {
+        result.recommender: sign * result.value
+        for given in answers
+        for result in given.metrics
+        if result.metric == metric
+    }
+    best = min(values, key=lambda name: values[name])
+    return sorted(answers, key=lambda given: given.prediction.recommender != best)

@@ -334,6 +334,20 @@ def metric_names(kind: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
     ]
 
 
+_MAIN = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
+
+
+def main_metric(kind: str, measured: Sequence[str]) -> str:
+    """Return the metric that speaks for a way of answering: the usual one, or the first measured.
+
+    Examples:
+        >>> main_metric("retrieval", ["hr@5", "hr@10"]), main_metric("retrieval", ["hr@5", "mrr"])
+        ('hr@10', 'hr@5')
+    """
+    usual = _MAIN.get(kind)
+    return usual if usual is not None and usual in measured else measured[0]
+
+
 def parse_metric(text: str) -> tuple[Metric, int | None]:
     """Return a metric and its cutoff, None without one.
 

@@ -105,44 +105,25 @@ def _require_equal_lists(prediction: Prediction, reference: Prediction) -> None:
         )
 
 
-_FLOATS = {"ahead", "tied", "rating", "label"}
-
-
-@dataclass(frozen=True)
-class SeedComparison(Comparison):
-    """A comparison over several seeds, users paired within each of them.
-
-    Attributes:
-        by_seed: the difference of each seed alone, in the seeds' order.
-    """
-
-    by_seed: Sequence[float]
-
-    @property
-    def seeds_agree(self) -> bool:
-        """Whether every seed alone differs in the same direction."""
-        return min(self.by_seed) > 0 or max(self.by_seed) < 0
-
-
 def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Queries]:
     """Read what one recommender answered in several runs as answers to one list of queries.
 
-    A user's queries of all runs stand under one number. What is drawn over users thus draws the
-    runs together, and a mean over these queries is the mean over the runs, where each run asked
-    as many.
+    The queries of a user have the same number in all runs. A bootstrap over users thus draws
+    a user's queries of all runs together, and a mean over these queries is the mean over the
+    runs, where each run asked as many.
 
     Args:
-        files: what :func:`~recinject.evaluation.evaluate.save_prediction` wrote of one task, one
-            file a run.
-        recommender: what to call who answered.
+        files: stored frames of one task that
+            :func:`~recinject.evaluation.evaluate.prediction_frame` made, one file a run.
+        recommender: the name of whoever answered.
 
     Returns:
-        The prediction, and the queries as far as metrics need them: prompts and histories are
-        empty.
+        The prediction, and the queries without prompts and histories.
     """
     task = files[0].name.partition(".")[0]
     frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
-    columns = {name: frame[name].to_numpy(np.float64) for name in _FLOATS & set(frame.columns)}
+    floats = {"ahead", "tied", "rating", "label"} & set(frame.columns)
+    columns = {name: frame[name].to_numpy(np.float64) for name in floats}
     queries = Queries(
         task,
         sample_ids=frame["sample_id"].tolist(),
@@ -156,3 +137,12 @@ def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Q
     ahead, tied, ratings = (columns.get(name) for name in ("ahead", "tied", "rating"))
     answered = Prediction(recommender, task, items, ahead=ahead, tied=tied, ratings=ratings)
     return answered, queries
+
+
+def is_paired(one: tuple[Prediction, Queries], other: tuple[Prediction, Queries]) -> bool:
+    """Whether two answer the same queries, with lists of the same length."""
+    lists = [prediction.items for prediction, _ in (one, other)]
+    lengths = [None if items is None else items.shape[1] for items in lists]
+    same_targets = np.array_equal(one[1].targets, other[1].targets)
+    same_queries = one[1].sample_ids == other[1].sample_ids and same_targets
+    return same_queries and lengths[0] == lengths[1]

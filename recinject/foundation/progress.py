@@ -1,4 +1,4 @@
-"""What a person sees while waiting: a bar with an ETA on a terminal, plain lines elsewhere."""
+"""Progress for the person who waits: a bar on a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 
@@ -21,21 +21,8 @@ from rich.text import Text
 
 T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True, stderr=True)
-_QUIET_SECONDS = 2.0
-_PLAIN_LINE_SECONDS = 15.0
-
-
-class _Rate(ProgressColumn):
-    """How many a second, of late."""
-
-    def render(self, task: Task) -> Text:
-        """Write the rate of a bar."""
-        rate = "" if task.speed is None else f"{_rate_text(task.speed)}/s"
-        return Text(rate, style="progress.data.speed")
-
-
-def _rate_text(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+_SECONDS_TO_BAR = 2.0
+_SECONDS_TO_LINE = 15.0
 
 
 def say(text: str) -> None:
@@ -43,8 +30,83 @@ def say(text: str) -> None:
     console.print(text, markup=False)
 
 
-def progress_bar() -> Progress:
-    """Return the one style of bar that this project shows: count, time spent, time left."""
+class Bar:
+    """How far a job is: a bar with rate and time left once two seconds have passed.
+
+    Where the output is no terminal, it is a plain line every fifteen seconds.
+
+    Args:
+        description: what is being done, such as ``"Building retrieval"``.
+        total: the number of units of work; None if it is not known.
+        done: how many of them were done before; they count for no speed.
+    """
+
+    def __init__(self, description: str, total: int | None = None, done: int = 0) -> None:
+        self._description, self._total, self._before = description, total, done
+        self._started = self._shown = time.monotonic()
+        self.done = done
+        self._progress = _make_bar() if console.is_terminal else None
+        if self._progress:
+            self._task = self._progress.add_task(description, total=total, completed=done)
+
+    def update(self, done: int, note: str = "") -> None:
+        """Show that so many units are done, and a note beside them such as ``", loss 1.234"``."""
+        self.done, now = done, time.monotonic()
+        if self._progress:
+            if not self._progress.live.is_started and now - self._started > _SECONDS_TO_BAR:
+                self._progress.start()
+            text = f"{self._description}{note}"
+            self._progress.update(self._task, completed=done, description=text)
+        elif now - self._shown > _SECONDS_TO_LINE:
+            self._shown = now
+            rate = (done - self._before) / (now - self._started)
+            say(f"  {self._description}: {progress_text(done, self._total, rate, note)}")
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self._progress:
+            self._progress.stop()
+
+
+def track(
+    items: Iterable[T],
+    description: str,
+    total: int | None = None,
+    size: Callable[[T], int] = lambda item: 1,
+    done: int = 0,
+) -> Iterator[T]:
+    """Yield the items and show how many are done, as :class:`Bar` does.
+
+    Args:
+        items: what to go through.
+        description: see :class:`Bar`; so is ``done``.
+        total: the sum of the items' sizes; ``len(items)`` where it has one and none is given.
+        size: how many units an item counts for.
+    """
+    bar = Bar(
+        description, len(items) if total is None and isinstance(items, Sized) else total, done
+    )
+    try:
+        for item in items:
+            yield item
+            bar.update(bar.done + size(item))
+    finally:
+        bar.close()
+
+
+def progress_text(done: int, total: int | None, rate: float, note: str = "") -> str:
+    """Write how far a job is.
+
+    Examples:
+        >>> progress_text(3000, 6000, 50.0), progress_text(3, None, 0.125, ", loss 0.5")
+        ('3,000 of 6,000, 50 a second, about 60 s left', '3, loss 0.5, 0.12 a second')
+    """
+    of = f" of {total:,}" if total else ""
+    left = f", about {(total - done) / rate:.0f} s left" if total and rate else ""
+    return f"{done:,}{of}{note}, {_rate_text(rate)} a second{left}"
+
+
+def _make_bar() -> Progress:
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -58,56 +120,14 @@ def progress_bar() -> Progress:
     )
 
 
-def track(
-    items: Iterable[T],
-    description: str,
-    total: int | None = None,
-    size: Callable[[T], int] = lambda item: 1,
-    done: int = 0,
-) -> Iterator[T]:
-    """Yield the items, showing progress and its rate once two seconds have passed.
+class _Rate(ProgressColumn):
+    """A bar's recent rate."""
 
-    Args:
-        items: what to go through.
-        description: what is being done, e.g. ``"Building retrieval"``.
-        total: how many there are; taken from ``len(items)`` when it has one.
-        size: how many an item counts for.
-        done: how many were done before.
-    """
-    if total is None and isinstance(items, Sized):
-        total = len(items)
-    tracker = _bar if console.is_terminal else _lines
-    yield from tracker(items, description, total, size, done)
+    def render(self, task: Task) -> Text:
+        """Write the rate of a bar."""
+        rate = "" if task.speed is None else f"{_rate_text(task.speed)}/s"
+        return Text(rate, style="progress.data.speed")
 
 
-def _bar(
-    items: Iterable[T], description: str, total: int | None, size: Callable[[T], int], done: int
-) -> Iterator[T]:
-    started = time.monotonic()
-    progress = progress_bar()
-    bar = progress.add_task(description, total=total, completed=done)
-    try:
-        for item in items:
-            if not progress.live.is_started and time.monotonic() - started > _QUIET_SECONDS:
-                progress.start()
-            yield item
-            progress.advance(bar, size(item))
-    finally:
-        progress.stop()
-
-
-def _lines(
-    items: Iterable[T], description: str, total: int | None, size: Callable[[T], int], done: int
-) -> Iterator[T]:
-    started = said = time.monotonic()
-    now_done = done
-    for item in items:
-        now = time.monotonic()
-        if now - said > _PLAIN_LINE_SECONDS:
-            said = now
-            rate = (now_done - done) / (now - started)
-            left = f", about {(total - now_done) / rate:.0f} s left" if total and rate else ""
-            of = f" of {total:,}" if total else ""
-            say(f"  {description}: {now_done:,}{of}, {_rate_text(rate)} a second{left}")
-        yield item
-        now_done += size(item)
+def _rate_text(rate: float) -> str:
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -64,6 +64,24 @@ class Ragged:
         """Return the rows as lists."""
         return [self[row].tolist() for row in range(len(self))]
 
+    def to_grid(self, fill: Any, *, left: bool = False, multiple: int = 1) -> Array:
+        """Return the rows as a matrix, padded to the longest: shape (rows, width).
+
+        Args:
+            fill: what stands beside the rows.
+            left: pad before the rows, as causal models read prompts, and not after them.
+            multiple: round the width up to a multiple of this.
+
+        Examples:
+            >>> Ragged.from_rows([[5, 6], [7]]).to_grid(-1, left=True).tolist()
+            [[5, 6], [-1, 7]]
+        """
+        width = -(-int(self.lengths.max(initial=0)) // multiple) * multiple
+        grid = np.full((len(self), width), fill, self.values.dtype)
+        columns, lengths = np.arange(width), self.lengths[:, None]
+        grid[columns >= width - lengths if left else columns < lengths] = self.values
+        return grid
+
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """The length of each row, shape (rows,)."""

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, the manifest beside them, and YAML as people mean it."""
+"""Folders that are whole or absent, the manifest in them, and the small files they are made of."""
 
 from __future__ import annotations
 
@@ -18,27 +18,30 @@ import yaml
 
 from recinject.foundation.errors import RecinjectError
 
+MANIFEST_NAME = "manifest.json"
 UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, zipfile.BadZipFile)
-"""What numpy raises of a ``.npy`` or ``.npz`` that is absent, cut off or something else."""
+"""What ``numpy.load`` raises if a ``.npy`` or ``.npz`` is absent, cut off or something else."""
 
 
 @contextmanager
 def atomic_folder(path: Path, key: str | None = None) -> Iterator[Path]:
-    """Give a temporary folder that takes the place of ``path`` when the block succeeds.
+    """Give a temporary folder that replaces ``path`` when the block succeeds.
 
-    When the block raises, the temporary folder is removed, with the folders above that were made
-    for it, and ``path`` is as it was before. One process at a time makes a folder: what others
-    left unfinished is removed.
+    If the block raises, the temporary folder is removed together with the parent folders that were
+    made for it, and ``path`` stays as it was. Only one process at a time may make a folder: the
+    temporary folders of others are removed.
 
-    With a key, which says what the content depends on, a block that is interrupted or killed
-    leaves its temporary folder, and the next block with the same key is given it to go on.
+    Args:
+        path: the folder to make.
+        key: a hash of what the content depends on. If a block with a key is interrupted or killed,
+            its temporary folder stays, and the next block with the same key continues in it.
 
     Raises:
         RecinjectError: the parent folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{key or os.getpid()}.partial")
     for left in path.parent.glob(f".{path.name}.*.partial"):
-        # What a killed process left; in a container its number may even come again.
+        # A killed process left it; in a container its process id may even be ours.
         if left != temporary or key is None:
             shutil.rmtree(left, ignore_errors=True)
     made = [folder for folder in path.parents if not folder.exists()]
@@ -61,57 +64,9 @@ def atomic_folder(path: Path, key: str | None = None) -> Iterator[Path]:
     finally:
         if not keep:
             shutil.rmtree(temporary, ignore_errors=True)
-            with suppress(OSError):  # by now others may have put something into them
+            with suppress(OSError):  # others may have written into them by now
                 for folder in made:
                     folder.rmdir()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a value as readable JSON, replacing the file in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
-
-
-def read_json(path: Path) -> Any:
-    """Read what :func:`write_json` wrote."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def hash_value(value: Any) -> str:
-    """Return a short stable hash of a JSON-like value.
-
-    Examples:
-        >>> hash_value({"a": 1, "b": 2}) == hash_value({"b": 2, "a": 1})
-        True
-    """
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
-def hash_files(path: Path) -> str:
-    """Return a short hash of a file's content, or of all files (name and content) in a folder."""
-    digest = hashlib.blake2b(digest_size=8)
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-    for file in files:
-        digest.update(file.name.encode())
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
-def shipped_folder(name: str) -> Path:
-    """Return a folder of words that ships with the package: ``prompts`` or ``recipes``.
-
-    In a checkout they lie beside the package, in an installed wheel inside of it.
-    """
-    package = Path(__file__).parents[1]
-    installed = package / "_shipped" / name
-    return installed if installed.is_dir() else package.parent / name
-
-
-MANIFEST_NAME = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -130,7 +85,7 @@ class RunManifest:
         return hash_value([self.stage, self.version, self.settings, self.inputs])
 
     def difference(self, other: RunManifest) -> str:
-        """Say in words what sets another manifest of the same stage apart from this one."""
+        """Describe what changed since another manifest of the same stage, or return ``""``."""
         if self.version != other.version:
             return f"version {other.version} became {self.version}"
         changed = _changed(other.settings, self.settings)
@@ -159,6 +114,18 @@ def _changed(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list
         elif before != after:
             changes.append(f"{prefix}{key} changed")
     return changes
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a value as readable JSON, replacing the file in one step."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 class _Loader(yaml.SafeLoader):
@@ -202,3 +169,36 @@ _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 def dump_yaml(value: Any) -> str:
     """Write plain values as YAML that :func:`load_yaml` reads as the same values."""
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+def hash_value(value: Any) -> str:
+    """Return a short stable hash of a JSON-like value.
+
+    Examples:
+        >>> hash_value({"a": 1, "b": 2}) == hash_value({"b": 2, "a": 1})
+        True
+    """
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def hash_files(path: Path) -> str:
+    """Return a short hash of a file's content, or of all files (name and content) in a folder."""
+    digest = hashlib.blake2b(digest_size=8)
+    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+    for file in files:
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def shipped_folder(name: str) -> Path:
+    """Return a folder that ships with the package: ``prompts`` or ``recipes``.
+
+    In a checkout it lies beside the package, in an installed wheel inside it.
+    """
+    package = Path(__file__).parents[1]
+    installed = package / "_shipped" / name
+    return installed if installed.is_dir() else package.parent / name

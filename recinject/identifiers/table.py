@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 from collections import Counter
@@ -20,11 +21,13 @@ from recinject.data.schema import Catalog, Flags, Integers
 from recinject.data.splitting import Split
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import combine, derive_bits, derive_rng
-from recinject.registry import bind_arguments, find, register
+from recinject.foundation.settings import bind
+from recinject.registry import find, register
 
 TABLE_NAME = "items.parquet"
 ITEM_TOKEN = re.compile(r"<(?:item|[a-z])_(\d+)>")
 _FACTS = ("kind", "duplicates_resolved")
+_GIVEN = {"catalog", "split", "seed", "earlier"}
 
 
 @dataclass(frozen=True)
@@ -263,16 +266,24 @@ def name_items(
         ('#0 Bear', '#1 Doll')
     """
     make = _maker(kind)
-    bound = bind_arguments(make, settings, "identifiers")
+    given: dict[str, Any] = {"catalog": catalog, "split": split, "seed": seed}
     if "earlier" in inspect.signature(make).parameters:
-        bound["earlier"] = earlier
-    named: Identifiers = make(catalog, split, seed, **bound)
-    return named
+        given["earlier"] = earlier
+    return bind(make, settings, "identifiers", **given)
 
 
 def check_kind(kind: str, settings: Mapping[str, Any]) -> None:
     """Refuse an unknown kind of identifiers, or settings that it does not take."""
-    bind_arguments(_maker(kind), settings, "identifiers")
+    make = _maker(kind)
+    arguments = inspect.signature(make).parameters.values()
+    own = [each for each in arguments if each.name not in _GIVEN]
+
+    @functools.wraps(make)
+    def unmade(**_: Any) -> None: ...
+
+    key = inspect.Parameter("kind", inspect.Parameter.KEYWORD_ONLY)
+    unmade.__signature__ = inspect.Signature([key, *own])  # type: ignore[attr-defined]
+    bind(unmade, {"kind": kind, **settings}, "identifiers")
 
 
 def identifiers_class(kind: str) -> type[Identifiers]:

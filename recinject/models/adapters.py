@@ -1,17 +1,23 @@
-"""What is put around a language model and stands in for it, and LoRA."""
+"""What is put around a language model and stands in for it: the hooks of adapters, and LoRA."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.errors import RecinjectError
+from recinject.registry import find, pick, register
 
 
 class Wrapper(nn.Module):
@@ -38,12 +44,92 @@ class Wrapper(nn.Module):
         return {name: weight.detach() for name, weight in found if weight.requires_grad}
 
 
+Model: TypeAlias = PreTrainedModel | PeftModel | Wrapper
+
+
+class Adaptation:
+    """What a way to adapt a model adds to its training, its answers and its folder: here, nothing.
+
+    A model of a registered adapter that needs more inherits from this and from :class:`Wrapper`.
+
+    Attributes:
+        needs_whole_weights: why processes may not share its weights out, and how to do without
+            it; both empty where they may.
+    """
+
+    needs_whole_weights: tuple[str, str] = ("", "")
+
+    def answering(self, task: str | Tensor | None) -> AbstractContextManager[None]:
+        """Tell the model, while a block runs, what its rows are of.
+
+        Args:
+            task: the name of the one task at hand, or the number of each row's, shape (rows,).
+        """
+        return nullcontext()
+
+    def extra_loss(self, step: int) -> Tensor | None:
+        """Return what joins the loss of each row that was read last, shape () or (rows,)."""
+        return None
+
+    def group_parameters(self, optimizer: Optimizer) -> None:
+        """Move parameters of a new optimizer into groups with settings of their own."""
+
+    def log_entries(self) -> dict[str, float]:
+        """Return what the log says of the steps since the last call."""
+        return {}
+
+    def facts(
+        self, tasks: Sequence[str], show: Callable[[], Iterable[Mapping[str, Tensor]]]
+    ) -> dict[str, Any]:
+        """Return what the manifest of a training says of the trained model.
+
+        Args:
+            tasks: the names of the tasks that were trained on.
+            show: makes some batches of training samples, with a column ``task``.
+        """
+        return {}
+
+    def save_task_adapters(self, folder: Path) -> None:
+        """Write what each task gets as a plain adapter of peft, in a folder of the task's name."""
+
+
+def adaptation_of(model: nn.Module) -> Adaptation:
+    """Return the part of a model that has hooks, or one whose hooks do nothing."""
+    return next((part for part in model.modules() if isinstance(part, Adaptation)), Adaptation())
+
+
+def answering(model: nn.Module, task: str | Tensor | None) -> AbstractContextManager[None]:
+    """Return :meth:`Adaptation.answering` of a model's part that has hooks.
+
+    Raises:
+        RecinjectError: the model knows no such task.
+    """
+    return adaptation_of(model).answering(task)
+
+
+def load_adapted(name: str, model: PreTrainedModel, folder: Path) -> nn.Module:
+    """Adapt a plain model as the one was that left ``NAME.json`` and ``NAME.safetensors``.
+
+    Args:
+        name: of the adapter in the registry.
+        model: what lies in the folder as a plain model; it is changed in place.
+        folder: ``NAME.json`` has the adapter's settings, and ``task_names``.
+    """
+    told = json.loads((folder / f"{name}.json").read_text("utf-8"))
+    tasks = told.pop("task_names")
+    adapted: nn.Module = find("adapter", name)(model, told, tasks)
+    adapted.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=False)
+    return adapted
+
+
 _OURS = {"task_type", "peft_type", "inference_mode", "base_model_name_or_path"}
 
 
+@register("adapter", "lora")
 def add_lora(
     model: PreTrainedModel,
     settings: Mapping[str, Any],
+    tasks: Sequence[str] = (),
     seed: int = 0,
     new_tokens: Sequence[int] = (),
 ) -> PeftModel:
@@ -52,6 +138,7 @@ def add_lora(
     Args:
         model: an encoder-decoder or a causal model; it is changed in place.
         settings: parameters of ``peft.LoraConfig``, passed on as they are.
+        tasks: not used; every task shares the same matrices.
         seed: of the matrices' first values. The global random state is left as it was.
         new_tokens: that the model has never read: their embeddings, and no others, are trained
             too, as they are nothing but chance yet.
@@ -61,10 +148,7 @@ def add_lora(
     """
     legal = set(inspect.signature(LoraConfig).parameters) - _OURS
     for key in settings:
-        if key not in legal:
-            raise RecinjectError(
-                f"lora: LoraConfig takes no {key!r} here", hint=did_you_mean(key, legal)
-            )
+        pick(key, legal, "lora: LoraConfig takes no")
     rows = {"trainable_token_indices": list(new_tokens)} if new_tokens else {}
     kind = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
     try:

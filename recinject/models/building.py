@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from tokenizers import Tokenizer
+from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     AutoConfig,
@@ -25,21 +28,83 @@ from transformers import (
 from transformers.utils import is_gguf_available, logging
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.storage import read_json
 from recinject.samples.tokenizer import END, PAD, SENTINELS, UNKNOWN, local_copy
 
-# Loading and saving take a moment here, and their bars would cut through the training's own.
-logging.disable_progress_bar()
 _VOCABULARY_MULTIPLE = 8
 _FROM_TOKENIZER = {
     *("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
 }
 _NOT_IN_SIGNATURE = {"tie_word_embeddings"}
 _TYPE = "model_type"
-_WEIGHTS = ["*.json", "*.safetensors"]
+_CONFIG, _WEIGHTS = "config.json", ["*.json", "*.safetensors"]
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError)
 _REFUSALS = (StrictDataclassError, ValueError, TypeError, KeyError, RuntimeError, ArithmeticError)
 
 
+class StandIn(nn.Module, ABC):
+    """A layer that stands in a plain one's place while a model trains."""
+
+    @abstractmethod
+    def plain(self) -> nn.Module:
+        """Return the layer that computes the same, as it is stored."""
+
+
+class Initialization(ABC):
+    """What a model, or its adapter, starts its training from.
+
+    It is found once, by the first of several processes, and stored with the checkpoints. Its
+    constructor's keyword arguments are its settings in a recipe.
+
+    Attributes:
+        reads_batches: whether :meth:`start` looks at training samples.
+    """
+
+    reads_batches: bool = True
+
+    @abstractmethod
+    def check(self, model: nn.Module) -> None:
+        """Give a model the form that :meth:`start` gives it, without the work.
+
+        No weight is left at zero, for an optimizer whose thresholds freeze such weights is
+        refused.
+
+        Raises:
+            RecinjectError: the start is not for this model.
+        """
+
+    @abstractmethod
+    def start(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int) -> None:
+        """Change a model in place.
+
+        Args:
+            model: loaded or built, with its adapter if it has one.
+            batches: arguments of its forward; none where :attr:`reads_batches` is false.
+            seed: of whatever is random.
+        """
+
+    @abstractmethod
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write what :meth:`start` made of a model."""
+
+    @abstractmethod
+    def load(self, model: nn.Module, folder: Path) -> None:
+        """Change a model in place as :meth:`start` did, from what :meth:`save` wrote."""
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """Hide transformers' bars in a block: they would cut through those of a training."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@no_progress_bars()
 def load_model(name_or_path: str) -> PreTrainedModel:
     """Load an encoder-decoder or a causal model from a folder, a GGUF file or, by name, the hub.
 
@@ -91,6 +156,23 @@ def read_gguf(path: str) -> tuple[PretrainedConfig, Tokenizer]:
             f"{path}: its config or tokenizer cannot be read ({_first_line(error)})",
             hint="give a .gguf file of a kind that transformers reads",
         ) from error
+
+
+def stated_config(name: str) -> dict[str, Any]:
+    """Return the config that a model states, without loading the model.
+
+    Args:
+        name: a folder, a hub's name, or a GGUF file.
+
+    Raises:
+        RecinjectError: the model is neither here nor to be had, or has no config.
+    """
+    if is_gguf(name):
+        return dict(read_gguf(name)[0].to_dict())
+    file = (Path(name) if Path(name).is_dir() else local_copy(name, [_CONFIG])) / _CONFIG
+    if not file.is_file():
+        raise RecinjectError(f"{name}: no {_CONFIG} in it", hint="name a model of transformers")
+    return dict(read_json(file))
 
 
 def _source(name: str) -> tuple[Path, dict[str, Any]]:
@@ -229,7 +311,7 @@ def check_generation(settings: Mapping[str, Any]) -> None:
         ) from error
 
 
-def count_parameters(model: torch.nn.Module) -> tuple[int, int]:
+def count_parameters(model: nn.Module) -> tuple[int, int]:
     """Count a model's trainable parameters, and all of them."""
     sizes = [(parameter.requires_grad, parameter.numel()) for parameter in model.parameters()]
     return sum(size for trains, size in sizes if trains), sum(size for _, size in sizes)

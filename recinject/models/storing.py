@@ -7,26 +7,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
+from torch import nn
 from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.experts.experts import EXPERTS_FILE, ExpertsModel, load_experts
-from recinject.methods.low_rank.layers import low_rank_layers, merge_low_rank
-from recinject.methods.low_rank.lora import save_converted
-from recinject.models.building import load_model, wrap_tokenizer
+from recinject.models.adapters import Model, adaptation_of, load_adapted
+from recinject.models.building import StandIn, load_model, no_progress_bars, wrap_tokenizer
 from recinject.models.heads import HEAD_FILE, RatingModel, load_head
+from recinject.registry import names
 from recinject.samples.tokenizer import load_tokenizer
 
 ADAPTER_FOLDER, TASK_ADAPTERS_FOLDER = "adapter", "adapters"
-_OF_TORCH_WRITING = ("PytorchStreamWriter", "unexpected pos", "Parent directory", "open file")
+_WEIGHTS, _MATRICES = "adapter_model.safetensors", ("lora_A", "lora_B")
 
 
 @contextmanager
 def explain_failed_writing(folder: Path) -> Iterator[None]:
-    """Tell a full disk or a folder that cannot be written, which each library words its own way.
+    """Turn what any library raises of a full disk or a barred folder into one error.
+
+    The block must do nothing but write: torch raises a plain ``RuntimeError`` of it.
 
     Raises:
         RecinjectError: the block failed to write.
@@ -34,10 +37,6 @@ def explain_failed_writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(
-            words in str(error) for words in _OF_TORCH_WRITING
-        ):
-            raise
         raise RecinjectError(
             f"{folder}: cannot be written ({error})".split("\n")[0],
             hint="free or choose another place with runs=FOLDER; the same command goes on from "
@@ -46,51 +45,57 @@ def explain_failed_writing(folder: Path) -> Iterator[None]:
 
 
 def save_trained(
-    model: PreTrainedModel | PeftModel | RatingModel | ExpertsModel,
+    model: Model,
     tokenizer: Tokenizer,
     folder: Path,
     initial: Path | None = None,
 ) -> None:
     """Write a trained model and its tokenizer; a head for ratings lies beside the model.
 
-    LoRA and low-rank layers are written merged, so that every folder loads in the same way,
-    wherever it is moved to. Where LoRA's base has a name that others can fetch, the adapter alone
-    lies beside it in ``adapter/``; an adapter over random weights would be of no use to anybody,
-    and over low-rank layers it fits no base. Experts lie beside the plain model that they adapt,
-    and as one adapter of that a task in ``adapters/``, where the gate decides by task.
+    LoRA and layers that stand in for others are written merged, so that every folder loads in the
+    same way, wherever it is moved to. Where LoRA's base has a name that others can fetch, the
+    adapter alone lies beside it in ``adapter/``; an adapter over random weights would be of no
+    use to anybody, and over such layers it fits no base. Another adapter's own files, such as
+    those of experts, lie beside the plain model, and what it has for each task in ``adapters/``.
 
     Args:
         model: it is left as it is.
         tokenizer: that it was trained with.
         folder: where it goes.
-        initial: where an adapter was stored that started from its layers' function; see
-            :func:`~recinject.methods.low_rank.lora.save_converted`.
+        initial: where an adapter was stored before training whose base gave up a part; see
+            :func:`save_converted`.
 
     Raises:
         RecinjectError: the folder cannot be written.
     """
-    with explain_failed_writing(folder):
+    language_model = model.backbone if isinstance(model, RatingModel) else model
+    plain = _plain(language_model)
+    with explain_failed_writing(folder), no_progress_bars():
         folder.mkdir(parents=True, exist_ok=True)
         if isinstance(model, RatingModel):
             model.save_head(folder)
-            model = model.backbone
-        _save_adapters(model, folder, initial)
-        if low_rank_layers(model) or isinstance(model, PeftModel):
-            model = copy.deepcopy(model)
-            merge_low_rank(model)
-        if isinstance(model, PeftModel):
-            model = model.merge_and_unload()
-        model.save_pretrained(folder)
-        wrap_tokenizer(tokenizer, model.config).save_pretrained(folder)
+        _save_adapters(language_model, folder, initial)
+        plain.save_pretrained(folder)
+        wrap_tokenizer(tokenizer, plain.config).save_pretrained(folder)
 
 
-def _save_adapters(
-    model: PreTrainedModel | PeftModel | ExpertsModel, folder: Path, initial: Path | None
-) -> None:
-    if isinstance(model, ExpertsModel) and model.settings.decision == "task":
-        for task in model.task_names:
-            model.export_adapter(task, folder / TASK_ADAPTERS_FOLDER / task)
-    if not isinstance(model, PeftModel) or low_rank_layers(model):
+def _plain(model: nn.Module) -> PreTrainedModel:
+    """Return a copy with LoRA merged and no layer that stands in for another."""
+    if not _stand_ins(model) and not isinstance(model, PeftModel):
+        return model
+    merged = copy.deepcopy(model)
+    for name, layer in _stand_ins(merged).items():
+        merged.set_submodule(name, layer.plain())
+    return merged.merge_and_unload() if isinstance(merged, PeftModel) else merged
+
+
+def _stand_ins(model: nn.Module) -> dict[str, StandIn]:
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, StandIn)}
+
+
+def _save_adapters(model: Model, folder: Path, initial: Path | None) -> None:
+    adaptation_of(model).save_task_adapters(folder / TASK_ADAPTERS_FOLDER)
+    if not isinstance(model, PeftModel) or _stand_ins(model):
         return
     if model.peft_config[model.active_adapter].base_model_name_or_path:
         if initial is None:
@@ -99,15 +104,32 @@ def _save_adapters(
             save_converted(model, initial, folder / ADAPTER_FOLDER)
 
 
-def load_trained(folder: Path) -> tuple[PreTrainedModel | RatingModel | ExpertsModel, Tokenizer]:
+def save_converted(model: PeftModel, initial: Path, folder: Path) -> None:
+    """Write a trained adapter so that plain peft loads it over the base as it once was.
+
+    It has twice the rank: what was learnt less what the base gave up. ``initial`` is where the
+    adapter was stored before training; peft takes that folder's own name for an adapter's, so it
+    holds no dot.
+    """
+    model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(initial))
+    # peft converts the matrices and drops what else trained, such as the rows of new tokens.
+    kept = get_peft_model_state_dict(model).items()
+    others = {n: t.contiguous() for n, t in kept if not any(part in n for part in _MATRICES)}
+    if others:
+        converted = load_file(folder / _WEIGHTS)
+        save_file({**others, **converted}, folder / _WEIGHTS, metadata={"format": "pt"})
+
+
+def load_trained(folder: Path) -> tuple[Model, Tokenizer]:
     """Read what :func:`save_trained` wrote, the model in evaluation mode.
 
     Raises:
         RecinjectError: the folder holds no such model.
     """
     model = load_model(str(folder))
+    for name in names("adapter"):
+        if (folder / f"{name}.json").is_file():
+            model = load_adapted(name, model, folder)
     if (folder / HEAD_FILE).is_file():
         model = load_head(model, folder)
-    if (folder / EXPERTS_FILE).is_file():
-        model = load_experts(model, folder)
     return model.eval(), load_tokenizer(folder)

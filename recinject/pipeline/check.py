@@ -7,14 +7,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from recinject.data.splitting import SPLITS
 from recinject.foundation.errors import RecinjectError, pick
-from recinject.identifiers.table import check_kind
-from recinject.pipeline.prepare import name_all, split_data
+from recinject.pipeline.prepare import factory_of, fresh_data, given_tokenizer
 from recinject.pipeline.recipe import Recipe
-from recinject.pipeline.run import Run, factory_of, given_tokenizer
+from recinject.pipeline.run import Run
 from recinject.pipeline.sections import TrainingSection
-from recinject.samples.build import SampleFactory
+from recinject.registry import names
 from recinject.samples.builder import Sample
 from recinject.samples.tokenizer import encode, train_tokenizer
 
@@ -27,27 +25,26 @@ def check_settings(recipe: Recipe) -> None:
     """
     # With these comes torch, which a preview can do without.
     from recinject.models.building import check_generation
-    from recinject.pipeline.ablation import variants
     from recinject.pipeline.model import base_model, check_adapted
-    from recinject.pipeline.study import parts as study_parts
+    from recinject.pipeline.sweep import plan
     from recinject.recommenders.protocol import make_recommender
     from recinject.training.arguments import check_training_settings
     from recinject.training.optimizers import check_optimizer, choose_optimizer
 
-    if recipe.ablation is not None:
-        variants(recipe)
-    study_parts(recipe)
-    pick(recipe.data.split, SPLITS, "data.split: unknown")
-    check_kind(recipe.identifiers.kind, recipe.identifiers.arguments)
-    for baseline in recipe.evaluation.baselines:
-        make_recommender(baseline)
+    if recipe.sweep is not None:
+        for member in {each.arm: each for each in plan(recipe)}.values():
+            check_settings(member.run.recipe)
+    pick(recipe.data.split, names("split"), "data.split: unknown")
+    for asked in recipe.evaluation.baselines:
+        make_recommender(asked)
     _check_writable(recipe)
     check_generation(recipe.generation)
     if recipe.training is not None:
         check_training_settings(recipe.training.arguments)
         choose_optimizer(recipe.training.optimizer, 0.0, recipe.training.optimizer_settings)
         _check_mixture(recipe.training, [task.name for task in recipe.tasks()])
-    tokenizer = given_tokenizer(recipe) or train_tokenizer([], recipe.model.vocab_size)
+    source = recipe.model.tokenizer or recipe.model.name
+    tokenizer = given_tokenizer(source) or train_tokenizer([], recipe.model.vocab_size)
     if not recipe.has_model:
         return
     model = check_adapted(recipe, base_model(recipe, tokenizer))
@@ -59,8 +56,8 @@ def _check_mixture(training: TrainingSection, tasks: Sequence[str]) -> None:
     named = {"training.mixture": list(training.mixture)}
     for number, phase in enumerate(training.curriculum, 1):
         named[f"training.curriculum, phase {number}"] = [*phase.tasks, *phase.mixture]
-    for place, names in named.items():
-        for task in names:
+    for place, given in named.items():
+        for task in given:
             pick(task, tasks, f"{place}: the run has no task")
 
 
@@ -88,14 +85,13 @@ def check_run(run: Run) -> Iterator[str]:
     check_settings(run.recipe)
     yield "settings: every key is bound"
     recipe = run.recipe
-    split, catalog, _, steps = split_data(recipe)
-    for step in steps:
+    data = fresh_data(run)
+    for step in data.cleaning:
         counts = f"{step.users:,} users, {step.items:,} items, {step.events:,} events"
         yield f"log, {step.name}: {counts} ({step.detail})"
-    log = split.interactions
+    log = data.split.interactions
     yield f"log: {log.n_users:,} users, {log.n_items:,} items, {len(log):,} events"
-    names = name_all(recipe, split, catalog)
-    factory = factory_of(recipe, split, catalog, names, given_tokenizer(recipe))
+    factory = factory_of(recipe, data)
     for builder in factory.builders():
         if not len(builder):
             yield f"{builder.task.name} ({builder.split}): no sample"
@@ -107,17 +103,10 @@ def check_run(run: Run) -> Iterator[str]:
     if not recipe.has_model:
         yield "model: none, the baselines are evaluated alone"
         return
+
     model = base_model(recipe, factory.tokenizer)
     size = factory.tokenizer.get_vocab_size()
     yield f"model: {count_parameters(model)[1]:,} parameters, {size:,} tokens"
-
-
-def fresh_factory(run: Run) -> SampleFactory:
-    """Get every task ready from the log itself, whatever is stored."""
-    recipe = run.recipe
-    split, catalog, _, _ = split_data(recipe)
-    names = name_all(recipe, split, catalog)
-    return factory_of(recipe, split, catalog, names, given_tokenizer(recipe))
 
 
 def preview_samples(
@@ -133,9 +122,9 @@ def preview_samples(
     Yields:
         A sample, with the number of tokens of its prompt and of its completion.
     """
-    factory = fresh_factory(run)
+    factory = factory_of(run.recipe, fresh_data(run))
     if task is not None:
-        pick(task, factory.wordings, "--task: the run has no task")
+        pick(task, factory.wordings, "--task: not among the run's tasks")
     for builder in factory.builders():
         if task in (None, builder.task.name):
             step = max(1, len(builder) // count)

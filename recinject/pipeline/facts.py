@@ -1,76 +1,61 @@
-"""What the finished stages of a run say of themselves, in the rows that reports show."""
+"""The result of a finished run: the stored rows and predictions, and the facts of its stages."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-import recinject
 from recinject.data.cleaning import CleaningStep
-from recinject.evaluation.audit import Finding
 from recinject.evaluation.evaluate import Example
-from recinject.evaluation.lists import ListResult, SliceResult
-from recinject.evaluation.metrics import MetricResult
-from recinject.evaluation.statistics import Comparison
-from recinject.foundation.storage import read_json
 from recinject.pipeline.identifiers_view import code_groups
 from recinject.pipeline.recipe import Recipe
-from recinject.pipeline.run import Run, dialect_of
-from recinject.pipeline.study import points
-from recinject.reporting.headline import leader
-from recinject.reporting.inputs import (
-    LANGUAGE_MODEL,
-    Confusion,
+from recinject.pipeline.run import Run
+from recinject.reporting.result import (
     DataFacts,
     ExpertUse,
+    Facts,
     LossRow,
     ModelFacts,
-    ReportInputs,
+    Result,
     SampleRow,
 )
 from recinject.tasks.shipped import Ranking
 
-_BEFORE = ("data", "identifiers", "samples", "training", "evaluation")
+_BEFORE = ("data", "identifiers", "samples", "model", "evaluation")
 
 
-def gather(run: Run) -> ReportInputs:
-    """Gather everything that a finished run's report shows."""
-    evaluation = run.folder("evaluation")
-    stages = [stage for stage in _BEFORE if stage != "training" or run.recipe.training is not None]
-    facts = {stage: run.manifest(stage).facts for stage in stages}
-    experts = facts.get("training", {}).get("experts")
-    first, last = facts["data"], facts["evaluation"]
-    return ReportInputs(
+def result_of(run: Run) -> Result:
+    """Load the result of a finished run, with all facts that its report shows.
+
+    Raises:
+        RecinjectError: a stage before the report has not been finished.
+    """
+    stages = [stage for stage in _BEFORE if stage != "model" or run.recipe.training is not None]
+    known = {stage: run.manifest(stage).facts for stage in stages}
+    experts = known.get("model", {}).get("experts")
+    first, last = known["data"], known["evaluation"]
+    facts = Facts(
         name=run.recipe.name,
         command=run.command,
         started=_moment(first["finished"] - first["seconds"]),
         finished=_moment(last["finished"]),
-        version=recinject.__version__,
         seed=run.recipe.seed,
-        durations={stage: facts[stage]["seconds"] for stage in stages},
+        durations={stage: known[stage]["seconds"] for stage in stages},
         data=data_facts(run),
-        samples=sample_rows(facts["samples"]["rows"]),
+        samples=sample_rows(known["samples"]["rows"]),
         model=_model_facts(run),
         training=_training_log(run),
-        metrics=[MetricResult(**row) for row in read_json(evaluation / "metrics.json")],
-        comparisons=[Comparison(**row) for row in read_json(evaluation / "comparisons.json")],
-        audit=[Finding(**row) for row in read_json(evaluation / "audit.json")],
-        examples=_examples(run),
         sampled_candidates=_negatives(run.recipe),
-        slices=[SliceResult(**row) for row in read_json(evaluation / "slices.json")],
-        lists=[ListResult(**row) for row in read_json(evaluation / "lists.json")],
-        confusion=_confusion(run),
-        shares=points(run),
         experts=ExpertUse(**experts) if experts else None,
-        codes=code_groups(run.identifiers.texts, run.split[1].titles),
+        codes=code_groups(run.data.identifiers.texts, run.data.catalog.titles),
     )
+    stored = Result.load(run.folder("evaluation"))
+    examples = _dealt(stored.rows["examples"], run.recipe.report.examples)
+    return replace(stored, rows={**stored.rows, "examples": examples}, facts=facts)
 
 
 def _moment(seconds: float) -> str:
@@ -116,8 +101,8 @@ def _model_facts(run: Run) -> ModelFacts | None:
     if recipe.training is None:
         total = run.manifest("evaluation").facts["parameters"]
         return ModelFacts(name, "not trained (zero-shot)", 0, total)
-    facts = run.manifest("training").facts
-    causal, rates = dialect_of(recipe)["causal"], recipe.model.head != "text"
+    facts = run.manifest("model").facts
+    causal, rates = run.samples.dialect.causal, recipe.model.head != "text"
     adaptation = "LoRA experts" if recipe.experts else "LoRA" if recipe.lora else "full"
     if recipe.model.low_rank:
         adaptation += ", low-rank layers"
@@ -126,33 +111,16 @@ def _model_facts(run: Run) -> ModelFacts | None:
     return ModelFacts(name, adaptation, facts["trainable"], facts["parameters"], causal, rates)
 
 
-def _examples(run: Run) -> list[Example]:
-    """Take as many of the drawn examples as the recipe asks for, dealt evenly over the tasks."""
-    rows = [Example(**row) for row in read_json(run.folder("evaluation") / "examples.json")]
+def _dealt(rows: Sequence[Example], count: int) -> list[Example]:
+    """Take as many of the drawn examples as are asked for, dealt evenly over the tasks."""
     tasks = list(dict.fromkeys(row.task for row in rows))
     by_task = [[row for row in rows if row.task == task] for task in tasks]
     dealt = [row for turn in zip_longest(*by_task) for row in turn if row is not None]
-    chosen = dealt[: run.recipe.report.examples]
-    return sorted(chosen, key=lambda row: tasks.index(row.task))
-
-
-def _confusion(run: Run) -> Confusion | None:
-    """Count how the model's predicted ratings, or the best baseline's, fall to the nearest."""
-    evaluation = run.folder("evaluation")
-    rows = [MetricResult(**row) for row in read_json(evaluation / "metrics.json")]
-    if not any(row.task == "rating" for row in rows):
-        return None
-    name = LANGUAGE_MODEL if run.recipe.has_model else leader("rating", rows)
-    frame = pd.read_parquet(evaluation / "predictions" / f"rating.{name}.parquet")
-    values = np.unique(frame["label"])
-    nearest = np.abs(frame["rating"].to_numpy()[:, None] - values).argmin(1)
-    counts = np.zeros((len(values), len(values)), int)
-    np.add.at(counts, (np.searchsorted(values, frame["label"]), nearest), 1)
-    return Confusion(values.tolist(), counts.tolist())
+    return sorted(dealt[:count], key=lambda row: tasks.index(row.task))
 
 
 def _training_log(run: Run) -> list[LossRow]:
-    path = run.recipe.folder / "logs" / "train.jsonl"
+    path = run.folder("training") / "log.jsonl"
     if run.recipe.training is None or not path.is_file():
         return []
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.tree import Tree
 
 from recinject.pipeline.run import Run
-from recinject.reporting.inputs import CodeGroup
+from recinject.reporting.result import CodeGroup
 
 _TOKEN = re.compile(r"<[a-z]+_\d+>|[^\s<]+")
 _CODE = re.compile(r"<[a-z]_\d+>|c\d+")
@@ -31,9 +31,9 @@ def view_identifiers(run: Run) -> Group:
         RecinjectError: the items have not been named.
     """
     run.manifest("identifiers")
-    catalog = run.split[1]
-    rows = run.identifiers.describe()
-    tree = identifier_tree(run.identifiers.texts, catalog.titles)
+    data = run.data
+    rows = data.identifiers.describe()
+    tree = identifier_tree(data.identifiers.texts, data.catalog.titles)
     return Group(tree, *([quality_table(rows)] if rows else []))
 
 

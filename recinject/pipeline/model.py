@@ -1,48 +1,41 @@
-"""The model as training finds it: low-rank where asked, with LoRA or experts, or as it was."""
+"""The model as training finds it: loaded or built, initialized, adapted, with its head."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from peft import PeftModel, load_peft_weights
 from tokenizers import Tokenizer
 from transformers import PretrainedConfig, PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
+from recinject.foundation.settings import bind
 from recinject.foundation.storage import atomic_folder
-from recinject.methods.experts.experts import ExpertSettings, add_experts
-from recinject.methods.low_rank.layers import (
-    capture_inputs,
-    choose_ranks,
-    find_layers,
-    load_low_rank,
-    make_low_rank,
-    save_low_rank,
-    shape_low_rank,
+from recinject.models.adapters import Model, without_wrapper
+from recinject.models.building import (
+    Initialization,
+    build_model,
+    embed_all_tokens,
+    load_model,
+    wrap_tokenizer,
 )
-from recinject.methods.low_rank.lora import check_start, initialize_lora_lfai_weights
-from recinject.models.adapters import add_lora, without_wrapper
-from recinject.models.building import build_model, embed_all_tokens, load_model, wrap_tokenizer
 from recinject.models.heads import RatingModel
-from recinject.pipeline.recipe import Recipe, bind
-from recinject.pipeline.run import Run, dialect_of, is_first_process
-from recinject.pipeline.sections import LoraSection, LowRankSection
+from recinject.pipeline.prepare import dialect_of
+from recinject.pipeline.recipe import Recipe
+from recinject.pipeline.run import first_process_first
+from recinject.registry import find
 from recinject.samples.encoding import Dialect
+from recinject.samples.samples import Samples
 from recinject.training.batches import Batch, make_collator
-from recinject.training.fitting import Model
 
-_ADAPTER, _LOW_RANK, _FACTORS = "initial", "low_rank", "factors.safetensors"
-_BY_WEIGHT = "spectral"
+_ADAPTER, _MODEL = "initial", "initial_model"
 _SAMPLES, _ROWS = 256, 16
-_Shown: TypeAlias = Callable[[torch.nn.Module], list[Batch]]
 
 
 def base_model(recipe: Recipe, tokenizer: Tokenizer) -> PreTrainedModel:
@@ -65,7 +58,7 @@ def base_model(recipe: Recipe, tokenizer: Tokenizer) -> PreTrainedModel:
 
 def _check_causal(recipe: Recipe, tokenizer: Tokenizer, config: PretrainedConfig) -> None:
     # Samples are built without loading the model, from what its config.json spells out.
-    stated = Dialect.of_model(tokenizer, **dialect_of(recipe))
+    stated = Dialect.of_model(tokenizer, **dialect_of(recipe.model.name, recipe.model.config))
     if stated.end != Dialect.of_model(tokenizer, True, config.eos_token_id).end:
         raise RecinjectError(
             f"{recipe.model.name}: its config.json leaves out the end token",
@@ -91,11 +84,11 @@ def adapt(
     Raises:
         RecinjectError: a setting is unknown, out of its range, or not for this model.
     """
-    if recipe.experts is not None:
-        settings = bind(ExpertSettings, recipe.experts, "experts")
-        return add_experts(model, settings, tasks, recipe.seed)
-    if recipe.lora is not None:
-        return add_lora(model, recipe.lora.arguments, recipe.seed, new_tokens)
+    given = {"experts": recipe.experts, "lora": recipe.lora and recipe.lora.arguments}
+    for name, settings in given.items():
+        if settings is not None:
+            adapt_to = find("adapter", name)
+            return adapt_to(model, settings, tasks, recipe.seed, new_tokens)
     return model
 
 
@@ -105,56 +98,82 @@ def check_adapted(recipe: Recipe, model: PreTrainedModel) -> Model:
     Raises:
         RecinjectError: as training would.
     """
-    if low := recipe.model.low_rank:
-        ranks = choose_ranks(model, low.targets, low.rank, low.energy, low.method)
-        shape_low_rank(model, ranks)
+    if start := _model_start(recipe):
+        start.check(model)
     adapted = adapt(recipe, model, [task.name for task in recipe.tasks()])
-    if recipe.lora is not None and recipe.lora.initialisation != "default":
-        check_start(adapted, recipe.lora.initialisation)
-        for name, weight in adapted.named_parameters():
-            if "lora_B" in name:  # zeros, until training finds their start
-                torch.nn.init.ones_(weight)
+    if start := _adapter_start(recipe):
+        start.check(adapted)
     if recipe.model.head == "text":
         return adapted
     return RatingModel(adapted, recipe.model.head, [1, 2], [1, 1])  # whatever ratings there are
 
 
+def _model_start(recipe: Recipe) -> Initialization | None:
+    settings = recipe.model.low_rank
+    return None if settings is None else _initialization("low_rank", settings, "model.low_rank")
+
+
+def _adapter_start(recipe: Recipe) -> Initialization | None:
+    if (lora := recipe.lora) is None or lora.initialization == "default":
+        return None
+    settings = {"rows": lora.initialization_rows}
+    return _initialization(lora.initialization, settings, "lora.initialization")
+
+
+def _initialization(name: str, settings: Mapping[str, Any], place: str) -> Initialization:
+    made: Initialization = bind(find("initialization", name, place), settings, place)
+    return made
+
+
 def adapter_folder(recipe: Recipe, checkpoints: Path) -> Path | None:
-    """Return where an adapter that starts from its layers' function is stored before training."""
-    default = recipe.lora is None or recipe.lora.initialisation == "default"
-    return None if default else checkpoints / _ADAPTER
+    """Return where an adapter whose base gives up a part is stored before training."""
+    return None if _adapter_start(recipe) is None else checkpoints / _ADAPTER
 
 
-def make_untrained(run: Run, samples: Dataset, tasks: Sequence[str], checkpoints: Path) -> Model:
+def make_untrained(
+    recipe: Recipe, samples: Samples, mixed: Dataset, tasks: Sequence[str], checkpoints: Path
+) -> Model:
     """Return a recipe's model as training finds it, the same to the bit each time.
 
-    What is found by descent is found once, by the first process, and stored with the checkpoints.
+    An initialization is found once, by the first process, and stored with the checkpoints.
 
     Args:
-        run: its samples are built.
-        samples: the training samples; some show what layers read.
-        tasks: the numbers of the samples' tasks stand for these.
+        recipe: says which model, and how it starts.
+        samples: those that it trains on; their tokenizer is the model's.
+        mixed: the training samples in tokens; some are shown to an initialization.
+        tasks: the names of the tasks that a sample's number of a task stands for.
         checkpoints: their folder.
     """
-    recipe, tokenizer = run.recipe, run.factory.tokenizer
+    tokenizer = samples.tokenizer
     model, known = base_model(recipe, tokenizer), tokenizer.get_vocab()
-    low, lora, made = recipe.model.low_rank, recipe.lora, checkpoints / _LOW_RANK
-    shown = partial(_shown, tokenizer=tokenizer, samples=samples, seed=recipe.seed)
-    if low and not _made_now(made, partial(_make_low_rank, model, low, shown, recipe.seed)):
-        load_low_rank(model, made / _FACTORS)
+    show = partial(_batches, tokenizer=tokenizer, samples=mixed, seed=recipe.seed)
+    if start := _model_start(recipe):
+        _begin(start, model, show, recipe.seed, checkpoints / _MODEL)
     # A task that is asked, though no phase trains on it, has a place in the gate too.
     asked = dict.fromkeys([*tasks, *(task.name for task in recipe.tasks())])
-    adapted = adapt(recipe, model, list(asked), [known[token] for token in run.factory.new_tokens])
-    start = adapter_folder(recipe, checkpoints)
-    begin = partial(_start_lora, adapted, lora, shown, recipe.seed) if lora else None
-    if start and begin and not _made_now(start, begin):
-        stored = load_peft_weights(str(start), device="cpu")
-        initialize_lora_lfai_weights(adapted, lfai_state_dict=stored)
+    adapted = adapt(recipe, model, list(asked), [known[token] for token in samples.new_tokens])
+    if start := _adapter_start(recipe):
+        _begin(start, adapted, show, recipe.seed, checkpoints / _ADAPTER)
     if recipe.model.head == "text":
         return adapted
-    return RatingModel(
-        adapted, recipe.model.head, *np.unique(samples["rating"], return_counts=True)
-    )
+    return RatingModel(adapted, recipe.model.head, *np.unique(mixed["rating"], return_counts=True))
+
+
+def _begin(
+    start: Initialization,
+    model: torch.nn.Module,
+    show: Callable[[torch.nn.Module], list[Batch]],
+    seed: int,
+    folder: Path,
+) -> None:
+    """Find a start in the first process, or read what it stored."""
+    with first_process_first() as is_first:
+        if is_first and not folder.exists():
+            with atomic_folder(folder) as temporary:
+                start.start(model, show(model) if start.reads_batches else [], seed)
+                start.save(model, temporary)
+            return
+    start.load(model, folder)
 
 
 def sample_batches(
@@ -167,45 +186,8 @@ def sample_batches(
     return [collate(chosen[start : start + _ROWS]) for start in range(0, len(chosen), _ROWS)]
 
 
-def _made_now(folder: Path, make: Callable[[Path], Any]) -> bool:
-    if is_first_process() and not folder.exists():
-        with atomic_folder(folder) as temporary:
-            make(temporary)
-        return True
-    while not folder.exists():
-        time.sleep(0.2)
-    return False
-
-
-def _shown(
+def _batches(
     model: torch.nn.Module, tokenizer: Tokenizer, samples: Dataset, seed: int
 ) -> list[Batch]:
     batches = sample_batches(model, tokenizer, samples, seed)
     return [{n: column for n, column in batch.items() if n != "task"} for batch in batches]
-
-
-def _make_low_rank(
-    model: PreTrainedModel, low: LowRankSection, shown: _Shown, seed: int, folder: Path
-) -> None:
-    inputs = {}
-    if low.method != _BY_WEIGHT:
-        inputs = capture_inputs(model, shown(model), find_layers(model, low.targets), seed=seed)
-    make_low_rank(
-        model,
-        low.targets,
-        rank=low.rank,
-        energy=low.energy,
-        method=low.method,
-        inputs=inputs,
-        seed=seed,
-    )
-    save_low_rank(model, folder / _FACTORS)
-
-
-def _start_lora(
-    model: PeftModel, lora: LoraSection, shown: _Shown, seed: int, folder: Path
-) -> None:
-    batches = () if lora.initialisation == _BY_WEIGHT else shown(model)
-    method, rows = lora.initialisation, lora.initialisation_rows
-    initialize_lora_lfai_weights(model, batches, method=method, rows=rows, seed=seed)
-    model.save_pretrained(folder)

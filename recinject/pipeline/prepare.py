@@ -1,43 +1,153 @@
-"""Prepare: the log read, cleaned and split, and its items named."""
+"""Prepare and build: the log read, cleaned and split, its items named, its samples on disk."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from recinject.data.cleaning import CleaningStep, clean
+from tokenizers import Tokenizer
+
+import recinject
+from recinject.data.cleaning import CleaningStep
+from recinject.data.files import require_path
 from recinject.data.formats import find_files
 from recinject.data.readers import read_log
 from recinject.data.schema import Catalog, Log
 from recinject.data.simulator import simulate_shop
-from recinject.data.splitting import (
-    Part,
-    Split,
-    learn_from,
-    order_ties,
-    save_split,
-    split_by,
-    time_facts,
-    without_validation,
-)
-from recinject.data.table_reader import require_path
+from recinject.data.splitting import Part, Split, load_split, save_split, time_facts
 from recinject.foundation.progress import say
-from recinject.foundation.storage import hash_files
+from recinject.foundation.storage import hash_files, hash_value, shipped_folder
+from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import Identifiers, identifiers_class, name_items
 from recinject.pipeline.recipe import Recipe
-from recinject.pipeline.run import Facts, Run
+from recinject.pipeline.run import Facts, Run, hash_local
 from recinject.pipeline.sections import DataSection, IdentifiersSection
+from recinject.samples.build import SampleFactory, SampleSettings, make_factory
+from recinject.samples.samples import build_samples
+from recinject.samples.store import Forms
+from recinject.samples.tokenizer import load_tokenizer
+from recinject.templating.library import load_templates
+
+_GGUF = ".gguf"
 
 
 def prepare(run: Run) -> None:
     """Make the folders ``data`` and ``identifiers``."""
+    run.save_recipe()
     data, identifiers = run.recipe.data, run.recipe.identifiers
-    inputs = _hash_log(data)
+    inputs = _hash_log(data) if run.log is None else {"log": run.log.fingerprint}
     run.stage("data", data.model_dump(), inputs).run(lambda folder: _data(run, folder))
     inputs = {**run.fingerprints("data"), **_hash_content(identifiers)}
     run.stage("identifiers", identifiers.model_dump(), inputs).run(
         lambda folder: _identifiers(run, folder)
     )
+
+
+def build(run: Run) -> None:
+    """Make the folder ``samples``, and before it what it needs."""
+    recipe, section = run.recipe, run.recipe.samples
+    # Loaded only to be checked: a mistake in a template should not wait for the log to be read.
+    for task in recipe.tasks():
+        load_templates(task.name, task.slots, section.prompts, section.phrases)
+    prepare(run)
+    source = recipe.model.tokenizer or recipe.model.name
+    settings = section.model_dump(mode="json", exclude={"workers", "tasks"})
+    settings |= {
+        "tasks": {task.name: asdict(task) for task in recipe.tasks()},
+        "tokenizer": source or recipe.model.vocab_size,
+        "dialect": dialect_of(recipe.model.name, recipe.model.config),
+    }
+    inputs = {**run.fingerprints("data", "identifiers"), "prompts": _hash_prompts(recipe)}
+    inputs |= hash_local(source, weights=False)
+    run.stage("samples", settings, inputs).run(lambda folder: _samples(run, folder), resume=True)
+
+
+def read_data(run: Run) -> Log:
+    """Read the log that a recipe names, or simulate one; one that was given is taken as it is."""
+    data = run.recipe.data
+    if run.log is not None:
+        return run.log
+    if data.path is None:
+        return simulate_shop(**data.simulator.model_dump(), seed=run.recipe.seed)
+    return read_log(data.path, columns=data.columns, items=data.items, format=data.format)
+
+
+def split_data(run: Run) -> tuple[Split, Catalog, str, list[CleaningStep]]:
+    """Read, clean and split the log; return also where it came from and what cleaning did."""
+    data, log = run.recipe.data, read_data(run)
+    split, catalog, steps = split_log(
+        log,
+        split=data.split,
+        k_core=data.k_core,
+        ties=data.ties,
+        test_share=data.test_share,
+        validation=data.validation,
+        train_share=data.train_share,
+        seed=run.recipe.seed,
+    )
+    return split, catalog, log.source, steps
+
+
+def fresh_data(run: Run) -> Data:
+    """Read, clean and split the log and name its items, whatever is stored."""
+    split, catalog, source, steps = split_data(run)
+    return Data(split, catalog, _name_all(run.recipe, split, catalog), source, steps)
+
+
+def factory_of(recipe: Recipe, data: Data) -> SampleFactory:
+    """Get every task of a recipe ready to give samples."""
+    section, model = recipe.samples, recipe.model
+    settings = SampleSettings(
+        max_prompt_tokens=section.max_prompt_tokens,
+        max_completion_tokens=section.max_completion_tokens,
+        passes=section.passes,
+        limit=section.limit,
+        shots=section.shots,
+        user_tokens=section.user_tokens,
+        prompts=section.prompts,
+        phrases=section.phrases,
+        vocab_size=model.vocab_size,
+        seed=recipe.seed,
+    )
+    tokenizer = given_tokenizer(model.tokenizer or model.name)
+    return make_factory(
+        data, recipe.tasks(), settings, tokenizer, **dialect_of(model.name, model.config)
+    )
+
+
+def given_tokenizer(source: str | None) -> Tokenizer | None:
+    """Load the tokenizer of a folder, a file, a hub's name or a GGUF file; None without any."""
+    if source is not None and source.endswith(_GGUF):
+        from recinject.models.building import read_gguf  # with it comes torch
+
+        return Tokenizer.from_str(read_gguf(source)[1].to_str())
+    return None if source is None else load_tokenizer(source)
+
+
+def dialect_of(name: str | None, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Say what samples depend on of the model that they are for, beside its tokenizer.
+
+    Args:
+        name: a folder, a hub's name or a GGUF file; None where the model is built from a config.
+        config: that config.
+
+    Returns:
+        ``causal`` and ``ends``: see :meth:`~recinject.samples.encoding.Dialect.of_model`.
+
+    Raises:
+        RecinjectError: the model is neither here nor to be had, or has no config.
+    """
+    if name is None and "model_type" not in (config or {}):
+        return {"causal": False, "ends": None}
+    from recinject.models.building import is_causal, stated_config  # with it comes torch
+
+    if name is None:
+        return {"causal": is_causal(config or {}), "ends": None}
+    stated = stated_config(name)
+    causal = not stated.get("is_encoder_decoder", False)
+    return {"causal": causal, "ends": stated.get("eos_token_id") if causal else None}
 
 
 def _hash_log(data: DataSection) -> dict[str, str]:
@@ -57,32 +167,17 @@ def _hash_content(section: IdentifiersSection) -> dict[str, str]:
     return {str(file): hash_files(file) for file in files}
 
 
-def read_data(recipe: Recipe) -> Log:
-    """Read the log that a recipe names, or simulate one."""
-    data = recipe.data
-    if data.path is None:
-        return simulate_shop(**data.simulator.model_dump(), seed=recipe.seed)
-    return read_log(data.path, columns=data.columns, items=data.items, format=data.format)
+def _hash_prompts(recipe: Recipe) -> str:
+    own = recipe.samples.prompts
+    folders = [shipped_folder("prompts"), *([own] if own else [])]
+    names = [f"{task.name}{kind}" for task in recipe.tasks() for kind in (".yaml", ".py")]
+    files = [folder / name for folder in folders for name in sorted(names)]
+    return hash_value([hash_files(file) for file in files if file.is_file()])
 
 
-def split_data(recipe: Recipe) -> tuple[Split, Catalog, str, list[CleaningStep]]:
-    """Read, clean and split the log; return also where it came from and what cleaning did."""
-    data, log = recipe.data, read_data(recipe)
-    if data.ties == "hash":
-        log = order_ties(log, recipe.seed)
-    log, steps = clean(log, k_core=data.k_core)
-    split = split_by(data.split, log.interactions, data.test_share, recipe.seed)
-    if not data.validation:
-        split = without_validation(split)
-    if data.train_share < 1:
-        split = learn_from(split, data.train_share, recipe.seed)
-    return split, log.catalog, log.source, steps
-
-
-def name_all(
+def _name_all(
     recipe: Recipe, split: Split, catalog: Catalog, earlier: Path | None = None
 ) -> Identifiers:
-    """Name every item of a catalogue as a recipe asks; see :func:`name_items` for ``earlier``."""
     section = recipe.identifiers
     return name_items(
         section.kind, catalog, recipe.seed, split, earlier=earlier, **section.arguments
@@ -90,7 +185,7 @@ def name_all(
 
 
 def _data(run: Run, folder: Path) -> Facts:
-    split, catalog, source, steps = split_data(run.recipe)
+    split, catalog, source, steps = split_data(run)
     save_split(folder, split, catalog)
     counts = {part.label: int((split.parts == part).sum()) for part in Part}
     cleaning = [asdict(step) for step in steps]
@@ -101,8 +196,32 @@ def _data(run: Run, folder: Path) -> Facts:
 
 
 def _identifiers(run: Run, folder: Path) -> Facts:
-    split, catalog = run.split
-    named = name_all(run.recipe, split, catalog, run.folder("identifiers"))
+    split, catalog = load_split(run.folder("data"))
+    named = _name_all(run.recipe, split, catalog, run.folder("identifiers"))
     named.save(folder, catalog)
     facts: Facts = {"items": len(catalog), "duplicates_resolved": named.duplicates_resolved}
     return facts | ({"quality": quality} if (quality := named.describe()) else {})
+
+
+def _samples(run: Run, folder: Path) -> Facts:
+    from recinject.pipeline.facts import data_facts, sample_rows
+    from recinject.reporting.cards import dataset_card
+
+    recipe, section = run.recipe, run.recipe.samples
+    factory = factory_of(recipe, run.data)
+    forms = Forms(tokens=section.tokens, jsonl=section.jsonl)
+    samples = build_samples(factory, folder, forms, workers=section.workers)
+    trained = samples.sizes
+    say(f"  {sum(trained.values()):,} training samples of {len(trained)} tasks")
+    versions = {task: wording.templates.version for task, wording in factory.wordings.items()}
+    card = dataset_card(
+        recipe.name,
+        data=data_facts(run),
+        samples=sample_rows(samples.rows),
+        prompt_versions=versions,
+        command=run.command,
+        version=recinject.__version__,
+        seed=recipe.seed,
+    )
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    return {"rows": list(samples.rows), "prompt_versions": versions}

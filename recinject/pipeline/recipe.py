@@ -14,7 +14,7 @@ from recinject.foundation.settings import bind, explain, fields_of
 from recinject.foundation.storage import dump_yaml, load_yaml, shipped_folder
 from recinject.identifiers.table import identifiers_class
 from recinject.pipeline.sections import (
-    AblationSection,
+    FILE_NAME,
     DataSection,
     EvaluationSection,
     IdentifiersSection,
@@ -23,7 +23,7 @@ from recinject.pipeline.sections import (
     ReportSection,
     SamplesSection,
     Section,
-    StudySection,
+    SweepSection,
     TrainingSection,
 )
 from recinject.registry import find, load_plugin
@@ -54,7 +54,7 @@ class Recipe(Section):
     recipe is read, so that whatever they register can be named in it.
     """
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    name: Annotated[str, Field(pattern=FILE_NAME)]
     runs: Path = Path("runs")
     plugins: Annotated[list[Path], AfterValidator(_load_plugins), Field(default_factory=list)]
     seed: int = 1
@@ -68,8 +68,7 @@ class Recipe(Section):
     generation: Annotated[dict[str, Any], Field(default_factory=dict)]
     evaluation: EvaluationSection = EvaluationSection()
     report: ReportSection = ReportSection()
-    ablation: AblationSection | None = None
-    study: StudySection | None = None
+    sweep: SweepSection | None = None
 
     @model_validator(mode="after")
     def _a_task_left_out_is_not_mixed(self) -> Recipe:
@@ -244,6 +243,17 @@ def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     """
     path = find_recipe(name)
     content = _read(path)
+    lay_over(content, overrides)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, f"{path.name}: ", fields_of(Recipe)) from error
+    _check_samples(recipe)
+    return recipe
+
+
+def lay_over(content: dict[str, Any], overrides: Sequence[str] | Mapping[str, Any]) -> None:
+    """Lay overrides, as :func:`load_recipe` takes them, over the content of a recipe."""
     if isinstance(overrides, Mapping):
         for key, value in _plain(overrides).items():
             if "." in key:
@@ -253,12 +263,6 @@ def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     else:
         for override in overrides:
             _set(content, *_parse(override))
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        raise explain(error, f"{path.name}: ", fields_of(Recipe)) from error
-    _check_samples(recipe)
-    return recipe
 
 
 def _read(path: Path) -> dict[str, Any]:

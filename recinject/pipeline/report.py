@@ -6,51 +6,28 @@ from pathlib import Path
 
 from recinject.foundation.progress import say
 from recinject.pipeline.evaluate import evaluate
-from recinject.pipeline.facts import gather
-from recinject.pipeline.parts import prepare_part
+from recinject.pipeline.facts import result_of
 from recinject.pipeline.run import Facts, Run, is_first_process
-from recinject.pipeline.study import parts
 from recinject.reporting.cards import model_card
-from recinject.reporting.headline import headline
-from recinject.reporting.report import subject, write_report
 
 
 def report(run: Run) -> None:
     """Make the folder ``report``, and before it what it needs; then say the headline."""
     evaluate(run)
-    studied = _evaluate_parts(run)
     if not is_first_process():
         return
     settings = {**run.recipe.report.model_dump(), "command": run.command}
-    run.stage("report", settings, {**run.fingerprints("evaluation"), **studied}).run(
-        lambda folder: _report(run, folder)
-    )
-    inputs = gather(run)
-    said = headline(inputs.metrics, inputs.comparisons, subject(inputs.model))
-    say(f"\n{' '.join(said)}\n")
-    say(f"Report: {run.folder('report') / 'report.html'}")
-
-
-def _evaluate_parts(run: Run) -> dict[str, str]:
-    """Train and evaluate the runs of a study; return each evaluation's fingerprint by its name."""
-    made, found = parts(run.recipe), dict[str, Run]()
-    for number, part in enumerate(made, 1):
-        say(f"\nstudy: {part.recipe.name} ({number} of {len(made)})")
-        share = str(part.recipe.data.train_share)
-        prepare_part(part, found.get(share))
-        evaluate(part)
-        found.setdefault(share, part)
-    if not is_first_process():
-        return {}
-    return {str(part.recipe.name): part.manifest("evaluation").fingerprint for part in made}
+    stage = run.stage("report", settings, run.fingerprints("evaluation"))
+    stage.run_here(lambda folder: _report(run, folder))
+    say(f"\n{result_of(run).headline}\n")
+    say(f"Report: {stage.folder / 'report.html'}")
 
 
 def _report(run: Run, folder: Path) -> Facts:
-    inputs = gather(run)
-    write_report(inputs, folder)
+    result = result_of(run)
+    result.report(folder)
     if run.recipe.training is not None:
         versions = run.manifest("samples").facts["prompt_versions"]
-        base = run.recipe.model.name
-        card = model_card(inputs, prompt_versions=versions, base_model=base)
-        (run.folder("training") / "README.md").write_text(card, encoding="utf-8")
+        card = model_card(result, prompt_versions=versions, base_model=run.recipe.model.name)
+        (run.folder("model") / "README.md").write_text(card, encoding="utf-8")
     return {}

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 import recinject
-from recinject.data.schema import Catalog
-from recinject.data.splitting import Split, load_split
-from recinject.foundation.errors import RecinjectError
+from recinject.data.schema import Log
+from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.progress import say
 from recinject.foundation.storage import (
     RunManifest,
     atomic_folder,
     hash_files,
     hash_value,
-    read_json,
 )
-from recinject.identifiers.table import Identifiers
-from recinject.pipeline.recipe import Recipe
-from recinject.samples.build import SampleFactory, make_factory
-from recinject.samples.tokenizer import load_tokenizer, local_copy
+from recinject.identifiers.data import Data
+from recinject.pipeline.recipe import Recipe, load_recipe
+from recinject.samples.samples import Samples
 
 Facts = dict[str, Any]
-_CONFIG, _GGUF = "config.json", ".gguf"
-_WEIGHTS, _CARD = (".safetensors", ".bin", _GGUF), ".md"
+RECIPE = "recipe.yaml"
+_RUNS = Path("runs")
+_WEIGHTS, _CARD = (".safetensors", ".bin", ".gguf"), ".md"
+# A stage of the first process may take days; the others wait for it as long.
+_LONGEST_WAIT = timedelta(days=30)
 
 
 @dataclass(frozen=True)
@@ -65,16 +65,18 @@ class Stage:
     def run(self, make: Callable[[Path], Facts], *, resume: bool = False) -> None:
         """Make the folder unless it is done; its manifest is written last.
 
-        Of several processes launched together the first one works, the others wait for it.
+        Of several processes launched together the first one works and the others wait for it.
 
         Args:
             make: fills a folder and says what it did.
             resume: whether ``make`` goes on in a folder that it was interrupted in.
         """
-        if not is_first_process():
-            while not self.is_done:
-                time.sleep(0.2)
-            return
+        with first_process_first() as is_first:
+            if is_first:
+                self.run_here(make, resume)
+
+    def run_here(self, make: Callable[[Path], Facts], resume: bool = False) -> None:
+        """Do what :meth:`run` does, in this process and whatever the others do."""
         found = RunManifest.read(self.folder)
         if self.is_done:
             say(f"{self.name}: nothing to do, settings and inputs are those of {self.folder}")
@@ -90,25 +92,119 @@ class Stage:
         say(f"{self.name}: done in {seconds:.1f} s, see {self.folder}")
 
 
+def is_first_process() -> bool:
+    """Say whether this is the process that writes, of those that were launched together."""
+    return _one_process() or bool(_state().is_main_process)
+
+
+@contextmanager
+def first_process_first() -> Iterator[bool]:
+    """Let the first of several processes work in a block, and the others wait for its end.
+
+    Yields:
+        Whether this is the first process.
+
+    Raises:
+        RecinjectError: in every process, where the first one failed.
+    """
+    if _one_process():
+        yield True
+        return
+    from accelerate.utils import broadcast_object_list
+
+    is_first = bool(_state().is_main_process)
+    failure: list[str | None] = [None]
+    try:
+        yield is_first
+    except BaseException as error:
+        failure = [str(error) or type(error).__name__]
+        raise
+    finally:
+        if is_first:
+            broadcast_object_list(failure)
+    if not is_first:
+        broadcast_object_list(failure)
+        if failure[0] is not None:
+            raise RecinjectError(
+                f"the first process failed: {failure[0]}", hint="see its own message"
+            )
+
+
+def _one_process() -> bool:
+    return int(os.environ.get("WORLD_SIZE", "1")) == 1
+
+
+def _state() -> Any:
+    from accelerate import PartialState  # with it comes torch
+
+    return PartialState(timeout=_LONGEST_WAIT)
+
+
 @dataclass(frozen=True)
 class Run:
     """One recipe with the folder that its stages fill.
 
     Attributes:
         recipe: the recipe, checked.
-        command: the words that repeat it.
+        log: the log, in place of the one that the recipe names.
     """
 
     recipe: Recipe
-    command: str
+    log: Log | None = None
+
+    def __post_init__(self) -> None:
+        if self.log is not None and self.recipe.data.path is not None:
+            raise RecinjectError(
+                "a log is given, and data.path names another one",
+                hint="leave one of them out",
+            )
+
+    @classmethod
+    def open(cls, name: str | Path) -> Run:
+        """Open a run by its folder, its name below ``runs/``, or the recipe that it came from.
+
+        Raises:
+            RecinjectError: there is no such run.
+        """
+        folders = [Path(name), _RUNS / name]
+        if Path(name).suffix in (".yaml", ".yml"):
+            folders = [load_recipe(name).folder]
+        for folder in folders:
+            if (folder / RECIPE).is_file():
+                # A run may have been moved since.
+                place = {"name": folder.resolve().name, "runs": folder.resolve().parent}
+                return cls(load_recipe(folder / RECIPE, place))
+        there = [path.parent.name for path in _RUNS.glob(f"*/{RECIPE}")]
+        others = (
+            did_you_mean(str(name), there)
+            if there
+            else "There is none yet: recinject run quickstart"
+        )
+        raise RecinjectError(
+            f"{name}: no run is in {' or '.join(map(str, folders))}",
+            hint=f"give a run's folder, or its name below {_RUNS}/. {others}",
+        )
+
+    @property
+    def command(self) -> str:
+        """The words that repeat the run."""
+        return f"recinject run {self.recipe.folder / RECIPE}"
 
     def folder(self, stage: str) -> Path:
-        """Return the folder of a stage; what training makes is a model."""
-        return self.recipe.folder / ("model" if stage == "training" else stage)
+        """Return the folder of a stage."""
+        return self.recipe.folder / stage
 
     def stage(self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Stage:
         """Return a stage of this run; the seed is one of its settings."""
+        for plugin in self.recipe.plugins:
+            inputs = {**inputs, str(plugin): hash_files(plugin)}
         return Stage(name, self.folder(name), {"seed": self.recipe.seed, **settings}, inputs)
+
+    def save_recipe(self) -> None:
+        """Write the recipe, whole and resolved, into the run's folder."""
+        if is_first_process():
+            self.recipe.folder.mkdir(parents=True, exist_ok=True)
+            self.recipe.save(self.recipe.folder / RECIPE)
 
     def manifest(self, stage: str) -> RunManifest:
         """Return the manifest of a finished stage.
@@ -129,26 +225,14 @@ class Run:
         return {stage: self.manifest(stage).fingerprint for stage in stages}
 
     @cached_property
-    def split(self) -> tuple[Split, Catalog]:
-        """The split and the catalogue that the data stage stored."""
-        return load_split(self.folder("data"))
+    def data(self) -> Data:
+        """The data that the stages ``data`` and ``identifiers`` stored."""
+        return Data.load(self.recipe.folder)
 
     @cached_property
-    def identifiers(self) -> Identifiers:
-        """The identifiers that were stored."""
-        return Identifiers.load(self.folder("identifiers"))
-
-    @cached_property
-    def factory(self) -> SampleFactory:
-        """The tasks of the stored samples, with the tokenizer stored beside them."""
-        tokenizer = load_tokenizer(self.folder("samples") / "tokenizer.json")
-        dialect = self.manifest("samples").settings["dialect"]
-        return factory_of(self.recipe, *self.split, self.identifiers, tokenizer, dialect)
-
-
-def is_first_process() -> bool:
-    """Say whether this is the process that writes, of those that were launched together."""
-    return os.environ.get("RANK", "0") == "0"
+    def samples(self) -> Samples:
+        """The samples that the stage ``samples`` stored."""
+        return Samples.load(self.folder("samples"), self.data)
 
 
 def hash_local(source: str | None, *, weights: bool = True) -> dict[str, str]:
@@ -161,82 +245,3 @@ def hash_local(source: str | None, *, weights: bool = True) -> dict[str, str]:
     left_out = (_CARD,) if weights else (_CARD, *_WEIGHTS)
     files = [file for file in sorted(path.rglob("*")) if file.is_file()]
     return {source: hash_value([hash_files(f) for f in files if f.suffix not in left_out])}
-
-
-def given_tokenizer(recipe: Recipe) -> Tokenizer | None:
-    """Load the tokenizer that a recipe names, or that its named model has; None to learn one."""
-    source = recipe.model.tokenizer or recipe.model.name
-    if source is not None and source.endswith(_GGUF):
-        from recinject.models.building import read_gguf  # with it comes torch
-
-        return Tokenizer.from_str(read_gguf(source)[1].to_str())
-    return None if source is None else load_tokenizer(source)
-
-
-def dialect_of(recipe: Recipe) -> dict[str, Any]:
-    """Say what samples depend on of the model that they are for, beside its tokenizer.
-
-    Returns:
-        ``causal`` and ``ends``: see :meth:`~recinject.samples.encoding.Dialect.of_model`.
-
-    Raises:
-        RecinjectError: the model is neither here nor to be had, or has no config.
-    """
-    name, config = recipe.model.name, recipe.model.config or {}
-    if name is None and "model_type" not in config:
-        return {"causal": False, "ends": None}
-    if name is None:
-        from recinject.models.building import is_causal  # with it comes torch
-
-        return {"causal": is_causal(config), "ends": None}
-    if name.endswith(_GGUF):
-        from recinject.models.building import read_gguf
-
-        stated = read_gguf(name)[0]
-        causal = not stated.is_encoder_decoder
-        return {"causal": causal, "ends": stated.eos_token_id if causal else None}
-    file = (Path(name) if Path(name).is_dir() else local_copy(name, [_CONFIG])) / _CONFIG
-    if not file.is_file():
-        raise RecinjectError(f"{name}: no {_CONFIG} in it", hint="name a model of transformers")
-    config = read_json(file)
-    causal = not config.get("is_encoder_decoder", False)
-    return {"causal": causal, "ends": config.get("eos_token_id") if causal else None}
-
-
-def factory_of(
-    recipe: Recipe,
-    split: Split,
-    catalog: Catalog,
-    identifiers: Identifiers,
-    tokenizer: Tokenizer | None,
-    dialect: Mapping[str, Any] | None = None,
-) -> SampleFactory:
-    """Get every task of a recipe ready to give samples.
-
-    Args:
-        recipe: the recipe.
-        split: the one split of the run.
-        catalog: the items.
-        identifiers: what names them.
-        tokenizer: what the model reads with; None to learn one.
-        dialect: what :func:`dialect_of` says, where that was kept; None to ask it.
-    """
-    samples = recipe.samples
-    return make_factory(
-        tasks=recipe.tasks(),
-        split=split,
-        catalog=catalog,
-        identifiers=identifiers.texts,
-        new_tokens=identifiers.tokens,
-        prompts=samples.prompts,
-        phrases=samples.phrases,
-        tokenizer=tokenizer,
-        vocab_size=recipe.model.vocab_size,
-        limits=(samples.max_prompt_tokens, samples.max_completion_tokens),
-        passes=samples.passes,
-        limit=samples.limit,
-        shots=samples.shots,
-        users=samples.user_tokens,
-        seed=recipe.seed,
-        **(dialect_of(recipe) if dialect is None else dialect),
-    )

@@ -9,10 +9,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.storage import shipped_folder
+from recinject.identifiers.table import check_kind
 from recinject.registry import names
 from recinject.tasks.shipped import TASKS
 
 MOST_EXAMPLES = 50
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Head = Literal["text", "regression", "classification"]
 Positive = Annotated[int, Field(ge=1)]
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null.
@@ -69,7 +71,7 @@ class IdentifiersSection(BaseModel):
     kind: str = "number"
 
     @model_validator(mode="after")
-    def _no_keys_below_semantic(self) -> IdentifiersSection:
+    def _is_a_kind(self) -> IdentifiersSection:
         if "semantic" in self.arguments:
             found = self.arguments["semantic"]
             keys = [f"identifiers.{key}" for key in found] if isinstance(found, dict) else []
@@ -77,6 +79,7 @@ class IdentifiersSection(BaseModel):
                 "identifiers.semantic: its keys stand beside kind now",
                 hint=f"write {', '.join(keys) or 'identifiers={kind: semantic, codes: 256}'}",
             )
+        check_kind(self.kind, self.arguments)
         return self
 
     @property
@@ -110,20 +113,6 @@ class SamplesSection(Section):
     jsonl: bool = False
 
 
-class LowRankSection(Section):
-    """Linear layers that are replaced by two low-rank factors before the model trains.
-
-    ``targets`` are names of layers, such as ``wo``; by default T5's feed-forward layers. ``rank``
-    is the rank of each layer; ``energy`` gives instead the fraction of the squared singular values
-    to keep. The trained model is saved with full matrices, which plain transformers loads.
-    """
-
-    targets: Annotated[list[str], Field(min_length=1)] | None = None
-    rank: Positive | None = None
-    energy: float | None = None
-    method: Literal["spectral", "nkp", "lfai"] = "lfai"
-
-
 class ModelSection(Section):
     """A model by hub name or local folder, or a small one built from a config.
 
@@ -131,7 +120,8 @@ class ModelSection(Section):
     ``model_type``, such as ``gpt2``. ``tokenizer`` is a folder, a file or a hub name; without it
     the named model's own is used, or one of ``vocab_size`` tokens is trained. ``head`` says how
     ratings are predicted: as ``text``, or by a regression or classification head, which allows no
-    task but ``rating``. With ``model: null`` only the baselines are evaluated.
+    task but ``rating``. ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
+    With ``model: null`` only the baselines are evaluated.
     """
 
     name: str | None = None
@@ -139,7 +129,7 @@ class ModelSection(Section):
     tokenizer: str | None = None
     vocab_size: Positive = 8000
     head: Head = "text"
-    low_rank: LowRankSection | None = None
+    low_rank: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> ModelSection:
@@ -155,13 +145,29 @@ class ModelSection(Section):
 class LoraSection(BaseModel):
     """Any parameter of ``peft.LoraConfig``, and how its matrices are initialised.
 
-    ``initialisation: default`` is peft's own. The others start from a low-rank part of each layer,
-    found from its weight, or from its weight and ``initialisation_rows`` rows of its input.
+    <<<<<<< HEAD
+        ``initialization`` is ``default``, peft's own, or one of the registry, such as ``spectral``,
+        ``nkp`` or ``lfai``, which take a part of each layer's function, as found by the layer's weight
+        or from ``initialization_rows`` of what it reads.
+    =======
+        ``initialisation: default`` is peft's own. The others start from a low-rank part of each layer,
+        found from its weight, or from its weight and ``initialisation_rows`` rows of its input.
+    >>>>>>> h6
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    initialisation: Literal["default", "spectral", "nkp", "lfai"] = "default"
-    initialisation_rows: Positive = 2048
+    initialization: str = "default"
+    initialization_rows: Positive = 2048
+
+    @model_validator(mode="after")
+    def _spelled_with_z(self) -> LoraSection:
+        for key in self.arguments:
+            if key.startswith("initialisation"):
+                raise RecinjectError(
+                    f"lora.{key}: is spelled with a z now",
+                    hint=f"write lora.{key.replace('initialis', 'initializ')}",
+                )
+        return self
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -289,22 +295,17 @@ class ReportSection(Section):
     examples: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 10
 
 
-class AblationSection(Section):
-    """Tasks of the mixture to be added one at a time to its other tasks, with several seeds.
+class SweepSection(Section):
+    """The recipe with other settings and seeds: each a run of its own, all compared in one table.
 
-    ``longer`` trains the other tasks alone for as many steps as those with an added task take.
+    Settings go by dotted key, as on the command line. ``arms`` names those that belong together;
+    ``vary`` lists values of single keys, and each arm is crossed with every combination of them.
+    ``reference`` names the arms that all others are compared with, the first arm if it is empty.
     """
 
-    add: Annotated[list[str], Field(min_length=1)]
+    arms: dict[Annotated[str, Field(pattern=FILE_NAME)], dict[str, Any]] = {}
+    vary: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
     seeds: Annotated[list[int], Field(min_length=1)] = [1, 2, 3]
-    longer: bool = True
-
-
-class StudySection(Section):
-    """Shares of the training events to learn from in further runs, and heads to try on each.
-
-    The run itself learns from all of them, with the model's own head.
-    """
-
-    shares: list[Annotated[float, Field(gt=0, le=1)]] = [0.01, 0.03, 0.1, 0.3]
-    heads: list[Head] = []
+    reference: Annotated[
+        list[str], BeforeValidator(lambda names: [names] if isinstance(names, str) else names)
+    ] = []

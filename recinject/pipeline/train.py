@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
-from recinject.pipeline.build import build
 from recinject.pipeline.model import adapter_folder, make_untrained, sample_batches
+from recinject.pipeline.prepare import build
+from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
 from recinject.pipeline.sections import TrainingSection
-from recinject.samples.mixture import mix_tasks, validation_samples
+from recinject.samples.mixture import Phase, mix_tasks, task_rates, validation_samples
+from recinject.samples.samples import Samples
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-    from recinject.training.curriculum import Phase
-    from recinject.training.fitting import Model
+    from recinject.models.adapters import Model
 
 
 def train(run: Run) -> None:
@@ -38,31 +39,46 @@ def train(run: Run) -> None:
         "experts": recipe.experts,
     }
     inputs = {**run.fingerprints("samples"), **hash_local(recipe.model.name)}
-    stage = run.stage("training", settings, inputs)
+    stage = run.stage("model", settings, inputs)
     # A changed setting must not resume from what another one trained.
-    checkpoints = recipe.folder / "checkpoints" / stage.wanted.fingerprint
+    checkpoints = run.folder("training") / "checkpoints" / stage.wanted.fingerprint
+    log = run.folder("training") / "log.jsonl"
+
+    def make(folder: Path) -> Facts:
+        from recinject.models.storing import save_trained
+
+        model, facts = fine_tune(recipe, run.samples, checkpoints, log)
+        save_trained(model, run.samples.tokenizer, folder, adapter_folder(recipe, checkpoints))
+        return facts
+
     if is_first_process():
-        stage.run(lambda folder: _train_and_save(run, training, checkpoints, folder))
+        stage.run_here(make)
     elif not stage.is_done:
-        _fit(run, training, checkpoints)
+        fine_tune(recipe, run.samples, checkpoints, log)
 
 
-def _train_and_save(run: Run, training: TrainingSection, checkpoints: Path, folder: Path) -> Facts:
-    from recinject.models.storing import save_trained
+def fine_tune(
+    recipe: Recipe, samples: Samples, checkpoints: Path, log: Path
+) -> tuple[Model, Facts]:
+    """Train a recipe's model on samples, going on from the newest whole checkpoint.
 
-    model, facts = _fit(run, training, checkpoints)
-    save_trained(model, run.factory.tokenizer, folder, adapter_folder(run.recipe, checkpoints))
-    return facts
+    Args:
+        recipe: its sections model, lora, experts and training say what is trained and how.
+        samples: what the model is trained on.
+        checkpoints: their folder, of these settings alone.
+        log: the file of the losses, in JSON lines.
 
-
-def _fit(run: Run, training: TrainingSection, checkpoints: Path) -> tuple[Model, Facts]:
+    Returns:
+        The trained model, and how many parameters it has and trained.
+    """
+    from recinject.models.adapters import adaptation_of
     from recinject.models.building import count_parameters
     from recinject.training.fitting import fit
 
-    recipe, tokenizer = run.recipe, run.factory.tokenizer
-    phases = curriculum(training, task_sizes(run))
-    train_set, validation_set, names = _datasets(run, training, phases)
-    make = partial(make_untrained, run, train_set, names, checkpoints)
+    training, tokenizer = recipe.training or TrainingSection(), samples.tokenizer
+    phases = curriculum(training, samples.sizes)
+    train_set, validation_set, names = _datasets(recipe, training, samples, phases)
+    make = partial(make_untrained, recipe, samples, train_set, names, checkpoints)
     trained = make()
     trainable, total = count_parameters(trained)
     if is_first_process():
@@ -74,7 +90,7 @@ def _fit(run: Run, training: TrainingSection, checkpoints: Path) -> tuple[Model,
         validation_set,
         training.arguments,
         checkpoints,
-        recipe.folder / "logs" / "train.jsonl",
+        log,
         recipe.seed,
         training.optimizer,
         task_names=names,
@@ -83,31 +99,12 @@ def _fit(run: Run, training: TrainingSection, checkpoints: Path) -> tuple[Model,
         optimizer_settings=training.optimizer_settings,
     )
     facts = {"trainable": trainable, "parameters": total}
-    return trained, facts | _expert_use(run, trained, train_set, names)
-
-
-def _expert_use(run: Run, model: Model, samples: Dataset, names: Sequence[str]) -> Facts:
-    from recinject.methods.experts.experts import experts_of
-
-    experts = experts_of(model)
-    if experts is None:
-        return {}
-    batches = sample_batches(model, run.factory.tokenizer, samples, run.recipe.seed)
-    shares = experts.shares(batches)[: len(names)].tolist()
-    by_task = experts.settings.decision == "task"
-    return {"experts": {"tasks": list(names), "shares": shares, "by_task": by_task}}
-
-
-def task_sizes(run: Run) -> dict[str, int]:
-    """Return how many training samples of each task were built; tasks without any are left out."""
-    rows = run.manifest("samples").facts["rows"]
-    return {r["task"]: r["samples"] for r in rows if r["split"] == "train" and r["samples"]}
+    show = partial(sample_batches, trained, tokenizer, train_set, recipe.seed)
+    return trained, facts | adaptation_of(trained).facts(names, show)
 
 
 def rates(training: TrainingSection, sizes: Mapping[str, int]) -> dict[str, float]:
     """Return the relative rates of the tasks in an epoch; none where each sample comes once."""
-    from recinject.training.curriculum import task_rates
-
     if training.temperature == 1 and training.cap is None:
         return dict(training.mixture)
     return task_rates(sizes, training.temperature, training.cap)
@@ -119,8 +116,6 @@ def curriculum(training: TrainingSection, sizes: Mapping[str, int]) -> list[Phas
     Raises:
         RecinjectError: a phase has no task with training samples.
     """
-    from recinject.training.curriculum import Phase
-
     usual = rates(training, sizes) or {task: float(size) for task, size in sizes.items()}
     phases = []
     for number, phase in enumerate(training.curriculum, 1):
@@ -136,10 +131,10 @@ def curriculum(training: TrainingSection, sizes: Mapping[str, int]) -> list[Phas
 
 
 def _datasets(
-    run: Run, training: TrainingSection, phases: Sequence[Phase]
+    recipe: Recipe, training: TrainingSection, samples: Samples, phases: Sequence[Phase]
 ) -> tuple[Dataset, Dataset | None, list[str]]:
     """Return the samples to train on and to validate on, and the tasks by their numbers."""
-    samples, tasks, sizes = run.folder("samples"), run.recipe.tasks(), task_sizes(run)
+    folder, tasks, sizes = samples.folder, samples.bound_tasks(), samples.sizes
     named = {task for phase in phases for task in phase.rates}
     names = [task.name for task in tasks if not named or task.name in named]
     # Phases draw from all samples of their tasks, so each is needed once.
@@ -150,12 +145,12 @@ def _datasets(
             hint="give a log whose users have more events than validation and test take, or "
             "set training=null to evaluate the model as it is",
         )
-    mixed = mix_tasks(samples, names, mixture, run.recipe.seed)
+    mixed = mix_tasks(folder, names, mixture, recipe.seed)
     mixed_names = [name for name in names if not mixture or name in mixture]
     asked = [t.name for t in tasks if t.name in mixed_names and Part.VALIDATION in t.parts]
     validated = {name: names.index(name) for name in asked}
     validation = (
-        validation_samples(samples, validated, training.validation_samples) if validated else None
+        validation_samples(folder, validated, training.validation_samples) if validated else None
     )
     # Where time or items decide the split, no sample may fall to validation.
     return mixed, validation if validation else None, names

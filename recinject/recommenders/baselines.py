@@ -1,12 +1,14 @@
-"""Baselines that count: popularity, means, neighbours, EASE, Markov chains."""
+"""Baselines without gradient descent: popularity, means, neighbours, EASE, Markov chains."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass
 from scipy.linalg import lapack
 from scipy.sparse import coo_array, csr_array, diags_array, vstack
 
@@ -17,10 +19,14 @@ from recinject.identifiers.content import TFIDF, embed_items
 from recinject.recommenders.protocol import ItemScorer, Prediction, Queries, Recommender, Sources
 from recinject.registry import register
 
+MOST_BYTES = 16e9
+"""The most memory that EASE may take for the matrix of all pairs of items."""
+_Positive = Annotated[float, Field(gt=0)]
+
 
 @register("recommender")
 class Random(ItemScorer):
-    """Scores every item by chance: the floor of every metric."""
+    """Scores every item at random: the floor of every metric."""
 
     name: ClassVar[str] = "random"
 
@@ -52,27 +58,27 @@ class Popularity(ItemScorer):
 
 
 @register("recommender")
+@dataclass(eq=False)
 class RecentPopularity(Popularity):
-    """Scores every item by its training events, each worth half as much a half-life earlier.
+    """Scores every item by its training events, whose weights halve with each half-life of age.
 
-    An event's age is its share of the training part's time span; where the log has no times,
-    the share of its user's events that came later, for nothing else is known of their order. An
-    unknown time has the mean age. Popularity over all time ignores what a user could see when
-    they chose (Ji et al., A re-visit of the popularity baseline, SIGIR 2020).
+    An event's age is a fraction of the training part's time span; where the log has no times, it
+    is the fraction of the user's events that came later. An event without a time has the mean
+    age. Popularity over all time ignores what a user could see when they chose (Ji et al., A
+    re-visit of the popularity baseline, SIGIR 2020).
 
     Args:
-        half_life: the age at which an event counts half; the default was chosen on the
+        half_life: the age at which an event has half its weight; the default was chosen on the
             validation events of Amazon Beauty and Toys, MovieLens-100K and MovieLens-1M.
     """
 
     name: ClassVar[str] = "popularity_recent"
 
-    def __init__(self, half_life: float = 0.25) -> None:
-        self._half_life = half_life
+    half_life: _Positive = 0.25
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Sum the weights of each item's events."""
-        weights = 0.5 ** (_ages(training) / self._half_life)
+        weights = 0.5 ** (_ages(training) / self.half_life)
         counts = np.bincount(training.items, weights, minlength=training.n_items)
         self._counts = counts.astype(np.float64)
 
@@ -83,8 +89,8 @@ def _ages(training: Interactions) -> Floats:
     if times is None or not np.isfinite(times).any():
         lengths = np.diff(training.offsets)[training.users]
         later = training.offsets[1:][training.users] - 1 - np.arange(len(training))
-        places: Floats = later / np.maximum(lengths - 1, 1)
-        return places
+        fractions: Floats = later / np.maximum(lengths - 1, 1)
+        return fractions
     ages = np.nanmax(times) - times
     ages /= np.nanmax(ages) or 1
     return np.where(np.isnan(ages), np.nanmean(ages), ages)
@@ -96,10 +102,10 @@ def item_counts(training: Interactions) -> Floats:
 
 
 def mean_rating(training: Interactions, name: str) -> float:
-    """Return the mean of all training ratings.
+    """Return the mean of all training ratings, for the recommender that is called ``name``.
 
     Raises:
-        RecinjectError: the training events, which the recommender called ``name`` needs, have none.
+        RecinjectError: the training events have no ratings.
     """
     if training.ratings is None or not len(training.ratings):
         raise RecinjectError(
@@ -125,7 +131,7 @@ class GlobalMean(Recommender):
         self._mean = mean_rating(training, self.name)
 
     def predict(self, queries: Queries, k: int) -> Prediction:
-        """Predict one rating a query; ``k`` plays no part."""
+        """Predict one rating a query; ``k`` is not used."""
         return Prediction(self.name, queries.task, ratings=self._ratings(queries))
 
     def _ratings(self, queries: Queries) -> Floats:
@@ -168,6 +174,7 @@ class UserMean(ItemMean):
 
 
 @register("recommender")
+@dataclass(eq=False)
 class ItemKNN(ItemScorer):
     """Scores an item by the summed similarity of the history's items to it.
 
@@ -181,8 +188,7 @@ class ItemKNN(ItemScorer):
 
     name: ClassVar[str] = "item_knn"
 
-    def __init__(self, neighbours: int = 100) -> None:
-        self._neighbours = neighbours
+    neighbours: PositiveInt = 100
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Find each item's nearest neighbours among the training events."""
@@ -192,7 +198,7 @@ class ItemKNN(ItemScorer):
         # A block of items at a time: the similarities of all pairs may not fit in memory.
         self._similarity: csr_array[np.float64] = vstack(
             [
-                _nearest(csr_array(unit[:, start : start + 1024].T @ unit), start, self._neighbours)
+                _nearest(csr_array(unit[:, start : start + 1024].T @ unit), start, self.neighbours)
                 for start in range(0, training.n_items, 1024)
             ],
             format="csr",
@@ -232,49 +238,46 @@ def _nearest(
     rows, columns = similarity.nonzero()
     values = np.where(columns == rows + first_item, 0, similarity.data)
     order = np.lexsort((columns, -values, rows))
-    place = np.arange(len(rows)) - similarity.indptr[rows]
-    kept = order[(place < neighbours) & (values[order] > 0)]
+    rank = np.arange(len(rows)) - similarity.indptr[rows]
+    kept = order[(rank < neighbours) & (values[order] > 0)]
     entries = (values[kept], (rows[kept], columns[kept]))
     return csr_array(entries, shape=similarity.shape)
 
 
-MOST_BYTES = 16e9
-
-
 @register("recommender")
+@dataclass(eq=False)
 class EASE(ItemScorer):
     """Scores an item by the weights that best predict its users from their other items.
 
-    Each item has a ridge regression of its own, which may use all items but itself; one inverse
-    of the items' Gram matrix solves them all (Steck, Embarrassingly shallow autoencoders for
-    sparse data, WWW 2019, equation 8). Negative weights count.
+    Each item has a ridge regression of its own on all other items; one inverse of the items' Gram
+    matrix solves them all (Steck, Embarrassingly shallow autoencoders for sparse data, WWW 2019,
+    equation 8). Negative weights are kept.
 
     Args:
         regularization: weight of the squared weights; the default was chosen on the validation
             events of Amazon Beauty and Toys, MovieLens-100K and MovieLens-1M.
-        transposed: let a pair's weight be that of the regression of the item in the history, not
-            of the item to score. That is not the paper's form, but some libraries have it, and
-            figures are published with it.
+        transposed: take a pair's weight from the regression of the item in the history, not of
+            the item to score: not the paper's form, but that of some libraries and of figures
+            published with them.
     """
 
     name: ClassVar[str] = "ease"
 
-    def __init__(self, regularization: float = 100.0, transposed: bool = False) -> None:
-        self._regularization = regularization
-        self._transposed = transposed
+    regularization: _Positive = 100.0
+    transposed: bool = False
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Solve for the weights of all pairs of items.
 
         Raises:
-            RecinjectError: the matrix of all pairs of items takes more memory than is wise.
+            RecinjectError: the matrix of all pairs of items would exceed :data:`MOST_BYTES`.
         """
         _refuse_large(training.n_items)
         matrix = user_item_matrix(training)
         gram = (matrix.T @ matrix).toarray()
-        gram[np.diag_indices_from(gram)] += self._regularization
+        gram[np.diag_indices_from(gram)] += self.regularization
         weights, diagonal = _inverse(gram)
-        weights /= -diagonal[:, None] if self._transposed else -diagonal
+        weights /= -diagonal[:, None] if self.transposed else -diagonal
         np.fill_diagonal(weights, 0)
         self._weights = weights
 
@@ -296,12 +299,12 @@ def _refuse_large(n_items: int) -> None:
 
 
 def _inverse(gram: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Invert a positive definite matrix, which is overwritten; return also the diagonal.
+    """Invert a positive definite matrix, and overwrite it; return the inverse and its diagonal.
 
-    One triangle is worked on in place, and single precision takes half the room of the result:
-    that is what makes large catalogues fit.
+    LAPACK works in place on one triangle, and the result has single precision, so that large
+    catalogues fit in memory.
     """
-    # Seen by columns, as LAPACK wants it, the matrix is its own transpose.
+    # LAPACK reads columns first; the matrix is symmetric, so its transpose is the same matrix.
     factor: Any = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)[0]
     triangle: Any = lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
     inverse = triangle.T.astype(np.float32)
@@ -312,26 +315,26 @@ def _inverse(gram: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
 
 
 @register("recommender")
+@dataclass(eq=False)
 class MarkovChain(ItemScorer):
-    """Counts which items followed which within a few steps, the nearer the more they count.
+    """Counts how often items followed one another within a few steps.
 
     An item's score is the sum, over the last few items of the history, of how often it followed
-    them in training; each pair of places counts with one over its distance, in training and in
-    the query alike. Where nothing followed, popularity decides.
+    them in training; a pair at distance d has the weight 1/d, in training and in the query.
+    Popularity orders the items that followed none of them.
 
     Args:
-        order: how many steps back it looks.
+        order: the largest distance that is counted.
     """
 
     name: ClassVar[str] = "markov_chain"
 
-    def __init__(self, order: int = 3) -> None:
-        self._order = order
+    order: PositiveInt = 3
 
     def fit(self, training: Interactions, seed: int) -> None:
-        """Count the training part's successions."""
+        """Count the pairs of the training part."""
         firsts, seconds, weights = [], [], []
-        for distance in range(1, self._order + 1):
+        for distance in range(1, self.order + 1):
             same_user = training.users[distance:] == training.users[:-distance]
             firsts.append(training.items[:-distance][same_user])
             seconds.append(training.items[distance:][same_user])
@@ -339,40 +342,43 @@ class MarkovChain(ItemScorer):
         pairs = (np.concatenate(firsts), np.concatenate(seconds))
         shape = (training.n_items, training.n_items)
         self._followed = coo_array((np.concatenate(weights), pairs), shape=shape).tocsr()
-        # Below one in sum, so that popularity orders only what successions leave tied.
-        self._popularity = item_counts(training) / (1 + len(training)) / self._order
+        # Below the least weight of a pair, so that popularity orders only what pairs leave tied.
+        self._popularity = item_counts(training) / (1 + len(training)) / self.order
 
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Add up what followed the last items of each query's history."""
         histories = queries.histories[rows]
         n_items = len(self._popularity)
-        places = [
+        entries = [
             (row, history[-distance], 1 / distance)
             for row, history in enumerate(histories)
-            for distance in range(1, min(self._order, len(history)) + 1)
+            for distance in range(1, min(self.order, len(history)) + 1)
         ]
-        at, items, weights = zip(*places, strict=True) if places else ((), (), ())
-        latest = coo_array((weights, (at, items)), shape=(len(histories), n_items)).tocsr()
+        of, items, weights = zip(*entries, strict=True) if entries else ((), (), ())
+        latest = coo_array((weights, (of, items)), shape=(len(histories), n_items)).tocsr()
         scores: Floats = (latest @ self._followed).toarray() + self._popularity
         return scores
 
 
 @register("recommender")
+@dataclass(eq=False)
 class ContentKNN(ItemScorer):
     """Scores an item by the cosine of its content and the history's mean content.
 
-    It needs no events, and so ranks items that nobody has used yet. Where no catalogue was read
-    all items are alike.
+    It needs no events, and so ranks items that nobody has used yet. Without a catalogue all items
+    have the score 0.
 
     Args:
-        source: what embeds the items; see ``embed_items``.
+        content: what embeds the items, see :func:`~recinject.identifiers.content.embed_items`.
         dimensions: the most numbers in an embedding.
     """
 
     name: ClassVar[str] = "content_knn"
 
-    def __init__(self, source: str = TFIDF, dimensions: int = 256) -> None:
-        self._source, self._dimensions = source, dimensions
+    content: str = TFIDF
+    dimensions: PositiveInt = 256
+
+    def __post_init__(self) -> None:
         self._catalog: Catalog | None = None
 
     def read(self, sources: Sources) -> None:
@@ -380,16 +386,16 @@ class ContentKNN(ItemScorer):
         self._catalog = sources.catalog
 
     def fit(self, training: Interactions, seed: int) -> None:
-        """Embed the items; the events are not looked at."""
-        self._content = np.zeros((training.n_items, 1), np.float32)
+        """Embed the items; the events are not used."""
+        self._vectors = np.zeros((training.n_items, 1), np.float32)
         if self._catalog is not None:
-            rows = embed_items(self._source, self._catalog, self._dimensions, seed)
+            rows = embed_items(self.content, self._catalog, self.dimensions, seed)
             lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-            self._content = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
+            self._vectors = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
 
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Compare every item with the mean of each history, which is 0 where there is none."""
-        means = [self._content[history].sum(0) for history in queries.histories[rows]]
+        means = [self._vectors[history].sum(0) for history in queries.histories[rows]]
         # Row by row: a product of matrices depends on its shape in the last digit.
-        scores = [self._content @ mean for mean in means]
-        return np.array(scores, np.float64).reshape(len(means), len(self._content))
+        scores = [self._vectors @ mean for mean in means]
+        return np.array(scores, np.float64).reshape(len(means), len(self._vectors))

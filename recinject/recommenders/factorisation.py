@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from abc import abstractmethod
-from collections.abc import Mapping
-from functools import partial
 from types import ModuleType
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass
 from scipy.sparse import csr_matrix
 
 from recinject.data.schema import Flags, Floats, Interactions
@@ -18,26 +19,37 @@ from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.baselines import history_matrix, item_counts, user_item_matrix
 from recinject.recommenders.protocol import ItemScorer, Queries
 
+_NotNegative = Annotated[float, Field(ge=0)]
 
+
+@dataclass(eq=False)
 class Factorisation(ItemScorer):
     """Scores an item by the product of the user's factors and its own.
 
-    A user of whom nothing is known gets the scores of item popularity.
+    A user of whom nothing is known gets the scores of item popularity. The fields of a subclass
+    are the arguments of its ``model`` in ``implicit``.
 
     Raises:
         RecinjectError: the ``implicit`` library is not installed.
     """
 
-    def __init__(self, model: str, settings: Mapping[str, float]) -> None:
-        module, _, kind = model.rpartition(".")
-        self._make = partial(getattr(_optional(module), kind), **settings)
+    model: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        module, _, kind = self.model.rpartition(".")
+        self._kind = getattr(_optional(module), kind)
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Learn the factors, on the CPU and one thread, so that the fit can be repeated."""
         state = int(derive_rng(seed, self.name).integers(2**31))
-        # implicit runs its own threads over users: BLAS threads inside them only get in the way.
+        # BLAS threads inside implicit's own threads over users slow both down.
         with _optional("threadpoolctl").threadpool_limits(1, "blas"):
-            self._model = self._make(random_state=state, num_threads=1, use_gpu=False)
+            self._model = self._kind(
+                **dataclasses.asdict(self),
+                random_state=state,
+                num_threads=1,
+                use_gpu=False,
+            )
             self._model.fit(csr_matrix(user_item_matrix(training)), show_progress=False)
         self._item_factors = self._model.item_factors.astype(np.float64)
         self._popularity = item_counts(training)
@@ -46,8 +58,8 @@ class Factorisation(ItemScorer):
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Multiply the factors of each query's user with those of all items."""
         factors, known = self._user_factors(queries, rows)
-        # Single precision swallows what a matrix product owes to its shape, so that a score
-        # depends on nothing but its own query.
+        # A matrix product differs in its last digits with its shape; rounding to single precision
+        # removes that, so that a score depends on its own query alone.
         scores = (factors.astype(np.float64) @ self._item_factors.T).astype(np.float32)
         return np.where(known[:, None], scores, self._popularity)
 
@@ -56,13 +68,14 @@ class Factorisation(ItemScorer):
         """Return the users' factors, and of which users anything is known."""
 
 
+@dataclass(eq=False)
 class ALS(Factorisation):
     """Weighted alternating least squares (Hu, Koren and Volinsky, ICDM 2008).
 
-    A user's factors are solved for from the query's history, so they know the events between
-    the training part and the query as item-kNN does. The defaults were chosen on the validation
-    events of Amazon Beauty and MovieLens-100K; with this much regularisation, a catalogue smaller
-    than the number of factors is not learned by heart.
+    A user's factors are solved for from the query's history, which includes the events between
+    the training part and the query, as item-kNN's does. The defaults were chosen on the
+    validation events of Amazon Beauty and MovieLens-100K; this much regularisation keeps a
+    catalogue smaller than the number of factors from being memorised.
 
     Args:
         factors: how many numbers describe a user or an item.
@@ -72,21 +85,12 @@ class ALS(Factorisation):
     """
 
     name: ClassVar[str] = "als"
+    model: ClassVar[str] = "implicit.als.AlternatingLeastSquares"
 
-    def __init__(
-        self,
-        factors: int = 256,
-        regularization: float = 10.0,
-        alpha: float = 10.0,
-        iterations: int = 15,
-    ) -> None:
-        settings = {
-            "factors": factors,
-            "regularization": regularization,
-            "alpha": alpha,
-            "iterations": iterations,
-        }
-        super().__init__("implicit.als.AlternatingLeastSquares", settings)
+    factors: PositiveInt = 256
+    regularization: _NotNegative = 10.0
+    alpha: _NotNegative = 10.0
+    iterations: PositiveInt = 15
 
     def _user_factors(self, queries: Queries, rows: slice) -> tuple[Floats, Flags]:
         histories = csr_matrix(history_matrix(queries.histories[rows], len(self._item_factors)))
@@ -94,6 +98,7 @@ class ALS(Factorisation):
         return factors, np.diff(histories.indptr) > 0
 
 
+@dataclass(eq=False)
 class BPR(Factorisation):
     """Matrix factorisation by Bayesian personalised ranking (Rendle et al., UAI 2009).
 
@@ -107,21 +112,13 @@ class BPR(Factorisation):
     """
 
     name: ClassVar[str] = "bpr"
+    knows_strangers: ClassVar[bool] = False
+    model: ClassVar[str] = "implicit.bpr.BayesianPersonalizedRanking"
 
-    def __init__(
-        self,
-        factors: int = 64,
-        learning_rate: float = 0.05,
-        regularization: float = 0.03,
-        iterations: int = 100,
-    ) -> None:
-        settings = {
-            "factors": factors,
-            "learning_rate": learning_rate,
-            "regularization": regularization,
-            "iterations": iterations,
-        }
-        super().__init__("implicit.bpr.BayesianPersonalizedRanking", settings)
+    factors: PositiveInt = 64
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    regularization: _NotNegative = 0.03
+    iterations: PositiveInt = 100
 
     def _user_factors(self, queries: Queries, rows: slice) -> tuple[Floats, Flags]:
         users = queries.users[rows]

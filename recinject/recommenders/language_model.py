@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,13 +19,14 @@ from transformers import GenerationConfig
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.decoding.beam_search import Normalised, constrained_beam_search
-from recinject.decoding.candidates import pad_sequences, score_candidates
+from recinject.decoding.candidates import score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
-from recinject.methods.experts.experts import answering
-from recinject.models.adapters import without_wrapper
+from recinject.foundation.ragged import Ragged
+from recinject.models.adapters import answering, without_wrapper
 from recinject.models.heads import RatingModel
+from recinject.models.storing import load_trained, save_trained
 from recinject.recommenders.baselines import mean_rating
 from recinject.recommenders.protocol import (
     Prediction,
@@ -33,7 +35,9 @@ from recinject.recommenders.protocol import (
     places,
     rank_candidates,
 )
+from recinject.samples.builder import Builder
 from recinject.samples.encoding import Dialect
+from recinject.samples.samples import Samples
 from recinject.training.networks import global_chance
 
 Rows = NDArray[np.int64]
@@ -64,7 +68,8 @@ class LanguageModel(Recommender):
             writes in its :class:`~recinject.samples.encoding.Dialect`; or one with a head, which
             answers ratings alone.
         tokenizer: the tokenizer that it was trained with.
-        identifier_texts: the completion that names each item, item number by position.
+        identifier_texts: the completion that names each item, item by position; or, where tasks
+            name items differently, these by the task's name.
         rating_labels: the completions that are ratings, and their values; not needed elsewhere.
         max_prompt_tokens: longer prompts are cut at the end, as in training.
         beams: how many paths to follow in retrieval, at least as many as items asked for.
@@ -72,6 +77,7 @@ class LanguageModel(Recommender):
             the memory needed.
         scores: what the lists' scores are; see
             :func:`~recinject.decoding.beam_search.constrained_beam_search`.
+        name: what results call it.
 
     Raises:
         RecinjectError: two items, or two labels, cannot be told apart by their tokens.
@@ -79,18 +85,21 @@ class LanguageModel(Recommender):
 
     name: ClassVar[str] = "language_model"
     tasks: ClassVar[frozenset[str]] = frozenset({"retrieval", "ranking", "rating"})
+    reads_prompts: ClassVar[bool] = True
 
     def __init__(
         self,
         model: torch.nn.Module,
         tokenizer: Tokenizer,
-        identifier_texts: Sequence[str],
+        identifier_texts: Sequence[str] | Mapping[str, Sequence[str]],
         rating_labels: Mapping[str, float] | None = None,
         max_prompt_tokens: int = 512,
         beams: int = 20,
         rows_at_once: int = 640,
         scores: Normalised = "vocabulary",
+        name: str = "language_model",
     ) -> None:
+        self.name = name  # type: ignore[misc]  # a name of its own, beside its class's
         self._model = model
         config = without_wrapper(model).config
         self._dialect = Dialect.of_model(
@@ -100,11 +109,76 @@ class LanguageModel(Recommender):
         self._beams = beams
         self._rows_at_once = rows_at_once
         self._scores: Normalised = scores
-        sequences = self._dialect.completions(identifier_texts).to_list()
-        self._trie = Trie.build(sequences)
-        self._sequences = pad_sequences(sequences)
+        self._texts = identifier_texts
+        self._named: dict[int, tuple[Trie, Integers]] = {}
+        self._asker: Builder | None = None
+        if not isinstance(identifier_texts, Mapping):
+            self._identifiers("")
         self._label_values = np.array(list((rating_labels or {}).values()), np.float64)
-        self._labels = pad_sequences(self._label_sequences(list(rating_labels or {})))
+        labels = self._label_sequences(list(rating_labels or {}))
+        self._labels = Ragged.from_rows(labels).to_grid(-1)
+
+    @classmethod
+    def of_samples(cls, model: torch.nn.Module, samples: Samples, **settings: Any) -> LanguageModel:
+        """Make a recommender of a model that was trained on samples, or is asked as they ask.
+
+        Args:
+            model: see the class.
+            samples: their tokenizer, words and data are the model's.
+            settings: the class's further arguments.
+        """
+        factory = samples.factory
+        texts = {
+            task.name: factory.wordings[task.name].phrases["target"]
+            for task in factory.tasks
+            if task.answer in ("retrieval", "ranking")
+        }
+        limit = {"max_prompt_tokens": factory.settings.max_prompt_tokens}
+        made = cls(model, samples.tokenizer, texts, factory.ratings.labels, **{**limit, **settings})
+        made.data = factory.data  # type: ignore[misc]  # its own, beside the class's
+        retrieval = next((t.name for t in factory.tasks if t.answer == "retrieval"), None)
+        made._asker = factory.asker(retrieval) if retrieval else None
+        return made
+
+    def save(self, folder: str | Path) -> None:
+        """Write the model and its tokenizer, as plain transformers loads them."""
+        save_trained(self._model, self._dialect.tokenizer, Path(folder))
+
+    @classmethod
+    def load(cls, folder: str | Path, samples: Samples, **settings: Any) -> LanguageModel:
+        """Read what :meth:`save`, or a run's training, wrote.
+
+        Args:
+            folder: of the model.
+            samples: those that it was trained on.
+            settings: see :meth:`of_samples`.
+        """
+        return cls.of_samples(load_trained(Path(folder))[0], samples, **settings)
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters the model has."""
+        return sum(each.numel() for each in self._model.parameters())
+
+    def _identifiers(self, task: str) -> tuple[Trie, Integers]:
+        """Return the trie of all identifiers and their tokens, padded, in a task's words."""
+        texts = self._texts[task] if isinstance(self._texts, Mapping) else self._texts
+        if id(texts) not in self._named:
+            sequences = self._dialect.completions(texts)
+            self._named[id(texts)] = Trie.build(sequences), sequences.to_grid(-1)
+        return self._named[id(texts)]
+
+    @property
+    def _retrieval_task(self) -> str:
+        return self._asker.task.name if self._asker else "retrieval"
+
+    def _prompts_about(self, histories: Sequence[Integers]) -> list[str]:
+        if self._asker is None:
+            raise RecinjectError(
+                f"{self.name}: it was never asked what comes next: its samples lack retrieval",
+                hint="build samples with the task retrieval, and train on them",
+            )
+        return self._asker.ask(histories)
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Do nothing: the model comes trained, by :func:`recinject.training.fitting.fit`."""
@@ -131,10 +205,11 @@ class LanguageModel(Recommender):
         width = max(self._beams, k)
         items = np.full((len(queries), width), -1, np.int32)
         scores = np.full((len(queries), width), -np.inf)
+        trie, _ = self._identifiers(queries.task)
         for rows, prompts in self._batches(queries, width):
             histories = [queries.histories[row] for row in rows]
             items[rows], scores[rows] = constrained_beam_search(
-                self._model, *prompts, self._trie, width, histories, scores=self._scores
+                self._model, *prompts, trie, width, histories, scores=self._scores
             )
         ahead, tied = _places_in_lists(items, scores, queries.targets)
         return Prediction(self.name, queries.task, items[:, :k], scores[:, :k], ahead, tied)
@@ -142,10 +217,10 @@ class LanguageModel(Recommender):
     def _rank(self, queries: Queries, k: int) -> Prediction:
         if queries.candidates is None:
             raise RecinjectError("ranking: the queries have no candidates", hint="build them anew")
-        candidates = queries.candidates
+        candidates, (_, tokens) = queries.candidates, self._identifiers(queries.task)
         scores = np.zeros(candidates.shape)
         for rows, prompts in self._batches(queries, candidates.shape[1]):
-            sequences = self._sequences[candidates[rows]]
+            sequences = tokens[candidates[rows]]
             longest = int((sequences >= 0).sum(2).max())
             scores[rows] = score_candidates(
                 self._model, *prompts, sequences[:, :, :longest], self._scores
@@ -261,7 +336,7 @@ class LanguageModel(Recommender):
         size = max(1, self._rows_at_once // width)
         batches = [order[start : start + size] for start in range(0, len(order), size)]
         for rows in track(batches, f"Asking the model: {queries.task}"):
-            padded = pad_sequences([prompts[row] for row in rows], left=left)
+            padded = Ragged.from_rows([prompts[row] for row in rows]).to_grid(-1, left=left)
             grid = torch.from_numpy(padded.astype(np.int64))
             yield rows, (grid.clamp(min=0), (grid >= 0).long())
 
@@ -383,6 +458,7 @@ class GeneratedRatings(Recommender):
 
     name: ClassVar[str] = "language_model_generated"
     tasks: ClassVar[frozenset[str]] = frozenset({"rating"})
+    reads_prompts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -391,6 +467,7 @@ class GeneratedRatings(Recommender):
         generation: Mapping[str, Any] | None = None,
     ) -> None:
         self._model = model
+        self.name = f"{model.name}_generated"  # type: ignore[misc]
         self._scale = min(labels), max(labels)
         self._generation = generation
         self._seed = 0

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from pydantic import ConfigDict
 
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array
-from recinject.registry import find, pick
+from recinject.foundation.settings import bind
+from recinject.identifiers.data import Data
+from recinject.registry import find
 
 Rows = TypeVar("Rows", "Queries", "Prediction")
-_OF_ALL_ROWS = ("task", "kind", "recommender", "values")
+_OF_ALL_ROWS = ("task", "answer", "recommender", "values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +39,7 @@ class Queries:
         candidates: the items to rank, shape (n, c); None but for ranking.
         labels: the true ratings, shape (n,); None but for rating.
         history_ratings: the ratings of each history; None where the log has none.
-        kind: how the task is answered: ``retrieval`` out of the whole catalogue, ``ranking`` of
-            candidates, or ``rating``; the task's own name if not given.
+        answer: how the task is answered, where that is not its own name; see :attr:`kind`.
     """
 
     task: str
@@ -49,10 +51,12 @@ class Queries:
     candidates: Integers | None = None
     labels: Floats | None = None
     history_ratings: Sequence[Floats] | None = None
-    kind: str = ""
+    answer: str = ""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", self.kind or self.task)
+    @property
+    def kind(self) -> str:
+        """The way to answer: ``retrieval``, ``ranking`` of a slate of candidates, or ``rating``."""
+        return self.answer or self.task
 
     @classmethod
     def of_ratings(cls, view: View, longest: int | None = None) -> Queries:
@@ -151,6 +155,14 @@ class Recommender(ABC):
 
     name: ClassVar[str]
     tasks: ClassVar[frozenset[str]]
+    reads_prompts: ClassVar[bool] = False
+    """Whether it reads the queries' prompts, so that their wording matters to it."""
+    knows_strangers: ClassVar[bool] = True
+    """Whether it recommends to people who have a history but are no users of the log."""
+    data: ClassVar[Data | None] = None
+    """What :meth:`recommend` names items by; set by :func:`recinject.fit`."""
+    # Of the subclasses that are pydantic dataclasses: unknown settings are refused.
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     def read(self, sources: Sources) -> None:  # noqa: B027  # most have nothing to read
         """Note what :meth:`fit` learns from beside the training events; called before it."""
@@ -162,6 +174,96 @@ class Recommender(ABC):
     @abstractmethod
     def predict(self, queries: Queries, k: int) -> Prediction:
         """Answer queries of one of :attr:`tasks`, with lists of ``k`` items where it lists."""
+
+    def recommend(
+        self,
+        histories: Sequence[Sequence[str]] | None = None,
+        k: int = 10,
+        *,
+        users: Sequence[str] | None = None,
+    ) -> pd.DataFrame:
+        """List the items that come next; nobody is recommended what their history holds.
+
+        Args:
+            histories: titles or item ids, oldest first, one sequence for each list to make.
+            k: how many items a list has; fewer come where fewer are left.
+            users: in place of histories, ids of the log's users, whose whole histories count.
+
+        Returns:
+            A row an item: ``query`` (the place in ``histories``) or ``user_id``, ``rank`` from 1,
+            ``item_id``, ``title`` and ``score``, in whatever unit the recommender scores.
+
+        Raises:
+            RecinjectError: both or neither of ``histories`` and ``users`` are given, one of their
+                names is unknown, ``k`` exceeds the catalogue, or the recommender does not
+                retrieve, has no data, or knows no strangers.
+        """
+        data = self._data_for(histories, users, k)
+        log = data.split.interactions
+        if histories is None:
+            numbers = data.find_users(users or ())
+            known = [log.items_of(int(user)) for user in numbers]
+        else:
+            known = [data.find_items(texts) for texts in histories]
+            numbers = (log.n_users + np.arange(len(known))).astype(np.int32)
+        prediction = self.predict(self._queries_about(known, numbers), k)
+        items, scores = np.asarray(prediction.items), np.asarray(prediction.scores)
+        rows, columns = np.nonzero(items >= 0)
+        chosen = items[rows, columns]
+        asked = ("query", rows) if users is None else ("user_id", np.array(users, object)[rows])
+        return pd.DataFrame(
+            {
+                asked[0]: asked[1],
+                "rank": columns + 1,
+                "item_id": np.array(data.catalog.item_ids, object)[chosen],
+                "title": np.array(data.catalog.titles, object)[chosen],
+                "score": scores[rows, columns],
+            }
+        )
+
+    def _data_for(self, histories: object, users: object, k: int) -> Data:
+        if "retrieval" not in self.tasks:
+            raise RecinjectError(
+                f"{self.name}: it recommends nothing, it answers {', '.join(sorted(self.tasks))}",
+                hint="take a recommender that retrieves, such as ease",
+            )
+        if self.data is None:
+            raise RecinjectError(
+                f"{self.name}: it has no data to name items by",
+                hint="fit it with recinject.fit(recommender, data)",
+            )
+        if (histories is None) == (users is None):
+            raise RecinjectError(
+                f"recommend: {'neither' if users is None else 'both'} of histories and users",
+                hint="give titles or item ids, one list a person; or users=[...]",
+            )
+        if users is None and not self.knows_strangers:
+            raise RecinjectError(
+                f"{self.name}: it knows the users of its training events alone",
+                hint="ask for users=[...], or take another recommender",
+            )
+        if k > len(self.data.catalog):
+            n = len(self.data.catalog)
+            raise RecinjectError(f"k={k}: the catalogue has {n} items", hint=f"ask for {n} or less")
+        return self.data
+
+    def _queries_about(self, histories: Sequence[Integers], users: Integers) -> Queries:
+        return Queries(
+            task=self._retrieval_task,
+            answer="retrieval",
+            sample_ids=[str(row) for row in range(len(histories))],
+            prompts=self._prompts_about(histories),
+            users=users,
+            histories=histories,
+            targets=np.full(len(histories), -1, np.int32),
+        )
+
+    @property
+    def _retrieval_task(self) -> str:
+        return "retrieval"
+
+    def _prompts_about(self, histories: Sequence[Integers]) -> list[str]:
+        return [""] * len(histories)
 
 
 class ItemScorer(Recommender):
@@ -222,7 +324,7 @@ def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Rec
             constructor; ``name`` among these is what results call it.
 
     Raises:
-        RecinjectError: no recommender has that name, or it has no such argument.
+        RecinjectError: no recommender has that name, it has no such argument, or refuses a value.
 
     Examples:
         >>> make_recommender({"ease": {"regularization": 500.0, "name": "ease_500"}}).name
@@ -232,14 +334,7 @@ def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Rec
     name, given = (asked, {}) if isinstance(asked, str) else next(iter(asked.items()))
     kind, settings = find("recommender", name, place), dict(given or {})
     called = settings.pop("name", kind.name)
-    legal = [key for each in kind.__mro__ for key in inspect.signature(each.__init__).parameters]
-    for key in settings:
-        pick(
-            key,
-            sorted({*legal} - {"self", "args", "kwargs", "settings"}),
-            f"{place}.{name}: unknown setting",
-        )
-    recommender: Recommender = kind(**settings)
+    recommender: Recommender = bind(kind, settings, f"{place}.{name}")
     recommender.name = called  # type: ignore[misc]  # a name of its own, beside its class's
     return recommender
 

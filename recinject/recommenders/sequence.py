@@ -1,14 +1,16 @@
-"""Transformers over item sequences: the strongest baselines that know of order."""
+"""SASRec and BERT4Rec: transformers over the sequence of a history's items."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from pydantic import Field, PositiveInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import embedding, logsigmoid
 
@@ -17,10 +19,18 @@ from recinject.foundation.ragged import Ragged
 from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.baselines import item_counts
 from recinject.recommenders.protocol import ItemScorer, Queries
-from recinject.training.networks import Fit, fit_module, global_chance
+from recinject.training.networks import (
+    Dropout,
+    FitSettings,
+    Fraction,
+    Rate,
+    Tensors,
+    TrainingHistory,
+    fit_network,
+    global_chance,
+)
 
-Batch = dict[str, Tensor]
-_LOGITS = 2**19  # about how many are in memory at once: what fits the processor's cache
+_LOGITS = 2**19  # about how many are in memory at once: as many as fit the processor's cache
 
 
 class SequenceModule(nn.Module, ABC):
@@ -32,15 +42,15 @@ class SequenceModule(nn.Module, ABC):
     little of it is padding.
 
     Args:
-        n_items: how many items there are; the number after the last one is a blank.
+        n_items: how many items there are; the number after the last one is the mask.
         width: of an embedding.
         layers: how many blocks.
         heads: of a block.
         dropout: of embeddings, attention and blocks.
-        longest: how many items a sequence has at most; of longer histories the latest count.
+        longest: the most items of a sequence; of a longer history the latest are read.
 
     Attributes:
-        sees_ahead: whether a place reads what comes after it in its sequence.
+        sees_ahead: whether a position attends to later positions of its sequence.
     """
 
     sees_ahead: ClassVar[bool] = False
@@ -69,23 +79,23 @@ class SequenceModule(nn.Module, ABC):
                 nn.init.normal_(parameter, std=0.02)
 
     @abstractmethod
-    def pieces(self, events: Integers) -> list[Integers]:
-        """Cut a user's items, oldest first, into sequences to learn from."""
+    def windows(self, events: Integers) -> list[Integers]:
+        """Cut a user's items, oldest first, into the sequences to learn from."""
 
     @abstractmethod
-    def collate(self, pieces: Sequence[Integers]) -> Batch:
-        """Turn pieces into the arguments of ``forward``."""
+    def collate(self, windows: Sequence[Integers]) -> Tensors:
+        """Turn windows into the arguments of ``forward``."""
 
     @abstractmethod
-    def question(self, history: Integers) -> Integers:
-        """Return the sequence after whose reading the last place tells what comes next."""
+    def query(self, history: Integers) -> Integers:
+        """Return the sequence whose last position predicts the next item."""
 
-    def encode(self, items: Tensor, places: Tensor, sequences: Tensor) -> Tensor:
-        """Encode a grid of sequences, shape (rows, columns), as one vector a place.
+    def encode(self, items: Tensor, positions: Tensor, sequences: Tensor) -> Tensor:
+        """Encode a grid of sequences, shape (rows, columns), as one vector a position.
 
-        ``places`` are the items' within their sequences, whose numbers are -1 for padding.
+        ``positions`` count from 0 within each sequence; ``sequences`` numbers these, -1 in padding.
         """
-        states = self.dropout(self.norm(self.items(items) + self.positions(places)))
+        states = self.dropout(self.norm(self.items(items) + self.positions(positions)))
         same = sequences[:, :, None] == sequences[:, None, :]
         seen = same if self.sees_ahead else same.tril()
         encoded: Tensor = self.blocks(states, ~seen.repeat_interleave(self._heads, 0))
@@ -96,7 +106,7 @@ class SequenceModule(nn.Module, ABC):
 
         Histories have at least one item each.
         """
-        packed = pack([self.question(history) for history in histories], self._longest)
+        packed = pack([self.query(history) for history in histories], self._longest)
         batch = {name: grid.to(self.items.weight.device) for name, grid in packed.items()}
         last = _is_last(batch["sequences"])
         states = self.encode(**batch)[last]
@@ -107,47 +117,47 @@ class SequenceModule(nn.Module, ABC):
 
 
 class SASRecModule(SequenceModule):
-    """Learns what comes next at every place of a sequence (Kang and McAuley, ICDM 2018).
+    """Learns the next item at every position of a sequence (Kang and McAuley, ICDM 2018).
 
     The loss is the cross-entropy over the whole catalogue; the paper's own is
     :class:`BinarySASRecModule`.
     """
 
-    def pieces(self, events: Integers) -> list[Integers]:
-        """Cut at every ``longest`` items from the end; neighbouring pieces share one item."""
+    def windows(self, events: Integers) -> list[Integers]:
+        """Cut at every ``longest`` items from the end; neighbouring windows share one item."""
         ends = range(len(events), 1, -self._longest)
         return [events[max(0, end - self._longest - 1) : end] for end in ends]
 
-    def collate(self, pieces: Sequence[Integers]) -> Batch:
-        """Pack all items but each piece's last; ``targets`` are what followed, -1 in padding."""
-        batch = pack([piece[:-1] for piece in pieces], self._longest)
-        follows = pack([piece[1:] for piece in pieces], self._longest)["items"]
+    def collate(self, windows: Sequence[Integers]) -> Tensors:
+        """Pack all items but each window's last; ``targets`` are what followed, -1 in padding."""
+        batch = pack([window[:-1] for window in windows], self._longest)
+        follows = pack([window[1:] for window in windows], self._longest)["items"]
         return {**batch, "targets": torch.where(batch["sequences"] < 0, -1, follows)}
 
-    def question(self, history: Integers) -> Integers:
+    def query(self, history: Integers) -> Integers:
         """Return the latest items."""
         return history[-self._longest :]
 
     def forward(
-        self, items: Tensor, places: Tensor, sequences: Tensor, targets: Tensor
+        self, items: Tensor, positions: Tensor, sequences: Tensor, targets: Tensor
     ) -> dict[str, Tensor]:
         """Return the loss of a batch made by :meth:`collate`."""
-        states = self.encode(items, places, sequences)
+        states = self.encode(items, positions, sequences)
         known = targets >= 0
         return {"loss": cross_entropy(states[known], self._item_weights(), targets[known])}
 
 
 class BinarySASRecModule(SASRecModule):
-    """SASRec with its own loss: the next item against one drawn uniformly, at every place.
+    """SASRec with the paper's loss: each next item against one drawn uniformly.
 
-    A drawn item that stands in the sequence itself counts for nothing.
+    Drawn items that are in the sequence itself are left out.
     """
 
     def forward(
-        self, items: Tensor, places: Tensor, sequences: Tensor, targets: Tensor
+        self, items: Tensor, positions: Tensor, sequences: Tensor, targets: Tensor
     ) -> dict[str, Tensor]:
         """Return the loss of a batch made by :meth:`collate`."""
-        states = self.encode(items, places, sequences)
+        states = self.encode(items, positions, sequences)
         drawn = torch.randint_like(items, self._n_items)
         same = sequences[:, :, None] == sequences[:, None, :]
         used = (drawn[:, :, None] == items[:, None]) | (drawn[:, :, None] == targets[:, None])
@@ -160,56 +170,57 @@ class BinarySASRecModule(SASRecModule):
 
 
 class BERT4RecModule(SequenceModule):
-    """Learns the blanked items of a sequence from both sides (Sun et al., CIKM 2019).
+    """Learns the masked items of a sequence from both sides (Sun et al., CIKM 2019).
 
     Args:
-        blanked: the chance that an item of a sequence is blanked.
-        last_only: the share of sequences of which the last item alone is blanked, as in
+        masked: the probability that an item of a sequence is masked.
+        last_only: the fraction of sequences of which only the last item is masked, as in
             prediction.
     """
 
     sees_ahead: ClassVar[bool] = True
 
     def __init__(
-        self, n_items: int, blanked: float = 0.2, last_only: float = 0.1, **shape: Any
+        self, n_items: int, masked: float = 0.2, last_only: float = 0.1, **shape: Any
     ) -> None:
         super().__init__(n_items, **shape)
-        self._blanked, self._last_only = blanked, last_only
+        self._masked, self._last_only = masked, last_only
 
-    def pieces(self, events: Integers) -> list[Integers]:
+    def windows(self, events: Integers) -> list[Integers]:
         """Cut at every ``longest`` items from the end."""
         ends = range(len(events), 0, -self._longest)
         return [events[max(0, end - self._longest) : end] for end in ends]
 
-    def collate(self, pieces: Sequence[Integers]) -> Batch:
-        """Pack whole pieces."""
-        return pack(pieces, self._longest)
+    def collate(self, windows: Sequence[Integers]) -> Tensors:
+        """Pack whole windows."""
+        return pack(windows, self._longest)
 
-    def question(self, history: Integers) -> Integers:
-        """Return the latest items and a blank."""
+    def query(self, history: Integers) -> Integers:
+        """Return the latest items and a mask."""
         latest = history[max(0, len(history) - self._longest + 1) :]
         return np.append(latest, np.int32(self._n_items))
 
-    def forward(self, items: Tensor, places: Tensor, sequences: Tensor) -> dict[str, Tensor]:
-        """Return the loss of a batch made by :meth:`collate`, with blanks drawn anew."""
-        blank = self._draw(sequences)
-        states = self.encode(torch.where(blank, self._n_items, items), places, sequences)
-        return {"loss": cross_entropy(states[blank], self._item_weights(), items[blank])}
+    def forward(self, items: Tensor, positions: Tensor, sequences: Tensor) -> dict[str, Tensor]:
+        """Return the loss of a batch made by :meth:`collate`, with masks drawn anew."""
+        mask = self._draw(sequences)
+        states = self.encode(torch.where(mask, self._n_items, items), positions, sequences)
+        return {"loss": cross_entropy(states[mask], self._item_weights(), items[mask])}
 
     def _draw(self, sequences: Tensor) -> Tensor:
         chance = torch.rand(sequences.shape, device=sequences.device)
         whole = torch.rand(int(sequences.max()) + 1, device=sequences.device)
         last_only = whole[sequences] < self._last_only
         last = _is_last(sequences)
-        blank = torch.where(last_only, last, chance < self._blanked) & (sequences >= 0)
-        # A batch without any blank would have nothing to learn.
-        return blank if blank.any() else last
+        mask = torch.where(last_only, last, chance < self._masked) & (sequences >= 0)
+        # A batch without any mask would have nothing to learn.
+        return mask if mask.any() else last
 
 
-def pack(sequences: Sequence[Integers], columns: int) -> Batch:
+def pack(sequences: Sequence[Integers], columns: int) -> Tensors:
     """Put sequences into the rows of a grid, the longest first, each where it first fits.
 
-    None is empty or longer than a row. What is returned :meth:`SequenceModule.encode` reads.
+    None is empty or longer than a row. The grids are the arguments of
+    :meth:`SequenceModule.encode`.
     """
     flat = Ragged.from_rows(sequences, np.int64)
     starts, used = np.empty(len(flat), np.int64), list[int]()
@@ -221,7 +232,7 @@ def pack(sequences: Sequence[Integers], columns: int) -> Batch:
         starts[number] = row * columns + used[row]
         used[row] += length
     cells = starts[flat.rows] + flat.places
-    values = {"items": flat.values, "places": flat.places, "sequences": flat.rows}
+    values = {"items": flat.values, "positions": flat.places, "sequences": flat.rows}
     grids = {name: np.full(len(used) * columns, -(name == "sequences")) for name in values}
     for name, grid in grids.items():
         grid[cells] = values[name]
@@ -236,8 +247,8 @@ def _is_last(sequences: Tensor) -> Tensor:
 def cross_entropy(states: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
     """Return the mean cross-entropy of the logits ``states @ weights.T``, shape (n, items).
 
-    Its gradient is computed on the way, a few rows of logits at a time, which takes half the
-    time of holding them all.
+    The forward pass also computes the gradient, a few rows of logits at a time: half the time of
+    holding all logits.
     """
     loss: Tensor = _CrossEntropy.apply(states, weights, targets)  # type: ignore[no-untyped-call]
     return loss
@@ -253,13 +264,13 @@ class _CrossEntropy(torch.autograd.Function):
             logits = some @ weights.T
             highest, column = logits.amax(1, keepdim=True), wanted[:, None]
             right = logits.gather(1, column) - highest
-            chances = logits.sub_(highest).exp_()
-            sums = chances.sum(1, keepdim=True)
+            probabilities = logits.sub_(highest).exp_()
+            sums = probabilities.sum(1, keepdim=True)
             loss += (sums.log() - right).sum()
-            # Dividing the short rows of numbers by the sums spares the long ones.
-            torch.mm(chances, weights, out=gradient)
+            # Dividing the products, which are narrow, is cheaper than dividing the probabilities.
+            torch.mm(probabilities, weights, out=gradient)
             gradient.div_(sums)
-            for_weights.addmm_(chances.T, some / sums)
+            for_weights.addmm_(probabilities.T, some / sums)
         for_states -= weights[targets]
         for_weights.index_add_(0, targets, states, alpha=-1)
         ctx.save_for_backward(for_states / len(states), for_weights / len(states))
@@ -274,138 +285,128 @@ class _CrossEntropy(torch.autograd.Function):
 _CUTOFF = 10
 
 
+@dataclass(eq=False)
 class SelfAttention(ItemScorer):
     """Scores items by a transformer that reads the query's history.
 
-    The history knows the events between the training part and the query, as item-kNN's does. A
-    user without one gets the scores of item popularity; an item that was never trained on has
-    only ever been what did not come next.
+    The history includes the events between the training part and the query, as item-kNN's does. A
+    user without one gets the scores of item popularity; an item without training events has only
+    ever been a wrong answer.
 
-    The epoch is chosen within the training part: the last training event of some of its users
-    is held out, measured after each epoch by NDCG@10 over the whole catalogue, and never
-    trained on. That the steps fall, and for how many epochs, was chosen on the validation events
-    of Amazon Beauty; the other defaults are the usual ones for logs of its size.
+    The epoch is chosen within the training part: the last training event of some users is held
+    out, measured after each epoch by NDCG@10 over the whole catalogue, and never trained on. The
+    linear schedule and its number of epochs were chosen on the validation events of Amazon
+    Beauty; the other defaults are the usual ones for logs of its size.
 
     Args:
-        width: numbers in an item's embedding.
-        layers: how many blocks of self-attention.
+        width: numbers in an item's embedding, a multiple of ``heads``.
+        layers: blocks of self-attention.
         heads: attention heads of a block.
         dropout: of embeddings, attention and blocks.
-        longest: how many of a history's latest items are read.
-        learning_rate: Adam's first step; the steps fall to nothing over the epochs.
-        batch_size: how many sequences a step learns from.
+        longest: the most items of a history that are read, the latest.
+        learning_rate: AdamW's first one; it falls linearly to 0 over the epochs.
+        batch_size: sequences a step.
         epochs: how often the training events are gone through at most.
-        patience: after how many epochs without gain it ends.
-        held_out: the share of users whose last training event chooses the epoch.
-        use_cpu: fit on the CPU even where there is a GPU, so that the fit can be repeated.
+        patience: after how many epochs without gain training ends.
+        held_out: the fraction of users whose last training event chooses the epoch.
+        device: see :class:`~recinject.training.networks.FitSettings`.
     """
 
     kind: ClassVar[type[SequenceModule]]
 
-    def __init__(
-        self,
-        width: int = 64,
-        layers: int = 2,
-        heads: int = 2,
-        dropout: float = 0.5,
-        longest: int = 50,
-        learning_rate: float = 1e-3,
-        batch_size: int = 128,
-        epochs: int = 30,
-        patience: int = 10,
-        held_out: float = 0.1,
-        use_cpu: bool = True,
-    ) -> None:
-        self._shape: dict[str, Any] = {
-            "width": width,
-            "layers": layers,
-            "heads": heads,
-            "dropout": dropout,
-            "longest": longest,
-        }
-        self._arguments = {
-            "learning_rate": learning_rate,
-            "per_device_train_batch_size": batch_size,
-            "num_train_epochs": epochs,
-            "lr_scheduler_type": "linear",
-            "use_cpu": use_cpu,
-        }
-        self._patience, self._held_out = patience, held_out
-        self.course: Fit | None = None
+    width: PositiveInt = 64
+    layers: PositiveInt = 2
+    heads: PositiveInt = 2
+    dropout: Dropout = 0.5
+    longest: Annotated[int, Field(ge=2)] = 50
+    learning_rate: Rate = 1e-3
+    batch_size: PositiveInt = 128
+    epochs: PositiveInt = 30
+    patience: PositiveInt = 10
+    held_out: Fraction = 0.1
+    device: Literal["cpu", "auto"] = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
+        self.training_history: TrainingHistory | None = None
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Learn from the training events but those held out, and keep the best epoch."""
-        held_out = _hold_out(training, self._held_out, derive_rng(seed, self.name, "held_out"))
+        held_out = _hold_out(training, self.held_out, derive_rng(seed, self.name, "held_out"))
         learned = training.select(~held_out)
-        with global_chance(int(derive_rng(seed, self.name).integers(2**31))):
-            module = self.kind(training.n_items, **self._shape)
+        module = self._build(training.n_items, seed)
         users = range(training.n_users)
-        pieces = [piece for user in users for piece in module.pieces(learned.items_of(user))]
-        if pieces:
+        windows = [window for user in users for window in module.windows(learned.items_of(user))]
+        if windows:
             histories = [learned.items_of(user) for user in training.users[held_out]]
-            validate = partial(_mean_ndcg, histories=histories, targets=training.items[held_out])
-            self.course = fit_module(
+            targets = training.items[held_out]
+            self.training_history = fit_network(
                 module,
-                pieces,
+                windows,
                 module.collate,
-                self._arguments,
-                None,
+                FitSettings.of(self, schedule="linear"),
                 seed,
-                validate=validate if histories else None,
-                patience=self._patience,
+                partial(_mean_ndcg, histories=histories, targets=targets) if histories else None,
             )
         self._popularity = item_counts(training)
-        # Double precision swallows what an answer owes to the company of its query.
-        self._module = module.cpu().double().eval() if pieces else None
+        # In double precision a query's scores do not depend on which queries share its batch.
+        self._module = module.cpu().double().eval() if windows else None
 
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Let the transformer read each query's history."""
         histories = queries.histories[rows]
         scores = np.tile(self._popularity, (len(histories), 1))
-        read = [row for row, history in enumerate(histories) if len(history)]
-        if self._module is not None and read:
+        filled = [row for row, history in enumerate(histories) if len(history)]
+        if self._module is not None and filled:
             with torch.inference_mode():
-                found = self._module.score([histories[row] for row in read])
-            scores[read] = found.float().numpy()
+                predicted = self._module.score([histories[row] for row in filled])
+            scores[filled] = predicted.float().numpy()
         return scores
 
+    def _build(self, n_items: int, seed: int) -> SequenceModule:
+        sizes = ("width", "layers", "heads", "dropout", "longest")
+        with global_chance(int(derive_rng(seed, self.name).integers(2**31))):
+            return self.kind(n_items, **{size: getattr(self, size) for size in sizes})
 
+
+@dataclass(eq=False)
 class SASRec(SelfAttention):
     """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018).
 
-    Learned with the cross-entropy over the whole catalogue, which makes far more of the same
-    network than the paper's own loss (Klenitskiy and Vasilev, Turning dross into gold loss,
-    RecSys 2023).
+    It learns by the cross-entropy over the whole catalogue, which makes the same network far
+    better than the paper's own loss does (Klenitskiy and Vasilev, Turning dross into gold loss,
+    RecSys 2023). The arguments are those of :class:`SelfAttention`.
     """
 
     name: ClassVar[str] = "sasrec"
     kind: ClassVar[type[SequenceModule]] = SASRecModule
 
 
+@dataclass(eq=False)
 class BinarySASRec(SelfAttention):
     """SASRec as published: each next item against one drawn uniformly from the others."""
 
     name: ClassVar[str] = "sasrec_bce"
     kind: ClassVar[type[SequenceModule]] = BinarySASRecModule
 
-    def __init__(self, epochs: int = 100, **settings: Any) -> None:
-        super().__init__(epochs=epochs, **settings)
+    epochs: PositiveInt = 100
 
 
+@dataclass(eq=False)
 class BERT4Rec(SelfAttention):
-    """Items guessed from both sides of a history (Sun et al., CIKM 2019)."""
+    """Masked items predicted from both sides of a history (Sun et al., CIKM 2019)."""
 
     name: ClassVar[str] = "bert4rec"
     kind: ClassVar[type[SequenceModule]] = BERT4RecModule
 
-    def __init__(self, epochs: int = 100, **settings: Any) -> None:
-        super().__init__(epochs=epochs, **settings)
+    epochs: PositiveInt = 100
 
 
-def _hold_out(training: Interactions, share: float, rng: np.random.Generator) -> Flags:
-    """Flag the last events of a share of the users with at least three: shape (events,)."""
+def _hold_out(training: Interactions, fraction: float, rng: np.random.Generator) -> Flags:
+    """Flag the last events of a fraction of the users with at least three: shape (events,)."""
     users = np.flatnonzero(np.diff(training.offsets) >= 3)
-    chosen = rng.permutation(users)[: round(share * len(users))]
+    chosen = rng.permutation(users)[: round(fraction * len(users))]
     flags = np.zeros(len(training), bool)
     flags[training.offsets[1:][chosen] - 1] = True
     return flags
@@ -418,9 +419,9 @@ def _mean_ndcg(module: SequenceModule, histories: Sequence[Integers], targets: I
         some = histories[start : start + 512]
         scores = module.score(some)
         wanted = torch.from_numpy(targets[start : start + 512].astype(np.int64))[:, None]
-        own = scores.gather(1, wanted)
+        target_scores = scores.gather(1, wanted)
         for row, history in enumerate(some):
             scores[row, history] = -torch.inf
-        ahead = (scores > own).sum(1)
+        ahead = (scores > target_scores).sum(1)
         total += float((1 / torch.log2(ahead[ahead < _CUTOFF] + 2.0)).sum())
     return total / len(targets)

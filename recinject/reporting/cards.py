@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import yaml
+from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 
-from recinject.reporting.inputs import DataFacts, ReportInputs, SampleRow
-from recinject.reporting.report import content_of, render
+from recinject.reporting.headline import main_metric, ordered_tasks
+from recinject.reporting.pages import render
+from recinject.reporting.report import content_of
+from recinject.reporting.result import DataFacts, Result, SampleRow
 from recinject.reporting.tables import cleaning_table, sample_table
-from recinject.reporting.wording import time_note
+from recinject.reporting.wording import LANGUAGE_MODEL, metric_label, time_note
 
 _COLUMNS = {
     "sample_id": "the sample's key; the same key always gives the same sample",
@@ -55,16 +57,16 @@ def dataset_card(
         version: the version of recinject.
     """
     total, configs = sum(row.samples for row in samples), _configurations(samples)
-    front = {
-        "pretty_name": f"{name} (recinject samples)",
-        "language": ["en"],
-        "task_categories": ["text-generation"],
-        "tags": ["recommendation", "recinject"],
-        "size_categories": [next((s for n, s in _SIZES.items() if total < n), "1B<n<10B")],
-        "configs": configs,
-    }
+    front = DatasetCardData(
+        pretty_name=f"{name} (recinject samples)",
+        language=["en"],
+        task_categories=["text-generation"],
+        tags=["recommendation", "recinject"],
+        size_categories=[next((s for n, s in _SIZES.items() if total < n), "1B<n<10B")],
+        configs=configs,
+    )
     content = {
-        "front": _front_matter(front),
+        "front": front.to_yaml(),
         "name": name,
         "data": data,
         "time_note": time_note(data.tie_rate, data.future_share),
@@ -82,30 +84,52 @@ def dataset_card(
 
 
 def model_card(
-    inputs: ReportInputs, *, prompt_versions: Mapping[str, int | str], base_model: str | None = None
+    result: Result, *, prompt_versions: Mapping[str, int | str], base_model: str | None = None
 ) -> str:
-    """Write the README.md of a trained model's folder; what LoRA learnt is merged into it.
+    """Write the README.md of a trained model's folder; LoRA's weights are merged into the model.
 
-    ``base_model`` is the name on a hub of the model that training started from, if it has one.
+    Args:
+        result: the model's result; its facts hold the data and the model.
+        prompt_versions: the version of the prompt file of each task.
+        base_model: the name on a hub of the model that training started from, if it has one.
     """
-    front = {
-        "library_name": "transformers",
-        **({"base_model": base_model} if base_model else {}),
-        "language": ["en"],
-        "tags": ["recommendation", "recinject"],
-    }
-    content = content_of(inputs) | {
-        "front": _front_matter(front),
+    front = ModelCardData(
+        library_name="transformers",
+        base_model=base_model,
+        language=["en"],
+        tags=["recommendation", "recinject"],
+        model_name=result.facts.name,
+        eval_results=_evaluations(result) or None,
+    )
+    prompts = (row.prompt for row in result.rows["examples"])
+    content = content_of(result) | {
+        "front": front.to_yaml(),
         "base_model": base_model,
         "prompt_versions": prompt_versions,
-        "prompt": next((row.prompt for row in inputs.examples), "Which item comes next?"),
+        "prompt": next(prompts, "Which item comes next?"),
     }
     return render("model_card.md.j2", content)
 
 
-def _front_matter(front: Mapping[str, object]) -> str:
-    text = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True, width=1000)
-    return f"---\n{text}---"
+def _evaluations(result: Result) -> list[EvalResult]:
+    """Return the main metric of each task in the form that the hub shows."""
+    metrics = result.rows["metrics"]
+    main = {task: main_metric(task, metrics) for task in ordered_tasks(metrics)}
+    source = result.facts.data.source if result.facts.data else result.facts.name
+    return [
+        EvalResult(
+            task_type="other",
+            task_name=row.task,
+            dataset_type="recinject",
+            dataset_name=source,
+            dataset_config=row.task,
+            metric_type=row.metric,
+            metric_name=metric_label(row.metric),
+            metric_value=row.value,
+        )
+        for row in metrics
+        if row.recommender == LANGUAGE_MODEL and row.metric == main[row.task]
+    ]
 
 
 def _configurations(samples: Sequence[SampleRow]) -> list[dict[str, object]]:

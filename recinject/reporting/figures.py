@@ -16,24 +16,25 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import NDArray
 
+from recinject.data.schema import Floats
 from recinject.evaluation.lists import SliceResult
 from recinject.evaluation.metrics import MetricResult
-from recinject.reporting.inputs import (
+from recinject.reporting.result import CodeGroup, ExpertUse, LossRow
+from recinject.reporting.wording import (
     LANGUAGE_MODEL,
-    CodeGroup,
-    Confusion,
-    ExpertUse,
-    LossRow,
-    SharePoint,
+    lower_is_better,
+    metric_label,
+    number,
+    recommender_label,
 )
-from recinject.reporting.wording import LOWER_IS_BETTER, metric_label, number, recommender_label
 
 # Blue against grey stays apart in every kind of colour blindness (Okabe and Ito, 2008).
 ACCENT, BASELINE, INK, QUIET, LINE = "#0072b2", "#aab2bd", "#1d2430", "#5b6675", "#d5dae1"
-# In the page the colours follow its light or dark theme.
+_FONT = ["DejaVu Sans"]
+# In the page the colours follow its light or dark theme, and the font is the page's.
 _THEMED = {
+    f"'{_FONT[0]}'": "var(--font)",
     ACCENT: "var(--accent)",
     BASELINE: "var(--bar)",
     INK: "var(--ink)",
@@ -41,6 +42,15 @@ _THEMED = {
     LINE: "var(--line)",
 }
 _PANEL_WIDTH = 4.4
+
+
+class _Drawing(Figure):
+    """A figure that notebooks show although pyplot did not make it."""
+
+    def _repr_png_(self) -> bytes:
+        stream = BytesIO()
+        self.savefig(stream, format="png", dpi=110, facecolor="white")
+        return stream.getvalue()
 
 
 def metric_figure(panels: Sequence[Sequence[MetricResult]], columns: int = 1) -> Figure:
@@ -52,7 +62,7 @@ def metric_figure(panels: Sequence[Sequence[MetricResult]], columns: int = 1) ->
     """
     lines = ceil(len(panels) / columns)
     height = 0.62 + 0.31 * max(len(rows) for rows in panels)
-    figure = Figure(
+    figure = _Drawing(
         figsize=(_PANEL_WIDTH * columns, height * lines),
         layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1),
     )
@@ -66,24 +76,24 @@ def metric_figure(panels: Sequence[Sequence[MetricResult]], columns: int = 1) ->
 
 def _draw_metric(axes: Axes, rows: Sequence[MetricResult]) -> None:
     values = np.array([row.value for row in rows])
-    whiskers = np.nan_to_num([[r.value - r.ci_low, r.ci_high - r.value] for r in rows]).T.clip(0)
+    whiskers = _whiskers(rows)
     own = [row.recommender == LANGUAGE_MODEL for row in rows]
-    places = np.arange(len(rows))
+    positions = np.arange(len(rows))
     colours = [ACCENT if flag else BASELINE for flag in own]
-    axes.barh(places, values, height=0.68, color=colours)
-    axes.errorbar(values, places, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1.1)
-    axes.set_yticks(places, [recommender_label(row.recommender) for row in rows])
+    axes.barh(positions, values, height=0.68, color=colours)
+    axes.errorbar(values, positions, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1.1)
+    axes.set_yticks(positions, [recommender_label(row.recommender) for row in rows])
     ends = values + whiskers[1]
     reach = max(float(ends.max()), 1e-9)
-    for place, label in enumerate(axes.get_yticklabels()):
-        weight = "bold" if own[place] else "normal"
-        label.set(color=ACCENT if own[place] else INK, fontweight=weight)
-        text, spot = number(values[place]), (ends[place] + 0.02 * reach, place)
+    for row, label in enumerate(axes.get_yticklabels()):
+        weight = "bold" if own[row] else "normal"
+        label.set(color=ACCENT if own[row] else INK, fontweight=weight)
+        text, spot = number(values[row]), (ends[row] + 0.02 * reach, row)
         axes.annotate(text, spot, va="center", color=INK, fontweight=weight)
     axes.set_xlim(0, 1.2 * reach)
     axes.invert_yaxis()
     metric = rows[0].metric
-    finish(axes, metric_label(metric) + (" (lower is better)" if metric in LOWER_IS_BETTER else ""))
+    finish(axes, metric_label(metric) + (" (lower is better)" if lower_is_better(metric) else ""))
 
 
 def loss_figure(log: Sequence[LossRow]) -> Figure:
@@ -120,7 +130,7 @@ def scale_figure(log: Sequence[LossRow]) -> Figure:
 
 
 def _by_step(title: str) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(8.0, 3.2), layout="constrained")
+    figure = _Drawing(figsize=(8.0, 3.2), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel("step", color=QUIET)
     finish(axes, title, grid=True)
@@ -155,23 +165,18 @@ def to_svg(figure: Figure, label: str) -> Markup:
             since the ids inside the element are derived from it.
     """
     stream = BytesIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label}):
-        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "font.sans-serif": _FONT}):
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
     svg = stream.getvalue().decode()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r"font-family: [^;\"]*;", "", svg)
-    svg = re.sub(r"font: ((?:bold |\d+ )?[\d.]+px)[^;\"]*", r"font: \1 var(--font)", svg)
-    for colour, variable in _THEMED.items():
-        svg = svg.replace(colour, variable)
-    size = re.search(r'viewBox="[^"]*"', svg)
-    head = f'<svg {size[0] if size else ""} role="img" aria-label="{escape(label)}"'
-    return Markup(head + ' xmlns:xlink="http://www.w3.org/1999/xlink"' + svg[svg.index(">") :])
+    # matplotlib's names of groups come again in each figure of a page.
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
+    for drawn, themed in _THEMED.items():
+        svg = svg.replace(drawn, themed)
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
-_MARKERS = ("s", "^", "D", "v", "P", "X", "*")
-_DASHES = ("--", ":", "-.")
+_MARKERS = "o^Dsv<>PX*"
 _PANEL = (4.4, 3.2)
 _ASIDE = 0.06
 _FEWEST_QUERIES = 20
@@ -187,7 +192,7 @@ def slice_figure(rows: Sequence[SliceResult]) -> Figure:
     """
     rows = [row for row in rows if row.queries >= _FEWEST_QUERIES] or rows
     kinds = list(dict.fromkeys(row.by for row in rows))
-    figure = Figure(figsize=(_PANEL[0] * len(kinds) + 1.6, _PANEL[1]), layout="constrained")
+    figure = _Drawing(figsize=(_PANEL[0] * len(kinds) + 1.6, _PANEL[1]), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     recommenders = list(dict.fromkeys(row.recommender for row in rows))
     for axes, by in zip(panels, kinds, strict=True):
@@ -197,8 +202,8 @@ def slice_figure(rows: Sequence[SliceResult]) -> Figure:
         for turn, name in enumerate(recommenders):
             found = [row for row in own if row.recommender == name and isfinite(row.value)]
             # Side by side, so that no whisker hides another.
-            places = [names.index(row.slice) + _ASIDE * turn for row in found]
-            _line(axes, places, found, name, turn)
+            positions = [names.index(row.slice) + _ASIDE * turn for row in found]
+            _line(axes, positions, found, name, turn)
         finish(axes, f"{metric_label(rows[0].metric)} by {by}", grid=True)
         axes.set_xticks(range(len(queries)), [f"{k}\nn = {n:,}" for k, n in queries.items()])
     handles, labels = panels[0].get_legend_handles_labels()
@@ -208,44 +213,27 @@ def slice_figure(rows: Sequence[SliceResult]) -> Figure:
     return figure
 
 
-def share_figure(points: Sequence[SharePoint]) -> Figure:
-    """Draw an error by the share of the training ratings that were learnt from.
+def confusion_figure(labels: Floats, ratings: Floats) -> Figure:
+    """Draw how often each true rating was predicted as each: each row's shares, dark where most.
 
     Args:
-        points: of one metric; recommenders in the order of the legend.
+        labels: the true ratings, shape (n,).
+        ratings: the predicted ratings, shape (n,); each counts for the nearest true value.
     """
-    figure = Figure(figsize=(8.0, 4.2), layout="constrained")
-    axes = figure.subplots()
-    for turn, name in enumerate(dict.fromkeys(point.result.recommender for point in points)):
-        own = [point for point in points if point.result.recommender == name]
-        # Side by side on a logarithmic axis.
-        places = [100 * point.share * (1 + _ASIDE / 2) ** turn for point in own]
-        _line(axes, places, [point.result for point in own], name, turn)
-    axes.set_xscale("log")
-    shares = sorted({100 * point.share for point in points})
-    axes.set_xlabel("share of the training ratings learnt from, %", color=QUIET)
-    finish(axes, f"{metric_label(points[0].result.metric)} by training data", grid=True)
-    axes.set_xticks(shares, [f"{share:g}" for share in shares])
-    axes.minorticks_off()
-    axes.legend(frameon=False, labelcolor=INK, loc="upper left", bbox_to_anchor=(1, 1))
-    return figure
-
-
-def confusion_figure(confusion: Confusion) -> Figure:
-    """Draw which ratings were taken for which: each row's shares, dark where most fell."""
-    counts = np.array(confusion.counts)
+    values, true = np.unique(labels, return_inverse=True)
+    counts = np.zeros((len(values), len(values)), int)
+    np.add.at(counts, (true, np.abs(ratings[:, None] - values).argmin(1)), 1)
     totals = counts.sum(1)
-    shares = counts / np.maximum(1, totals[:, None])
-    names = [f"{value:g}" for value in confusion.values]
+    names = [f"{value:g}" for value in values]
     rows = [f"{name}  (n = {n:,})" for name, n in zip(names, totals, strict=True)]
-    figure, axes = _grid(shares, rows, names, "Per cent of each true rating")
+    figure, axes = _grid(counts / totals[:, None], rows, names, "Per cent of each true rating")
     axes.set_xlabel("predicted rating, to the nearest", color=QUIET)
     axes.set_ylabel("true rating", color=QUIET)
     return figure
 
 
 def expert_figure(use: ExpertUse) -> Figure:
-    """Draw how much of each expert the tasks got: one row a task, dark where most."""
+    """Draw the experts' weights: one row a task, dark where most."""
     shares, names = np.array(use.shares), [name.replace("_", " ") for name in use.tasks]
     experts = [str(number + 1) for number in range(shares.shape[1])]
     figure, axes = _grid(shares, names, experts, "Per cent of each task's experts")
@@ -255,7 +243,7 @@ def expert_figure(use: ExpertUse) -> Figure:
 
 def code_figure(groups: Sequence[CodeGroup]) -> Figure:
     """Draw the items of each first code, cut by the code after it, with titles beside them."""
-    figure = Figure(figsize=(8.6, 0.6 + 0.42 * len(groups)), layout="constrained")
+    figure = _Drawing(figsize=(8.6, 0.6 + 0.42 * len(groups)), layout="constrained")
     axes = figure.subplots()
     for row, group in enumerate(groups):
         starts = np.concatenate([[0], np.cumsum(group.items)[:-1]])
@@ -274,21 +262,21 @@ def code_figure(groups: Sequence[CodeGroup]) -> Figure:
 
 
 def _grid(
-    shares: NDArray[np.float64], rows: Sequence[str], columns: Sequence[str], title: str
+    shares: Floats, rows: Sequence[str], columns: Sequence[str], title: str
 ) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.6, 4.0), layout="constrained")
+    figure = _Drawing(figsize=(4.6, 4.0), layout="constrained")
     axes = figure.subplots()
     colours = LinearSegmentedColormap.from_list("", ["#ffffff", ACCENT])
-    places = [np.arange(size) for size in reversed(shares.shape)]
+    positions = [np.arange(size) for size in reversed(shares.shape)]
     # An image would be a bitmap inside the page.
-    axes.pcolormesh(*places, shares, cmap=colours, vmin=0, shading="nearest")
+    axes.pcolormesh(*positions, shares, cmap=colours, vmin=0, shading="nearest")
     axes.invert_yaxis()
     for row, column in np.ndindex(*shares.shape):
         colour = "#ffffff" if shares[row, column] > shares.max() / 2 else INK
         text = f"{100 * shares[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(places[0], columns)
-    axes.set_yticks(places[1], rows)
+    axes.set_xticks(positions[0], columns)
+    axes.set_yticks(positions[1], rows)
     axes.tick_params(length=0, labelcolor=QUIET, labelsize=9)
     axes.spines[:].set_visible(False)
     axes.set_title(title, loc="left", color=INK, fontweight="bold")
@@ -296,20 +284,24 @@ def _grid(
 
 
 def _line(
-    axes: Axes, places: Sequence[float], rows: Sequence[MetricResult], name: str, turn: int
+    axes: Axes, positions: Sequence[float], rows: Sequence[MetricResult], name: str, turn: int
 ) -> None:
     values = np.array([row.value for row in rows])
-    whiskers = np.array([[r.value - r.ci_low, r.ci_high - r.value] for r in rows]).T.clip(0)
     is_own = name.startswith(LANGUAGE_MODEL)
     axes.errorbar(
-        places,
+        positions,
         values,
-        yerr=np.nan_to_num(whiskers),
+        yerr=_whiskers(rows),
         color=ACCENT if is_own else BASELINE,
-        marker="o" if name == LANGUAGE_MODEL else _MARKERS[turn % len(_MARKERS)],
-        linestyle="-" if name == LANGUAGE_MODEL or not is_own else _DASHES[turn % len(_DASHES)],
+        marker=_MARKERS[turn % len(_MARKERS)],
         markersize=5,
         linewidth=2 if is_own else 1.3,
         elinewidth=1,
         label=recommender_label(name),
     )
+
+
+def _whiskers(rows: Sequence[MetricResult]) -> Floats:
+    """Return how far each interval reaches below and above its value, shape (2, rows)."""
+    reach = [[row.value - row.ci_low, row.ci_high - row.value] for row in rows]
+    return np.asarray(np.nan_to_num(reach).T.clip(0))

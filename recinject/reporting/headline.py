@@ -11,13 +11,14 @@ from math import isfinite
 
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
-from recinject.reporting.inputs import LANGUAGE_MODEL
 from recinject.reporting.wording import (
-    LOWER_IS_BETTER,
+    LANGUAGE_MODEL,
     MAIN_METRICS,
     SIGNIFICANT,
+    answer_of,
     counts,
     interval,
+    lower_is_better,
     metric_label,
     number,
     p_value,
@@ -73,7 +74,7 @@ class Standing:
 
 def advantage(metric: str, gap: float) -> float:
     """Turn a difference so that more is better."""
-    return -gap if metric in LOWER_IS_BETTER else gap
+    return -gap if lower_is_better(metric) else gap
 
 
 def difference(row: Comparison) -> str:
@@ -90,7 +91,7 @@ def ordered_tasks(rows: Sequence[MetricResult] | Sequence[Comparison]) -> list[s
 def main_metric(task: str, rows: Sequence[MetricResult] | Sequence[Comparison]) -> str:
     """Return the metric that speaks for a task: the agreed one, else the first measured."""
     names = [row.metric for row in rows if row.task == task]
-    agreed = MAIN_METRICS.get(task)
+    agreed = MAIN_METRICS.get(answer_of(task))
     return agreed if agreed in names else names[0]
 
 

@@ -1,4 +1,4 @@
-"""The tables of a report and of the cards, made once for HTML and Markdown alike."""
+"""The tables of a report and of the cards."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from recinject.evaluation.audit import Finding
 from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
-from recinject.reporting.headline import advantage, main_metric, ordered_tasks, ranked
-from recinject.reporting.inputs import LANGUAGE_MODEL, SampleRow, SharePoint
+from recinject.reporting.headline import Standing, advantage, main_metric, ordered_tasks, ranked
+from recinject.reporting.result import SampleRow
 from recinject.reporting.wording import (
     DASH,
+    LANGUAGE_MODEL,
     SIGNIFICANT,
     count,
     counts,
@@ -29,8 +30,6 @@ from recinject.reporting.wording import (
 )
 
 _GRAVITY = {"warning": 0, "note": 1, "ok": 2}
-# The look of what is said of a comparison.
-LOOKS = {"worse": "warning", "better": "ok", "not shown to differ": "note"}
 
 
 @dataclass(frozen=True)
@@ -40,13 +39,11 @@ class Cell:
     Attributes:
         aside: a second, quieter text, such as an interval.
         is_best: whether it is the best of its column.
-        kind: a name for the look of it: ``own`` for the language model, or a verdict.
     """
 
     text: str
     aside: str = ""
     is_best: bool = False
-    kind: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,21 +97,6 @@ def slice_tables(slices: Sequence[SliceResult]) -> list[Table]:
     return tables
 
 
-def share_tables(points: Sequence[SharePoint]) -> list[Table]:
-    """Make one table a task: its main metric by recommender and share of the training events."""
-    results, tables = [point.result for point in points], []
-    for task in ordered_tasks(results):
-        metric = main_metric(task, results)
-        own = [p for p in points if (p.result.task, p.result.metric) == (task, metric)]
-        columns = {share: f"{100 * share:g} %" for share in sorted({p.share for p in own})}
-        values = {(p.result.recommender, p.share): p.result for p in own}
-        leaders = ranked(task, metric, [p.result for p in own if p.share == 1])
-        names = [row.recommender for row in leaders]
-        title = f"{metric_label(metric)} of {task} by training data"
-        tables.append(_value_table(title, names, columns, values))
-    return tables
-
-
 def _value_table(
     title: str,
     names: Iterable[str],
@@ -127,10 +109,13 @@ def _value_table(
     for key in columns:
         own = [row for (_, column), row in values.items() if column == key]
         best[key] = next((r.value for r in ranked(own[0].task, own[0].metric, own)), None)
-    rows = []
-    for name in names:
-        first = Cell(recommender_label(name), kind="own" if name == LANGUAGE_MODEL else "")
-        rows.append([first, *(_value_cell(values.get((name, key)), best[key]) for key in columns)])
+    rows = [
+        [
+            Cell(recommender_label(name)),
+            *(_value_cell(values.get((name, key)), best[key]) for key in columns),
+        ]
+        for name in names
+    ]
     return Table(title, ["Recommender", *columns.values()], rows, note=note)
 
 
@@ -142,17 +127,44 @@ def _value_cell(row: MetricResult | ListResult | None, best: float | None = None
 
 def list_table(lists: Sequence[ListResult]) -> Table:
     """Make the table of what the retrieved lists are like; none of it is better or worse."""
-    names = list(dict.fromkeys(row.measure for row in lists))
+    measures = list(dict.fromkeys(row.measure for row in lists))
     values = {(row.recommender, row.measure): row for row in lists}
-    rows = []
-    for recommender in dict.fromkeys(row.recommender for row in lists):
-        first = Cell(
-            recommender_label(recommender), kind="own" if recommender == LANGUAGE_MODEL else ""
-        )
-        rows.append([first, *(_value_cell(values.get((recommender, name))) for name in names)])
-    header = ["Recommender", *(name.partition("@")[0].capitalize() for name in names)]
-    length = names[0].partition("@")[2] if names else ""
+    rows = [
+        [Cell(recommender_label(name)), *(_value_cell(values.get((name, m))) for m in measures)]
+        for name in dict.fromkeys(row.recommender for row in lists)
+    ]
+    header = ["Recommender", *(name.partition("@")[0].capitalize() for name in measures)]
+    length = measures[0].partition("@")[2] if measures else ""
     return Table("What the lists are like", header, rows, note=f"The first {length} of each list.")
+
+
+def standing_table(found: Mapping[str, Standing]) -> Table:
+    """Make the table of how the first recommender of each task stands against the best other."""
+    named = any(standing.own.recommender != LANGUAGE_MODEL for standing in found.values())
+    rows = [
+        [
+            Cell(task),
+            Cell(metric_label(standing.own.metric)),
+            *([Cell(recommender_label(standing.own.recommender))] if named else []),
+            Cell(standing.verb),
+            Cell(recommender_label(standing.other.recommender)),
+            _value_cell(standing.own),
+            _value_cell(standing.other),
+            *_tested(standing.comparison),
+        ]
+        for task, standing in found.items()
+    ]
+    who = ["Best baseline", "It", "Next best"] if named else ["Language model", "Best baseline"]
+    header = ["Task", "Metric", *who, "Value", f"{who[-1]}'s", "Difference", "p"]
+    return Table("At a glance", header, rows, labels=len(header) - 4)
+
+
+def _tested(row: Comparison | None) -> list[Cell]:
+    """Return the cells of a paired difference and of its p-value."""
+    if row is None:
+        return [Cell(DASH), Cell(DASH)]
+    difference = Cell(signed(row.difference), interval(row.ci_low, row.ci_high))
+    return [difference, Cell(p_value(row.p_value).removeprefix("= "))]
 
 
 def comparison_tables(comparisons: Sequence[Comparison]) -> list[Table]:
@@ -175,9 +187,8 @@ def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
             Cell(metric_label(row.metric)),
             *([Cell(recommender_label(row.recommender))] if named else []),
             Cell(recommender_label(row.reference)),
-            Cell(verdict(row), kind=LOOKS[verdict(row)]),
-            Cell(signed(row.difference), interval(row.ci_low, row.ci_high)),
-            Cell(p_value(row.p_value).removeprefix("= ")),
+            Cell(verdict(row)),
+            *_tested(row),
             Cell(count(row.n)),
         ]
         for row in comparisons
@@ -218,7 +229,7 @@ def sample_table(samples: Sequence[SampleRow]) -> Table:
 def audit_table(audit: Sequence[Finding]) -> Table:
     """Make the table of the audit's findings, the gravest first."""
     rows = [
-        [Cell(r.verdict, kind=r.verdict), Cell(r.check), Cell(_plain(r.value)), Cell(r.explanation)]
+        [Cell(r.verdict), Cell(r.check), Cell(_plain(r.value)), Cell(r.explanation)]
         for r in sorted(audit, key=lambda row: _GRAVITY.get(row.verdict, -1))
     ]
     return Table("Audit", ["Verdict", "Check", "Value", "What it means"], rows, labels=4)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from inspect import getdoc
 from math import isfinite
+from typing import Any
 
 from recinject.evaluation.lists import MEASURES
-from recinject.reporting.inputs import LANGUAGE_MODEL
+from recinject.foundation.errors import RecinjectError
+from recinject.registry import find
 
-LOWER_IS_BETTER = frozenset({"rmse", "mae", "ece"})
+LANGUAGE_MODEL = "language_model"
 MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
 SIGNIFICANT = 0.05
 DASH, _MINUS = "\u2013", "\u2212"
@@ -41,15 +44,6 @@ _RECOMMENDERS = {
     "als": "ALS",
     "bpr": "BPR",
 }
-_METRICS = {
-    "hr": "HR (hit rate): share of queries whose item is among the first k",
-    "ndcg": "NDCG: as the hit rate, but a hit counts less the lower it stands",
-    "mrr": "MRR: mean of 1 / rank of the item, 0 where it is not in the list",
-    "auc": "AUC: chance that a liked item scores above another",
-    "ece": "ECE: distance between the predicted chance of a rating of 4 or more and its share",
-    "rmse": "RMSE: root mean squared error in rating points, lower is better",
-    "mae": "MAE: mean absolute error in rating points, lower is better",
-}
 
 
 def recommender_label(name: str) -> str:
@@ -57,14 +51,44 @@ def recommender_label(name: str) -> str:
     return _RECOMMENDERS.get(name, name.replace("_", " "))
 
 
+def metric_of(name: str) -> Any:
+    """Return the registered metric of a name such as ``hr@10``; None where there is none."""
+    try:
+        return find("metric", name.partition("@")[0])
+    except RecinjectError:
+        return None
+
+
 def metric_label(name: str) -> str:
     """Return a metric's name as a person writes it: ``HR@10``."""
-    return name.upper()
+    family, at, cutoff = name.partition("@")
+    return f"{getattr(metric_of(family), 'label', family.upper())}{at}{cutoff}"
+
+
+def lower_is_better(name: str) -> bool:
+    """Say whether a lower value of a metric is better."""
+    return getattr(metric_of(name), "better", "higher") == "lower"
 
 
 def metric_meanings(names: Iterable[str]) -> list[str]:
-    """Explain each family of metrics once."""
-    return [_METRICS[f] for f in dict.fromkeys(n.split("@")[0] for n in names) if f in _METRICS]
+    """Explain each family of metrics once, by the first line of its documentation."""
+    said = []
+    for family in dict.fromkeys(name.partition("@")[0] for name in names):
+        if (metric := metric_of(family)) and (text := getdoc(metric)):
+            line = text.partition("\n")[0].rstrip(".").replace("`", "")
+            lower = "; lower is better" if lower_is_better(family) else ""
+            said.append(f"{metric_label(family)}: {line[0].lower()}{line[1:]}{lower}")
+    return said
+
+
+def answer_of(task: str) -> str:
+    """Return how a task is answered: as ``retrieval``, ``ranking`` or ``rating``."""
+    if task in MAIN_METRICS:
+        return task
+    try:
+        return find("task", task).answer or task
+    except RecinjectError:
+        return task
 
 
 def list_meanings(names: Iterable[str]) -> list[str]:
@@ -82,7 +106,7 @@ def task_meaning(task: str, sampled_candidates: int) -> str:
         ),
         "rating": "A rating is predicted. Lower is better for all but AUC.",
     }
-    return meanings.get(task, "")
+    return meanings.get(answer_of(task), "")
 
 
 def comparison_note(has_model: bool) -> str:
@@ -203,7 +227,7 @@ def seconds(value: float) -> str:
 
 
 def markdown(text: object) -> str:
-    r"""Escape text for one line of Markdown, table cells included.
+    r"""Escape text for one line of Markdown, table cells and the start of a paragraph included.
 
     Examples:
         >>> print(markdown("a|b *c* <i> leave_one_out"))
@@ -211,4 +235,5 @@ def markdown(text: object) -> str:
     """
     line = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(str(text).split()))
     line = re.sub(r"<(?=[\w/!?])", "&lt;", line)
-    return re.sub(r"[\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+    line = re.sub(r"[\\`*|~]|\](?=[(\[:])|(?<!\w)_|_(?!\w)", r"\\\g<0>", line)
+    return re.sub(r"^(\d*)(>|(?:[#+-]+|(?<=\d)[.)])(?=\s|$))", r"\1\\\2", line)

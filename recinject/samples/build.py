@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
 
-from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
+from recinject.identifiers.data import Data
 from recinject.identifiers.table import ITEM_TOKEN, name_users, user_tokens
 from recinject.samples.builder import REWORDED, SHUFFLED, Builder, Wording, make_wordings
 from recinject.samples.encoding import Dialect
-from recinject.samples.store import Forms, write_samples
 from recinject.samples.tokenizer import add_tokens, train_tokenizer
 from recinject.tasks.task import Task
 from recinject.templating.library import TaskTemplates, load_templates
@@ -25,39 +23,104 @@ from recinject.templating.writers import SlotKind
 
 
 @dataclass(frozen=True, eq=False)
-class SampleFactory:
-    """All tasks of a run, ready to give any sample; see :func:`make_factory`.
+class RatingScale:
+    """The ratings of a log, ascending.
 
     Attributes:
-        wordings: what each task is worded in, by its name.
-        limits: the most tokens of a prompt and of a completion.
+        written: those of any event, which samples may have to write.
+        answers: those of training events, which an answer may be.
+    """
+
+    written: Sequence[float]
+    answers: Sequence[float]
+
+    @classmethod
+    def of(cls, split: Split) -> RatingScale:
+        """Take the distinct ratings of a split's events; none where the log has no ratings."""
+        logs = (split.interactions.ratings, split.train.ratings)
+        return cls(*([] if log is None else np.unique(log).tolist() for log in logs))
+
+    @property
+    def labels(self) -> dict[str, float]:
+        """The text of each answer, with its value."""
+        return {number_text(value): value for value in self.answers}
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What samples are made of, beside the data; see ``samples`` in a recipe.
+
+    Attributes:
+        max_prompt_tokens: the most tokens of a prompt, which loses its oldest items to fit.
+        max_completion_tokens: the most tokens of a completion.
         passes: how many times each training sample is drawn, with other chance each time.
         limit: how many samples of a task and split to make at most; None makes all.
         shots: how many worked examples come before each validation and test prompt.
+        user_tokens: how many tokens users share, by a hash, in templates with the slot ``user``.
+        prompts: the user's own folder of templates, or None.
+        phrases: phrases that stand in for the templates' own, by slot.
+        vocab_size: the size of a tokenizer that is learnt.
+        seed: of the samplers.
+    """
+
+    max_prompt_tokens: int = 512
+    max_completion_tokens: int = 64
+    passes: int = 1
+    limit: int | None = None
+    shots: int = 0
+    user_tokens: int | None = None
+    prompts: Path | None = None
+    phrases: Mapping[str, str] = field(default_factory=dict)
+    vocab_size: int = 8000
+    seed: int = 1
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The most tokens of a prompt and of a completion."""
+        return self.max_prompt_tokens, self.max_completion_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class SampleFactory:
+    """All tasks of some data, ready to give any sample; see :func:`make_factory`.
+
+    Attributes:
+        wordings: what each task is worded in, by its name.
+        dialect: how the model that the samples are for reads and writes.
+        ratings: the log's ratings.
         new_tokens: what the tokenizer was made to read as one token each, users' among them.
     """
 
+    data: Data
     tasks: Sequence[Task]
     wordings: Mapping[str, Wording]
-    split: Split
-    catalog: Catalog
-    tokenizer: Tokenizer
-    limits: tuple[int, int]
-    passes: int
-    limit: int | None
-    seed: int
-    shots: int
+    dialect: Dialect
+    ratings: RatingScale
+    settings: SampleSettings
     new_tokens: Sequence[str]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What the model reads with."""
+        return self.dialect.tokenizer
+
+    def task(self, name: str) -> Task:
+        """Return the task of a name."""
+        return next(task for task in self.tasks if task.name == name)
 
     def builders(self) -> Iterator[Builder]:
         """Yield the builder of every task and split, one part of the split after another."""
         for part in Part:
-            view = self.split.view(part)
+            view = self.data.split.view(part)
             for task in self.tasks:
                 if part in task.parts:
                     variants = self.variants(task) if part is Part.TEST else []
                     for split in (part.label, *variants):
                         yield self._builder(task, view, split)
+
+    def asker(self, task: str) -> Builder:
+        """Return the builder of a task's test samples, to ask about histories of one's own."""
+        return self._builder(self.task(task), self.data.split.view(Part.TEST), Part.TEST.label)
 
     def variants(self, task: Task) -> list[str]:
         """Return the splits that ask a task's test in another way."""
@@ -66,86 +129,61 @@ class SampleFactory:
         return [REWORDED] * len(held_out) + [SHUFFLED] * plain
 
     def _builder(self, task: Task, view: View, split: str) -> Builder:
+        settings = self.settings
         builder = Builder(
             task,
             self.wordings[task.name],
             view,
             split,
-            self.catalog.item_ids,
-            self.limits,
-            self.passes if view.part is Part.TRAIN else 1,
-            self.limit,
-            self.seed,
+            self.data.catalog.item_ids,
+            settings.limits,
+            settings.passes if view.part is Part.TRAIN else 1,
+            settings.limit,
+            settings.seed,
         )
-        if view.part is Part.TRAIN or not self.shots:
+        if view.part is Part.TRAIN or not settings.shots:
             return builder
         # Every example, and the question, has its share of the prompt's limit.
-        limits = self.limits[0] // (self.shots + 1), self.limits[1]
-        training = self.split.view(Part.TRAIN)
+        limits = settings.max_prompt_tokens // (settings.shots + 1), settings.max_completion_tokens
+        training = self.data.split.view(Part.TRAIN)
         pool = replace(builder, view=training, passes=1, limit=None, limits=limits)
-        return replace(builder, pool=pool, shots=self.shots)
+        return replace(builder, pool=pool, shots=settings.shots)
 
 
 def make_factory(
-    *,
+    data: Data,
     tasks: Sequence[Task],
-    split: Split,
-    catalog: Catalog,
-    identifiers: Sequence[str],
-    prompts: Path | None,
-    phrases: Mapping[str, str],
-    tokenizer: Tokenizer | None,
-    vocab_size: int,
-    limits: tuple[int, int],
-    seed: int,
-    passes: int = 1,
-    limit: int | None = None,
-    shots: int = 0,
-    new_tokens: Sequence[str] = (),
-    users: int | None = None,
+    settings: SampleSettings,
+    tokenizer: Tokenizer | None = None,
     causal: bool = False,
     ends: int | Sequence[int] | None = None,
 ) -> SampleFactory:
     """Write the items, find or learn the tokenizer, and get every task ready.
 
     Args:
+        data: the log and its items.
         tasks: the samplers; those that need ratings are refused where the log has none.
-        identifiers: the identifier of each item.
-        prompts: the user's own folder of templates, or None.
-        phrases: phrases that stand in for the templates' own, by slot.
+        settings: see :class:`SampleSettings`.
         tokenizer: what the model reads with; None to learn one from the phrases and templates.
-        vocab_size: size of a learnt tokenizer.
-        new_tokens: texts that the tokenizer, given or learnt, is made to read as one token each,
-            beyond ``vocab_size``.
-        users: how many tokens users share, by a hash, in templates that have the slot ``user``.
-
-    What else there is goes to :class:`SampleFactory`, or, ``causal`` and ``ends``, to
-    :meth:`~recinject.samples.encoding.Dialect.of_model`.
+            Tokens of the identifiers and of users are added to it.
+        causal: see :meth:`~recinject.samples.encoding.Dialect.of_model`; ``ends`` likewise.
     """
+    split = data.split
     _check_ratings(tasks, split)
     templates = {
-        task.name: load_templates(task.name, task.slots, prompts, phrases) for task in tasks
+        task.name: load_templates(task.name, task.slots, settings.prompts, settings.phrases)
+        for task in tasks
     }
-    named_users = _name_users(templates.values(), split, users, seed)
-    book = Phrasebook(catalog, identifiers)
+    named_users = _name_users(templates.values(), split, settings.user_tokens, settings.seed)
+    book, ratings = Phrasebook(data.catalog, data.identifiers.texts), RatingScale.of(split)
     if tokenizer is None:
-        texts = _vocabulary(templates.values(), book, rating_labels(split))
-        tokenizer = train_tokenizer(texts, vocab_size)
-    new_tokens = [*new_tokens, *user_tokens(users or 0)]
+        texts = _vocabulary(templates.values(), book, ratings.answers)
+        tokenizer = train_tokenizer(texts, settings.vocab_size)
+    new_tokens = [*data.identifiers.tokens, *user_tokens(settings.user_tokens or 0)]
     add_tokens(tokenizer, new_tokens)
-    given = split.interactions.ratings
-    ratings = np.empty(0) if given is None else np.unique(given)
     dialect = Dialect.of_model(tokenizer, causal, ends)
-    wordings = make_wordings(templates, book, ratings, dialect, named_users)
-    return SampleFactory(
-        tasks, wordings, split, catalog, tokenizer, limits, passes, limit, seed, shots, new_tokens
-    )
-
-
-def rating_labels(split: Split) -> list[float]:
-    """Return the distinct ratings of the training part, ascending: what an answer may be."""
-    ratings = split.train.ratings
-    return [] if ratings is None else [float(value) for value in np.unique(ratings)]
+    wordings = make_wordings(templates, book, np.array(ratings.written), dialect, named_users)
+    return SampleFactory(data, tasks, wordings, dialect, ratings, settings, new_tokens)
 
 
 def _name_users(
@@ -189,34 +227,3 @@ def _vocabulary(
     # Item tokens are one piece each already: their letters are not worth learning.
     yield from dict.fromkeys(ITEM_TOKEN.sub("", text) for texts in written for text in texts)
     yield from map(number_text, ratings)
-
-
-def build_samples(
-    factory: SampleFactory, folder: Path, forms: Forms, *, workers: int
-) -> list[dict[str, Any]]:
-    """Write every sample of every task, and the tokenizer beside them.
-
-    Tokens are written of the splits that training reads, whatever ``forms`` says of the others.
-
-    Returns:
-        One row a task and split: its number of samples, its wordings, and what tokenisation did.
-    """
-    factory.tokenizer.save(str(folder / "tokenizer.json"))
-    rows: list[dict[str, Any]] = []
-    for builder in factory.builders():
-        own = folder / builder.task.name
-        own.mkdir(exist_ok=True)
-        is_read = builder.split in (Part.TRAIN.label, Part.VALIDATION.label)
-        asked = replace(forms, tokens=forms.tokens and is_read)
-        facts = write_samples(builder, own, asked, workers=workers)
-        templates = builder.wording.templates.templates
-        rows.append(
-            {
-                "task": builder.task.name,
-                "split": builder.split,
-                "samples": len(builder),
-                "templates": [templates[n].name for n in builder.wording.numbers(builder.split)],
-                "tokens": None if facts is None else asdict(facts),
-            }
-        )
-    return rows

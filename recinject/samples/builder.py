@@ -21,7 +21,7 @@ from recinject.foundation.randomness import Bits, Chance, combine, derive_bits
 from recinject.samples.encoding import Dialect, Encoder, Tokens
 from recinject.tasks.task import Keys, Task
 from recinject.templating.library import BoundTemplate, TaskTemplates
-from recinject.templating.phrases import LETTERS, RATINGS, Phrasebook, Pieces
+from recinject.templating.phrases import Phrasebook, PieceKind, Pieces
 from recinject.templating.writers import Contexts, SlotKind
 
 REWORDED = "reworded"
@@ -150,7 +150,10 @@ def make_wordings(
 
 
 def _item_costs(encoder: Encoder) -> NDArray[np.int64]:
-    beside = sum(int(encoder.most_tokens(kind).max(initial=0)) for kind in (LETTERS, RATINGS))
+    beside = sum(
+        int(encoder.most_tokens(kind).max(initial=0))
+        for kind in (PieceKind.LETTERS, PieceKind.RATINGS)
+    )
     return encoder.most_tokens("history") + beside + _FIRST_TOKENS
 
 
@@ -163,6 +166,7 @@ class Batch:
         indices: which of its user's samples each is, shape (n,).
         wordings: which of the task's templates each is written in, shape (n,).
         prompts: the numbers of the prompts' pieces; ``completions`` likewise.
+        trimmed: how many of them lost the oldest items of their histories to fit.
     """
 
     contexts: Contexts
@@ -170,6 +174,7 @@ class Batch:
     wordings: Array
     prompts: Ragged
     completions: Ragged
+    trimmed: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -334,6 +339,7 @@ class Builder:
         self, contexts: Contexts, indices: Array, wordings: Array, examples: Ragged | None
     ) -> Batch:
         """Leave out the oldest items of a history until prompt and completion fit."""
+        whole = contexts.slots["history"].lengths
         while True:
             pieces, encoder = self._write(contexts, wordings), self.wording.encoder
             if examples is not None:
@@ -347,7 +353,7 @@ class Builder:
             contexts = contexts.without_oldest(counts, self._gapped_words)
         if contexts.hidden is None and (surplus > 0).any():
             row = int(np.argmax(surplus))
-            user = self.view.interactions.user_ids[contexts.users[row]]
+            user = [*self.view.interactions.user_ids, "(none)"][contexts.users[row]]
             raise RecinjectError(
                 f"task {self.task.name}: a {self.split} sample of user {user} takes "
                 f"{lengths[0][row]} + {lengths[1][row]} tokens with one item of history, "
@@ -356,7 +362,29 @@ class Builder:
                 "samples.shots, or write items shorter, as in "
                 "samples.phrases.candidates='{{ identifier }}'",
             )
-        return Batch(contexts, indices, wordings, *pieces)
+        trimmed = int((contexts.slots["history"].lengths < whole).sum())
+        return Batch(contexts, indices, wordings, *pieces, trimmed)
+
+    def ask(self, histories: Sequence[Sequence[int] | Array]) -> list[str]:
+        """Word what comes next after some histories, as test samples are worded.
+
+        The user is a stranger, and the oldest items are left out where a prompt is too long.
+
+        Args:
+            histories: item indices, oldest first, at least one each.
+        """
+        n = len(histories)
+        shown = Ragged.from_rows(histories)
+        if (longest := getattr(self.task, "history_length", None)) is not None:
+            shown = shown.last(longest)
+        # The target stands in the completion, which nobody reads here.
+        last = np.array([history[-1] for history in histories], np.int32)
+        slots = {"history": shown, "target": Ragged.from_columns(last)}
+        stranger = np.full(n, self.view.interactions.n_users, np.int32)
+        wording = np.full(n, self.wording.numbers(self.split)[0])
+        batch = self._within_limits(Contexts(stranger, slots), np.arange(n), wording, None)
+        texts: list[str] = self.wording.encoder.pieces.write(batch.prompts).to_pylist()
+        return texts
 
     @property
     def _gapped_words(self) -> Integers | None:

@@ -1,10 +1,10 @@
-"""Pieces to tokens: how prompts and completions are spelled, and the stored token columns."""
+"""From pieces to tokens: what a model reads and writes, and the columns that training reads."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -17,16 +17,17 @@ from recinject.data.schema import Floats
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, one_below_another, side_by_side
 from recinject.samples.tokenizer import END, UNKNOWN, encode
-from recinject.templating.phrases import Pieces
+from recinject.templating.phrases import Kind, Pieces
 
 _WORD = "x"
 _BLANKS = re.compile(r"\s+")
-# What a causal model's completions are tokenised after: prompts end in a sentence's end.
+# A causal model's completion is tokenised as if it followed ". ", so that its first token carries
+# the leading blank; this prefix is then stripped.
 _BEFORE = "."
 
 
 class Tokens(NamedTuple):
-    """Samples as a model is trained on them, with the rating that each asks for, if any: (n,)."""
+    """The tokens of n samples, and the rating that each asks for, if any, shape (n,)."""
 
     prompts: Ragged
     completions: Ragged
@@ -35,11 +36,11 @@ class Tokens(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Dialect:
-    """What a kind of model reads and writes, in tokens.
+    """How a kind of model reads prompts and writes completions, in tokens.
 
-    For an encoder-decoder model, prompts and completions alike are texts with the tokens that the
-    tokenizer puts around every text. A causal model reads a prompt without end token, and goes on
-    with the tokens that the completion has after ". " in a longer text, and the end token.
+    An encoder-decoder model's prompts and completions are texts with the tokens that the tokenizer
+    puts around every text. A causal model reads a prompt without the end token and continues it
+    with the tokens that the completion has after ". ", and the end token.
 
     Attributes:
         end: the model's end token, or None if it has none.
@@ -53,23 +54,23 @@ class Dialect:
     def of_model(
         cls, tokenizer: Tokenizer, causal: bool, ends: int | Sequence[int] | None
     ) -> Dialect:
-        """Make the dialect of a model by what its config says.
+        """Make the dialect of a model from its config.
 
-        Of several ``ends`` the first is written; where the config names none it is that of T5's
-        conventions, if the tokenizer has it.
+        Of several ``ends`` the first is written; if the config names none, it is T5's end token,
+        where the tokenizer has it.
         """
         named = [ends] if isinstance(ends, int) else list(ends or ())
         return cls(tokenizer, causal, named[0] if named else tokenizer.token_to_id(END))
 
     def prompts(self, texts: Sequence[str]) -> Ragged:
-        """Return the tokens that the model reads of each prompt, whole."""
+        """Return the tokens of each whole prompt."""
         rows = encode(self.tokenizer, texts, special=True)
         if not self.causal or self.end is None:
             return rows
         return rows.keep((rows.edges % 2 == 0) | (rows.values != self.end))
 
     def completions(self, texts: Sequence[str]) -> Ragged:
-        """Return the tokens that the model writes for each completion, the end token among them.
+        """Return the tokens of each completion, the end token included.
 
         Raises:
             RecinjectError: the tokenizer of a causal model joins the end of a prompt with what
@@ -92,10 +93,10 @@ class Dialect:
 
 @dataclass(frozen=True, eq=False)
 class Encoder:
-    """Gives the tokens of samples: exactly those that a dialect gives to their text.
+    """Gives samples exactly the tokens that a dialect gives their text.
 
     Attributes:
-        pieces: the texts that samples are put together from.
+        pieces: the texts that samples are joined from.
         table: the tokens of each piece, then those that the tokenizer puts before a text and
             after it; None where only the whole text can be encoded.
     """
@@ -108,11 +109,11 @@ class Encoder:
     def make_all(
         cls, dialect: Dialect, pieces: Sequence[Pieces], splits_at_blanks: Sequence[bool]
     ) -> list[Encoder]:
-        """Tokenise all pieces of several tasks, where that is as good as tokenising samples.
+        """Tokenise all pieces of several tasks, where that equals tokenising whole samples.
 
-        It is when pieces end at blanks and the tokenizer reads word by word, as T5's does. The
-        latter is tried on every word that any sample has, and on every run of blanks. Samples
-        for causal models are always tokenised whole.
+        It does if pieces end at blanks and the tokenizer reads word by word, as T5's does; this is
+        tried on every word and every run of blanks of any sample. Samples for causal models are
+        always tokenised whole.
         """
         tokenizer = dialect.tokenizer
         if dialect.causal:
@@ -132,11 +133,6 @@ class Encoder:
             for own, row, splits in zip(pieces, rows, splits_at_blanks, strict=True)
         ]
 
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The dialect's tokenizer."""
-        return self.dialect.tokenizer
-
     def encode(self, samples: Ragged, *, completions: bool = False) -> Ragged:
         """Return the tokens of prompts, or of completions, given the numbers of their pieces."""
         if self.table is None:
@@ -149,10 +145,10 @@ class Encoder:
         tokens = self.table.take(rows.values)
         return Ragged(tokens.values, tokens.offsets[rows.offsets])
 
-    def most_tokens(self, kind: str) -> NDArray[np.int64]:
-        """Return the most tokens that each text of a kind takes, with what stands beside it.
+    def most_tokens(self, kind: Kind) -> NDArray[np.int64]:
+        """Return the most tokens that each text of a kind takes with the text around it.
 
-        Shape (texts,); zeros where no sample writes them.
+        Shape (texts,); zeros if no sample writes the kind.
         """
         size = self.pieces.size(kind)
         starts = [start for (own, *_), start in self.pieces.starts.items() if own == kind]
@@ -164,7 +160,9 @@ class Encoder:
         if self.table is not None:
             return self.table.lengths[:-2]
         within = [f" {text}" for text in self.pieces.texts]
-        first, later = (encode(self.tokenizer, texts) for texts in (self.pieces.texts, within))
+        first, later = (
+            encode(self.dialect.tokenizer, texts) for texts in (self.pieces.texts, within)
+        )
         return np.maximum(first.lengths, later.lengths)
 
     def lengths(self, samples: Ragged, *, completions: bool = False) -> NDArray[np.int64]:
@@ -176,7 +174,7 @@ class Encoder:
 
 
 def _table(words: Ragged, rows: Sequence[Sequence[int]], frame: Sequence[Array]) -> Ragged:
-    """Join the words' tokens to those of pieces, and add what frames a text."""
+    """Join the tokens of words to those of pieces, and add the tokens around a text."""
     pieces = Ragged.from_rows(rows)
     tokens = words.take(pieces.values)
     lengths = np.diff(tokens.offsets[pieces.offsets])
@@ -185,7 +183,7 @@ def _table(words: Ragged, rows: Sequence[Sequence[int]], frame: Sequence[Array])
 
 
 def _frame(tokenizer: Tokenizer) -> tuple[Array, Array] | None:
-    """Return the tokens that stand before and after every text; None when that depends on it."""
+    """Return the tokens before and after every text; None if they depend on the text."""
     whole = tokenizer.encode(_WORD).ids
     bare = tokenizer.encode(_WORD, add_special_tokens=False).ids
     for start in range(len(whole) - len(bare) + 1):
@@ -195,7 +193,7 @@ def _frame(tokenizer: Tokenizer) -> tuple[Array, Array] | None:
 
 
 def _reads_word_by_word(tokenizer: Tokenizer, words: Sequence[str], tokens: Ragged) -> bool:
-    """Try every word between two others: its tokens must be those that it has alone."""
+    """Whether every word has the same tokens between two others as alone."""
     between = encode(tokenizer, [f"{_WORD} {word} {_WORD}" for word in words])
     other = encode(tokenizer, [_WORD]).take(np.zeros(len(words), np.int64))
     expected = side_by_side([other, tokens, other])
@@ -204,23 +202,20 @@ def _reads_word_by_word(tokenizer: Tokenizer, words: Sequence[str], tokens: Ragg
 
 
 def _reads_blanks_alike(tokenizer: Tokenizer, blanks: Sequence[str]) -> bool:
-    """Try every run of blanks between two words: it must say what a single blank says."""
+    """Whether every run of blanks between two words gives the tokens of a single blank."""
     rows = encode(tokenizer, [f"{_WORD}{run}{_WORD}" for run in (" ", *blanks)]).to_list()
     return all(row == rows[0] for row in rows)
 
 
-_WIDEST_SHORT = 1 << 16
-
-
 @dataclass(frozen=True)
 class TokenFacts:
-    """What tokenisation did to the samples of one task and split.
+    """Counts of the tokens of one task's samples in one split.
 
     Attributes:
-        prompt_tokens: how many tokens their prompts have together.
-        max_prompt_tokens: the longest prompt, before anything was cut.
-        truncated: how many prompts or completions were longer than allowed, and cut.
-        unknown_tokens: how many tokens the vocabulary could not spell.
+        prompt_tokens: the number of tokens of all prompts.
+        max_prompt_tokens: the length of the longest prompt before cutting.
+        truncated: the number of prompts and completions that were cut to their limit.
+        unknown_tokens: the number of tokens for text that the vocabulary cannot spell.
     """
 
     samples: int
@@ -232,13 +227,8 @@ class TokenFacts:
     @classmethod
     def total(cls, facts: Sequence[TokenFacts]) -> TokenFacts:
         """Add up the facts of several shards."""
-        return cls(
-            samples=sum(fact.samples for fact in facts),
-            prompt_tokens=sum(fact.prompt_tokens for fact in facts),
-            max_prompt_tokens=max(fact.max_prompt_tokens for fact in facts),
-            truncated=sum(fact.truncated for fact in facts),
-            unknown_tokens=sum(fact.unknown_tokens for fact in facts),
-        )
+        sums = cls(*map(sum, zip(*map(astuple, facts), strict=True)))
+        return replace(sums, max_prompt_tokens=max(fact.max_prompt_tokens for fact in facts))
 
 
 def token_table(
@@ -246,10 +236,10 @@ def token_table(
 ) -> tuple[pa.Table, TokenFacts]:
     """Turn tokens into the columns that training reads.
 
-    These are ``input_ids`` (the prompt), ``labels`` (the completion), ``length`` (the tokens that
-    one forward pass reads at most: the prompt's, for a causal model the completion's too) and,
-    where samples ask for ratings, ``rating``. A prompt or completion beyond its limit is cut
-    before its last token, the end marker.
+    These are ``input_ids`` (the prompt), ``labels`` (the completion), ``length`` (the number of
+    tokens that a forward pass reads: of the prompt, for a causal model of both) and, where samples
+    ask for ratings, ``rating``. A prompt or completion beyond its limit loses the tokens before its
+    last one, the end token.
     """
     empty = Ragged.from_rows([])
     prompts = one_below_another([empty, *(batch.prompts for batch in batches)])
@@ -264,7 +254,7 @@ def token_table(
         unknown_tokens=sum(int((side.values == unknown).sum()) for side, _ in sides),
     )
     inputs, labels = (_cut(side, most) for side, most in sides)
-    kind = np.uint16 if dialect.tokenizer.get_vocab_size() <= _WIDEST_SHORT else np.int32
+    kind = np.uint16 if dialect.tokenizer.get_vocab_size() <= 1 << 16 else np.int32
     lengths = inputs.lengths + (labels.lengths if dialect.causal else 0)
     columns = {
         "input_ids": _lists(inputs, kind),

@@ -1,8 +1,9 @@
-"""How much of each task one epoch of training holds."""
+"""How much of each task a training reads: the samples of an epoch, and phases with other rates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,36 @@ from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.randomness import derive_rng
 from recinject.samples.store import shards
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a training that has a mixture of its own.
+
+    Attributes:
+        share: of the run's steps, relative to the other phases.
+        rates: of its tasks, above 0, relative; tasks that are not named rest.
+    """
+
+    share: float
+    rates: Mapping[str, float]
+
+
+def task_rates(
+    sizes: Mapping[str, int], temperature: float = 1.0, cap: int | None = None
+) -> dict[str, float]:
+    """Return rates in proportion to ``min(size, cap) ** (1 / temperature)``.
+
+    This is examples-proportional and temperature-scaled mixing (Raffel et al., Exploring the
+    Limits of Transfer Learning, 2020, section 3.5.2): a temperature of 1 mixes by size, more
+    evens tasks out. Tasks without samples get no rate.
+
+    Examples:
+        >>> task_rates({"retrieval": 900, "bpr": 100}, temperature=2)
+        {'retrieval': 30.0, 'bpr': 10.0}
+    """
+    counted = {task: min(size, cap or size) for task, size in sizes.items() if size}
+    return {task: float(size ** (1 / temperature)) for task, size in counted.items()}
 
 
 def mixture_counts(sizes: Mapping[str, int], rates: Mapping[str, float]) -> dict[str, int]:
@@ -40,13 +71,31 @@ def mixture_counts(sizes: Mapping[str, int], rates: Mapping[str, float]) -> dict
     return {task: round(total * rate / whole) for task, rate in rates.items()}
 
 
+def share_out(total: int, shares: Sequence[float]) -> list[int]:
+    """Divide a whole number in proportion to shares; the largest remainders are rounded up.
+
+    Examples:
+        >>> share_out(10, [1, 1, 1])
+        [4, 3, 3]
+    """
+    exact = total * np.asarray(shares, float) / np.sum(shares)
+    whole = np.floor(exact).astype(np.int64)
+    missing = total - int(whole.sum())
+    whole[np.argsort(whole - exact, kind="stable")[:missing]] += 1
+    return [int(count) for count in whole]
+
+
 def draw_passes(seed: int, task: str, size: int, count: int) -> NDArray[np.int64]:
     """Choose ``count`` of ``size`` samples: whole passes first, then a part of one more.
 
     No sample is taken twice more often than another; each pass has its own seeded order.
     """
+    return _passes((seed, "mixture", task), size, count)
+
+
+def _passes(key: tuple[int | str, ...], size: int, count: int) -> NDArray[np.int64]:
     passes = [
-        derive_rng(seed, "mixture", task, number).permutation(size)
+        derive_rng(*key, number).permutation(size)  # type: ignore[arg-type]
         for number in range(-(-count // max(1, size)))
     ]
     return np.concatenate([np.empty(0, np.int64), *passes])[:count]
@@ -67,6 +116,50 @@ def mix_tasks(folder: Path, tasks: Iterable[str], rates: Mapping[str, float], se
             for task, count in counts.items()
         ]
     )
+
+
+def draw_phases(
+    tasks: NDArray[np.int64],
+    names: Sequence[str],
+    phases: Sequence[Phase],
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> list[NDArray[np.int64]]:
+    """Choose the samples that each phase of a training reads.
+
+    A task that comes in several phases goes on where it stopped: none of its samples is taken
+    again before all have been.
+
+    Args:
+        tasks: the number of each sample's task, shape (n,).
+        names: the name of each task's number.
+        phases: in their order; each names tasks that have samples.
+        steps: optimizer steps of the run.
+        batch_size: samples that one step reads, over all devices.
+        seed: of the choice.
+
+    Returns:
+        Numbers of samples, one array a phase, task after task; together ``steps * batch_size``.
+    """
+    rows = {name: np.flatnonzero(tasks == number) for number, name in enumerate(names)}
+    phase_steps = share_out(steps, [phase.share for phase in phases])
+    counts = [
+        dict(zip(phase.rates, share_out(n * batch_size, list(phase.rates.values())), strict=True))
+        for phase, n in zip(phases, phase_steps, strict=True)
+    ]
+    queues = {}
+    for name, own in rows.items():
+        # The first row's number, and not the name, tells the tasks' orders apart.
+        key = (seed, "curriculum", int(own[0]) if len(own) else 0)
+        total = sum(count.get(name, 0) for count in counts)
+        queues[name] = own[_passes(key, len(own), total)]
+    chosen, taken = [], dict.fromkeys(names, 0)
+    for count in counts:
+        parts = [queues[task][taken[task] : taken[task] + n] for task, n in count.items()]
+        taken = {task: taken[task] + count.get(task, 0) for task in names}
+        chosen.append(np.concatenate(parts))
+    return chosen
 
 
 def _numbered(folder: Path, task: str, part: Part, number: int) -> Dataset:

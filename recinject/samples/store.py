@@ -22,7 +22,7 @@ from recinject.samples.encoding import TokenFacts, token_table
 
 SAMPLES_PER_SHARD = 20_000
 _AT_ONCE = 4_000
-_FACTS = b"recinject.tokens"
+_FACTS, _TRIMMED = b"recinject.tokens", b"recinject.trimmed"
 # What has few values repeats; texts do not, and looking for repetitions takes longest.
 _DICTIONARY = ["task", "template", "split", "user_id", "target_item_id", "user", "target"]
 
@@ -37,7 +37,7 @@ class Forms:
 
 def write_samples(
     builder: Builder, folder: Path, forms: Forms, *, workers: int = 1
-) -> TokenFacts | None:
+) -> tuple[TokenFacts | None, int]:
     """Write all samples of a builder as ``folder/SPLIT-00000-of-00001.parquet`` and so on.
 
     What stands in which shard depends on the samples' order alone, so the bytes are the same
@@ -45,7 +45,8 @@ def write_samples(
     that are there already are left as they are.
 
     Returns:
-        What tokenisation did to them; None where no tokens were asked for.
+        What tokenisation did to them, None where no tokens were asked for; and how many samples
+        lost the oldest items of their histories to fit.
     """
     size = len(builder)
     starts = range(0, max(1, size), SAMPLES_PER_SHARD)
@@ -61,10 +62,11 @@ def write_samples(
     done = size - sum(len(numbers) for _, numbers, _ in missing)
     for _ in track(_run(builder, missing, workers), title, size, size=int, done=done):
         pass
+    found = [pq.read_schema(file).metadata for file in files]
+    trimmed = sum(int(each[_TRIMMED]) for each in found)
     if not forms.tokens:
-        return None
-    found = [pq.read_schema(file).metadata[_FACTS] for file in files]
-    return TokenFacts.total([TokenFacts(**json.loads(text)) for text in found])
+        return None, trimmed
+    return TokenFacts.total([TokenFacts(**json.loads(each[_FACTS])) for each in found]), trimmed
 
 
 _Job = tuple[Path, range, Forms]
@@ -99,24 +101,27 @@ def _write_shard_in_worker(job: _Job) -> int:
 
 def _write_shard(builder: Builder, file: Path, numbers: range, forms: Forms) -> int:
     """Write one shard; its Parquet file comes last, and says that the shard is whole."""
-    tables, tokens = [SCHEMA.empty_table()], []
+    tables, tokens, trimmed = [SCHEMA.empty_table()], [], 0
     for start in range(0, len(numbers), _AT_ONCE):
         batch = builder.batch(np.array(numbers[start : start + _AT_ONCE]))
         tables.append(builder.table(batch))
+        trimmed += batch.trimmed
         if forms.tokens:
             tokens.append(builder.tokens(batch))
     table = pa.concat_tables(tables).combine_chunks()
+    facts = {_TRIMMED: str(trimmed)}
     partial = file.with_suffix(".partial")
     if forms.tokens:
-        encoded, facts = token_table(tokens, builder.wording.encoder.dialect, builder.limits)
+        encoded, counts = token_table(tokens, builder.wording.encoder.dialect, builder.limits)
         with pa.OSFile(str(partial), "wb") as sink, pa.ipc.new_stream(sink, encoded.schema) as out:
             out.write_table(encoded)
         partial.rename(file.with_suffix(".arrow"))
-        table = table.replace_schema_metadata({_FACTS: json.dumps(asdict(facts))})
+        facts[_FACTS] = json.dumps(asdict(counts))
     if forms.jsonl:
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in table.to_pylist()]
         partial.write_text("".join(lines), encoding="utf-8")
         partial.rename(file.with_suffix(".jsonl"))
+    table = table.replace_schema_metadata(facts)
     pq.write_table(table, partial, compression="zstd", use_dictionary=_DICTIONARY)
     partial.rename(file)
     return len(numbers)

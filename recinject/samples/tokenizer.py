@@ -1,9 +1,10 @@
-"""T5's tokenizer, or one like it that is learnt from the texts at hand."""
+"""Tokenizers: loaded from a file or the hub, or learnt from the texts with T5's conventions."""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 
@@ -72,16 +73,16 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def add_tokens(tokenizer: Tokenizer, texts: Iterable[str]) -> None:
-    """Make a tokenizer read each text as one token; those that are new end its vocabulary."""
+    """Make a tokenizer read each text as one token; new ones go to the end of its vocabulary."""
     # A blank before such a token would be a token of its own to some tokenizers.
     tokenizer.add_tokens([AddedToken(text, normalized=False, lstrip=True) for text in texts])
 
 
 def load_tokenizer(source: str | Path) -> Tokenizer:
-    """Load a tokenizer from a ``tokenizer.json``, a folder that has one, or a hub by its name.
+    """Load a tokenizer from a ``tokenizer.json``, a folder that has one, or by name from the hub.
 
     Raises:
-        RecinjectError: there is no such file, and no such name that the hub can be asked for.
+        RecinjectError: there is no such file, and the hub cannot be reached or has no such name.
     """
     path = Path(source)
     if not path.exists():
@@ -96,10 +97,10 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool = False) -> Ragged:
-    """Return the tokens of each text; with ``special`` those put around every text, too."""
+    """Return the tokens of each text; with ``special`` also those put around a text."""
     parts = [np.empty(0, np.int32)]
     lengths: list[int] = []
-    # In parts, since the library's own objects take far more room than the numbers in them.
+    # In parts: the library's objects take far more memory than the numbers in them.
     for start in range(0, len(texts), _AT_ONCE):
         batch = list(texts[start : start + _AT_ONCE])
         rows = [e.ids for e in tokenizer.encode_batch_fast(batch, add_special_tokens=special)]
@@ -109,40 +110,32 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool = False)
 
 
 def local_copy(name: str, patterns: Sequence[str]) -> Path:
-    """Return the folder that holds a hub repository's files, fetched if they are not here yet.
+    """Return the folder of a hub repository's files, which are fetched if they are not here yet.
 
-    What was fetched before is taken as it is, if any file of the patterns is there. The hub is
-    asked once, briefly, before the download: the libraries' own retries make an offline failure
-    last most of a minute.
+    Files that were fetched before are taken as they are: the hub is not asked for newer ones.
 
     Raises:
         RecinjectError: the files are not here and the hub cannot be reached or knows no such name.
     """
     # A tenth of a second to import, and most runs ask no hub.
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    wanted = list(patterns)
     try:
-        folder = Path(snapshot_download(name, allow_patterns=[*patterns], local_files_only=True))
-        if any(file for pattern in patterns for file in folder.glob(pattern)):
-            return folder
-    except LocalEntryNotFoundError:
-        pass  # never fetched: ask the hub
-    except HFValidationError as error:
-        raise _unreachable(name, "no such file or folder, and no name that a hub has") from error
-    try:
-        HfApi().model_info(name, timeout=_HUB_SECONDS)
-        return Path(snapshot_download(name, allow_patterns=[*patterns]))
-    except HfHubHTTPError as error:
-        raise _unreachable(name, f"the hub refuses it ({error.response.status_code})") from error
-    except Exception as error:
-        # The HTTP client behind the hub has its own errors, which are not the hub's to promise.
-        raise _unreachable(name, "not on this machine, and the hub cannot be reached") from error
-
-
-def _unreachable(name: str, fact: str) -> RecinjectError:
-    return RecinjectError(
-        f"{name}: {fact}",
-        hint="download it once with a network, give a local folder, or set model.config to build "
-        "a small model whose tokenizer is learnt from the catalogue",
-    )
+        with suppress(LocalEntryNotFoundError):  # never fetched: ask the hub
+            folder = Path(snapshot_download(name, allow_patterns=wanted, local_files_only=True))
+            if any(file for pattern in wanted for file in folder.glob(pattern)):
+                return folder
+        return Path(snapshot_download(name, allow_patterns=wanted, etag_timeout=_HUB_SECONDS))
+    except Exception as error:  # the HTTP client behind the hub raises errors of its own, too
+        fact = "not on this machine, and the hub cannot be reached"
+        if isinstance(error, HFValidationError):
+            fact = "no such file or folder, and no name that a hub has"
+        elif isinstance(error, HfHubHTTPError):
+            fact = f"the hub refuses it ({error.response.status_code})"
+        raise RecinjectError(
+            f"{name}: {fact}",
+            hint="download it once with a network, give a local folder, or set model.config to "
+            "build a small model whose tokenizer is learnt from the catalogue",
+        ) from error

@@ -47,6 +47,7 @@ class Task(ABC):
         answer: how its test samples are answered and measured: ``retrieval`` out of the whole
             catalogue, ``ranking`` of the slot ``candidates``, or ``rating``; None where it is
             trained alone.
+        metrics: the names of the metrics that measure it; all of its way of answering if None.
     """
 
     name: ClassVar[str]
@@ -54,6 +55,7 @@ class Task(ABC):
     parts: ClassVar[tuple[Part, ...]] = (Part.TRAIN,)
     needs_ratings: ClassVar[bool] = False
     answer: ClassVar[str | None] = None
+    metrics: ClassVar[tuple[str, ...] | None] = None
 
     @abstractmethod
     def count(self, view: View) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """The sample language: literal text and ``{{ slot | filter(arguments) }}``, nothing else.
 
-Jinja parses it, its syntax tree is checked, and what passes is lowered to segments. Nothing is
-rendered once a sample: segments choose among pieces of text that were made once.
+Jinja parses a template, its syntax tree is checked and lowered to segments. No sample is rendered:
+segments choose among pieces of text that were made once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from itertools import groupby
 from jinja2 import Environment, TemplateSyntaxError, nodes
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.registry import pick
 from recinject.templating.writers import FILTERS, Segment, SlotKind, cut_at_blank
 
-_PARSER = Environment(autoescape=False)  # it only parses: nothing is ever executed
+_PARSER = Environment(autoescape=False)  # only parses, never executes
 _UP_TO_WORD = re.compile(r"\S*\s*")
 
 
@@ -54,7 +55,7 @@ def lower(source: str, slots: Mapping[str, SlotKind], place: str) -> tuple[Segme
 
 
 def splits_at_blanks(segments: Sequence[Segment]) -> bool:
-    """Say whether every piece but the last ends with a blank, so that no word spans two pieces."""
+    """Whether every piece but the last ends with a blank, so that no word spans two pieces."""
     ends = [segment.arguments[0] if segment.is_text else segment.after for segment in segments]
     inner = [text for segment in segments if segment.filter for text in segment.arguments]
     return all(end[-1:].isspace() for end in ends[:-1]) and all(
@@ -63,12 +64,12 @@ def splits_at_blanks(segments: Sequence[Segment]) -> bool:
 
 
 def _glued(segments: Sequence[Segment]) -> tuple[Segment, ...]:
-    """Give to each slot the text that stands beside it without a blank between."""
+    """Attach to each slot the text beside it, up to the nearest blank."""
     glued: list[Segment] = []
     before = ""
     for is_text, neighbours in groupby(segments, lambda segment: segment.is_text):
         if is_text:
-            # More than one where Jinja cuts a text: at a comment and at ``raw``.
+            # Jinja cuts a text at a comment and at ``raw``.
             text = "".join(segment.arguments[0] for segment in neighbours)
             if glued:
                 after = _UP_TO_WORD.findall(text)[0]
@@ -96,9 +97,7 @@ def _segment(node: nodes.Node, slots: Mapping[str, SlotKind], place: str) -> Seg
 
 
 def _kind(slot: str, slots: Mapping[str, SlotKind], place: str) -> SlotKind:
-    if slot not in slots:
-        raise RecinjectError(f"{place}: unknown slot {slot!r}", hint=did_you_mean(slot, slots))
-    return slots[slot]
+    return slots[pick(slot, slots, f"{place}: unknown slot")]
 
 
 def _plain(slot: str, kind: SlotKind, place: str) -> Segment:

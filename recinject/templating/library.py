@@ -1,4 +1,4 @@
-"""The library of templates: one YAML a task, shipped or the user's own."""
+"""The library of templates: one YAML file a task, shipped or the user's own."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Template:
     """One wording of a task.
 
     Attributes:
-        name: its name with the file's version, ``next_item@1``: enough to cite it.
-        held_out: never trained on; it measures generalisation over wording.
-        source: the prompt as the file has it.
+        name: its name with the file's version, such as ``next_item@1``.
+        held_out: whether it is never trained on, to measure generalisation over wordings.
+        source: the prompt as it stands in the file.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Template:
     completion: tuple[Segment, ...]
 
     def bind(self, pieces: Pieces) -> BoundTemplate:
-        """Ask for the pieces that the template needs."""
+        """Make the pieces that the template needs."""
         return BoundTemplate(
             tuple(segment.writer(pieces) for segment in self.prompt),
             tuple(segment.writer(pieces) for segment in self.completion),
@@ -60,19 +60,19 @@ class Template:
 
     @property
     def splits_at_blanks(self) -> bool:
-        """Whether its pieces end where words end."""
+        """Whether no word spans two of its pieces."""
         return splits_at_blanks(self.prompt) and splits_at_blanks(self.completion)
 
 
 @dataclass(frozen=True)
 class BoundTemplate:
-    """A wording that chooses among ready-made pieces."""
+    """A wording whose pieces are made: it only chooses among them."""
 
     prompt: tuple[Writer, ...]
     completion: tuple[Writer, ...]
 
     def write(self, contexts: Contexts) -> tuple[Ragged, Ragged]:
-        """Return the numbers of the pieces of the samples' prompts and of their completions."""
+        """Return the numbers of the pieces of each sample's prompt and completion."""
         prompt, completion = (
             side_by_side([writer(contexts) for writer in writers])
             for writers in (self.prompt, self.completion)
@@ -82,12 +82,12 @@ class BoundTemplate:
 
 @dataclass(frozen=True)
 class TaskTemplates:
-    """All wordings of one task, and how each of its slots writes an item.
+    """All wordings of one task, and how an item is written in each slot.
 
     Attributes:
-        version: the file's version, bumped when any wording changes.
+        version: the file's version, raised whenever a wording changes.
         phrases: the phrase of each item slot.
-        places: where each of them was given, for messages.
+        places: where each phrase was given, for messages.
         templates: the wordings, in the file's order.
         path: the file, for messages.
     """
@@ -118,13 +118,13 @@ def load_templates(
     folder: Path | None = None,
     phrases: Mapping[str, str] | None = None,
 ) -> TaskTemplates:
-    """Load a task's templates and check every word of them.
+    """Load and check a task's templates.
 
     Args:
-        task: its name, which is the file's.
-        slots: what the task fills; ``user`` is a slot of every task.
-        folder: the user's own folder; where it lacks the task, the shipped file is used.
-        phrases: phrases that stand in for the file's, by slot.
+        task: the task's name, which is the file's.
+        slots: the slots that the task fills; every task also has the slot ``user``.
+        folder: the user's own folder; if it has no file of the task, the shipped one is used.
+        phrases: phrases that replace the file's, by slot.
 
     Raises:
         RecinjectError: no such file, an unknown key, slot or filter, or a slot without phrase.

@@ -1,10 +1,12 @@
-"""Items written by phrases, and the pieces of text that samples are made of."""
+"""The texts of items, and the pieces of text that samples are joined from."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -14,15 +16,29 @@ from jinja2.sandbox import SandboxedEnvironment
 from numpy.typing import NDArray
 
 from recinject.data.schema import Catalog, Floats, Integers
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 from recinject.identifiers.table import unlike_number
+from recinject.registry import pick
 
 Blocks = NDArray[np.int32]
-# No slot has such a name.
-RATINGS, LETTERS, SENTINELS, USERS = " ratings", " letters", " sentinels", " users"
 MOST_GAPS = 100  # as many sentinels as T5 has
 _LETTERS = 1_000  # at least; a history may be longer than the catalogue
+
+
+class PieceKind(Enum):
+    """Texts that a sample may be made of beside its items."""
+
+    RATINGS = "ratings"
+    LETTERS = "letters"
+    SENTINELS = "sentinels"
+    USERS = "users"
+    LITERAL = "literal texts"
+
+
+Kind: TypeAlias = PieceKind | str | tuple[str, str]
+"""A kind of texts: a :class:`PieceKind`, the name of a slot for the texts of its items, or a slot's
+name and a separator for the distinct words of these texts."""
 
 
 def number_text(value: float) -> str:
@@ -49,9 +65,9 @@ def letter(number: int) -> str:
 class Pieces:
     """Numbered texts, in blocks: all items of a slot with the same text before and after them.
 
-    A sample's text is its pieces, one after another. A piece carries the punctuation and the
-    blank that follow it, so that pieces begin where words begin. All blocks are asked for, by
-    lowering templates, before the first text is written.
+    A sample's text is its pieces joined. A piece carries the punctuation and the blank that follow
+    it, so pieces begin where words begin. Call :meth:`block` for everything that is needed first,
+    which binding a template does: reading :attr:`texts` or writing a sample freezes the table.
 
     Args:
         phrases: for each slot the text of every item.
@@ -65,26 +81,41 @@ class Pieces:
         self.phrases = phrases
         n_letters = max([_LETTERS, *map(len, phrases.values())])
         self._ratings = ratings
-        self._texts: dict[str, Sequence[str]] = {
-            **phrases,
-            RATINGS: [number_text(value) for value in ratings],
-            LETTERS: [f"({letter(number)})" for number in range(n_letters)],
-            SENTINELS: [f"<extra_id_{number}>" for number in range(MOST_GAPS)],
-            USERS: users,
+        self._kinds: dict[Kind, Sequence[str]] = {
+            PieceKind.RATINGS: [number_text(value) for value in ratings],
+            PieceKind.LETTERS: [f"({letter(number)})" for number in range(n_letters)],
+            PieceKind.SENTINELS: [f"<extra_id_{number}>" for number in range(MOST_GAPS)],
+            PieceKind.USERS: users,
+            PieceKind.LITERAL: [""],
         }
-        self._words: dict[str, Ragged] = {}
-        self.starts: dict[tuple[str, str, str], int] = {}
-        self.texts: list[str] = []
+        self._kinds.update(phrases.items())
+        self._words: dict[Kind, Ragged] = {}
+        self._texts: list[str] = []
+        self.starts: dict[tuple[Kind, str, str], int] = {}
 
-    def block(self, kind: str, before: str = "", after: str = "") -> int:
-        """Return the number of a kind's first piece with these texts around it."""
+    def block(self, kind: Kind, before: str = "", after: str = "") -> int:
+        """Return the number of a kind's first piece with these texts around it.
+
+        Raises:
+            RuntimeError: there is no such block yet, and the table is frozen.
+        """
         key = (kind, before, after)
         if key not in self.starts:
-            self.starts[key] = len(self.texts)
-            self.texts += [f"{before}{text}{after}" for text in self._texts[kind]]
+            if "texts" in self.__dict__:
+                raise RuntimeError(
+                    f"the pieces of {kind!r} between {before!r} and {after!r} are asked for after "
+                    "the first text was written or tokenised; bind every template before that"
+                )
+            self.starts[key] = len(self._texts)
+            self._texts += [f"{before}{text}{after}" for text in self._kinds[kind]]
         return self.starts[key]
 
-    def blocks(self, kind: str, first: str, before: str, after: str, last: str) -> Blocks:
+    @cached_property
+    def texts(self) -> tuple[str, ...]:
+        """All pieces by number; from the first use on there are no new ones."""
+        return tuple(self._texts)
+
+    def blocks(self, kind: Kind, first: str, before: str, after: str, last: str) -> Blocks:
         """Return the blocks of a list's pieces by :attr:`Ragged.edges`.
 
         ``first`` stands before the list's first piece and ``before`` before every other,
@@ -95,41 +126,47 @@ class Pieces:
 
     def literal(self, text: str) -> int:
         """Return the number of the piece that is just this text."""
-        kind = f"  {text}"  # two blanks: the text may be "ratings"
-        self._texts.setdefault(kind, [text])
-        return self.block(kind)
+        return self.block(PieceKind.LITERAL, text)
 
-    def size(self, kind: str) -> int:
-        """Return how many texts a kind has."""
-        return len(self._texts[kind])
+    def size(self, kind: Kind) -> int:
+        """Return the number of a kind's texts."""
+        return len(self._kinds[kind])
 
-    def places(self, kind: str, wanted: Array) -> Integers:
-        """Return places among a kind's texts; an error where it has not so many."""
+    def indices(self, kind: PieceKind, wanted: Array) -> Integers:
+        """Return indices into a kind's texts as pieces are numbered.
+
+        Raises:
+            RecinjectError: the kind has not so many texts.
+        """
         most = wanted.max(initial=-1) + 1
         if most > self.size(kind):
             raise RecinjectError(
-                f"a sample takes {most}{kind}, and there are {self.size(kind)}",
+                f"a sample takes {most} {kind.value}, and there are {self.size(kind)}",
                 hint="make its list shorter, or hide fewer of its items",
             )
         return wanted.astype(np.int32)
 
-    def words(self, slot: str, separator: str) -> tuple[str, Ragged]:
-        """Number the words of a slot's items.
+    def words(self, slot: str, separator: str) -> tuple[Kind, Ragged]:
+        """Number the distinct words of a slot's items.
 
         Returns:
-            The kind of the distinct words, and each item's words, shape (2 * items,): first as
-            they are with the separator after the item, then as they are without.
+            Their kind, and the words of each item, shape (2 * items,): first with the separator
+            after every item, then without.
         """
-        kind = f" words {slot} {separator}"
+        kind = (slot, separator)
         if kind not in self._words:
             texts = [f"{text}{end}" for end in (separator, "") for text in self.phrases[slot]]
             numbers: dict[str, int] = {}
             rows = [[numbers.setdefault(w, len(numbers)) for w in text.split()] for text in texts]
-            self._texts[kind], self._words[kind] = list(numbers), Ragged.from_rows(rows)
+            self._kinds[kind], self._words[kind] = list(numbers), Ragged.from_rows(rows)
         return kind, self._words[kind]
 
     def rating_numbers(self, values: Floats) -> Integers:
-        """Return the places of ratings among those that can be written; an error without one."""
+        """Return the indices of ratings among those that can be written.
+
+        Raises:
+            RecinjectError: a rating is none of them.
+        """
         unknown = np.isin(values, self._ratings, invert=True)
         if unknown.any():
             raise RecinjectError(
@@ -139,7 +176,7 @@ class Pieces:
         return np.searchsorted(self._ratings, values).astype(np.int32)
 
     def write(self, samples: Ragged) -> pa.StringArray:
-        """Put the texts of samples together, given the numbers of their pieces."""
+        """Join the texts of samples, given the numbers of their pieces."""
         texts = self._table.take(pa.array(samples.values))
         lists = pa.ListArray.from_arrays(pa.array(samples.offsets, pa.int32()), texts)
         return pc.binary_join(lists, "")
@@ -150,16 +187,16 @@ class Pieces:
 
 
 _SANDBOX = SandboxedEnvironment(autoescape=False)
-# A phrase may ask for these in any log; where the log lacks them they are empty.
+# A phrase may use these columns with any log; where the log lacks them they are empty.
 _STANDARD = frozenset({"title", "brand", "category", "categories"})
 
 
 @dataclass(frozen=True, eq=False)
 class Phrasebook:
-    """The items of a catalogue, each with its identifier, written by any phrase once and only once.
+    """The items of a catalogue with their identifiers; each phrase renders them once.
 
-    A phrase is Jinja over the catalogue's columns and two names more: ``identifier``, and ``item``,
-    which is the identifier followed by the title unless it holds it already.
+    A phrase is Jinja over the catalogue's columns and two more names: ``identifier``, and ``item``,
+    which is the identifier followed by the title unless the identifier contains it.
     """
 
     catalog: Catalog
@@ -167,7 +204,7 @@ class Phrasebook:
     _written: dict[str, list[str]] = field(default_factory=dict)
 
     def write(self, source: str, place: str) -> list[str]:
-        """Return one text an item, on one line; its identifier where the phrase comes out empty.
+        """Return one line of text an item; its identifier where the phrase renders empty.
 
         Args:
             source: the phrase.
@@ -195,11 +232,8 @@ class Phrasebook:
     def _render(self, source: str, place: str) -> list[str]:
         columns = map(str, self.catalog.frame.columns)
         legal = {*columns, *_STANDARD, "identifier", "item"} - {"item_id"}
-        if unknown := meta.find_undeclared_variables(_SANDBOX.parse(source)) - legal:
-            name = min(unknown)
-            raise RecinjectError(
-                f"{place}: the catalogue has no column {name!r}", hint=did_you_mean(name, legal)
-            )
+        for name in sorted(meta.find_undeclared_variables(_SANDBOX.parse(source))):
+            pick(name, legal, f"{place}: the catalogue has no column")
         template = _SANDBOX.from_string(source)
         rows = self.catalog.frame.to_dict("records")
         return [
@@ -211,5 +245,5 @@ class Phrasebook:
 def _item(identifier: str, title: str) -> str:
     # By whole words: the film "12" is not named by the number #12.
     forms = (f" {title} ", f" {unlike_number(title)} ")
-    held = any(form in f" {identifier} " for form in forms)
-    return identifier if held else f"{identifier} {title}"
+    contained = any(form in f" {identifier} " for form in forms)
+    return identifier if contained else f"{identifier} {title}"

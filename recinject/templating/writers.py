@@ -1,4 +1,4 @@
-"""What a sampler tells a template, and how its slots become pieces of text."""
+"""The integers that a sampler gives a template, and how its slots become pieces of text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import numpy as np
 from recinject.data.schema import Floats, Integers
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
-from recinject.templating.phrases import LETTERS, RATINGS, SENTINELS, USERS, Blocks, Pieces
+from recinject.templating.phrases import Blocks, Kind, PieceKind, Pieces
 
 
 class SlotKind(Enum):
@@ -29,19 +29,18 @@ class SlotKind(Enum):
     USER = "a user"
 
 
-# A slot of every task; see identifiers.users.
-USER_SLOT = "user"
+USER_SLOT = "user"  # every task has it
 
 
 @dataclass(frozen=True, eq=False)
 class Contexts:
-    """The integers that a batch of samples is made of; a template turns them into words.
+    """The integers that a batch of samples is made of; templates turn them into words.
 
     Attributes:
-        users: shape (n,); of the text they decide nothing but the slot ``user``.
-        slots: the item numbers in each slot, n rows; a slot for one item has one a row.
-        ratings: of each item in ``slots["history"]``, where the task shows them.
-        hidden: which items of the history are masked, or which words of its text cut out.
+        users: only used to fill the slot ``user``, shape (n,).
+        slots: the items in each slot, n rows; a slot for one item has one a row.
+        ratings: the ratings of the items in ``slots["history"]``, where the task shows them.
+        hidden: which items of the history are masked, or which words of its text are cut out.
         events: the view's numbers of the events that are asked for, shape (n,), or None.
         targets: the item that is asked for, shape (n,), or None.
         labels: the rating that is asked for, shape (n,), or None.
@@ -71,15 +70,18 @@ class Contexts:
         )
 
     def with_history_in(self, order: Ragged) -> Contexts:
-        """Put each history into another order, its ratings with it; only for plain histories."""
+        """Reorder each history and its ratings; only for tasks that hide nothing."""
         slots = {**self.slots, "history": self.slots["history"].at(order)}
         return replace(self, slots=slots, ratings=self.ratings and self.ratings.at(order))
 
     def without_oldest(self, counts: Array, words: Integers | None = None) -> Contexts:
-        """Leave out the first ``counts`` items of each history, with what is said of them.
+        """Leave out the first items of each history, with their ratings and masks.
 
-        Where items are masked, the slot ``masked`` is made anew from those that are left; where
-        words are cut out, ``words`` says how many each item of the catalogue has.
+        Where items are masked, the slot ``masked`` is made anew from those that are left.
+
+        Args:
+            counts: how many items to leave out of each history, shape (n,).
+            words: the number of words of each item of the catalogue, where words are cut out.
         """
         history = self.slots["history"]
         kept = history.places >= counts[history.rows]
@@ -125,10 +127,10 @@ class Segment:
         return not self.slot
 
     def writer(self, pieces: Pieces) -> Writer:
-        """Return what writes the segment, having asked for every piece that it may need."""
+        """Make the pieces that the segment may need, and return what writes it."""
         write, nothing = partial(self.write, pieces), Ragged.from_rows([])
         slots, labels = {self.slot: nothing}, np.empty(0)
-        # To write no sample asks for the same pieces as to write many.
+        # Writing no sample needs the same pieces as writing many.
         write(Contexts(nothing.values, slots, ratings=nothing, hidden=nothing, labels=labels))
         return write
 
@@ -141,7 +143,7 @@ class Segment:
         empty = written.lengths == 0
         if not empty.any():
             return written
-        # Where the slot holds nothing, what stands beside it stays.
+        # Where the slot is empty, the text around it stays.
         beside = Ragged.from_lengths(np.full(empty.sum(), alone, np.int32), empty)
         return side_by_side([written, beside])
 
@@ -151,15 +153,15 @@ class Segment:
         if self.slot in pieces.phrases:
             return _in_blocks(contexts.slots[self.slot], self.blocks(pieces, self.slot))
         if self.slot == USER_SLOT:
-            block = pieces.block(USERS, self.before, self.after)
+            block = pieces.block(PieceKind.USERS, self.before, self.after)
             return Ragged.from_columns((block + contexts.users).astype(np.int32))
-        block = pieces.block(RATINGS, self.before, self.after)
+        block = pieces.block(PieceKind.RATINGS, self.before, self.after)
         missing = "writes a rating, and its sampler gave no labels"
         labels = _given(contexts.labels, "labels", missing)
         return Ragged.from_columns(block + pieces.rating_numbers(labels))
 
-    def blocks(self, pieces: Pieces, kind: str, before: str = "", after: str = "") -> Blocks:
-        """Return the blocks of a list of some kind with these texts around what stands in it."""
+    def blocks(self, pieces: Pieces, kind: Kind, before: str = "", after: str = "") -> Blocks:
+        """Return the blocks of a list whose values have these texts around them."""
         return pieces.blocks(kind, self.before, before, after, self.after)
 
 
@@ -174,7 +176,7 @@ class Filter:
 
 
 def _in_blocks(rows: Ragged, blocks: Blocks) -> Ragged:
-    """Number the pieces of rows of texts by where in its row each text stands."""
+    """Number the pieces of rows of texts; the first and the last of a row have their own block."""
     return rows.of(rows.values + blocks[rows.edges])
 
 
@@ -194,17 +196,19 @@ def _join(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
 
 def _lettered(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
     after, before = cut_at_blank(segment.arguments[0])
-    letters = pieces.blocks(LETTERS, segment.before, before, " ", " ")
+    letters = pieces.blocks(PieceKind.LETTERS, segment.before, before, " ", " ")
     blocks = pieces.blocks(segment.slot, "", "", after, segment.after)
     items = contexts.slots[segment.slot]
-    marks = items.of(pieces.places(LETTERS, items.places))
+    marks = items.of(pieces.indices(PieceKind.LETTERS, items.places))
     return _alternate(_in_blocks(marks, letters), _in_blocks(items, blocks))
 
 
 def _rated(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
     between, separator = map(cut_at_blank, segment.arguments)
     blocks = pieces.blocks(segment.slot, segment.before, separator[1], between[0], between[0])
-    rating_blocks = pieces.blocks(RATINGS, between[1], between[1], separator[0], segment.after)
+    rating_blocks = pieces.blocks(
+        PieceKind.RATINGS, between[1], between[1], separator[0], segment.after
+    )
     missing = f"writes the ratings of {segment.slot!r}, and its sampler gave none"
     ratings = _given(contexts.ratings, "ratings", missing)
     numbers = ratings.of(pieces.rating_numbers(ratings.values))
@@ -220,9 +224,8 @@ def _alternate(first: Ragged, second: Ragged) -> Ragged:
 
 def _masked(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
     after, before = cut_at_blank(segment.arguments[0])
-    blocks, sentinels = (
-        segment.blocks(pieces, kind, before, after) for kind in (segment.slot, SENTINELS)
-    )
+    blocks = segment.blocks(pieces, segment.slot, before, after)
+    sentinels = segment.blocks(pieces, PieceKind.SENTINELS, before, after)
     items, hidden = contexts.slots[segment.slot], _hidden(segment, contexts)
     numbers = np.where(hidden.values, _marks(pieces, hidden), items.values)
     return _chosen(items.of(numbers), hidden.values, sentinels, blocks)
@@ -234,8 +237,8 @@ def _hidden(segment: Segment, contexts: Contexts) -> Ragged:
 
 
 def _marks(pieces: Pieces, flags: Ragged) -> Array:
-    """Number the flagged values of each row from 0; at all others stands 0."""
-    return pieces.places(SENTINELS, flags.sums_before(flags.values) * flags.values)
+    """Number the flagged values of each row from 0; the others get 0."""
+    return pieces.indices(PieceKind.SENTINELS, flags.sums_before(flags.values) * flags.values)
 
 
 def _chosen(rows: Ragged, is_mark: Array, sentinels: Blocks, blocks: Blocks) -> Ragged:
@@ -243,12 +246,14 @@ def _chosen(rows: Ragged, is_mark: Array, sentinels: Blocks, blocks: Blocks) -> 
 
 
 def _gapped(keeps: bool, segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
-    """Write the words that stay of a text, or those that were cut out, with marks for the others.
+    """Write the words that stay of a text, or those that are cut out.
 
-    A mark stands where a span begins: instead of its words, or before them.
+    A sentinel stands where a span that is cut out begins: in place of its words, or before them.
     """
     kind, words = pieces.words(segment.slot, segment.arguments[0])
-    blocks, sentinels = (segment.blocks(pieces, name, after=" ") for name in (kind, SENTINELS))
+    blocks, sentinels = (
+        segment.blocks(pieces, name, after=" ") for name in (kind, PieceKind.SENTINELS)
+    )
     items = contexts.slots[segment.slot]
     without_separator = np.where(items.edges % 2, len(words) // 2, 0)
     each = words.take(items.values + without_separator)
@@ -256,7 +261,7 @@ def _gapped(keeps: bool, segment: Segment, pieces: Pieces, contexts: Contexts) -
     hidden = _hidden(segment, contexts).values
     follows = np.concatenate([[False], hidden[:-1]])
     begins = hidden & (~follows | (text.edges >= 2))
-    # How often each word stands, its span's mark among them, which comes first.
+    # The number of pieces for each word: itself, if it is written, after its span's sentinel.
     times = (~hidden if keeps else hidden) + begins.astype(np.int64)
     is_mark = np.zeros(times.sum(), bool)
     is_mark[(np.cumsum(times) - times)[begins]] = True

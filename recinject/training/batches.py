@@ -9,13 +9,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Sampler
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
+from recinject.foundation.ragged import Ragged
 from recinject.foundation.randomness import derive_rng
 from recinject.models.adapters import without_wrapper
 from recinject.models.heads import RatingModel
+from recinject.samples.mixture import Phase, draw_phases
 
 Sample: TypeAlias = Mapping[str, Any]
 Batch: TypeAlias = dict[str, torch.Tensor]
@@ -77,6 +80,40 @@ def order_by_length(
     """Return a random order of numbered samples in which those of a batch are of like length."""
     generator = torch.Generator().manual_seed(int(chance.integers(2**62)))
     return list(get_length_grouped_indices(lengths, batch_size, generator=generator))
+
+
+def order_by_phase(
+    tasks: NDArray[np.int64],
+    names: Sequence[str],
+    lengths: NDArray[np.int64],
+    phases: Sequence[Phase],
+    steps: int,
+    batch_size: int,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Order the samples of a whole training, phase after phase.
+
+    Within a phase, the samples of a batch are of like length.
+
+    Args:
+        tasks: see :func:`~recinject.samples.mixture.draw_phases`; so are the others.
+        names: the name of each task's number.
+        lengths: tokens of each sample's prompt, shape (n,).
+        phases: in their order.
+        steps: optimizer steps of the run.
+        batch_size: samples that one step reads, over all devices.
+        seed: of the choice and of the order.
+
+    Returns:
+        Numbers of samples, shape (steps * batch_size,).
+    """
+    chosen = draw_phases(tasks, names, phases, steps, batch_size, seed)
+    ordered = [
+        rows[order_by_length(lengths[rows].tolist(), batch_size, derive_rng(seed, "phase", number))]
+        for number, rows in enumerate(chosen)
+        if len(rows)
+    ]
+    return np.concatenate(ordered)
 
 
 def make_collator(
@@ -142,5 +179,4 @@ def _padded(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> Batch
 
 def _grid(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> torch.Tensor:
     """Put rows of tokens below one another, padded on the right to a multiple of a width."""
-    width = -(-max(map(len, rows)) // multiple) * multiple
-    return torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows])
+    return torch.from_numpy(Ragged.from_rows(rows, np.int64).to_grid(padding, multiple=multiple))

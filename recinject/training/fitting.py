@@ -1,72 +1,69 @@
-"""Fine-tuning a language model on a mixture of tasks."""
+"""Fine-tuning of a language model on a mixture of tasks, from start or checkpoint to the end."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
+import torch
+from accelerate import DistributedType
 from datasets import Dataset
-from peft import PeftModel
 from tokenizers import Tokenizer
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-from torch.optim import Optimizer
-from transformers import PreTrainedModel, Trainer
+from transformers import PrinterCallback, Seq2SeqTrainingArguments, Trainer
+from transformers import TrainingArguments as Arguments
 
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
-from recinject.methods.clippy.step_scales import refuse_sharding
-from recinject.methods.experts.experts import ExpertsModel, answering, experts_of
-from recinject.methods.experts.gates import part_gate
-from recinject.models.adapters import Wrapper, without_wrapper
-from recinject.models.building import wrap_tokenizer
-from recinject.models.heads import RatingModel
+from recinject.models.adapters import Model, adaptation_of, without_wrapper
+from recinject.models.building import no_progress_bars, wrap_tokenizer
+from recinject.models.storing import explain_failed_writing
+from recinject.samples.mixture import Phase
 from recinject.training.arguments import (
+    count_in_steps,
     count_steps,
     describe_device,
-    samples_a_step,
     training_arguments,
 )
-from recinject.training.batches import LengthBuckets, make_collator
-from recinject.training.curriculum import Phase, order_by_phase
-from recinject.training.optimizers import clips_itself
+from recinject.training.batches import make_collator
+from recinject.training.optimizers import bounding_class, choose_optimizer
 from recinject.training.trainer import (
-    BatchLoss,
-    ResumableTrainer,
+    MarkComplete,
     SaveOnTermination,
-    explain_full_device,
-    run_training,
-    token_losses,
+    ShowProgress,
+    StopDivergence,
+    TokenTrainer,
+    WriteLog,
+    asked_for_fsdp,
+    newest_complete,
+    remove_torn,
 )
 
-Model: TypeAlias = PreTrainedModel | PeftModel | RatingModel | ExpertsModel
 
+def refuse_sharding(arguments: Seq2SeqTrainingArguments, why: str, fix: str) -> None:
+    """Refuse FSDP and DeepSpeed where whole weights are needed.
 
-def share_out_weights(trainer: Trainer) -> None:
-    """Shard a model block by block where FSDP 2 is asked for; else leave it as it is.
+    Args:
+        arguments: of a training.
+        why: what needs them; empty where nothing does.
+        fix: what to do beside launching it as DDP.
 
-    accelerate would give the embeddings a group of their own. T5's encoder and decoder each hold
-    the same ones, which torch refuses to see in two groups; here they stay with the root.
+    Raises:
+        RecinjectError: FSDP or DeepSpeed is at work.
     """
-    if not trainer.is_fsdp_enabled:
-        if os.environ.get("ACCELERATE_USE_FSDP") == "true" and trainer.is_world_process_zero():
-            say("  FSDP is for GPUs: here each process holds the whole model")
-        return
-    plugin = trainer.accelerator.state.fsdp_plugin
-    if plugin.fsdp_version != 2:
-        return
-    settings = {
-        "reshard_after_forward": plugin.reshard_after_forward,
-        "offload_policy": plugin.cpu_offload,
-        "mp_policy": plugin.mixed_precision_policy or MixedPrecisionPolicy(),
-    }
-    blocks = set(without_wrapper(trainer.model)._no_split_modules or ())
-    for module in trainer.model.modules():
-        if type(module).__name__ in blocks:
-            fully_shard(module, **settings)
-    fully_shard(trainer.model, **settings)
+    # Elsewhere accelerate leaves each process the whole model, whatever was asked for.
+    single = (DistributedType.NO, DistributedType.MULTI_CPU)
+    multiple = arguments.distributed_state.distributed_type not in single
+    sharder = "DeepSpeed" if arguments.deepspeed_plugin is not None else "FSDP"
+    if why and (
+        arguments.fsdp or (asked_for_fsdp() and multiple) or arguments.deepspeed_plugin is not None
+    ):
+        raise RecinjectError(
+            f"training: {sharder} shares weights out among processes, and {why}",
+            hint=f"launch it with recipes/accelerate's configuration for DDP, or {fix}",
+        )
 
 
 def whole_model(trainer: Trainer, rebuild: Callable[[], Model] | None) -> Model:
@@ -82,6 +79,7 @@ def whole_model(trainer: Trainer, rebuild: Callable[[], Model] | None) -> Model:
     return model
 
 
+@no_progress_bars()
 def fit(
     model: Model,
     tokenizer: Tokenizer,
@@ -104,129 +102,124 @@ def fit(
     launch`` it uses all processes. SIGTERM saves a checkpoint and ends the process.
 
     Args:
-        model: an encoder-decoder or a causal model, or one with a head for ratings; it is
-            trained in place.
+        model: an encoder-decoder or a causal model, or one with a head; it is trained in place.
         tokenizer: the tokenizer that made the datasets.
-        train_dataset: columns ``input_ids``, ``labels`` (token lists) and ``length`` (tokens that
-            are read at once), one row a sample; ``rating`` where there is a head; and, where the
-            loss is to be logged by task or there are phases, ``task`` (a number).
+        train_dataset: one row a sample, with columns ``input_ids``, ``labels`` (token lists) and
+            ``length`` (tokens read at once); ``rating`` where there is a head; and ``task`` (a
+            number), if the loss is to be logged by task or there are phases.
         validation_dataset: the same columns, to measure a loss on while training.
         arguments: see :func:`~recinject.training.arguments.training_arguments`.
         folder: where checkpoints go.
-        log_path: see :func:`~recinject.training.trainer.run_training`; so are ``optimizer`` and
-            ``optimizer_settings``.
+        log_path: where losses and learning rates go, one JSON line a log entry.
         seed: of dropout and of the batches' order.
+        optimizer: see :func:`~recinject.training.optimizers.choose_optimizer`; so are its settings.
         task_names: what the numbers in the column ``task`` stand for.
-        phases: see :func:`~recinject.training.curriculum.order_by_phase`; empty for one mixture.
-        rebuild: makes the model anew. Sharded training needs it, to have something to bring
-            the weights together in.
+        phases: see :func:`~recinject.training.batches.order_by_phase`; empty for one mixture.
+        rebuild: makes the model anew, to bring the weights of sharded training together in.
 
     Returns:
         The trained model; in sharded training a new one, which only the first process fills.
 
     Raises:
-        RecinjectError: the arguments are wrong, the device's memory is full, or see
-            :func:`~recinject.training.trainer.run_training`.
+        RecinjectError: the arguments are wrong, the device's memory is full, the loss diverges,
+            or a checkpoint cannot be written; the last good one is left.
     """
-    if clips_itself(optimizer):
-        arguments = {"max_grad_norm": 0.0, **arguments}
-    settings = training_arguments(arguments, folder, seed, validates=validation_dataset is not None)
-    if clips_itself(optimizer):
-        refuse_sharding(settings)
-    if experts_of(model) is not None:
-        refuse_sharding(settings, "a layer mixes whole experts", "set experts=null")
-    if phases:
-        # A curriculum is one long epoch.
+    validates = validation_dataset is not None
+    settings = training_arguments(arguments, folder, seed, validates=validates)
+    _complete(settings, arguments, model, optimizer)
+    if phases:  # a curriculum is one long epoch
         settings.max_steps = count_steps(settings, len(train_dataset))
-    if settings.should_save:
-        say(f"  {describe_device(settings, arguments)}")
+    count_in_steps(settings, len(train_dataset))
     wrapped = wrap_tokenizer(tokenizer, without_wrapper(model).config)
-    termination = SaveOnTermination()
-    with termination.listening(), explain_full_device(settings):
-        trainer = run_training(
-            TokenTrainer,
-            settings,
-            log_path=log_path,
-            optimizer=optimizer,
-            optimizer_settings=optimizer_settings,
-            callbacks=[termination],
-            model=model,
-            train_dataset=train_dataset,
-            eval_dataset=validation_dataset,
-            data_collator=make_collator(model, wrapped),
-            processing_class=wrapped,
-            phases=phases,
-            task_names=task_names,
-        )
-    return whole_model(trainer, rebuild)
+    rate, decay = settings.learning_rate, settings.weight_decay
+    chosen = choose_optimizer(optimizer, rate, optimizer_settings, decay)
+    make = partial(
+        TokenTrainer,
+        model=model,
+        args=settings,
+        data_collator=make_collator(model, wrapped),
+        train_dataset=train_dataset,
+        eval_dataset=validation_dataset,
+        processing_class=wrapped,
+        optimizer_cls_and_kwargs=chosen,
+        phases=phases,
+        task_names=task_names,
+    )
+    return whole_model(_train(make, settings, folder, log_path), rebuild)
 
 
-class TokenTrainer(ResumableTrainer):
-    """The Trainer, but for its order of batches and what it hands to the model.
+def _complete(
+    arguments: Seq2SeqTrainingArguments,
+    given: Mapping[str, Any],
+    model: Model,
+    optimizer: str | None,
+) -> None:
+    """Set what the optimizer asks for, and refuse what it or the adapted model cannot do."""
+    bounding = bounding_class(optimizer)
+    if bounding is not None:
+        refuse_sharding(arguments, *bounding.needs_whole_weights)
+        if "max_grad_norm" not in given:
+            arguments.max_grad_norm = 0.0
+    refuse_sharding(arguments, *adaptation_of(model).needs_whole_weights)
+    if arguments.should_save:
+        say(f"  {describe_device(arguments, given)}")
 
-    Args:
-        phases: as in :func:`fit`; so is ``task_names``.
-        settings: of ``transformers.Trainer``.
+
+def _train(
+    make: Callable[..., TokenTrainer], arguments: Arguments, folder: Path, log_path: Path
+) -> TokenTrainer:
+    termination, progress = SaveOnTermination(), ShowProgress()
+    # A diverged entry is written first, so that the log shows what stopped the run.
+    callbacks = [termination, MarkComplete(), WriteLog(log_path), progress, StopDivergence()]
+    with (
+        termination.listening(),
+        closing(progress),
+        explain_full_device(arguments),
+        explain_failed_writing(folder),
+    ):
+        trainer = make(callbacks=callbacks)
+        trainer.remove_callback(PrinterCallback)
+        checkpoint, writes = newest_complete(folder), arguments.should_save
+        with arguments.main_process_first(desc="removing torn checkpoints"):
+            if writes:
+                remove_torn(folder)
+        if checkpoint is not None and writes:
+            say(f"  going on from {checkpoint}")
+        try:
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        except Exception:
+            # What a full disk cut off takes room that the next start needs.
+            if writes:
+                remove_torn(folder)
+            raise
+    return trainer
+
+
+@contextmanager
+def explain_full_device(args: Arguments) -> Iterator[None]:
+    """Tell which settings need less memory, by values that train the same.
+
+    Raises:
+        RecinjectError: the device's memory is full.
     """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        batch, parts = args.per_device_train_batch_size, args.gradient_accumulation_steps
+        raise RecinjectError(
+            f"training: the device's memory is full with per_device_train_batch_size={batch}",
+            hint=_less_memory(batch, parts, args.gradient_checkpointing),
+        ) from error
 
-    def __init__(
-        self, *, phases: Sequence[Phase] = (), task_names: Sequence[str] = (), **settings: Any
-    ) -> None:
-        self._phases, self._task_names = phases, task_names
-        model, smoothing = settings["model"], settings["args"].label_smoothing_factor
-        by_token = partial(token_losses, smoothing=smoothing)
-        measure = model.losses if isinstance(model, RatingModel) else by_token
-        self._loss, self._experts = BatchLoss(measure, task_names), experts_of(model)
-        super().__init__(compute_loss_func=self._loss, **settings)
-        # T5's forward takes any keyword, and would pass the token count on to its layers.
-        self.model_accepts_loss_kwargs = False
-        # A causal model's labels come shifted from the collator; the Trainer would not count the
-        # first of each sample.
-        self._loss_shifts_labels = False
-        # The Trainer reads their names off a signature, and a wrapper's has none.
-        self.label_names = ["labels"]
-        share_out_weights(self)  # before the Trainer has accelerate do it
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
-        """Return the loss; note whose samples it is of while training."""
-        tasks, experts = inputs.pop("task", None), self._experts
-        self._loss.tasks = tasks if model.training else None
-        if experts is None:
-            return super().compute_loss(model, inputs, *given, **settings)
-        auxiliary = partial(experts.auxiliary_loss, self.state.global_step)
-        self._loss.auxiliary = auxiliary if model.training else None
-        with answering(experts, tasks):
-            return super().compute_loss(model, inputs, *given, **settings)
-
-    def create_optimizer(self, *given: Any) -> Optimizer:
-        """Make the optimizer, a gate in a group of its own."""
-        optimizer: Optimizer = super().create_optimizer(*given)
-        if self._experts is not None:
-            part_gate(optimizer, self._experts.gate, self._experts.settings.gate_rate)
-        return optimizer
-
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log, with the loss of each task beside the whole one."""
-        if "loss" in logs:
-            logs |= self._loss.read_out(partial(self.accelerator.reduce, reduction="sum"))
-        super().log(logs, start_time)
-
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if isinstance(self.model, Wrapper):
-            # Of weights that have two names, safetensors refuses to write both.
-            state_dict = self.model.trained_weights()
-        super()._save(output_dir, state_dict)
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
-        if not self._phases and self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        lengths = list(self.train_dataset[self.args.length_column_name])
-        batch_size, seed = samples_a_step(self.args), self.args.seed
-        if not self._phases:
-            return LengthBuckets(lengths, batch_size, seed, self.present_epoch)
-        tasks, names = np.asarray(self.train_dataset["task"], np.int64), self._task_names
-        steps, phases = self.args.max_steps, self._phases
-        order = order_by_phase(
-            tasks, names, np.asarray(lengths, np.int64), phases, steps, batch_size, seed
-        )
-        return order.tolist()
+def _less_memory(batch: int, parts: int, recomputes: bool) -> str:
+    more = "training.gradient_checkpointing=true trains the same, a third slower"
+    if recomputes:
+        more = "samples.max_prompt_tokens set lower cuts long prompts"
+    if batch == 1:
+        return more
+    factor = next(n for n in range(2, batch + 1) if batch % n == 0)
+    return (
+        f"training.per_device_train_batch_size={batch // factor} "
+        f"training.gradient_accumulation_steps={parts * factor} trains the same; {more}"
+    )

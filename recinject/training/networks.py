@@ -1,218 +1,210 @@
-"""Training of every module that is no language model: its ``forward`` returns the loss."""
+"""Training of every network that is no language model: one plain loop."""
 
 from __future__ import annotations
 
 import math
-import os
-import random
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
-import numpy as np
 import torch
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import TrainerCallback
-from transformers import TrainerControl as Control
-from transformers import TrainerState as State
-from transformers import TrainingArguments as Arguments
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 
 from recinject.foundation.errors import RecinjectError
-from recinject.training.arguments import training_arguments
-from recinject.training.batches import Shuffle
-from recinject.training.trainer import ResumableTrainer, run_training
+from recinject.foundation.progress import track
+from recinject.foundation.randomness import derive_rng
+from recinject.training.optimizers import build_optimizer
 
-Module = TypeVar("Module", bound=nn.Module)
-Samples: TypeAlias = Sequence[Any] | Dataset[Any] | Tensor
-_DEFAULTS = {
-    "use_cpu": True,
-    "bf16": False,
-    "lr_scheduler_type": "constant",
-    "max_grad_norm": 0,
-    "train_sampling_strategy": "random",
+Network = TypeVar("Network", bound=nn.Module)
+Tensors: TypeAlias = dict[str, Tensor]
+Rate: TypeAlias = Annotated[float, Field(gt=0)]
+Weight: TypeAlias = Annotated[float, Field(ge=0)]
+Dropout: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+Fraction: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "constant": lambda done: 1.0,
+    "linear": lambda done: 1.0 - done,
+    "cosine": lambda done: (1.0 + math.cos(math.pi * done)) / 2,
 }
-_LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-_BEST = "best.pt"
+"""The learning rate as a fraction of the first one, of the fraction of the steps taken."""
+
+
+@checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class FitSettings:
+    """How a network is trained; a wrong value raises pydantic's ``ValidationError``.
+
+    Attributes:
+        learning_rate: of the first step.
+        batch_size: rows a step.
+        epochs: how often all rows are gone through, at most.
+        steps: how many steps are taken, whatever ``epochs`` says.
+        schedule: how the learning rate goes on, see :data:`SCHEDULES`.
+        weight_decay: of matrices; vectors, such as biases, do not decay.
+        max_grad_norm: the norm that gradients are clipped to; 0 leaves them as they are.
+        optimizer: ``adamw``, or a name in the registry.
+        optimizer_settings: arguments of the optimizer's class.
+        patience: after how many epochs without gain training ends; None goes through all.
+        device: ``cpu``, where a fit can be repeated to the bit, or ``auto``: a GPU if there is one.
+    """
+
+    learning_rate: Weight
+    batch_size: PositiveInt
+    epochs: PositiveInt = 1
+    steps: PositiveInt | None = None
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    weight_decay: Weight = 0.0
+    max_grad_norm: Weight = 0.0
+    optimizer: str = "adamw"
+    optimizer_settings: dict[str, Any] = field(default_factory=dict)
+    patience: PositiveInt | None = None
+    device: Literal["cpu", "auto"] = "cpu"
+
+    @classmethod
+    def of(cls, recommender: object, **others: Any) -> FitSettings:
+        """Take the settings that a recommender has under the same names, and some others."""
+        names = cls.__dataclass_fields__.keys() & vars(recommender).keys()
+        return cls(**{name: getattr(recommender, name) for name in names} | others)
 
 
 @dataclass(frozen=True)
-class Fit:
-    """How a training went."""
+class TrainingHistory:
+    """How a training went.
 
-    epochs: int  # how many it took, those after the best one among them
-    values: tuple[float, ...]  # what ``validate`` gave after each of them
-    best_epoch: int  # whose weights were kept, from one; the last where nothing measured
+    Attributes:
+        epochs: how many it took, those after the best one among them.
+        values: what ``validate`` returned after each of them.
+        best_epoch: the one whose weights were kept, from 1; the last where nothing was measured.
+    """
+
+    epochs: int
+    values: tuple[float, ...]
+    best_epoch: int
 
 
-def fit_module(
-    module: Module,
-    train_dataset: Samples,
+class TensorRows(Dataset[Tensors]):
+    """Rows of columns of equal length; a batch is fetched at once, and ``dict`` collates it."""
+
+    def __init__(self, columns: Tensors) -> None:
+        self.columns = columns
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitems__(self, rows: Sequence[int]) -> Tensors:
+        index = torch.as_tensor(rows)
+        return {name: column[index] for name, column in self.columns.items()}
+
+
+def fit_network(
+    network: Network,
+    rows: Any,
     collate: Callable[[Any], Mapping[str, Tensor]],
-    arguments: Mapping[str, Any],
-    folder: Path | None,
+    settings: FitSettings,
     seed: int,
-    *,
-    validate: Callable[[Module], float] | None = None,
-    patience: int | None = None,
-    log_path: Path | None = None,
-    optimizer: str | None = None,
-    optimizer_settings: Mapping[str, Any] | None = None,
-) -> Fit:
-    """Train a module in place through the Trainer, in this process alone.
+    validate: Callable[[Network], float] | None = None,
+) -> TrainingHistory:
+    """Train a network in place.
 
-    The same call gives the same weights on a CPU, cut off and resumed or not, as long as chance
-    is drawn from torch within ``forward``. No global random state is left changed.
+    On a CPU the same call gives the same weights, as long as ``forward`` draws from torch's
+    global random state alone. That state is left as it was.
 
     Args:
-        module: ``forward(**batch)`` returns a mapping with ``loss``, a mean over the batch.
-        train_dataset: the samples; one with ``__getitems__`` gives a whole batch by its numbers
-            at once, which is faster.
-        collate: turns a batch of samples into the arguments of ``forward``.
-        arguments: see :func:`~recinject.training.arguments.training_arguments`. Unless told
-            otherwise, training is on the CPU in single precision, at a constant rate, and
-            gradients are not clipped.
-        folder: where checkpoints go and training resumes from; None keeps none.
-        seed: of dropout and of the batches' order.
-        validate: measures the module after each epoch, the higher the better; the weights of
-            the best epoch are put back at the end.
-        patience: after how many epochs without gain training ends; None goes through all.
-        log_path: see :func:`~recinject.training.trainer.run_training`; so are ``optimizer`` and
-            ``optimizer_settings``.
+        network: ``forward(**batch)`` returns a mapping with ``loss``, a mean over the batch.
+        rows: what to learn from, a sequence or a dataset that has a length, with at least one row;
+            its ``__getitems__`` may fetch a batch at once.
+        collate: turns fetched rows into the arguments of ``forward``.
+        settings: how to train.
+        seed: of the batches' order and of what ``forward`` draws.
+        validate: measures the network after each epoch, the higher the better; the network ends
+            with the weights of its best epoch.
 
     Raises:
-        RecinjectError: the arguments are wrong, what is measured is not a number, or see
-            :func:`~recinject.training.trainer.run_training`.
+        RecinjectError: the loss or what is measured is not finite, or the optimizer is unknown or
+            refuses a setting.
     """
-    settings = {**_DEFAULTS, **({"save_strategy": "no"} if folder is None else {}), **arguments}
-    best = KeepBest(module, validate, patience, folder)
-    with global_chance(seed), _alone(), tempfile.TemporaryDirectory() as temporary:
-        trainer = run_training(
-            ModuleTrainer,
-            training_arguments(settings, folder or Path(temporary), seed),
-            log_path=log_path,
-            optimizer=optimizer,
-            optimizer_settings=optimizer_settings,
-            callbacks=[best],
-            model=module,
-            train_dataset=train_dataset,
-            data_collator=collate,
+    values: list[float] = []
+    best, epoch = dict[str, Tensor](), 0
+    device = "cuda" if settings.device == "auto" and torch.cuda.is_available() else "cpu"
+    total = settings.steps or settings.epochs * math.ceil(len(rows) / settings.batch_size)
+    with global_chance(seed):
+        optimizer = _make_optimizer(network.to(device), settings)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: SCHEDULES[settings.schedule](step / total)
         )
-    return best.put_back(round(trainer.state.epoch or 0.0))
+        batches = _batches(rows, collate, settings.batch_size, total, seed)
+        for batch, ends_epoch in track(batches, f"Fitting {type(network).__name__}", total):
+            network.train()
+            loss = network(**{name: column.to(device) for name, column in batch.items()})["loss"]
+            _refuse_divergence(float(loss.detach()), "the loss became", epoch)
+            optimizer.zero_grad()
+            loss.backward()
+            if settings.max_grad_norm:
+                nn.utils.clip_grad_norm_(network.parameters(), settings.max_grad_norm)
+            optimizer.step()
+            schedule.step()
+            epoch += ends_epoch
+            if not ends_epoch or validate is None:
+                continue
+            with torch.no_grad():
+                values.append(validate(network.eval()))
+            _refuse_divergence(values[-1], "validation gave", epoch)
+            if values[-1] > max(values[:-1], default=-math.inf):
+                best = {name: each.detach().clone() for name, each in network.state_dict().items()}
+            if settings.patience and epoch - 1 - values.index(max(values)) >= settings.patience:
+                break
+    if not values:
+        return TrainingHistory(epoch, (), epoch)
+    network.load_state_dict(best)
+    return TrainingHistory(epoch, tuple(values), 1 + values.index(max(values)))
 
 
 @contextmanager
 def global_chance(seed: int) -> Iterator[None]:
-    """Seed torch within the block, and leave all global random states as they were.
+    """Seed torch's global random state within the block, and leave it as it was.
 
-    Torch's initialisation and dropout, and the Trainer, know no other chance than the global one.
+    Torch's initialisation and dropout draw from no other.
     """
-    python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(legacy)  # noqa: NPY002
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    # Stages run in the first process of those launched; it must not wait for the others here,
-    # nor share out or round what is as small as this.
-    names = [name for name in os.environ if name in _LAUNCHED or name.startswith("ACCELERATE_")]
-    launched = {name: os.environ.pop(name) for name in names}
-    try:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
         yield
-    finally:
-        os.environ.update(launched)
 
 
-class ModuleTrainer(ResumableTrainer):
-    """The Trainer, but for its order of batches."""
+def _batches(
+    rows: Any, collate: Callable[[Any], Mapping[str, Tensor]], size: int, total: int, seed: int
+) -> Iterator[tuple[Mapping[str, Tensor], bool]]:
+    """Yield the batch of each step, and whether its epoch ends with it."""
+    step = 0
+    for epoch in count() if total else ():
+        order = derive_rng(seed, "batches", epoch).permutation(len(rows)).tolist()
+        loader = DataLoader(rows, size, sampler=order, collate_fn=collate)
+        for left, batch in zip(range(len(loader))[::-1], loader, strict=True):
+            step += 1
+            yield batch, left == 0 or step == total
+            if step == total:
+                return
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Shuffle:
-        return Shuffle(len(self.train_dataset), self.args.seed, self.present_epoch)
 
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        # Unasked, the Trainer would measure the norm for the log alone, in every step.
-        return grad_norm
+def _make_optimizer(network: nn.Module, settings: FitSettings) -> Optimizer:
+    rate, own = settings.learning_rate, settings.optimizer_settings
+    decay = settings.weight_decay
+    if settings.optimizer != "adamw":
+        return build_optimizer(network, settings.optimizer, rate, own, decay)
+    vectors = [each for each in network.parameters() if each.dim() < 2]
+    matrices = [each for each in network.parameters() if each.dim() >= 2]
+    groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": decay}]
+    groups += [{"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, rate, fused=True, **own)
 
 
-class KeepBest(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Measures the module after each epoch and remembers the best epoch's weights.
-
-    The arguments are those of :func:`fit_module`; values and weights are kept in its folder.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        validate: Callable[[Any], float] | None,
-        patience: int | None,
-        folder: Path | None,
-    ) -> None:
-        self._module, self._validate, self._patience = module, validate, patience
-        self._path = None if folder is None else folder / _BEST
-        self._values: list[float] = []
-        self._weights: dict[str, Tensor] = {}
-
-    def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
-        """Take up what was measured up to the epoch that training goes on from."""
-        epochs = int((state.epoch or 0.0) + 1e-6)
-        if self._validate is None or self._path is None or not epochs:
-            return
-        if self._path.is_file():
-            kept = torch.load(self._path, weights_only=True)
-            self._values, self._weights = kept["values"][:epochs], kept["weights"]
-        if len(self._values) < epochs:
-            # It was cut off between an epoch's last checkpoint and the measurement.
-            self._measure()
-        control.should_training_stop |= self._waited_enough()
-
-    def on_epoch_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
-        """Measure, and end the training where it gains no more.
-
-        Raises:
-            RecinjectError: the value is not a number.
-        """
-        self._measure()
-        control.should_training_stop |= self._waited_enough()
-
-    def _measure(self) -> None:
-        if self._validate is None:
-            return
-        self._module.eval()
-        with torch.no_grad():
-            value = self._validate(self._module)
-        if not math.isfinite(value):
-            raise RecinjectError(
-                f"training: validation gave {value} after epoch {len(self._values) + 1}",
-                hint="the weights diverged: lower the learning rate",
-            )
-        self._values.append(value)
-        if self._best_epoch() == len(self._values):
-            weights = self._module.state_dict().items()
-            self._weights = {name: tensor.detach().clone() for name, tensor in weights}
-        if self._path is not None:
-            partial = self._path.with_suffix(".partial")
-            torch.save({"values": self._values, "weights": self._weights}, partial)
-            partial.replace(self._path)
-
-    def _best_epoch(self) -> int:
-        return 1 + self._values.index(max(self._values))
-
-    def _waited_enough(self) -> bool:
-        waited = len(self._values) - self._best_epoch() if self._values else 0
-        return self._patience is not None and waited >= self._patience
-
-    def put_back(self, epochs: int) -> Fit:
-        """Give the module the weights of its best epoch, and say how training went."""
-        if not self._values:
-            return Fit(epochs, (), epochs)
-        self._module.load_state_dict(self._weights)
-        return Fit(epochs, tuple(self._values), self._best_epoch())
+def _refuse_divergence(value: float, what: str, epoch: int) -> None:
+    if not math.isfinite(value):
+        raise RecinjectError(
+            f"training: {what} {value} after {epoch} epochs",
+            hint="the weights diverged: lower the learning rate",
+        )

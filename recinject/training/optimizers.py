@@ -1,35 +1,69 @@
-"""Optimizers beside those that transformers names, for ``training.optimizer``."""
+"""Optimizers by name: the registry's own, beside those that transformers' ``optim`` names."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 from transformers import Adafactor
 
-from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.methods.clippy.adaptive_clipping import AgcAdagrad, AgcAdam
-from recinject.methods.clippy.clippy import ClippyAdagrad, ClippyAdam
-from recinject.methods.clippy.step_scales import StepScales, clippy_groups
+from recinject.foundation.errors import RecinjectError
+from recinject.registry import find, pick, register
 
 # The Trainer takes a class, or a function that returns one from model to optimizer.
 Factory = Callable[[], Callable[..., Optimizer]]
+_SET_ELSEWHERE = {"self", "params", "lr", "weight_decay"}
 
-# T5 was trained with steps in proportion to each parameter's own size. The Trainer's
-# `optim: adafactor` turns that off, and a small T5 then learns far less from scratch
-# (docs/results.md).
-OPTIMIZERS: dict[str, tuple[type[Optimizer], dict[str, Any]]] = {
-    "adafactor": (Adafactor, {"scale_parameter": True, "relative_step": False}),
-    "clippy_adagrad": (ClippyAdagrad, {}),
-    "clippy_adam": (ClippyAdam, {}),
-    "agc_adagrad": (AgcAdagrad, {}),
-    "agc_adam": (AgcAdam, {}),
-}
-_OF_THE_TRAINER = {"self", "params", "lr", "weight_decay"}
+
+class BoundedOptimizer(Optimizer):
+    """An optimizer that bounds its own steps, so that the Trainer clips no gradients for it.
+
+    Attributes:
+        needs_whole_weights: why processes may not share the weights out, and how to do without
+            it; both empty where they may.
+    """
+
+    needs_whole_weights: ClassVar[tuple[str, str]] = ("", "")
+
+    @classmethod
+    def group_parameters(cls, model: nn.Module, weight_decay: float = 0.0) -> list[dict[str, Any]]:
+        """Return the groups of a model's trained parameters that the optimizer is made of."""
+        trained = [p for p in model.parameters() if p.requires_grad]
+        return [{"params": trained, "weight_decay": weight_decay}]
+
+    def log_entries(self) -> dict[str, float]:
+        """Return what the log says of the steps since the last call."""
+        return {}
+
+
+@register("optimizer", "adafactor")
+class ScaledAdafactor(Adafactor):  # type: ignore[misc]  # transformers is untyped here
+    """Adafactor with steps in proportion to each parameter's own size, as T5 was trained.
+
+    The Trainer's ``optim: adafactor`` turns that off, and a small T5 then learns far less from
+    scratch (docs/results.md). The arguments are those of ``transformers.Adafactor``.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float | None = None,
+        eps: tuple[float, float] = (1e-30, 1e-3),
+        clip_threshold: float = 1.0,
+        decay_rate: float = -0.8,
+        beta1: float | None = None,
+        weight_decay: float = 0.0,
+        *,
+        scale_parameter: bool = True,
+        relative_step: bool = False,
+        warmup_init: bool = False,
+    ) -> None:
+        scaling = (scale_parameter, relative_step, warmup_init)
+        super().__init__(params, lr, eps, clip_threshold, decay_rate, beta1, weight_decay, *scaling)
 
 
 def choose_optimizer(
@@ -41,35 +75,56 @@ def choose_optimizer(
     """Return the optimizer's class, or what builds it for a model, as the Trainer takes it.
 
     Args:
-        name: a name in :data:`OPTIMIZERS`; None leaves the choice to transformers' ``optim``.
+        name: of a ``torch.optim.Optimizer`` in the registry, kind ``optimizer``; None leaves the
+            choice to transformers' ``optim``.
         learning_rate: the rate that the schedule starts from.
         settings: arguments of the optimizer's class, such as Clippy's ``lam_rel``.
-        weight_decay: for the classes that have :func:`clippy_groups`.
+        weight_decay: for :class:`BoundedOptimizer` classes; the Trainer hands it to others.
 
     Raises:
         RecinjectError: the name or a setting is unknown, or the optimizer refuses a value.
     """
     settings = dict(settings or {})
-    if name is None and not settings:
+    if name is None:
+        if settings:
+            raise RecinjectError(
+                "training.optimizer_settings: there is no training.optimizer to take them",
+                hint="name one, such as adafactor; transformers' own go by training.optim",
+            )
         return None
-    if name not in OPTIMIZERS:
-        raise RecinjectError(
-            f"training.optimizer: unknown {name!r}"
-            if name
-            else "training.optimizer_settings: there is no training.optimizer to take them",
-            hint=f"{did_you_mean(name or '', OPTIMIZERS)}; transformers' own go by training.optim",
-        )
-    kind, defaults = OPTIMIZERS[name]
-    chosen = {**defaults, **settings, "lr": learning_rate}
+    kind = find("optimizer", name, "training.optimizer")
+    chosen = {**settings, "lr": learning_rate}
     _check_settings(name, kind, settings, chosen)
-    if issubclass(kind, StepScales):
-        return _builder(kind), {**chosen, "weight_decay": weight_decay}
-    return kind, chosen
+    if not issubclass(kind, BoundedOptimizer):
+        return kind, chosen
+
+    def build(model: nn.Module, *, weight_decay: float, **settings: Any) -> Optimizer:
+        return _built(kind, model, settings, weight_decay)
+
+    return (lambda: build), {**chosen, "weight_decay": weight_decay}
 
 
-def clips_itself(name: str | None) -> bool:
-    """Whether an optimizer bounds its own steps, so that the Trainer should clip no norm."""
-    return name in OPTIMIZERS and issubclass(OPTIMIZERS[name][0], StepScales)
+def build_optimizer(
+    model: nn.Module,
+    name: str,
+    learning_rate: float,
+    settings: Mapping[str, Any] | None = None,
+    weight_decay: float = 0.0,
+) -> Optimizer:
+    """Return an optimizer of the registry over a model's trained parameters.
+
+    The arguments are those of :func:`choose_optimizer`, and so are the errors.
+    """
+    choose_optimizer(name, learning_rate, settings)
+    return _built(
+        find("optimizer", name), model, {**(settings or {}), "lr": learning_rate}, weight_decay
+    )
+
+
+def bounding_class(name: str | None) -> type[BoundedOptimizer] | None:
+    """Return the class of an optimizer that bounds its own steps; None for any other."""
+    kind = None if name is None else find("optimizer", name, "training.optimizer")
+    return kind if kind is not None and issubclass(kind, BoundedOptimizer) else None
 
 
 def check_optimizer(name: str | None, settings: Mapping[str, Any], model: nn.Module) -> None:
@@ -78,27 +133,30 @@ def check_optimizer(name: str | None, settings: Mapping[str, Any], model: nn.Mod
     Raises:
         RecinjectError: a threshold would freeze a tensor.
     """
-    if name is not None and clips_itself(name):
-        OPTIMIZERS[name][0](clippy_groups(model), **settings)
+    kind = bounding_class(name)
+    if kind is not None:
+        _built(kind, model, settings, 0.0)
 
 
-def _builder(kind: Callable[..., Optimizer]) -> Factory:
-    def build(model: nn.Module, *, weight_decay: float, **settings: Any) -> Optimizer:
-        return kind(clippy_groups(model, weight_decay), **settings)
+def log_entries(optimizer: Optimizer | None) -> dict[str, float]:
+    """Return what an optimizer, wrapped by accelerate or not, says of its steps in the log."""
+    inner = getattr(optimizer, "optimizer", optimizer)
+    return inner.log_entries() if isinstance(inner, BoundedOptimizer) else {}
 
-    return lambda: build
+
+def _built(
+    kind: type[Optimizer], model: nn.Module, settings: Mapping[str, Any], weight_decay: float
+) -> Optimizer:
+    grouped = kind if issubclass(kind, BoundedOptimizer) else BoundedOptimizer
+    return kind(grouped.group_parameters(model, weight_decay), **settings)
 
 
 def _check_settings(
     name: str, kind: Callable[..., Optimizer], given: Mapping[str, Any], chosen: Mapping[str, Any]
 ) -> None:
-    legal = set(inspect.signature(kind).parameters) - _OF_THE_TRAINER
+    legal = inspect.signature(kind).parameters.keys() - _SET_ELSEWHERE
     for key in given:
-        if key not in legal:
-            raise RecinjectError(
-                f"training.optimizer_settings: {name} takes no {key!r}",
-                hint=did_you_mean(key, legal),
-            )
+        pick(key, legal, f"training.optimizer_settings: {name} takes no")
     trial = nn.Parameter(torch.ones(1))
     trial.grad = torch.ones(1)
     try:

@@ -1,36 +1,41 @@
-"""The Trainer, its loss, its whole checkpoints, and what watches it."""
+"""The Trainer of language models: its loss, its checkpoints, and what watches it."""
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
-from rich.progress import Progress, TaskID
+from datasets import Dataset
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.functional import cross_entropy
-from transformers import PrinterCallback, Seq2SeqTrainingArguments, Trainer, TrainerCallback
+from torch.optim import Optimizer
+from transformers import Trainer, TrainerCallback
 from transformers import TrainerControl as Control
 from transformers import TrainerState as State
 from transformers import TrainingArguments as Arguments
 from transformers.utils import ModelOutput
 
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.progress import console, progress_bar, say
+from recinject.foundation.progress import Bar, say
 from recinject.foundation.storage import write_json
-from recinject.methods.clippy.step_scales import clip_summary
-from recinject.methods.experts.experts import ExpertsModel, experts_of
-from recinject.models.storing import explain_failed_writing
-from recinject.training.arguments import count_in_steps
-from recinject.training.optimizers import choose_optimizer
+from recinject.models.adapters import Adaptation, Wrapper, adaptation_of, without_wrapper
+from recinject.models.heads import RatingModel
+from recinject.samples.mixture import Phase
+from recinject.training.arguments import samples_a_step
+from recinject.training.batches import LengthBuckets, order_by_phase
+from recinject.training.optimizers import log_entries
 
 Measure: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
@@ -49,6 +54,10 @@ def token_losses(
     return losses.view_as(labels)
 
 
+def _nothing() -> None:
+    return None
+
+
 class BatchLoss:
     """The loss of a part of a batch as its share of the whole batch's mean.
 
@@ -63,8 +72,8 @@ class BatchLoss:
 
     Attributes:
         tasks: of each sample in the part that comes next, shape (n,); None for no account.
-        auxiliary: gives what the model adds to the loss for each sample in the part, shape () or
-            (n,); None for nothing. It counts by the sample's labels.
+        extra: gives what the model adds to the loss for each sample in the part, shape () or
+            (n,), or None for nothing. It counts by the sample's labels.
     """
 
     def __init__(self, measure: Measure, task_names: Sequence[str] = ()) -> None:
@@ -72,7 +81,7 @@ class BatchLoss:
         self._names = task_names
         self._sums: torch.Tensor | None = None
         self.tasks: torch.Tensor | None = None
-        self.auxiliary: Callable[[], torch.Tensor] | None = None
+        self.extra: Callable[[], torch.Tensor | None] = _nothing
 
     def __call__(
         self,
@@ -91,14 +100,17 @@ class BatchLoss:
         losses = self._measure(outputs.logits, labels).reshape(len(labels), -1)
         total, counts = losses.sum(), (labels != -100).reshape(len(labels), -1).sum(1)
         if self.tasks is not None:
-            # Kept on the device in one tensor: a training step must not wait for it.
-            if self._sums is None:
-                self._sums = losses.new_zeros(2, len(self._names))
-            by_sample = torch.stack([losses.detach().sum(1), counts.to(losses.dtype)])
-            self._sums.index_add_(1, self.tasks, by_sample)
-        if self.auxiliary is not None:
-            total = total + (counts * self.auxiliary()).sum()
+            self._add_up(self.tasks, losses.detach().sum(1), counts)
+        extra = self.extra()
+        if extra is not None:
+            total = total + (counts * extra).sum()
         return total / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
+
+    def _add_up(self, tasks: torch.Tensor, losses: torch.Tensor, counts: torch.Tensor) -> None:
+        # Kept on the device in one tensor: a training step must not wait for it.
+        if self._sums is None:
+            self._sums = losses.new_zeros(2, len(self._names))
+        self._sums.index_add_(1, tasks, torch.stack([losses, counts.to(losses.dtype)]))
 
     def read_out(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the mean loss a token of each task since the last call, as ``loss/TASK``.
@@ -217,39 +229,6 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
         return bool(asked.item())
 
 
-@contextmanager
-def explain_full_device(args: Arguments) -> Iterator[None]:
-    """Tell which settings need less memory, by values that train the same.
-
-    Raises:
-        RecinjectError: the device's memory is full.
-    """
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        batch, parts = args.per_device_train_batch_size, args.gradient_accumulation_steps
-        raise RecinjectError(
-            f"training: the device's memory is full with per_device_train_batch_size={batch}",
-            hint=_less_memory(batch, parts, args.gradient_checkpointing),
-        ) from error
-
-
-def _less_memory(batch: int, parts: int, recomputes: bool) -> str:
-    more = "training.gradient_checkpointing=true trains the same, a third slower"
-    if recomputes:
-        more = "samples.max_prompt_tokens set lower cuts long prompts"
-    if batch == 1:
-        return more
-    factor = next(n for n in range(2, batch + 1) if batch % n == 0)
-    return (
-        f"training.per_device_train_batch_size={batch // factor} "
-        f"training.gradient_accumulation_steps={parts * factor} trains the same; {more}"
-    )
-
-
-_PLAIN_LINE_SECONDS = 15.0
-
-
 class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Writes one JSON line a log entry, for the report's loss curve.
 
@@ -258,47 +237,38 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._experts: ExpertsModel | None = None
-        self._chosen = torch.empty(0)
+        self._path, self._adaptation = path, Adaptation()
 
     def on_train_begin(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Keep the lines up to the step that training goes on from."""
-        experts = experts_of(given["model"])
-        if experts is not None and experts.settings.decision == "task":
-            self._experts, self._chosen = experts, experts.routing().support()
+        self._adaptation = adaptation_of(given["model"])
+        self._adaptation.log_entries()  # what it says later counts from here
         if not state.is_world_process_zero:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         old = self._path.read_text("utf-8").splitlines() if self._path.is_file() else []
-        kept = [
-            line for line in old if _is_entry(line) and _step_watching(line) <= state.global_step
-        ]
+        # The last line may have been cut off with the run.
+        whole = [line for line in old if line.startswith('{"step"') and line.endswith("}")]
+        kept = [line for line in whole if json.loads(line)["step"] <= state.global_step]
         # Killed in the middle of this, a run must not have lost its log.
-        partial = self._path.with_suffix(".partial")
-        partial.write_text("".join(f"{line}\n" for line in kept), "utf-8")
-        partial.replace(self._path)
+        unfinished = self._path.with_suffix(".partial")
+        unfinished.write_text("".join(f"{line}\n" for line in kept), "utf-8")
+        unfinished.replace(self._path)
 
     def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Append a line: step, epoch, and loss or eval_loss with what goes with it.
 
-        Beside a loss stands by how much steps were scaled down since the one before, and how many
-        tasks have got other experts since then, or since training went on.
+        Beside a loss stands what the optimizer and the adapted model say of the steps since the
+        line before, or since training went on.
         """
         logs = given["logs"]
         if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
         entry = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **logs}
         if "loss" in logs:
-            entry |= clip_summary(given["optimizer"]) | self._flips()
+            entry |= log_entries(given["optimizer"]) | self._adaptation.log_entries()
         with self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
-
-    def _flips(self) -> dict[str, int]:
-        if self._experts is None:
-            return {}
-        before, self._chosen = self._chosen, self._experts.routing().support()
-        return {"expert_flips": int((before != self._chosen).any(1).sum())}
 
 
 class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
@@ -324,22 +294,13 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
     """Shows a bar on a terminal, and a plain line every fifteen seconds elsewhere."""
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
-        self._task = TaskID(0)
-        self._started = self._said = 0.0
-        self._first_step = 0
+        self._bar: Bar | None = None
         self._loss = ""
 
     def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Start the clock."""
-        self._started = self._said = time.monotonic()
-        self._first_step = state.global_step
-        if console.is_terminal and state.is_world_process_zero:
-            self._progress = progress_bar()
-            self._progress.start()
-            self._task = self._progress.add_task(
-                "Training", total=state.max_steps, completed=state.global_step
-            )
+        if state.is_world_process_zero:
+            self._bar = Bar("Training", state.max_steps, state.global_step)
 
     def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Remember the loss."""
@@ -348,32 +309,40 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
 
     def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Show how far it is."""
-        step, now = state.global_step, time.monotonic()
-        if self._progress:
-            self._progress.update(self._task, completed=step, description=f"Training{self._loss}")
-        elif state.is_world_process_zero and now - self._said > _PLAIN_LINE_SECONDS:
-            self._said = now
-            left = (now - self._started) / (step - self._first_step) * (state.max_steps - step)
-            told = f"step {step} of {state.max_steps}{self._loss}, about {left:.0f} s left"
-            say(f"  Training: {told}")
+        if self._bar:
+            self._bar.update(state.global_step, self._loss)
 
     def close(self) -> None:
         """Take the bar down, however training ended."""
-        if self._progress:
-            self._progress.stop()
+        if self._bar:
+            self._bar.close()
 
 
-def _is_entry(line: str) -> bool:
-    """Whether a line is whole; the last one may have been cut off with the run."""
-    return line.startswith('{"step"') and line.endswith("}")
+class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+    """The Trainer, but for its order of batches and what it hands to the model.
 
+    Args:
+        phases: as in :func:`~recinject.training.fitting.fit`; so is ``task_names``.
+        settings: of ``transformers.Trainer``.
+    """
 
-def _step_watching(line: str) -> int:
-    return int(json.loads(line)["step"])
-
-
-class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
-    """The Trainer, but for what it does at the end of a run that was resumed there."""
+    def __init__(
+        self, *, phases: Sequence[Phase] = (), task_names: Sequence[str] = (), **settings: Any
+    ) -> None:
+        self._phases, self._task_names = phases, task_names
+        model, smoothing = settings["model"], settings["args"].label_smoothing_factor
+        by_token = partial(token_losses, smoothing=smoothing)
+        measure = model.losses if isinstance(model, RatingModel) else by_token
+        self._loss, self._adaptation = BatchLoss(measure, task_names), adaptation_of(model)
+        super().__init__(compute_loss_func=self._loss, **settings)
+        # T5's forward takes any keyword, and would pass the token count on to its layers.
+        self.model_accepts_loss_kwargs = False
+        # A causal model's labels come shifted from the collator; the Trainer would not count the
+        # first of each sample.
+        self._loss_shifts_labels = False
+        # The Trainer reads their names off a signature, and a wrapper's has none.
+        self.label_names = ["labels"]
+        _share_out_weights(self)  # before the Trainer has accelerate do it
 
     def _run_epoch(self, **settings: Any) -> None:
         # Resumed at its very end, or after it ran out of patience, it would take one more step.
@@ -385,64 +354,74 @@ class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is untype
         """Return the number of whole epochs that are behind."""
         return int((self.state.epoch or 0.0) + 1e-6)
 
-
-def run_training(
-    kind: type[ResumableTrainer],
-    arguments: Seq2SeqTrainingArguments,
-    *,
-    log_path: Path | None,
-    optimizer: str | None,
-    optimizer_settings: Mapping[str, Any] | None,
-    callbacks: Sequence[TrainerCallback],
-    **settings: Any,
-) -> Trainer:
-    """Train to the end, from the newest whole checkpoint in the arguments' folder if there is one.
-
-    Args:
-        kind: the Trainer's class.
-        arguments: its ``args``; intervals that are shares of the run become steps in place.
-        log_path: where loss and learning rate go, one JSON line a log entry; None for nowhere.
-        optimizer: see :func:`~recinject.training.optimizers.choose_optimizer`.
-        optimizer_settings: arguments of the optimizer's class.
-        callbacks: they come before those that log, mark checkpoints and watch.
-        settings: of ``kind``.
-
-    Raises:
-        RecinjectError: the loss diverges, or a checkpoint cannot be written; the last good one is
-            left.
-    """
-    folder, progress = Path(arguments.output_dir), ShowProgress()
-    log = [] if log_path is None else [WriteLog(log_path)]
-    count_in_steps(arguments, len(settings["train_dataset"]))
-    chosen = choose_optimizer(
-        optimizer, arguments.learning_rate, optimizer_settings, arguments.weight_decay
-    )
-    # A diverged entry is written first, so that the log shows what stopped the run.
-    callbacks = [*callbacks, MarkComplete(), *log, progress, StopDivergence()]
-    with explain_failed_writing(folder):
-        trainer = kind(
-            args=arguments, optimizer_cls_and_kwargs=chosen, callbacks=callbacks, **settings
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
+        """Return the loss; note whose samples it is of while training."""
+        tasks, step = inputs.pop("task", None), self.state.global_step
+        self._loss.tasks = tasks if model.training else None
+        self._loss.extra = (
+            partial(self._adaptation.extra_loss, step) if model.training else _nothing
         )
-    trainer.remove_callback(PrinterCallback)
-    try:
-        _train(trainer, folder)
-    finally:
-        progress.close()
-    return trainer
+        with self._adaptation.answering(tasks):
+            return super().compute_loss(model, inputs, *given, **settings)
+
+    def create_optimizer(self, *given: Any) -> Optimizer:
+        """Make the optimizer, with the groups that the adapted model asks for."""
+        optimizer: Optimizer = super().create_optimizer(*given)
+        self._adaptation.group_parameters(optimizer)
+        return optimizer
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log, with the loss of each task beside the whole one."""
+        if "loss" in logs:
+            logs |= self._loss.read_out(partial(self.accelerator.reduce, reduction="sum"))
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        if isinstance(self.model, Wrapper):
+            # Of weights that have two names, safetensors refuses to write both.
+            state_dict = self.model.trained_weights()
+        super()._save(output_dir, state_dict)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
+        if not self._phases and self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        lengths = list(self.train_dataset[self.args.length_column_name])
+        batch_size, seed = samples_a_step(self.args), self.args.seed
+        if not self._phases:
+            return LengthBuckets(lengths, batch_size, seed, self.present_epoch)
+        tasks, names = np.asarray(self.train_dataset["task"], np.int64), self._task_names
+        steps, phases = self.args.max_steps, self._phases
+        order = order_by_phase(
+            tasks, names, np.asarray(lengths, np.int64), phases, steps, batch_size, seed
+        )
+        return order.tolist()
 
 
-def _train(trainer: Trainer, folder: Path) -> None:
-    checkpoint, writes = newest_complete(folder), trainer.args.should_save
-    with trainer.args.main_process_first(desc="removing torn checkpoints"):
-        if writes:
-            remove_torn(folder)
-    if checkpoint is not None and writes:
-        say(f"  going on from {checkpoint}")
-    try:
-        with explain_failed_writing(folder):
-            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except RecinjectError:
-        # What a full disk cut off takes room that the next start needs.
-        if writes:
-            remove_torn(folder)
-        raise
+def _share_out_weights(trainer: Trainer) -> None:
+    """Shard a model block by block where FSDP 2 is asked for; else leave it as it is.
+
+    accelerate would give the embeddings a group of their own. T5's encoder and decoder each hold
+    the same ones, which torch refuses to see in two groups; here they stay with the root.
+    """
+    if not trainer.is_fsdp_enabled:
+        if asked_for_fsdp() and trainer.is_world_process_zero():
+            say("  FSDP is for GPUs: here each process holds the whole model")
+        return
+    plugin = trainer.accelerator.state.fsdp_plugin
+    if plugin.fsdp_version != 2:
+        return
+    settings = {
+        "reshard_after_forward": plugin.reshard_after_forward,
+        "offload_policy": plugin.cpu_offload,
+        "mp_policy": plugin.mixed_precision_policy or MixedPrecisionPolicy(),
+    }
+    blocks = set(without_wrapper(trainer.model)._no_split_modules or ())
+    for module in trainer.model.modules():
+        if type(module).__name__ in blocks:
+            fully_shard(module, **settings)
+    fully_shard(trainer.model, **settings)
+
+
+def asked_for_fsdp() -> bool:
+    """Whether accelerate was told to use FSDP, be there GPUs for it or not."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"

@@ -11,7 +11,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from recinject.data.readers import read_frame, read_log
+from recinject.data.readers import read_log
 from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError
 
@@ -48,7 +48,7 @@ def test_every_table_gives_the_log_of_its_file(tmp_path: Path, maker: str) -> No
     EVENTS.to_parquet(tmp_path / "interactions.parquet")
     ITEMS.to_parquet(tmp_path / "items.parquet")
     before = EVENTS.copy(), ITEMS.copy()
-    log = read_frame(MAKERS[maker](EVENTS), MAKERS[maker](ITEMS))
+    log = Log.from_frame(MAKERS[maker](EVENTS), MAKERS[maker](ITEMS))
     assert facts(log) == facts(read_log(tmp_path, columns={}))
     assert log.catalog.titles == ["Ten | é", ""]
     assert "of events and" in log.source and "user_id from 'userId'" in log.source
@@ -58,7 +58,7 @@ def test_every_table_gives_the_log_of_its_file(tmp_path: Path, maker: str) -> No
 
 def test_columns_are_mapped_and_item_columns_may_stand_among_the_events() -> None:
     frame = pd.DataFrame({0: ["u", "v"], 1: ["x", "x"], "film": ["X", "X"]})
-    log = read_frame(frame, columns={"user_id": "0", "item_id": "1", "title": "film"})
+    log = Log.from_frame(frame, columns={"user_id": "0", "item_id": "1", "title": "film"})
     assert log.catalog.frame.to_dict("records") == [{"item_id": "x", "title": "X"}]
     assert log.source.startswith("DataFrame of events (")
 
@@ -81,10 +81,10 @@ def test_wrong_values_are_refused_with_their_row(
 ) -> None:
     frames = [None if part is None else pd.DataFrame(part) for part in (events, items)]
     if not fragments:
-        assert read_frame(frames[0]).interactions.ratings == [1e300]  # type: ignore[arg-type]
+        assert Log.from_frame(frames[0]).interactions.ratings == [1e300]  # type: ignore[arg-type]
         return
     with pytest.raises(RecinjectError) as caught:
-        read_frame(*frames)  # type: ignore[arg-type]
+        Log.from_frame(*frames)  # type: ignore[arg-type]
     assert all(fragment in str(caught.value) for fragment in fragments), str(caught.value)
 
 
@@ -100,10 +100,10 @@ def test_wrong_values_are_refused_with_their_row(
 )
 def test_what_is_no_table_is_refused(rows: Any, message: str) -> None:
     with pytest.raises(RecinjectError, match=message):
-        read_frame(rows)
+        Log.from_frame(rows)
 
 
 def test_half_a_surrogate_pair_is_no_crash() -> None:
     frame = pd.DataFrame({"user": ["u"], "item": [{"a": "\ud83d"}], "x": [1]}, dtype=object)
     frame.columns = pd.Index(["user", "item", "\ud83d"], dtype=object)
-    assert read_frame(frame).catalog.item_ids == ['{"a": "?"}']
+    assert Log.from_frame(frame).catalog.item_ids == ['{"a": "?"}']

@@ -7,7 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from recinject.data.readers import read_frame, read_log
+from recinject.data.readers import read_log
+from recinject.data.schema import Log
 
 
 def write(path: Path, content: str) -> Path:
@@ -64,7 +65,7 @@ def test_a_recbole_file_has_its_items_among_its_events(tmp_path: Path) -> None:
 def test_a_frame_has_its_items_among_its_events() -> None:
     events = pd.DataFrame({"user_id": ["u", "v", "v"], "item_id": ["i", "i", "j"]})
     said = {"title": ["The I", None, "The J"], "category": [["A"], None, ["B"]], "brand": "Acme"}
-    log = read_frame(events.assign(**said, categories=None))
+    log = Log.from_frame(events.assign(**said, categories=None))
     assert log.catalog.frame.to_dict("records") == [
         {"item_id": "i", "title": "The I", "brand": "Acme", "categories": ["A"]},
         {"item_id": "j", "title": "The J", "brand": "Acme", "categories": ["B"]},

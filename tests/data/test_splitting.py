@@ -10,7 +10,6 @@ from recinject.data.cleaning import clean
 from recinject.data.readers import make_log
 from recinject.data.schema import Interactions
 from recinject.data.splitting import (
-    SPLITS,
     Part,
     Split,
     cold_items,
@@ -27,6 +26,7 @@ from recinject.data.splitting import (
 )
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import Chance
+from recinject.registry import find, names
 
 
 def log_of(lengths: list[int], timestamps: list[float] | None = None) -> Interactions:
@@ -165,14 +165,15 @@ def timed_logs(draw: st.DrawFn) -> Interactions:
     )
 
 
+rules = st.sampled_from(sorted(names("split")))
 shares = st.sampled_from([0.05, 0.1, 0.25, 0.49])
 
 
-@given(timed_logs(), st.sampled_from(sorted(SPLITS)), shares, st.sampled_from(list(Part)[1:]))
+@given(timed_logs(), rules, shares, st.sampled_from(list(Part)[1:]))
 def test_the_histories_of_every_rule_are_earlier_parts_before_the_target(
     log: Interactions, rule: str, share: float, part: Part
 ) -> None:
-    split = SPLITS[rule](log, share, 1)
+    split = find("split", rule)(log, share, 1)
     view = split.view(part)
     places = np.flatnonzero(split.parts <= part)  # of the view's events in the whole log
     allowed = [0] if part is Part.TRAIN else range(part)
@@ -252,17 +253,17 @@ def test_a_random_split_holds_out_a_share_of_the_events(
     assert (parts == Part.VALIDATION).sum() == min(held_out, len(log) - held_out)
 
 
-@given(timed_logs(), st.sampled_from(sorted(SPLITS)), shares)
+@given(timed_logs(), rules, shares)
 def test_without_validation_its_events_train(log: Interactions, rule: str, share: float) -> None:
-    split = SPLITS[rule](log, share, 1)
+    split = find("split", rule)(log, share, 1)
     parts = without_validation(split).parts
     assert ((parts == Part.TEST) == (split.parts == Part.TEST)).all()
     assert ((parts == Part.TRAIN) == (split.parts <= Part.VALIDATION)).all()
 
 
-@given(timed_logs(), st.sampled_from(sorted(SPLITS)))
+@given(timed_logs(), rules)
 def test_what_is_not_learnt_from_still_stands_in_histories(log: Interactions, rule: str) -> None:
-    split = SPLITS[rule](log, 0.2, 1)
+    split = find("split", rule)(log, 0.2, 1)
     training = (split.parts == Part.TRAIN).sum()
     less, more = (learn_from(split, share, 3) for share in (0.3, 0.6))
     for share, kept in ((0.3, less), (0.6, more)):
@@ -300,7 +301,7 @@ events = st.lists(
 )
 
 
-@pytest.mark.parametrize("rule", sorted(SPLITS))
+@pytest.mark.parametrize("rule", sorted(names("split")))
 @pytest.mark.parametrize("ties", ["hash", "position"])
 @given(rows=events, shuffled=st.randoms(use_true_random=False))
 def test_the_split_does_not_depend_on_the_order_of_rows(
@@ -315,7 +316,7 @@ def test_the_split_does_not_depend_on_the_order_of_rows(
         log = make_log(frame.iloc[order].reset_index(drop=True), None, "a test")
         log = clean(log if ties == "position" else order_ties(log, 7), k_core=0)[0]
         kept = log.interactions
-        columns = (kept.users, kept.items, kept.ratings, SPLITS[rule](kept, 0.2, 7).parts)
+        columns = (kept.users, kept.items, kept.ratings, find("split", rule)(kept, 0.2, 7).parts)
         found.append([column.tolist() for column in columns])
     assert found[0] == found[1]
 

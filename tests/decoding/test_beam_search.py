@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
 from recinject.decoding.beam_search import constrained_beam_search
-from recinject.decoding.candidates import pad_sequences, score_candidates
+from recinject.decoding.candidates import score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.ragged import Ragged
 
 RNG = np.random.default_rng(1)
 BODIES = sorted({tuple(RNG.integers(3, 9, RNG.integers(1, 5)).tolist()) for _ in range(40)})
@@ -134,7 +135,9 @@ def test_legal_scores_share_the_whole_probability(model, prompts, exhaustive, fo
     truth = exhaustive(model, prompts, SEQUENCES, followers(SEQUENCES))
     np.testing.assert_allclose(scores, np.take_along_axis(truth, items, 1), atol=1e-4)
     np.testing.assert_allclose(np.exp(scores).sum(1), 1, atol=1e-4)
-    candidates = score_candidates(model, *prompts, pad_sequences(SEQUENCES), scores="legal")
+    candidates = score_candidates(
+        model, *prompts, Ragged.from_rows(SEQUENCES).to_grid(-1), scores="legal"
+    )
     np.testing.assert_allclose(candidates, truth, atol=1e-4)
 
 

@@ -5,18 +5,15 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from transformers import (
-    BertConfig,
-    BertLMHeadModel,
-    BloomConfig,
-    BloomForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
 )
 
 from recinject.decoding.beam_search import constrained_beam_search
-from recinject.decoding.candidates import pad_sequences, score_candidates
+from recinject.decoding.candidates import score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.ragged import Ragged
 
 RNG = np.random.default_rng(1)
 BODIES = sorted({tuple(RNG.integers(3, 9, RNG.integers(1, 5)).tolist()) for _ in range(25)})
@@ -37,7 +34,7 @@ def test_beam_search_scores_are_those_of_whole_forwards(
 
 
 def test_candidate_scores_are_those_of_whole_forwards(causal_model, left_prompts, exhaustive):
-    scores = score_candidates(causal_model, *left_prompts, pad_sequences(SEQUENCES))
+    scores = score_candidates(causal_model, *left_prompts, Ragged.from_rows(SEQUENCES).to_grid(-1))
     truth = exhaustive(causal_model, left_prompts, SEQUENCES)
     np.testing.assert_allclose(scores, truth, atol=1e-4)
 
@@ -86,7 +83,7 @@ def test_the_prompts_keys_are_computed_once_and_never_copied(gpt2, left_prompts)
     hook = gpt2.transformer.h[0].attn.register_forward_pre_hook(
         lambda _module, inputs: read.append(tuple(inputs[0].shape[:2]))
     )
-    score_candidates(gpt2, *left_prompts, pad_sequences(SEQUENCES[:5]))
+    score_candidates(gpt2, *left_prompts, Ragged.from_rows(SEQUENCES[:5]).to_grid(-1))
     hook.remove()
     # All of the prompt but its last token, that token, then a token a candidate; 3 rows always.
     assert read[:2] == [(3, 8), (3, 1)]
@@ -128,19 +125,6 @@ def test_what_passes_a_sliding_window_is_refused(causal_model, make_prompts):
 
 
 SMALL = {"vocab_size": 24, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-
-
-@pytest.mark.parametrize(
-    "build",
-    [
-        lambda: BloomForCausalLM(BloomConfig(**SMALL)),
-        lambda: BertLMHeadModel(BertConfig(**SMALL, intermediate_size=16)),
-    ],
-    ids=["makes masks of its own", "reads both ways"],
-)
-def test_attention_that_cannot_be_masked_is_refused(build, left_prompts):
-    with pytest.raises(RecinjectError, match=r"cannot be told(.|\n)*TrieLogitsProcessor"):
-        constrained_beam_search(build().eval(), *left_prompts, TRIE, 2)
 
 
 def test_half_precision_gives_legal_lists(left_prompts):

@@ -5,7 +5,7 @@ from hypothesis.extra.numpy import arrays
 
 from recinject.decoding.beam_search import constrained_beam_search
 from recinject.decoding.candidates import score_candidates
-from recinject.decoding.trie import Trie
+from recinject.decoding.trie import ROOT, Trie
 from recinject.methods.semantic_ids.codes import code_tokens, make_unique
 from recinject.samples.tokenizer import add_tokens, encode, train_tokenizer
 
@@ -42,7 +42,7 @@ def test_codes_go_through_the_tokenizer_into_a_tree_one_token_a_code():
     sequences = encode(tokenizer, codes.texts, special=True)
     assert set(sequences.lengths.tolist()) == {4}
     trie = Trie.build([sequences[n].tolist() for n in range(60)])
-    assert len(trie.children(0)[0]) == len(np.unique(codes.rows[:, 0]))
+    assert len(trie.children(np.array([ROOT])).values) == len(np.unique(codes.rows[:, 0]))
 
 
 @settings(max_examples=25)

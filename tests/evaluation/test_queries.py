@@ -6,10 +6,11 @@ import pyarrow as pa
 import pytest
 
 from recinject.data.schema import Catalog
-from recinject.data.splitting import SPLITS, Part, Split
+from recinject.data.splitting import Part, Split
 from recinject.evaluation.queries import make_queries
 from recinject.foundation.ragged import Ragged
 from recinject.foundation.randomness import Chance
+from recinject.registry import find, names
 from recinject.samples.builder import SCHEMA
 from recinject.tasks.shipped import Retrieval
 from recinject.tasks.task import Keys
@@ -105,7 +106,7 @@ def sampled(of: Split):
     return contexts, pa.Table.from_pylist(rows, SCHEMA)
 
 
-@pytest.mark.parametrize("rule", sorted(SPLITS))
+@pytest.mark.parametrize("rule", sorted(names("split")))
 def test_a_query_has_the_history_that_the_sampler_used(split_of, rule):
     rng = np.random.default_rng(3)
     log = split_of([rng.integers(0, 10, 14).tolist() for _ in range(6)], 10).interactions
@@ -113,7 +114,7 @@ def test_a_query_has_the_history_that_the_sampler_used(split_of, rule):
     log = replace(
         log, timestamps=np.tile(np.arange(14.0), 6), user_ids=[f"a/{n}" for n in "012345"]
     )
-    split = SPLITS[rule](log, 0.2, 1)
+    split = find("split", rule)(log, 0.2, 1)
     contexts, rows = sampled(split)
     queries = make_queries(rows, split, None, seed=1)
     histories = contexts.slots["history"].to_list()

@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -6,6 +7,8 @@ from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.storage import (
+    MANIFEST_NAME,
+    RunManifest,
     atomic_folder,
     hash_files,
     hash_value,
@@ -132,3 +135,44 @@ def test_hashes_of_files_depend_on_names_and_content(tmp_path):
 @pytest.mark.parametrize(("name", "file"), [("prompts", "bpr"), ("recipes", "quickstart")])
 def test_words_ship_with_the_package(name, file):
     assert (shipped_folder(name) / f"{file}.yaml").is_file()
+
+
+DONE = RunManifest(
+    stage="samples",
+    version="1.0",
+    settings={"seed": 1, "tasks": {"bpr": {"history_length": 20}, "rating": {}}, "phrases": {}},
+    inputs={"data": "abc", "identifiers": "def"},
+    facts={"rows": 3},
+)
+
+
+def test_a_manifest_comes_back_from_its_folder(tmp_path):
+    assert RunManifest.read(tmp_path) is None
+    DONE.write(tmp_path)
+    assert RunManifest.read(tmp_path) == DONE
+    assert [path.name for path in tmp_path.iterdir()] == [MANIFEST_NAME]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ""),
+        ({"facts": {"rows": 4}}, ""),
+        ({"version": "1.1", "settings": {}}, "version 1.0 became 1.1"),
+        ({"inputs": {"data": "abc", "identifiers": "new"}}, "input identifiers changed"),
+        (
+            {"settings": {**DONE.settings, "tasks": {"bpr": {"history_length": 5}, "rating": {}}}},
+            "tasks.bpr.history_length changed",
+        ),
+        ({"settings": {**DONE.settings, "tasks": {"rating": {}}}}, "tasks.bpr changed"),
+        (
+            {"settings": {"seed": 2, "extra": None, "jsonl": True}},
+            "jsonl changed, phrases changed, seed changed and more",
+        ),
+    ],
+)
+def test_the_difference_is_told_in_words(changes, words):
+    new = replace(DONE, **changes)
+    assert new.difference(DONE) == words
+    # What the difference is silent about does not make a stage run again, and the other way.
+    assert (new.fingerprint == DONE.fingerprint) == (not words)

@@ -165,7 +165,7 @@ def test_under_lora_only_the_new_rows_train_and_they_are_kept(outgrown, tmp_path
     if separate_head:
         model.lm_head.weight = torch.nn.Parameter(model.shared.weight.detach() + 0.1)
     before = model.shared.weight.detach().clone()
-    adapted = add_lora(model, {"r": 2, "target_modules": ["q", "v"]}, 3, ids)
+    adapted = add_lora(model, {"r": 2, "target_modules": ["q", "v"]}, seed=3, new_tokens=ids)
     assert count_parameters(adapted)[0] == 6 * 2 * 2 * 16 + len(ids) * 16
     prompt = torch.tensor([tokenizer.encode("a red car, <item_3> <item_4>").ids])
     answer = torch.tensor([tokenizer.encode("<item_7>").ids])
@@ -206,7 +206,7 @@ def test_a_model_of_another_type_is_built_from_its_own_config(kind):
     weights, others = one.state_dict(), other.state_dict()
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in weights.items())
     assert not all(torch.equal(value, others[name]) for name, value in weights.items())
-    adapted = add_lora(one, {"r": 2}, 1)
+    adapted = add_lora(one, {"r": 2}, seed=1)
     task = "CAUSAL_LM" if is_causal(config) else "SEQ_2_SEQ_LM"
     assert adapted.peft_config["default"].task_type == task
     assert not is_causal(TINY)

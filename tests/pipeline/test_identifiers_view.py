@@ -1,7 +1,7 @@
 from rich.console import Console
 
 from recinject.pipeline.identifiers_view import code_groups, identifier_tree, quality_table
-from recinject.reporting.inputs import CodeGroup
+from recinject.reporting.result import CodeGroup
 
 
 def lines(thing, width=100):

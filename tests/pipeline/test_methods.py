@@ -11,13 +11,14 @@ from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM
 
 from recinject.foundation.storage import RunManifest
-from recinject.methods.experts.experts import ExpertsLinear, answering, experts_of
+from recinject.methods.experts.experts import ExpertsLinear
+from recinject.models.adapters import Adaptation, adaptation_of, answering
 from recinject.models.storing import load_trained
 
 STILL = ("model.config.dropout_rate=0.0", "training.learning_rate=0.02")
 EXPERTS = "experts={number: 3, k: 1, rank: 2, target_modules: [q, v], dropout: 0.1}"
 LOW_RANK = "model.low_rank={rank: 3}"
-LORA = "lora={r: 2, target_modules: [q, wi, wo], initialisation: %s, initialisation_rows: 99}"
+LORA = "lora={r: 2, target_modules: [q, wi, wo], initialization: %s, initialization_rows: 99}"
 CLIPPY = "training.optimizer=clippy_adagrad"
 METHODS = {
     "experts": (EXPERTS,),
@@ -41,7 +42,7 @@ def start(recinject, tiny_recipe, copy_built):
 
 
 def entries(folder, name="loss"):
-    lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+    lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
     return [entry for entry in map(json.loads, lines) if name in entry]
 
 
@@ -84,7 +85,7 @@ def test_all_together_is_evaluated_and_reported(start, recinject):
     settings = (EXPERTS.replace("k: 1", "k: 1, gate_rate: 10, gamma: 0.1"), LOW_RANK, CLIPPY)
     more = ("training.learning_rate=0.1", "evaluation.generate=true")
     folder = start("report", "run", *settings, *more)
-    model = experts_of(load_trained(folder / "model")[0])
+    model = adaptation_of(load_trained(folder / "model")[0])
     assert {type(m).__name__ for m in model.modules()} & {"LowRankLinear"} == set()
     facts = RunManifest.read(folder / "model").facts
     assert facts["trainable"] < facts["parameters"] / 5
@@ -128,10 +129,10 @@ def test_an_adapter_that_took_a_part_of_the_base_fits_the_base_as_it_was(start, 
     ("settings", "said"),
     [
         (["experts={k: 5}"], "experts.k: 5\n  fix: set it to 1 up to number, 4"),
-        (["experts={gamma: 0}"], "experts.gamma: 0"),
+        (["experts={gamma: 0}"], "experts.gamma: Input should be greater than 0"),
         (["experts={rnk: 2}"], "experts.rnk: unknown key\n  fix: did you mean 'rank'"),
         (["experts={rank: x}"], "experts.rank: Input should be a valid integer"),
-        (["experts={gate: dselect}"], "experts.gate: 'dselect'\n  fix: did you mean"),
+        (["experts={gate: dselect}"], "experts.gate: unknown gate 'dselect'\n  fix: did you mean"),
         (["experts={target_modules: [qq]}"], "the model has no linear layer 'qq'"),
         (["experts={}", "lora={r: 2}"], "experts: lora adapts the same model"),
         (["experts={}", "identifiers.kind=token"], "identifiers.kind=token brings tokens"),
@@ -145,21 +146,21 @@ def test_an_adapter_that_took_a_part_of_the_base_fits_the_base_as_it_was(start, 
         (["model.low_rank={rank: 2, method: svd}"], "model.low_rank.method: Input should be"),
         (["model.low_rank={rank: 2, method: nkp}", "model.config.feed_forward_proj=gated-gelu"],
          "nkp has a closed form for ReLU"),
-        (["lora={initialisation: pissa}"], "lora.initialisation: Input should be"),
-        (["lora={initialisation: lfai, r: 17, target_modules: [q]}"], "whose full rank is 16"),
-        (["lora={initialisation: lfai, use_dora: true}"], "DoRA"),
+        (["lora={initialization: pissa}"], "lora.initialization: unknown initialization 'pissa'"),
+        (["lora={initialization: lfai, r: 17, target_modules: [q]}"], "whose full rank is 16"),
+        (["lora={initialization: lfai, use_dora: true}"], "DoRA"),
     ],
 )  # fmt: skip
 def test_bad_settings_are_refused_before_training(recinject, tiny_recipe, tmp_path, settings, said):
     ended = recinject("train", tiny_recipe, f"runs={tmp_path}", *settings)
     assert ended.code == 2 and said in ended.output, ended.output
-    assert not (tmp_path / "tiny" / "checkpoints").exists()
+    assert not (tmp_path / "tiny" / "training" / "checkpoints").exists()
 
 
 def test_off_nothing_of_it_is_there(start):
     folder = start("train", "run", "training.max_steps=2")
     model = load_trained(folder / "model")[0]
-    assert experts_of(model) is None and not any(
+    assert type(adaptation_of(model)) is Adaptation and not any(
         module._forward_pre_hooks or isinstance(module, ExpertsLinear) for module in model.modules()
     )
     names = {path.name for path in folder.glob("checkpoints/*/*")}

@@ -87,7 +87,7 @@ def weights(folder):
 
 
 def entries(folder):
-    lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+    lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -114,7 +114,7 @@ def assert_close(one, other, tolerance):
     [
         "lora=null",
         "lora={r: 2, target_modules: [q, v]}",
-        "lora={r: 2, target_modules: [q, wo], initialisation: lfai}",
+        "lora={r: 2, target_modules: [q, wo], initialization: lfai}",
         "experts={number: 3, regulariser: 0.1}",
         "model.low_rank={rank: 4}",
     ],

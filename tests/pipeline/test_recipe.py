@@ -117,6 +117,7 @@ def test_overriding_one_task_leaves_the_others(smallest):
         ("dta.path=x", "mine.yaml: dta: unknown key", "data"),
         ("data.pth=x", "mine.yaml: data.pth: unknown key", "path"),
         ("data.simulator.usrs=9", "mine.yaml: data.simulator.usrs: unknown key", "users"),
+        ("identifiers.knd=title", "identifiers.knd: unknown key", "kind"),
         ("samples.jsnl=true", "mine.yaml: samples.jsnl: unknown key", "jsonl"),
         ("samples.tasks.retreival={}", "samples.tasks: unknown task 'retreival'", "retrieval"),
         ("samples.tasks.retrieval.histry_length=5",

@@ -28,7 +28,7 @@ def test_a_run_names_items_by_codes_in_every_task_mixed_with_titles(start, tmp_p
     table = pd.read_parquet(folder / "identifiers" / "items.parquet")
     assert table["identifier"].str.fullmatch(r"<a_\d+><b_\d+><c_\d+>").all()
     assert not table["identifier"].duplicated().any()
-    codes, _ = load_codes(folder / "identifiers", load_split(folder / "data")[1])
+    codes, _ = load_codes(folder / "identifiers", table["identifier"])
     assert codes.texts == tuple(table["identifier"])
     facts = RunManifest.read(folder / "identifiers").facts
     assert [row["level"] for row in facts["quality"]] == [1, 2]

@@ -29,11 +29,11 @@ CODES = (
     "identifiers.last_codes=40",
 )
 CLUSTERS = ("identifiers.kind=collaborative", "identifiers.leaf_items=5", "identifiers.clusters=3")
-VAE = "identifiers.training={max_steps: %d, per_device_train_batch_size: 40}"
+VAE = "identifiers.training={steps: %d, batch_size: 40}"
 RETRIEVAL = "samples.tasks={retrieval: {}}"
 RATING = ("samples.tasks={rating: {max_per_user: 2}}", "training.max_steps=1")
 LOW = "model.low_rank={rank: 2}"
-LORA = "lora={r: 2, target_modules: [q], initialisation: lfai, initialisation_rows: 99}"
+LORA = "lora={r: 2, target_modules: [q], initialization: lfai, initialization_rows: 99}"
 EXPERTS = "experts={number: 2, k: 1, target_modules: [q]}"
 
 # What the setting is a part of; what stands beside it; the setting, changed.
@@ -97,8 +97,8 @@ CHANGES = {
         ((LOW,), "model.low_rank.rank=3"),
         (("model.low_rank={energy: 0.9}",), "model.low_rank.energy=0.5"),
         ((LOW,), "model.low_rank.method=spectral"),
-        ((LORA,), "lora.initialisation=spectral"),
-        ((LORA,), "lora.initialisation_rows=9"),
+        ((LORA,), "lora.initialization=spectral"),
+        ((LORA,), "lora.initialization_rows=9"),
         ((EXPERTS,), "experts.number=3"),
         ((), "training.mixture={retrieval: 1}"),
         ((), "training.temperature=9"),
@@ -127,11 +127,10 @@ CHANGES = {
 # Where these make whole runs, they are shown to do so; the last two change place and pace alone.
 ELSEWHERE = {
     "evaluation.cold_share": "tests/pipeline/test_tiger.py",
-    "ablation.add": "tests/pipeline/test_ablation.py",
-    "ablation.seeds": "tests/pipeline/test_ablation.py",
-    "ablation.longer": "tests/pipeline/test_ablation.py",
-    "study.shares": "tests/pipeline/test_study.py",
-    "study.heads": "tests/pipeline/test_study.py",
+    "sweep.arms": "tests/pipeline/test_sweep.py",
+    "sweep.vary": "tests/pipeline/test_sweep.py",
+    "sweep.seeds": "tests/pipeline/test_sweep.py",
+    "sweep.reference": "tests/pipeline/test_sweep.py",
     "name": "tests/pipeline/test_recipe.py",
     "runs": "tests/conftest.py",
     "samples.workers": "tests/samples/test_store.py",
@@ -265,7 +264,7 @@ class Outcome:
         given = ("training.max_steps=2", "training.logging_steps=1", *given)
         folder = self.made("train", self.copies["train"](name), given)
         model = written(folder / "model", "*.safetensors", "config.json", "experts.json")
-        lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+        lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
         timed = ("runtime", "per_second")
         return model, [
             {name: value for name, value in json.loads(line).items() if not name.endswith(timed)}

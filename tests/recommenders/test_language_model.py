@@ -6,8 +6,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from recinject.decoding.candidates import pad_sequences, score_candidates
+from recinject.decoding.candidates import score_candidates
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.ragged import Ragged
 from recinject.models.building import build_model
 from recinject.models.heads import RatingModel
 from recinject.recommenders.language_model import LanguageModel
@@ -51,7 +52,7 @@ def scores_by_hand(model, sequences, limit=512):
 
 
 def names():
-    return pad_sequences([TOKENIZER.encode(title).ids for title in TITLES])
+    return Ragged.from_rows([TOKENIZER.encode(title).ids for title in TITLES]).to_grid(-1)
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 12, 640])
@@ -108,7 +109,7 @@ LABELS = {
 def test_a_rating_is_the_mean_of_the_labels_by_likelihood(model, labels, ends):
     prediction = LanguageModel(model, TOKENIZER, TITLES, labels).predict(queries("rating"), 1)
     tokens = [TOKENIZER.encode(text, add_special_tokens=ends).ids for text in labels]
-    odds = np.exp(scores_by_hand(model, pad_sequences(tokens)))
+    odds = np.exp(scores_by_hand(model, Ragged.from_rows(tokens).to_grid(-1)))
     expected = odds @ np.array(list(labels.values())) / odds.sum(1)
     np.testing.assert_allclose(prediction.ratings, expected, atol=1e-4)
     np.testing.assert_allclose(prediction.mass, odds.sum(1), atol=1e-4)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from recinject.reporting.cards import dataset_card, model_card
-from recinject.reporting.inputs import ReportInputs, SampleRow
+from recinject.reporting.result import Facts, Result, SampleRow
 
 
 def front_matter(card: str) -> dict[str, object]:
@@ -19,11 +19,11 @@ def front_matter(card: str) -> dict[str, object]:
     return yaml.safe_load(card.split("---\n")[1])
 
 
-def card_of(inputs: ReportInputs, name: str = "quickstart") -> str:
+def card_of(facts: Facts, name: str = "quickstart") -> str:
     return dataset_card(
         name,
-        data=inputs.data,
-        samples=inputs.samples,
+        data=facts.data,
+        samples=facts.samples,
         prompt_versions={"retrieval": "1.2"},
         command="recinject samples quickstart",
         version="0.1.0",
@@ -31,15 +31,13 @@ def card_of(inputs: ReportInputs, name: str = "quickstart") -> str:
     )
 
 
-def test_the_dataset_card_lets_datasets_read_the_folder(
-    inputs: ReportInputs, tmp_path: Path
-) -> None:
+def test_the_dataset_card_lets_datasets_read_the_folder(facts: Facts, tmp_path: Path) -> None:
     folder = tmp_path / "samples"
     (folder / "retrieval").mkdir(parents=True)
     for part in ("train", "test"):
         rows = pd.DataFrame({"sample_id": ["a", "b"], "prompt": [part, part], "label": [1.0, None]})
         rows.to_parquet(folder / "retrieval" / f"{part}-00000.parquet")
-    (folder / "README.md").write_text(card_of(inputs), encoding="utf-8")
+    (folder / "README.md").write_text(card_of(facts), encoding="utf-8")
     loaded = datasets.load_dataset(str(folder), "retrieval", cache_dir=str(tmp_path / "cache"))
     assert {part: rows["prompt"][0] for part, rows in loaded.items()} == {
         "train": "train",
@@ -47,8 +45,8 @@ def test_the_dataset_card_lets_datasets_read_the_folder(
     }
 
 
-def test_the_dataset_card_tells_what_is_in_it(inputs: ReportInputs) -> None:
-    card = card_of(inputs, name="a: 'hostile' | name\n---")
+def test_the_dataset_card_tells_what_is_in_it(facts: Facts) -> None:
+    card = card_of(facts, name="a: 'hostile' | name\n---")
     front = front_matter(card)
     assert front["size_categories"] == ["1K<n<10K"]
     assert front["configs"] == [
@@ -63,18 +61,18 @@ def test_the_dataset_card_tells_what_is_in_it(inputs: ReportInputs) -> None:
     assert "prompts version 1.2" in card and "`candidate_item_ids`" in card
 
 
-def test_a_task_without_samples_is_no_configuration(inputs: ReportInputs) -> None:
+def test_a_task_without_samples_is_no_configuration(facts: Facts) -> None:
     rows = [SampleRow("retrieval", "train", 5, 2), SampleRow("bpr", "train", 0, 2)]
     card = dataset_card(
-        "x", data=inputs.data, samples=rows, prompt_versions={}, command="", version="", seed=1
+        "x", data=facts.data, samples=rows, prompt_versions={}, command="", version="", seed=1
     )
     names = [config["config_name"] for config in front_matter(card)["configs"]]
     assert names == ["retrieval"]
 
 
-def test_the_card_loads_a_task_that_has_samples(inputs: ReportInputs) -> None:
+def test_the_card_loads_a_task_that_has_samples(facts: Facts) -> None:
     rows = [SampleRow("bpr", "train", 0, 2), SampleRow("rating", "train", 5, 2)]
-    assert 'load_dataset("path/to/this/folder", "rating")' in card_of(replace(inputs, samples=rows))
+    assert 'load_dataset("path/to/this/folder", "rating")' in card_of(replace(facts, samples=rows))
 
 
 @pytest.mark.parametrize(
@@ -82,15 +80,23 @@ def test_the_card_loads_a_task_that_has_samples(inputs: ReportInputs) -> None:
     [(0, "n<1K"), (999, "n<1K"), (1000, "1K<n<10K"), (9_999_999, "1M<n<10M"),
      (10_000_000, "10M<n<100M"), (100_000_000, "100M<n<1B"), (10**9, "1B<n<10B")],
 )  # fmt: skip
-def test_the_hub_knows_the_size(inputs: ReportInputs, count: int, category: str) -> None:
-    card = card_of(replace(inputs, samples=[SampleRow("rating", "train", count, 2)]))
+def test_the_hub_knows_the_size(facts: Facts, count: int, category: str) -> None:
+    card = card_of(replace(facts, samples=[SampleRow("rating", "train", count, 2)]))
     assert front_matter(card)["size_categories"] == [category]
 
 
-def test_the_model_card_names_its_library_and_its_snippet_parses(inputs: ReportInputs) -> None:
-    card = model_card(inputs, prompt_versions={"retrieval": "1.2"}, base_model="a/b")
+def test_the_model_card_names_its_library_and_its_snippet_parses(result: Result) -> None:
+    card = model_card(result, prompt_versions={"retrieval": "1.2"}, base_model="a/b")
     front = front_matter(card)
     assert (front["library_name"], front["base_model"]) == ("transformers", "a/b")
+    (entry,) = front["model-index"]
+    (retrieval, ranking, rating) = entry["results"]
+    assert [row["metrics"][0]["value"] for row in (retrieval, ranking, rating)] == [
+        0.052,
+        0.512,
+        0.981,
+    ]
+    assert (rating["task"]["name"], rating["metrics"][0]["name"]) == ("rating", "RMSE")
     (snippet,) = re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)
     imported = [n.module for n in ast.parse(snippet).body if isinstance(n, ast.ImportFrom)]
     assert imported == ["transformers"]

@@ -17,7 +17,7 @@ from recinject.reporting.figures import (
     to_png,
     to_svg,
 )
-from recinject.reporting.inputs import CodeGroup, LossRow
+from recinject.reporting.result import CodeGroup, LossRow
 
 ROWS = [
     MetricResult("retrieval", "als", "hr@10", 0.2, 0.18, 0.23, 50),

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,8 +10,8 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
-from recinject.reporting.inputs import ModelFacts, ReportInputs
-from recinject.reporting.report import write_report
+from recinject.evaluation.metrics import MetricResult
+from recinject.reporting.result import ModelFacts, Result
 
 GOLDEN = Path(__file__).parent / "golden" / "report.md"
 
@@ -36,35 +38,30 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def bare(inputs: ReportInputs) -> ReportInputs:
-    names = ("samples", "training", "metrics", "comparisons", "audit", "slices")
-    nothing = {name: [] for name in names} | {"confusion": None}
+def bare(result: Result, change: Callable[..., Result]) -> Result:
     model = ModelFacts("google/flan-t5-small", "not trained (zero-shot)", 0, 77_000_000)
-    data = replace(inputs.data, cleaning=[], tie_rate=None, future_share=None)
-    return replace(inputs, **nothing, examples=[], durations={}, model=model, data=data)
+    data = replace(result.facts.data, cleaning=[], tie_rate=None, future_share=None)
+    nothing = dict.fromkeys((*result.rows, "samples", "training"), ())
+    return change(result, **nothing, durations={}, model=model, data=data)
 
 
-def written(inputs: ReportInputs, folder: Path) -> tuple[str, str]:
-    write_report(inputs, folder)
+def written(result: Result, folder: Path) -> tuple[str, str]:
+    assert result.report(folder) == folder / "report.html"
     return tuple((folder / name).read_text("utf-8") for name in ("report.html", "report.md"))
 
 
-def test_the_markdown_is_the_one_that_was_read_and_approved(
-    inputs: ReportInputs, tmp_path: Path
-) -> None:
-    assert written(inputs, tmp_path)[1] == GOLDEN.read_text("utf-8")
+def test_the_markdown_is_the_one_that_was_read_and_approved(result: Result, tmp_path: Path) -> None:
+    assert written(result, tmp_path)[1] == GOLDEN.read_text("utf-8")
 
 
-def test_every_figure_the_markdown_shows_lies_beside_it(
-    inputs: ReportInputs, tmp_path: Path
-) -> None:
-    figures = re.findall(r"\]\((figures/[^)]*)\)", written(inputs, tmp_path)[1])
+def test_every_figure_the_markdown_shows_lies_beside_it(result: Result, tmp_path: Path) -> None:
+    figures = re.findall(r"\]\((figures/[^)]*)\)", written(result, tmp_path)[1])
     assert sorted(figures) == sorted(f"figures/{p.name}" for p in (tmp_path / "figures").iterdir())
-    assert len(figures) == 6
+    assert len(figures) == 7
 
 
-def test_the_page_is_well_formed_and_needs_no_network(inputs: ReportInputs, tmp_path: Path) -> None:
-    text = written(inputs, tmp_path)[0]
+def test_the_page_is_well_formed_and_needs_no_network(result: Result, tmp_path: Path) -> None:
+    text = written(result, tmp_path)[0]
     page = Page(text)
     assert page.open == []
     assert not {"script", "link", "img", "iframe"} & set(page.tags)
@@ -76,61 +73,85 @@ def test_the_page_is_well_formed_and_needs_no_network(inputs: ReportInputs, tmp_
     assert all(url.startswith("#") for url in re.findall(r"url\((.*?)\)", text))
 
 
-def test_a_hostile_title_stays_text(inputs: ReportInputs, tmp_path: Path) -> None:
-    page, text = written(replace(inputs, name="<script>x</script>"), tmp_path)
+def test_a_hostile_title_stays_text(
+    result: Result, change: Callable[..., Result], tmp_path: Path
+) -> None:
+    page, text = written(change(result, name="<script>x</script>"), tmp_path)
     assert "<script" not in page and "<script" not in text
     assert page.count("&lt;script&gt;") >= 3
 
 
-def test_tables_in_markdown_keep_their_columns(inputs: ReportInputs, tmp_path: Path) -> None:
-    hostile = [replace(row, explanation="a | b\n| c `d` **e**") for row in inputs.audit]
-    text = written(replace(inputs, audit=hostile), tmp_path)[1]
+def test_tables_in_markdown_keep_their_columns(
+    result: Result, change: Callable[..., Result], tmp_path: Path
+) -> None:
+    hostile = [replace(row, explanation="a | b\n| c `d` **e**") for row in result.rows["audit"]]
+    text = written(change(result, audit=hostile), tmp_path)[1]
     html = MarkdownIt("commonmark").enable("table").render(text)
     bodies = re.findall(r"<table>(.*?)</table>", html, flags=re.DOTALL)
-    assert len(bodies) == 11
+    assert len(bodies) == 12
     for body in bodies:
         rows = re.findall(r"<tr>(.*?)</tr>", body, flags=re.DOTALL)
         assert len({len(re.findall(r"<t[hd]\b", row)) for row in rows}) == 1
 
 
-def test_the_loss_comes_before_everything_else(inputs: ReportInputs, tmp_path: Path) -> None:
-    page, text = written(inputs, tmp_path)
+def test_the_loss_comes_before_everything_else(result: Result, tmp_path: Path) -> None:
+    page, text = written(result, tmp_path)
     assert text.splitlines()[2].startswith("The language model loses to item kNN")
     assert page.index("loses to item kNN") < page.index("Results")
 
 
-def test_empty_sections_say_so(bare: ReportInputs, tmp_path: Path) -> None:
+def test_empty_sections_say_so(bare: Result, tmp_path: Path) -> None:
     page, text = written(bare, tmp_path)
     for said in ("Nothing was measured", "There is no training log", "No audit was made"):
         assert said in page and said in text
-    assert Page(page).open == [] and list((tmp_path / "figures").iterdir()) == []
+    assert Page(page).open == [] and not (tmp_path / "figures").exists()
 
 
 def test_a_report_of_baselines_alone_speaks_of_no_model(
-    inputs: ReportInputs, tmp_path: Path
+    result: Result, change: Callable[..., Result], tmp_path: Path
 ) -> None:
-    metrics = [row for row in inputs.metrics if row.recommender != "language_model"]
-    tests = [replace(row, recommender="ease") for row in inputs.comparisons]
-    alone = replace(inputs, model=None, training=[], metrics=metrics, comparisons=tests)
+    metrics = [row for row in result.rows["metrics"] if row.recommender != "language_model"]
+    tests = [replace(row, recommender="ease") for row in result.rows["comparisons"]]
+    alone = change(result, model=None, training=[], metrics=metrics, comparisons=tests)
     page, text = written(alone, tmp_path)
     assert Page(page).open == []
     assert "Item kNN, the best of 2 baselines on retrieval, scores above popularity" in text
-    assert re.search(r"item kNN\s+<span[^>]*>scores above popularity</span>", page)
+    assert "| retrieval | HR@10 | item kNN | scores above | popularity | 0.083" in text
+    assert '<td class="note">scores above</td>' in page
     for said in ("There is no language model", "Best baseline minus each other"):
         assert said in page and said in text
     for model in ("Language model is", "Language model minus", "zero-shot", "T5"):
         assert model not in page and model not in text
 
 
-def test_a_run_without_rating_has_no_rating_section(inputs: ReportInputs, tmp_path: Path) -> None:
-    kept = [row for row in inputs.metrics if row.task != "rating"]
-    tests = [row for row in inputs.comparisons if row.task != "rating"]
-    few = replace(inputs, metrics=kept, comparisons=tests)
+def test_a_run_without_rating_has_no_rating_section(
+    result: Result, change: Callable[..., Result], tmp_path: Path
+) -> None:
+    kept = [row for row in result.rows["metrics"] if row.task != "rating"]
+    tests = [row for row in result.rows["comparisons"] if row.task != "rating"]
+    few = change(result, metrics=kept, comparisons=tests)
     assert "Lower is better" not in "".join(written(few, tmp_path))
 
 
 def test_comparisons_may_speak_of_a_task_without_metrics(
-    inputs: ReportInputs, tmp_path: Path
+    result: Result, change: Callable[..., Result], tmp_path: Path
 ) -> None:
-    kept = [row for row in inputs.metrics if row.task != "rating"]
-    assert "| rating | RMSE |" in written(replace(inputs, metrics=kept), tmp_path)[1]
+    kept = [row for row in result.rows["metrics"] if row.task != "rating"]
+    assert "| rating | RMSE |" in written(change(result, metrics=kept), tmp_path)[1]
+
+
+def test_without_facts_the_report_leaves_out_what_it_does_not_know(
+    metrics: list[MetricResult], tmp_path: Path
+) -> None:
+    page, text = written(Result.from_rows({"metrics": metrics}), tmp_path)
+    assert Page(page).open == [] and "The language model loses to item kNN" in text
+    for unknown in ("How to repeat it", "## Data", "**Model", "**Time", "None"):
+        assert unknown not in text
+
+
+def test_every_number_of_the_markdown_is_in_the_page(result: Result, tmp_path: Path) -> None:
+    page, text = written(result, tmp_path)
+    shown = re.sub(r"<[^>]*>", " ", re.sub(r"<svg.*?</svg>", " ", page, flags=re.DOTALL))
+    prose = re.sub(r"!\[.*?\]\(.*?\)", " ", text)
+    numbers = Counter(re.findall(r"\d[\d.,]*\d|\d", prose))
+    assert len(numbers) > 100 and not numbers - Counter(re.findall(r"\d[\d.,]*\d|\d", shown))

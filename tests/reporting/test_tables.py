@@ -7,7 +7,7 @@ from recinject.evaluation.audit import Finding
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
 from recinject.reporting import tables
-from recinject.reporting.inputs import ReportInputs, SampleRow, SharePoint
+from recinject.reporting.result import Result, SampleRow
 
 
 def test_the_best_value_of_each_metric_is_bold_lower_being_better_for_errors(
@@ -54,26 +54,21 @@ def test_without_a_model_comparisons_name_the_best_baseline(
 
 
 def test_the_gravest_finding_comes_first_and_an_unknown_verdict_before_all(
-    inputs: ReportInputs,
+    result: Result,
 ) -> None:
-    table = tables.audit_table([*inputs.audit, Finding("new", "x", "broken", "?")])
+    table = tables.audit_table([*result.rows["audit"], Finding("new", "x", "broken", "?")])
     assert [row[0].text for row in table.rows] == ["broken", "warning", "note", "ok"]
 
 
-def test_where_nobody_has_a_value_nobody_is_best(inputs: ReportInputs) -> None:
-    rows = [replace(row, value=nan) if row.slice == "tail" else row for row in inputs.slices]
+def test_where_nobody_has_a_value_nobody_is_best(result: Result) -> None:
+    rows = [
+        replace(row, value=nan) if row.slice == "tail" else row for row in result.rows["slices"]
+    ]
     table = tables.slice_tables(rows)[1]
     assert [[cell.is_best for cell in row[1:]] for row in table.rows] == [
         [False, True],
         [False, False],
     ]
-    points = [
-        SharePoint(share, replace(row, value=nan if share < 1 else row.value))
-        for share in (0.1, 1)
-        for row in inputs.metrics
-    ]
-    for table in tables.share_tables(points):
-        assert not any(row[1].is_best for row in table.rows) and table.rows[0][2].is_best
 
 
 def test_samples_without_token_counts_have_no_token_columns() -> None:

@@ -11,7 +11,7 @@ from recinject.foundation.ragged import Ragged
 from recinject.samples.encoding import Dialect, Encoder
 from recinject.samples.tokenizer import SENTINELS, train_tokenizer
 from recinject.templating.language import lower, splits_at_blanks
-from recinject.templating.phrases import Pieces
+from recinject.templating.phrases import PieceKind, Pieces
 from recinject.templating.writers import Contexts, SlotKind
 
 HOSTILE = [
@@ -180,7 +180,7 @@ def test_no_text_takes_more_tokens_than_said(reader):
             len(tokenizer.encode(t, add_special_tokens=False).ids) for t in (alone, later, last)
         ]
         assert most[number] >= max(found[0], found[1] - bare, found[2] - bare)
-    assert encoder.most_tokens(" ratings").tolist() == []
+    assert encoder.most_tokens(PieceKind.RATINGS).tolist() == []
 
 
 def test_no_sample_at_all_has_no_tokens():

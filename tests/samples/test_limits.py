@@ -60,7 +60,7 @@ def texts_of(builder, contexts, wordings):
 
 def fits(builder, texts):
     """Say which pairs of prompt and completion are within the limits, each encoded whole."""
-    tokenizer = builder.wording.encoder.tokenizer
+    tokenizer = builder.wording.encoder.dialect.tokenizer
     sides = [tokenizer.encode_batch([pair[side] for pair in texts]) for side in (0, 1)]
     return [
         all(len(own.ids) <= most for own, most in zip(pair, builder.limits, strict=True))

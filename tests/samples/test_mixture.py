@@ -5,14 +5,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
-from recinject.samples.build import build_samples
 from recinject.samples.mixture import (
     draw_passes,
     mix_tasks,
     mixture_counts,
+    share_out,
+    task_rates,
     token_columns,
     validation_samples,
 )
+from recinject.samples.samples import build_samples
 from recinject.samples.store import Forms, read_samples
 from recinject.tasks.shipped import MaskedItemModelling, Retrieval
 
@@ -77,6 +79,23 @@ def test_bad_rates_are_refused(rates, fragments):
     with pytest.raises(RecinjectError) as caught:
         mixture_counts({"retrieval": 10, "bpr": 0}, rates)
     assert all(fragment in str(caught.value) for fragment in fragments)
+
+
+@given(st.integers(0, 500), st.lists(st.floats(0.01, 10), min_size=1, max_size=6))
+def test_what_is_shared_out_is_all_of_it_and_each_gets_its_due(total, shares):
+    parts = share_out(total, shares)
+    assert sum(parts) == total
+    assert all(abs(n - total * s / sum(shares)) < 1 for n, s in zip(parts, shares, strict=True))
+
+
+def test_temperature_and_cap_even_tasks_out():
+    sizes = {"big": 10_000, "small": 100, "none": 0}
+    assert task_rates(sizes) == {"big": 10_000, "small": 100}
+    assert task_rates(sizes, temperature=2) == {"big": 100, "small": 10}
+    assert task_rates(sizes, cap=400) == {"big": 400, "small": 100}
+    assert task_rates(sizes, temperature=2, cap=400) == {"big": 20, "small": 10}
+    flat = task_rates(sizes, temperature=1e6)
+    assert flat["big"] == pytest.approx(flat["small"], rel=1e-4)
 
 
 def test_an_epoch_holds_each_task_in_its_measure(built):

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 
-from recinject.data.splitting import SPLITS, Part
+from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
+from recinject.registry import find, names
 from recinject.tasks.shipped import (
     BPR,
     TASKS,
@@ -99,7 +100,7 @@ def test_another_seed_gives_other_samples_where_chance_has_a_part(task, split_of
     assert (seeds[0] == seeds[2]) == isinstance(task, Retrieval | Rating)
 
 
-@pytest.mark.parametrize("rule", sorted(SPLITS))
+@pytest.mark.parametrize("rule", sorted(names("split")))
 @pytest.mark.parametrize(("task", "part"), TARGET_PARTS)
 @settings(max_examples=10)
 @given(data=st.data())
@@ -108,7 +109,7 @@ def test_targets_and_histories_are_those_a_plain_loop_finds(
 ):
     log = data.draw(splits(repeats=True).filter(lambda split: len(split.interactions))).interactions
     log = replace(log, timestamps=log.by_user.places * 3.0 + log.users)
-    split = SPLITS[rule](log, 0.2, 1)
+    split = find("split", rule)(log, 0.2, 1)
     shown_parts = [Part.TRAIN] if part is Part.TRAIN else range(part)
     expected = []
     for user in range(log.n_users):

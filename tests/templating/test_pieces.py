@@ -262,3 +262,11 @@ def test_a_history_has_letters_beyond_the_catalogue_but_not_without_end():
 def test_a_rating_that_the_log_has_not_is_refused(value):
     with pytest.raises(RecinjectError, match=f"no rating {value:g}"):
         written("{{ rating }}", ["Bear"], contexts_of([row(1, value)]))
+
+
+def test_new_pieces_after_the_first_text_are_refused():
+    pieces, numbers = written("{{ history | join('; ') }}", ["Bear"], contexts_of([row(2)]))
+    pieces.write(numbers)
+    assert pieces.block("history", "", "; ") >= 0
+    with pytest.raises(RuntimeError, match="bind every template before"):
+        pieces.block("history", "(", ")")

@@ -3,13 +3,15 @@ import math
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from recinject.foundation.errors import RecinjectError
 from recinject.models.adapters import add_lora
-from recinject.training.fitting import fit
+from recinject.training.arguments import training_arguments
+from recinject.training.fitting import fit, refuse_sharding
 from recinject.training.trainer import MARKER, newest_complete
 
 
@@ -194,3 +196,18 @@ def test_recomputed_activations_train_the_same_with_lora(train, make_model, sett
     assert all(norm > 0 for _, norm in plain) and plain[-1] < plain[0]
     recomputed = losses("recomputed", gradient_checkpointing=True)
     torch.testing.assert_close(torch.tensor(recomputed), torch.tensor(plain))
+
+
+def test_what_needs_whole_weights_refuses_sharded_training(tmp_path, monkeypatch):
+    plain = training_arguments({"use_cpu": True}, tmp_path, 0)
+    why = ("a scale is of a whole tensor", "choose adafactor")
+    refuse_sharding(plain, *why)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # in one process nothing is shared out
+    refuse_sharding(plain, *why)
+    asked = training_arguments({"use_cpu": True, "fsdp": "full_shard"}, tmp_path, 0)
+    refuse_sharding(asked, "", "")
+    with pytest.raises(RecinjectError, match=r"FSDP shares .* whole tensor\n.*DDP, or c"):
+        refuse_sharding(asked, *why)
+    plain.deepspeed_plugin = SimpleNamespace(zero_stage=2)
+    with pytest.raises(RecinjectError, match="DeepSpeed"):
+        refuse_sharding(plain, *why)

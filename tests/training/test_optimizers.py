@@ -1,23 +1,29 @@
 import pytest
 import torch
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import Adafactor, Trainer, TrainingArguments
 
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.clippy.clippy import ClippyAdagrad
-from recinject.methods.low_rank.layers import choose_ranks, shape_low_rank
+from recinject.methods.low_rank.layers import LowRank
 from recinject.models.adapters import add_lora
-from recinject.training.networks import fit_module
+from recinject.registry import names, register
 from recinject.training.optimizers import (
-    OPTIMIZERS,
+    BoundedOptimizer,
+    bounding_class,
+    build_optimizer,
     check_optimizer,
     choose_optimizer,
-    clips_itself,
+    log_entries,
 )
-from recinject.training.trainer import MARKER, newest_complete
 
-SETTINGS = {"per_device_train_batch_size": 4, "learning_rate": 0.3, "max_steps": 12}
+SETTINGS = {"use_cpu": True, "report_to": "none", "per_device_train_batch_size": 4}
+SETTINGS |= {"max_steps": 12, "save_steps": 4, "logging_steps": 4, "max_grad_norm": 0}
+SETTINGS |= {"learning_rate": 0.3, "lr_scheduler_type": "constant"}
 OURS = ["agc_adagrad", "agc_adam", "clippy_adagrad", "clippy_adam"]
+
+
+register("optimizer", "plain_sgd")(torch.optim.SGD)  # as a stranger would
 
 
 class Tagger(nn.Module):
@@ -34,43 +40,46 @@ class Tagger(nn.Module):
         return {"loss": nn.functional.cross_entropy(scores, numbers % 2)}
 
 
-def collate(numbers):
-    return {"numbers": torch.tensor(numbers)}
-
-
-def fit(name, folder=None, **more):
-    module, settings = Tagger(), {**SETTINGS, "save_steps": 4, **more}
-    fit_module(module, list(range(6)) * 8, collate, settings, folder, 5, optimizer=name)
-    return module
-
-
-def built(name, model, folder, settings=None, **arguments):
-    told = TrainingArguments(str(folder), use_cpu=True, report_to="none", **arguments)
+def trainer(name, model, folder, settings=None, **arguments):
+    told = TrainingArguments(str(folder), **{**SETTINGS, **arguments})
     choice = choose_optimizer(name, told.learning_rate, settings, told.weight_decay)
-    return Trainer(model, told, optimizer_cls_and_kwargs=choice).create_optimizer()
+    rows = [{"numbers": number % 6} for number in range(48)]
+    return Trainer(model, told, train_dataset=rows, optimizer_cls_and_kwargs=choice)
 
 
-@pytest.mark.parametrize("name", sorted(OPTIMIZERS))
-def test_each_trains_through_the_trainer(name):
-    numbers = torch.arange(6)
-    module = fit(name)
-    assert module(numbers)["loss"] < 0.9 * Tagger()(numbers)["loss"]
+@pytest.mark.parametrize("name", ["adafactor", *OURS, "plain_sgd"])
+def test_each_trains_through_the_trainer(name, tmp_path):
+    numbers, model = torch.arange(6), Tagger()
+    trainer(name, model, tmp_path).train()
+    assert model(numbers)["loss"] < 0.9 * Tagger()(numbers)["loss"]
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_cut_off_and_resumed_it_ends_at_the_same_bits(tmp_path, name):
-    whole = fit(name, tmp_path)
-    (tmp_path / "checkpoint-12" / MARKER).unlink()
-    assert newest_complete(tmp_path).name == "checkpoint-8"
-    resumed = fit(name, tmp_path)
+    whole, resumed = Tagger(), Tagger()
+    trainer(name, whole, tmp_path).train()
+    trainer(name, resumed, tmp_path).train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
     assert all(map(torch.equal, whole.state_dict().values(), resumed.state_dict().values()))
+
+
+@pytest.mark.parametrize("name", ["adafactor", *OURS, "plain_sgd"])
+def test_a_loop_without_the_trainer_has_the_same_optimizers(name):
+    model, numbers = Tagger(), torch.arange(6)
+    optimizer = build_optimizer(model, name, 0.1, weight_decay=0.01)
+    for _ in range(12):
+        optimizer.zero_grad()
+        model(numbers)["loss"].backward()
+        optimizer.step()
+    assert model(numbers)["loss"] < 0.95 * Tagger()(numbers)["loss"]
+    assert {group["lr"] for group in optimizer.param_groups} == {0.1}
 
 
 @pytest.mark.parametrize("name", OURS)
 def test_settings_and_groups_reach_the_optimizer(tmp_path, name):
     settings = {"lam_rel": 0.25} if "clippy" in name else {"clip_factor": 0.25}
     model = Tagger()
-    optimizer = built(name, model, tmp_path, settings, learning_rate=0.2, weight_decay=0.1)
+    made = trainer(name, model, tmp_path, settings, learning_rate=0.2, weight_decay=0.1)
+    optimizer = made.create_optimizer()
     groups = {name: g for g in optimizer.param_groups for name in g["param_names"]}
     assert set(groups) == {"table.weight", "map.weight", "map.bias"}
     assert {name: group["clip"] for name, group in groups.items()} == {
@@ -93,15 +102,27 @@ def test_the_schedule_is_followed():
 
 def test_adafactor_is_a_class_with_settings():
     kind, given = choose_optimizer("adafactor", 0.1, {"clip_threshold": 2.0})
-    assert issubclass(kind, torch.optim.Optimizer)
-    assert given == {
-        "scale_parameter": True, "relative_step": False, "clip_threshold": 2.0, "lr": 0.1
-    }  # fmt: skip
+    ours, theirs = Tagger(), Tagger()
+    told = {"scale_parameter": True, "relative_step": False, "clip_threshold": 2.0, "lr": 0.1}
+    optimizers = kind(ours.parameters(), **given), Adafactor(theirs.parameters(), **told)
+    for model, optimizer in zip((ours, theirs), optimizers, strict=True):
+        for _ in range(3):
+            model(torch.arange(6))["loss"].backward()
+            optimizer.step()
+    assert optimizers[0].defaults == optimizers[1].defaults
+    assert all(map(torch.equal, ours.parameters(), theirs.parameters()))
 
 
 def test_which_clip_by_themselves():
-    assert [name for name in sorted(OPTIMIZERS) if clips_itself(name)] == OURS
-    assert not clips_itself(None) and not clips_itself("no such")
+    assert [name for name in sorted(names("optimizer")) if bounding_class(name)] == OURS
+    assert bounding_class(None) is None
+    with pytest.raises(RecinjectError, match=r"training.optimizer: unknown optimizer 'no such'"):
+        bounding_class("no such")
+
+
+def test_only_what_says_so_is_asked_for_the_log():
+    assert log_entries(None) == log_entries(torch.optim.SGD(Tagger().parameters(), 0.1)) == {}
+    assert log_entries(BoundedOptimizer(Tagger().parameters(), {})) == {}
 
 
 def test_no_name_leaves_the_choice_to_transformers():
@@ -113,6 +134,7 @@ def test_no_name_leaves_the_choice_to_transformers():
     ("name", "settings", "said"),
     [
         ("clipy_adam", {}, "did you mean 'clippy_adam'"),
+        ("plain_sgd", {"momentun": 0.9}, "did you mean 'momentum'"),
         (None, {"lam_rel": 0.1}, "there is no training.optimizer"),
         ("clippy_adam", {"lam_rl": 0.1}, "did you mean 'lam_rel'"),
         ("clippy_adam", {"lr": 0.1}, "takes no 'lr'"),
@@ -143,5 +165,5 @@ def test_thresholds_that_freeze_lora_are_refused_before_training(make_model):
 
 def test_the_form_of_low_rank_layers_is_not_taken_for_zeros(make_model):
     model = make_model()
-    shape_low_rank(model, choose_ranks(model, None, 2, None))
+    LowRank(rank=2).check(model)
     check_optimizer("clippy_adam", {"lam_abs": 1e-7}, model)

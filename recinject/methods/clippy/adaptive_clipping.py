@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from recinject.foundation.errors import RecinjectError
-from recinject.methods.clippy.step_scales import StepScales
+from recinject.methods.clippy.clippy import ScalingOptimizer
 
 
 @torch.no_grad()
@@ -38,7 +37,7 @@ def clip_units(weights: Tensor, gradient: Tensor, clip_factor: float, clip_eps: 
     return scales
 
 
-class AdaptiveClipping(StepScales):
+class AdaptiveClipping(ScalingOptimizer):
     """Clips gradients in units before the step of the class that stands behind it.
 
     Groups with ``clip: False`` are not clipped.
@@ -47,25 +46,22 @@ class AdaptiveClipping(StepScales):
     def start_clipping(self, clip_factor: float, clip_eps: float) -> None:
         """Put the thresholds into all groups, those that are added later among them."""
         if not (clip_factor > 0 and clip_eps > 0):
-            raise RecinjectError(
-                f"training.optimizer_settings: clip_factor {clip_factor}, clip_eps {clip_eps} "
-                "would leave no gradient",
-                hint="set both above 0, such as 0.01 and 0.001",
+            raise ValueError(
+                f"clip_factor {clip_factor}, clip_eps {clip_eps}: both must be above 0, such as "
+                "0.01 and 0.001"
             )
         self.defaults |= {"clip": True, "clip_factor": clip_factor, "clip_eps": clip_eps}
         for group in self.param_groups:
             group |= {**self.defaults, **group}
 
-    def scaled_step(self) -> Mapping[str, float]:
+    def scaled_step(self) -> dict[str, float]:
         """Clip, and take a step; return the smallest scale of each tensor's units."""
         scales: dict[str, Tensor] = {}
         for group in self.param_groups:
             for name, weights, gradient in self.with_gradient(group) if group["clip"] else ():
-                if gradient.is_sparse:
-                    weights, gradient = weights[gradient.indices()[0]], gradient._values()
                 units = clip_units(weights, gradient, group["clip_factor"], group["clip_eps"])
                 scales[name] = units.amin().float()
-        super(StepScales, self).step()
+        super(ScalingOptimizer, self).step()
         values = torch.stack(list(scales.values())).tolist() if scales else []
         return dict(zip(scales, values, strict=True))
 

@@ -3,39 +3,147 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, TypeAlias
 
 import torch
-from torch import Tensor
+from peft.tuners.trainable_tokens import TrainableTokensLayer
+from torch import Tensor, nn
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.clippy.step_entries import Batch, Entry, in_batches, rows_of, works_in_pieces
-from recinject.methods.clippy.step_scales import StepScales
+from recinject.training.optimizers import BoundedOptimizer
 
+Group: TypeAlias = dict[str, Any]
+Tensors: TypeAlias = list[Tensor]
+_TABLES = (nn.Embedding, nn.EmbeddingBag, TrainableTokensLayer)
 # Below this a step leaves a matrix of zeros, such as LoRA's B, where it is.
 _LEAST_FOR_ZEROS = 1e-4
 
 
-class Clippy(StepScales):
+def clippy_groups(model: nn.Module, weight_decay: float = 0.0) -> list[Group]:
+    """Group a model's trained parameters, embeddings in groups of their own with ``clip: False``.
+
+    A few rows of an embedding have a gradient in each step, and one of them would hold back all.
+    Clippy's paper clips no embeddings either. An output layer that shares its weights with an
+    embedding counts as one. Vectors, such as biases and norms, have no weight decay.
+    """
+    # Of what peft wraps around an embedding too, whose new rows lie one level down.
+    tables = {p for m in model.modules() if isinstance(m, _TABLES) for p in m.parameters()}
+    groups: dict[tuple[bool, float], dict[str, Any]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            clip, decay = parameter not in tables, weight_decay if parameter.ndim > 1 else 0.0
+            new = {"params": [], "param_names": [], "clip": clip, "weight_decay": decay}
+            group = groups.setdefault((clip, decay), new)
+            group["params"].append(parameter)
+            group["param_names"].append(name)
+    return list(groups.values())
+
+
+class ScalingOptimizer(BoundedOptimizer):
+    """An optimizer that scales steps or gradients down, tensor by tensor, and tells by how much.
+
+    Attributes:
+        scales: of the last step, by the tensors' names; of a tensor that is scaled in parts, the
+            smallest.
+    """
+
+    needs_whole_weights = (
+        "a scale is of a whole tensor",
+        "choose another training.optimizer, such as adafactor",
+    )
+    _seen: tuple[float, float, int, int] = (1.0, 0.0, 0, 0)  # least, sum, how many below 1, of all
+
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        self.scales: dict[str, float] = {}
+        super().__init__(*given, **settings)
+
+    @classmethod
+    def group_parameters(cls, model: nn.Module, weight_decay: float = 0.0) -> list[Group]:
+        """Return :func:`clippy_groups`."""
+        return clippy_groups(model, weight_decay)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Take a step.
+
+        Raises:
+            RecinjectError: a gradient is not finite. No weight was changed then.
+        """
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        self._refuse_infinite()
+        self.scales = self.scaled_step()
+        values, (least, total, below, count) = list(self.scales.values()), self._seen
+        least, below = min(least, *values, 1.0), below + sum(value < 1.0 for value in values)
+        self._seen = (least, total + sum(values), below, count + len(values))
+        return loss
+
+    def scaled_step(self) -> dict[str, float]:
+        """Change the weights, and return the scales."""
+        raise NotImplementedError
+
+    def log_entries(self) -> dict[str, float]:
+        """Return the least and the mean scale since the last call, and the share below 1."""
+        least, total, below, count = self._seen
+        self._seen = ScalingOptimizer._seen
+        if not count:
+            return {}
+        means = {"clip_scale_mean": total / count, "clip_share": below / count}
+        return {"clip_scale_min": least, **means}
+
+    def with_gradient(self, group: Group) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """Yield name, weights and gradient of a group's tensors that have one."""
+        for name, weights in zip(self.names(group), group["params"], strict=True):
+            if weights.grad is not None and weights.grad.numel():
+                yield name, weights, weights.grad
+
+    def names(self, group: Group) -> list[str]:
+        """Return the names of a group's tensors, or their numbers where it was given none."""
+        if "param_names" in group:
+            return list(group["param_names"])
+        number = next(n for n, other in enumerate(self.param_groups) if other is group)
+        return [f"parameter {n} of group {number}" for n in range(len(group["params"]))]
+
+    def _refuse_infinite(self) -> None:
+        found = [entry for group in self.param_groups for entry in self.with_gradient(group)]
+        if not found:
+            return
+        # One reading for all; a norm that overflows is looked into below.
+        norms = torch._foreach_norm([gradient for _, _, gradient in found])
+        whole = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms])
+        if whole.isfinite().all():
+            return
+        for name, _, gradient in found:
+            if not gradient.isfinite().all():
+                raise RecinjectError(
+                    f"training: the gradient of {name} is not finite",
+                    hint="lower training.learning_rate or add training.warmup_steps; "
+                    "no clipping mends a gradient that is no number",
+                )
+
+
+class Clippy(ScalingOptimizer):
     """The steps of an optimizer, each tensor's scaled down until every weight is in its bound.
 
     A step is ``rate * scale * direction``, one scale a tensor: the largest in [0, 1] for which
     no weight w moves by more than ``lam_rel * |w| + lam_abs + lam_acc / denominator``, where the
     direction is a quotient with this denominator, such as Adagrad's ``sqrt(G) + eps``. Groups
-    with ``clip: False`` are not scaled. Of an embedding with sparse gradients only the rows with
-    a gradient are read and written, weight decay included.
+    with ``clip: False`` are not scaled.
 
     Raises:
-        RecinjectError: a threshold is negative, or would keep a matrix that starts at 0 there.
+        ValueError: a setting is negative.
+        RecinjectError: a threshold would keep a matrix that starts at 0 there.
     """
 
-    memory: ClassVar[tuple[str, ...]]
+    memory: ClassVar[tuple[str, ...]]  # what the optimizer remembers of each weight
 
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
+    def add_param_group(self, param_group: Group) -> None:
         """Add a group, after a look at its thresholds."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
+        for key, value in group.items():
+            if isinstance(value, (int, float)) and not value >= 0:
+                raise ValueError(f"{key}: {value} is below 0")
         if not group["clip"] or group["lam_abs"] >= _LEAST_FOR_ZEROS:
             return
         for name, tensor in zip(self.names(group), group["params"], strict=True):
@@ -46,80 +154,61 @@ class Clippy(StepScales):
                     hint=f"set it to {_LEAST_FOR_ZEROS:g} or more; 0.01 is usual",
                 )
 
-    def scaled_step(self) -> Mapping[str, float]:
+    def scaled_step(self) -> dict[str, float]:
         """Take a step, each tensor's by the scale that is returned."""
         scales: dict[str, float] = {}
         for group in self.param_groups:
-            for entries, batches in in_batches(self._entries(group)):
-                found = self._update(group, entries, batches)
-                if group["clip"]:
-                    scales |= dict(zip((e.name for e in entries), found, strict=True))
+            if found := list(self.with_gradient(group)):
+                names, weights, gradients = map(list, zip(*found, strict=True))
+                values = self._step_together(group, weights, gradients)
+                scales |= dict(zip(names, values, strict=True)) if group["clip"] else {}
         return scales
 
-    def _entries(self, group: dict[str, Any]) -> Iterator[Entry]:
-        for name, weights, gradient in self.with_gradient(group):
-            state = self.state[weights]
-            if not state:
-                state["step"] = torch.tensor(0.0)
-                for key in self.memory:
-                    start = group.get("initial_accumulator_value", 0.0)
-                    state[key] = torch.full_like(weights, start)
-            state["step"] += 1
-            memory, steps = [state[key] for key in self.memory], int(state["step"])
-            if gradient.is_sparse:
-                yield rows_of(name, weights, gradient, memory, steps)
-            else:
-                yield Entry(name, weights, gradient, memory, steps)
-
-    def _update(
-        self, group: dict[str, Any], entries: list[Entry], batches: list[Batch]
-    ) -> list[float]:
-        first, directions, excess = group.get("update_first", True), None, []
-        for batch in batches:
-            if first:
-                self._accumulate(group, batch)
-            if group["clip"]:
-                directions, denominators = self._directions(group, entries, batch)
-                bounds = _bounds(group, batch[0], denominators)
-                excess.append(_largest(directions, bounds, group))
-        rates = [self._rate(group, entry) for entry in entries]
-        scales = [1.0] * len(entries)
-        if excess:
-            largest = torch.stack(excess).amax(0).tolist()
-            scales = [1.0 / max(1.0, r * most) for r, most in zip(rates, largest, strict=True)]
-        factors = [-rate * scale for rate, scale in zip(rates, scales, strict=True)]
-        for batch in batches:
-            # A tensor in pieces is walked through twice: to keep all its directions costs more.
-            if directions is None or len(batches) > 1:
-                directions, _ = self._directions(group, entries, batch)
-            if not first:
-                self._accumulate(group, batch)
-            torch._foreach_mul_(directions, factors)
-            torch._foreach_add_(batch[0], directions)
-        for entry in entries:
-            if entry.put_back is not None:
-                entry.put_back()
+    def _step_together(self, group: Group, weights: Tensors, gradients: Tensors) -> list[float]:
+        """Change tensors of a group, and return their scales."""
+        states, scales = [self._state(group, tensor) for tensor in weights], [1.0] * len(weights)
+        memory = [[state[key] for state in states] for key in self.memory]
+        steps = [int(state["step"]) for state in states]
+        if decay := group["weight_decay"]:
+            gradients = list(torch._foreach_add(gradients, weights, alpha=decay))
+        if first := group.get("update_first", True):
+            self._accumulate(group, memory, gradients)
+        numerators, denominators = self._quotient(group, memory, gradients, steps)
+        directions = list(torch._foreach_div(numerators, denominators))
+        rates = self._rates(group, steps)
+        if group["clip"]:
+            bounds = _bounds(group, weights, denominators)
+            scales = _largest_scales(directions, bounds, rates, group["lam_abs"])
+        torch._foreach_mul_(
+            directions, [-r * scale for r, scale in zip(rates, scales, strict=True)]
+        )
+        torch._foreach_add_(weights, directions)
+        if not first:
+            self._accumulate(group, memory, gradients)
         return scales
 
-    def _directions(
-        self, group: dict[str, Any], entries: list[Entry], batch: Batch
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        numerators, denominators = self._quotient(group, entries, batch)
-        return list(torch._foreach_div(numerators, denominators)), denominators
+    def _state(self, group: Group, weights: Tensor) -> dict[str, Tensor]:
+        state: dict[str, Tensor] = self.state[weights]
+        if not state:
+            start = group.get("initial_accumulator_value", 0.0)
+            state["step"] = torch.tensor(0.0)
+            state |= {key: torch.full_like(weights, start) for key in self.memory}
+        state["step"] += 1
+        return state
 
-    def _accumulate(self, group: dict[str, Any], batch: Batch) -> None:
+    def _accumulate(self, group: Group, memory: list[Tensors], gradients: Tensors) -> None:
         """Bring what is remembered up to date."""
         raise NotImplementedError
 
     def _quotient(
-        self, group: dict[str, Any], entries: list[Entry], batch: Batch
-    ) -> tuple[list[Tensor], list[Tensor]]:
+        self, group: Group, memory: list[Tensors], gradients: Tensors, steps: list[int]
+    ) -> tuple[Tensors, Tensors]:
         """Return numerators, which are left as they are, and denominators of the directions."""
         raise NotImplementedError
 
-    def _rate(self, group: dict[str, Any], entry: Entry) -> float:
-        """Return what a direction is multiplied with."""
-        return float(group["lr"])
+    def _rates(self, group: Group, steps: list[int]) -> list[float]:
+        """Return what the directions are multiplied with."""
+        return [float(group["lr"])] * len(steps)
 
 
 class ClippyAdagrad(Clippy):
@@ -138,7 +227,8 @@ class ClippyAdagrad(Clippy):
         weight_decay: times the weight, added to the gradient.
 
     Raises:
-        RecinjectError: a value is out of its range, or a threshold would freeze a tensor.
+        ValueError: a value is out of its range.
+        RecinjectError: a threshold would freeze a tensor.
     """
 
     memory = ("sum",)
@@ -160,23 +250,22 @@ class ClippyAdagrad(Clippy):
         rest = {"eps": eps, "weight_decay": weight_decay}
         rest["initial_accumulator_value"] = initial_accumulator_value
         if not update_first and initial_accumulator_value <= 0:
-            raise RecinjectError(
-                "training.optimizer_settings: update_first=false divides by an accumulator of 0",
-                hint="set initial_accumulator_value above 0, such as 0.1",
+            raise ValueError(
+                "update_first=false divides by an accumulator of 0: set "
+                "initial_accumulator_value above 0, such as 0.1"
             )
         defaults = {"lr": lr, "clip": True, **thresholds, **rest, "update_first": update_first}
         super().__init__(params, defaults)
 
-    def _accumulate(self, group: dict[str, Any], batch: Batch) -> None:
-        gradients = _decayed(group, batch)
-        torch._foreach_addcmul_(batch[2], gradients, gradients, value=1)
+    def _accumulate(self, group: Group, memory: list[Tensors], gradients: Tensors) -> None:
+        torch._foreach_addcmul_(memory[0], gradients, gradients, value=1)
 
     def _quotient(
-        self, group: dict[str, Any], entries: list[Entry], batch: Batch
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        denominators = list(torch._foreach_sqrt(batch[2]))
+        self, group: Group, memory: list[Tensors], gradients: Tensors, steps: list[int]
+    ) -> tuple[Tensors, Tensors]:
+        denominators = list(torch._foreach_sqrt(memory[0]))
         torch._foreach_add_(denominators, group["eps"])
-        return _decayed(group, batch), denominators
+        return gradients, denominators
 
 
 class ClippyAdam(Clippy):
@@ -186,7 +275,8 @@ class ClippyAdam(Clippy):
     corrected, in place of G; the rest are torch's arguments.
 
     Raises:
-        RecinjectError: a value is out of its range, or a threshold would freeze a tensor.
+        ValueError: a value is out of its range.
+        RecinjectError: a threshold would freeze a tensor.
     """
 
     memory = ("exp_avg", "exp_avg_sq")
@@ -204,42 +294,32 @@ class ClippyAdam(Clippy):
         weight_decay: float = 0.0,
     ) -> None:
         if not all(0.0 <= beta < 1.0 for beta in betas):
-            raise RecinjectError(
-                f"training.optimizer_settings.betas: {betas} keep nothing or all",
-                hint="set both to at least 0 and below 1, such as [0.9, 0.999]",
-            )
+            raise ValueError(f"betas: {betas} are not at least 0 and below 1")
         thresholds = {"lam_rel": lam_rel, "lam_abs": lam_abs, "lam_acc": lam_acc}
         rest = {"eps": eps, "weight_decay": weight_decay, "betas": betas}
         super().__init__(params, {"lr": lr, "clip": True, **thresholds, **rest})
 
-    def _accumulate(self, group: dict[str, Any], batch: Batch) -> None:
-        (keep, keep_squares), gradients = group["betas"], _decayed(group, batch)
-        torch._foreach_lerp_(batch[2], gradients, 1 - keep)
-        torch._foreach_mul_(batch[3], keep_squares)
-        torch._foreach_addcmul_(batch[3], gradients, gradients, 1 - keep_squares)
+    def _accumulate(self, group: Group, memory: list[Tensors], gradients: Tensors) -> None:
+        keep, keep_squares = group["betas"]
+        torch._foreach_lerp_(memory[0], gradients, 1 - keep)
+        torch._foreach_mul_(memory[1], keep_squares)
+        torch._foreach_addcmul_(memory[1], gradients, gradients, 1 - keep_squares)
 
     def _quotient(
-        self, group: dict[str, Any], entries: list[Entry], batch: Batch
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        denominators = list(torch._foreach_sqrt(batch[3]))
-        corrections = [math.sqrt(1 - group["betas"][1] ** entry.steps) for entry in entries]
+        self, group: Group, memory: list[Tensors], gradients: Tensors, steps: list[int]
+    ) -> tuple[Tensors, Tensors]:
+        denominators = list(torch._foreach_sqrt(memory[1]))
+        corrections = [math.sqrt(1 - group["betas"][1] ** step) for step in steps]
         torch._foreach_div_(denominators, corrections)
         torch._foreach_add_(denominators, group["eps"])
-        return batch[2], denominators
+        return memory[0], denominators
 
-    def _rate(self, group: dict[str, Any], entry: Entry) -> float:
-        return float(group["lr"]) / (1 - float(group["betas"][0]) ** entry.steps)
-
-
-def _decayed(group: dict[str, Any], batch: Batch) -> list[Tensor]:
-    if not group["weight_decay"]:
-        return batch[1]
-    return list(torch._foreach_add(batch[1], batch[0], alpha=group["weight_decay"]))
+    def _rates(self, group: Group, steps: list[int]) -> list[float]:
+        return [group["lr"] / (1 - group["betas"][0] ** step) for step in steps]
 
 
-def _bounds(
-    group: dict[str, Any], weights: list[Tensor], denominators: list[Tensor]
-) -> list[Tensor]:
+def _bounds(group: Group, weights: Tensors, denominators: Tensors) -> Tensors:
+    """Return by how much each weight may move."""
     bounds = list(torch._foreach_abs(weights))
     torch._foreach_mul_(bounds, group["lam_rel"])
     torch._foreach_add_(bounds, group["lam_abs"])
@@ -249,12 +329,16 @@ def _bounds(
     return bounds
 
 
-def _largest(directions: list[Tensor], bounds: list[Tensor], group: dict[str, Any]) -> Tensor:
-    """Return by how much the worst coordinate of each tensor exceeds its bound, at rate 1."""
+def _largest_scales(
+    directions: Tensors, bounds: Tensors, rates: list[float], lam_abs: float
+) -> list[float]:
+    """Return for each tensor the largest scale in [0, 1] at which no weight leaves its bound."""
     excess = torch._foreach_div(directions, bounds)
-    if not group["lam_abs"]:  # 0 / 0: what does not move is within any bound
-        for tensor in excess:
-            tensor.nan_to_num_(nan=0.0, posinf=math.inf, neginf=-math.inf)
-    if works_in_pieces(excess[0]):  # there the norm is slow
-        return torch.stack([tensor.abs_().amax() for tensor in excess])
-    return torch.stack([norm.float() for norm in torch._foreach_norm(excess, math.inf)])
+    torch._foreach_abs_(excess)
+    # A norm gives the same, and takes four times as long on the CPU.
+    largest = torch.stack([t.amax().to(excess[0].device, torch.float64) for t in excess])
+    if largest.isnan().any():  # 0 / 0: what does not move is within any bound
+        largest = torch.stack(
+            [t.nan_to_num_(0.0, posinf=math.inf).amax().to(largest) for t in excess]
+        )
+    return [1.0 / max(1.0, r * most) for r, most in zip(rates, largest.tolist(), strict=True)]

@@ -1,24 +1,29 @@
-"""Experts in a model's feed-forward layers, and how a gate chooses among them."""
+"""Experts in a model's feed-forward and attention layers, and how a gate mixes them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from peft import LoraConfig, TaskType
-from safetensors.torch import load_file, save_file
+from pydantic import Field, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import dropout, normalize
+from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.methods.experts.gates import GATES, Gate, Routing
-from recinject.models.adapters import Wrapper
+from recinject.foundation.settings import bind
+from recinject.methods.experts.gates import GATES, Gate, Routing, part_gate
+from recinject.models.adapters import Adaptation, Wrapper
+from recinject.registry import pick
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class ExpertSettings:
     """What experts there are, and who decides between them.
 
     Attributes:
-        number: of experts.
+        number: of experts; ``lora:`` is for one alone.
         k: how many a task or a sequence gets; a softmax gives it all of them.
         gate: a name in :data:`~recinject.methods.experts.gates.GATES`.
         decision: once a ``task``, or once a ``sequence`` from the mean of its embeddings.
@@ -42,43 +47,45 @@ class ExpertSettings:
             saturated after about ``gamma / (2 * rate * gate_rate)`` steps, and decides no more.
 
     Raises:
-        RecinjectError: a value is out of its range.
+        pydantic.ValidationError: a value is out of its range.
+        RecinjectError: ``k`` is above ``number``, or there is no such gate.
     """
 
-    number: int = 4
-    k: int = 2
+    number: Annotated[int, Field(ge=2)] = 4
+    k: Annotated[int, Field(ge=1)] = 2
     gate: str = "dselect_k"
     decision: Literal["task", "sequence"] = "task"
-    gamma: float = 1.0
-    rank: int = 4
-    alpha: float = 8.0
-    dropout: float = 0.0
-    target_modules: Sequence[str] = ("q", "v")
-    regulariser: float = 1e-3
-    warmup_steps: int = 0
-    gate_rate: float = 1.0
+    gamma: Annotated[float, Field(gt=0)] = 1.0
+    rank: Annotated[int, Field(ge=1)] = 4
+    alpha: Annotated[float, Field(gt=0)] = 8.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q", "v")
+    regulariser: Annotated[float, Field(ge=0)] = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    gate_rate: Annotated[float, Field(gt=0)] = 1.0
 
-    def __post_init__(self) -> None:
-        for name, is_right, hint in (
-            ("gate", self.gate in GATES, did_you_mean(self.gate, GATES)),
-            ("decision", self.decision in ("task", "sequence"), "set it to task or sequence"),
-            ("number", self.number >= 2, "set it to 2 or more; lora: is for one alone"),
-            ("k", 1 <= self.k <= self.number, f"set it to 1 up to number, {self.number}"),
-            ("gamma", self.gamma > 0, "set it above 0; 1 is usual"),
-            ("rank", self.rank >= 1, "set it to 1 or more"),
-            ("alpha", self.alpha > 0, "set it above 0; twice the rank is usual"),
-            ("dropout", 0 <= self.dropout < 1, "set it to at least 0 and below 1"),
-            ("target_modules", bool(self.target_modules), "name layers, such as [q, v]"),
-            ("regulariser", self.regulariser >= 0, "set it to 0 or more"),
-            ("warmup_steps", self.warmup_steps >= 0, "set it to 0 or more"),
-            ("gate_rate", self.gate_rate > 0, "set it above 0; 1 is usual"),
-        ):
-            if not is_right:
-                raise RecinjectError(f"experts.{name}: {getattr(self, name)!r}", hint=hint)
+    @field_validator("gate")
+    @classmethod
+    def _is_a_gate(cls, gate: str) -> str:
+        return pick(gate, GATES, "experts.gate: unknown gate")
+
+    @model_validator(mode="after")
+    def _picks_experts_that_exist(self) -> ExpertSettings:
+        if self.k > self.number:
+            raise RecinjectError(
+                f"experts.k: {self.k}", hint=f"set it to 1 up to number, {self.number}"
+            )
+        return self
 
 
 class Route:
-    """What all layers with experts read."""
+    """What all layers with experts read: the mixture of the rows at hand.
+
+    Attributes:
+        factors: what each column of the chosen experts' A is multiplied with, shape
+            (rows, 1, experts * rank); None before a gate decided.
+        chosen: the experts to compute, shape (k,) for all rows alike or (rows, k); None for all.
+    """
 
     factors: Tensor | None = None
     chosen: Tensor | None = None
@@ -93,7 +100,6 @@ class Route:
             weights, picks = routing.shares, routing.chosen
             alike = bool((picks == picks[:1]).all())
             self.chosen = picks[0] if alike else picks
-        # (rows, 1, width): beside each column of what the experts' A give.
         self.factors = (weights * scale).repeat_interleave(rank, 1)[:, None]
 
 
@@ -108,10 +114,10 @@ class ExpertsLinear(nn.Linear):
         self.in_features, self.out_features = base.in_features, base.out_features
         self.weight, self.bias = base.weight, base.bias
         self._route, self._dropout = route, settings.dropout
-        shape, place = (settings.number, settings.rank), base.weight.device
+        shape, device = (settings.number, settings.rank), base.weight.device
         # Both with the rank in the middle: experts are then picked, or laid side by side, freely.
-        self.expert_a = nn.Parameter(torch.empty(*shape, base.in_features, device=place))
-        self.expert_b = nn.Parameter(torch.zeros(*shape, base.out_features, device=place))
+        self.expert_a = nn.Parameter(torch.empty(*shape, base.in_features, device=device))
+        self.expert_b = nn.Parameter(torch.zeros(*shape, base.out_features, device=device))
         for matrix in self.expert_a:
             nn.init.kaiming_uniform_(matrix, a=5**0.5)
 
@@ -127,18 +133,19 @@ class ExpertsLinear(nn.Linear):
         return output + torch.matmul(hidden, b).to(output.dtype).view_as(output)
 
 
-EXPERTS_FILE, CONFIG_FILE = "experts.safetensors", "experts.json"
 _OURS = ("expert_a", "expert_b")
 
 
-class ExpertsModel(Wrapper):
+class ExpertsModel(Wrapper, Adaptation):
     """A frozen encoder-decoder model with experts; the encoder's call is where the gate decides.
 
     In a loop of training::
 
-        with answering(model, batch.pop("task")):
-            loss = measure(model(**batch)) + model.auxiliary_loss(step).mean()
+        with model.answering(batch.pop("task")):
+            loss = measure(model(**batch)) + model.extra_loss(step).mean()
     """
+
+    needs_whole_weights = ("a layer mixes whole experts", "set experts=null")
 
     def __init__(
         self, backbone: PreTrainedModel, settings: ExpertSettings, task_names: Sequence[str]
@@ -146,15 +153,17 @@ class ExpertsModel(Wrapper):
         super().__init__()
         self.backbone = backbone.requires_grad_(False)
         self.settings, self.task_names = settings, list(task_names)
+        self.decides_by_task = settings.decision == "task"
         self._route = Route()
         self._tasks: Tensor | None = None
         self._routing: Routing | None = None
-        for name in self._targets():
+        self._support: Tensor | None = None  # the experts of each task when the log last asked
+        for name in _targets(backbone, settings.target_modules):
             holder = backbone.get_submodule(name.rpartition(".")[0])
             layer = ExpertsLinear(backbone.get_submodule(name), settings, self._route)
             setattr(holder, name.rpartition(".")[2], layer)
-        by_task = settings.decision == "task"
-        sizes = {"tasks": len(task_names)} if by_task else {"size": backbone.config.d_model}
+        size = {"size": backbone.config.d_model}
+        sizes = {"tasks": len(task_names)} if self.decides_by_task else size
         kind = GATES[settings.gate]
         self.gate: Gate = kind(settings.number, settings.k, settings.gamma, **sizes)
         self.gate.to(backbone.device)
@@ -164,8 +173,25 @@ class ExpertsModel(Wrapper):
         """Read and answer as the model does."""
         return self.backbone(*inputs, **settings)
 
-    def auxiliary_loss(self, step: int = 0) -> Tensor:
-        """Return what the gate adds to the loss of the batch that the encoder read last.
+    @contextmanager
+    def answering(self, task: str | Tensor | None) -> Iterator[None]:
+        """Tell the gate, while a block runs, what the rows are of.
+
+        Args:
+            task: the name of the one task at hand, or the number of each row's, shape (rows,).
+
+        Raises:
+            RecinjectError: no gate was trained for the task.
+        """
+        before = self._tasks
+        self._tasks = torch.tensor([self._number(task)]) if isinstance(task, str) else task
+        try:
+            yield
+        finally:
+            self._tasks = before
+
+    def extra_loss(self, step: int = 0) -> Tensor:
+        """Return what the gate adds to the loss of the rows that the encoder read last.
 
         At a step of training: one number for all tasks, or one a sequence, shape (rows,).
         """
@@ -174,11 +200,32 @@ class ExpertsModel(Wrapper):
         warmth = min(1.0, (step + 1) / (self.settings.warmup_steps + 1))
         routing = self._routing
         loss = self.settings.regulariser * warmth * routing.entropy + routing.excess
-        return loss.sum() if self.settings.decision == "task" else loss
+        return loss.sum() if self.decides_by_task else loss
+
+    def group_parameters(self, optimizer: Optimizer) -> None:
+        """Give the gate a group of its own, at its own rate."""
+        part_gate(optimizer, self.gate, self.settings.gate_rate)
+
+    def log_entries(self) -> dict[str, float]:
+        """Return how many tasks have got other experts since the last call."""
+        if not self.decides_by_task:
+            return {}
+        before, self._support = self._support, self.routing().support()
+        return (
+            {} if before is None else {"expert_flips": int((before != self._support).any(1).sum())}
+        )
+
+    def facts(
+        self, tasks: Sequence[str], show: Callable[[], Iterable[Mapping[str, Tensor]]]
+    ) -> dict[str, Any]:
+        """Return how much of each expert the tasks get, for the report."""
+        shares = self.shares(() if self.decides_by_task else show())[: len(tasks)]
+        told = {"tasks": list(tasks), "shares": shares.tolist(), "by_task": self.decides_by_task}
+        return {"experts": told}
 
     def routing(self) -> Routing:
         """Return the decision for each task; an error where the gate decides by sequence."""
-        if self.settings.decision != "task":
+        if not self.decides_by_task:
             raise RecinjectError(
                 "experts: the gate decides for each sequence", hint="set experts.decision to task"
             )
@@ -192,7 +239,7 @@ class ExpertsModel(Wrapper):
         Where the gate decides for each sequence that is the mean over batches with a column
         ``task``; a task that none is of gets 0.
         """
-        if self.settings.decision == "task":
+        if self.decides_by_task:
             return self.routing().weights
         sums = torch.zeros(len(self.task_names), self.settings.number + 1)
         for batch in batches:
@@ -204,7 +251,7 @@ class ExpertsModel(Wrapper):
 
     def _decide(self, _: nn.Module, inputs: Any, settings: dict[str, Any]) -> None:
         tokens: Tensor = settings["input_ids"] if "input_ids" in settings else inputs[0]
-        if self.settings.decision == "task":
+        if self.decides_by_task:
             self._routing, tasks = self.routing(), self._tasks
             if tasks is None or len(tasks) not in (1, len(tokens)):
                 raise RecinjectError(
@@ -217,7 +264,7 @@ class ExpertsModel(Wrapper):
         scale = self.settings.alpha / self.settings.rank
         self._route.set(routing, scale, self.settings.rank)
 
-    def _represent(self, tokens: Tensor, settings: dict[str, Any]) -> Tensor:
+    def _represent(self, tokens: Tensor, settings: Mapping[str, Any]) -> Tensor:
         """Return the mean of the input embeddings over the mask, of length 1: shape (n, d)."""
         mask = settings.get("attention_mask")
         mask = torch.ones_like(tokens) if mask is None else mask
@@ -225,26 +272,25 @@ class ExpertsModel(Wrapper):
         # The mean's length depends on the model, and the gate's first steps should not.
         return normalize((embedded * mask[..., None]).sum(1), dim=-1)
 
-    def _targets(self) -> list[str]:
-        linear = [n for n, m in self.backbone.named_modules() if isinstance(m, nn.Linear)]
-        ends = [f".{target}" for target in self.settings.target_modules]
-        for end in ends:
-            if not any(f".{name}".endswith(end) for name in linear):
-                raise RecinjectError(
-                    f"experts.target_modules: the model has no linear layer {end[1:]!r}",
-                    hint=did_you_mean(end[1:], {name.rpartition(".")[2] for name in linear}),
-                )
-        return [name for name in linear if f".{name}".endswith(tuple(ends))]
+    def _number(self, task: str) -> int:
+        if self.decides_by_task:
+            pick(task, self.task_names, "experts: no gate was trained for")
+        return self.task_names.index(task) if task in self.task_names else 0
 
     def save_pretrained(self, folder: Path, **settings: Any) -> None:
-        """Write the plain model, and beside it what :func:`load_experts` reads."""
+        """Write the plain model, and beside it what ``models.adapters.load_adapted`` reads."""
         weights = self.backbone.state_dict().items()
         plain = {name: weight for name, weight in weights if not name.endswith(_OURS)}
         self.backbone.save_pretrained(folder, state_dict=plain, **settings)
         own = {name: tensor.contiguous() for name, tensor in self.trained_weights().items()}
-        save_file(own, Path(folder) / EXPERTS_FILE)
+        save_file(own, Path(folder) / "experts.safetensors")
         told = {**asdict(self.settings), "task_names": self.task_names}
-        (Path(folder) / CONFIG_FILE).write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+        (Path(folder) / "experts.json").write_text(json.dumps(told, indent=2) + "\n", "utf-8")
+
+    def save_task_adapters(self, folder: Path) -> None:
+        """Write one adapter a task, where the gate decides by task."""
+        for task in self.task_names if self.decides_by_task else ():
+            self.export_adapter(task, folder / task)
 
     @torch.no_grad()
     def export_adapter(self, task: str, folder: Path) -> None:
@@ -255,7 +301,7 @@ class ExpertsModel(Wrapper):
         Raises:
             RecinjectError: the task is unknown, or the gate decides for each sequence anew.
         """
-        weights = self.routing().weights[_number(self, task)]
+        weights = self.routing().weights[self._number(task)]
         kept, settings = weights.nonzero()[:, 0], self.settings
         factors, tensors = weights[kept] * settings.alpha / settings.rank, {}
         for name, layer in self.backbone.named_modules():
@@ -278,66 +324,46 @@ class ExpertsModel(Wrapper):
         save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
+def _targets(backbone: PreTrainedModel, wanted: Sequence[str]) -> list[str]:
+    linear = [name for name, part in backbone.named_modules() if isinstance(part, nn.Linear)]
+    ends = [f".{target}" for target in wanted]
+    for end in ends:
+        if not any(f".{name}".endswith(end) for name in linear):
+            raise RecinjectError(
+                f"experts.target_modules: the model has no linear layer {end[1:]!r}",
+                hint=did_you_mean(end[1:], {name.rpartition(".")[2] for name in linear}),
+            )
+    return [name for name in linear if f".{name}".endswith(tuple(ends))]
+
+
 def add_experts(
-    model: PreTrainedModel, settings: ExpertSettings, task_names: Sequence[str], seed: int = 0
+    model: PreTrainedModel,
+    settings: Mapping[str, Any],
+    tasks: Sequence[str] = (),
+    seed: int = 0,
+    new_tokens: Sequence[int] = (),
 ) -> ExpertsModel:
     """Freeze an encoder-decoder model, in place, and give its target layers experts.
 
-    ``task_names`` are what the numbers in the column ``task`` stand for. The seed is of the first
-    values; the global random state is left as it was.
+    Args:
+        model: the model.
+        settings: of :class:`ExpertSettings`, as a recipe's section ``experts`` has them.
+        tasks: what the numbers in the column ``task`` stand for.
+        seed: of the first values; the global random state is left as it was.
+        new_tokens: not used: their embeddings stay as they are.
 
     Raises:
-        RecinjectError: the model is causal, has no such layers, or there are no tasks to tell.
+        RecinjectError: a setting is unknown or out of its range, the model is causal, has no such
+            layers, or there are no tasks to tell.
     """
+    told = bind(ExpertSettings, settings, "experts")
     if not model.config.is_encoder_decoder:
         raise RecinjectError(
             "experts: the model is causal",
             hint="name one such as google/flan-t5-small, or use lora:",
         )
-    if settings.decision == "task" and not task_names:
+    if told.decision == "task" and not tasks:
         raise RecinjectError("experts: there are no tasks", hint="set experts.decision to sequence")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return ExpertsModel(model, settings, task_names)
-
-
-def load_experts(model: PreTrainedModel, folder: Path) -> ExpertsModel:
-    """Give a model the experts that :meth:`ExpertsModel.save_pretrained` wrote beside it."""
-    told = json.loads((folder / CONFIG_FILE).read_text("utf-8"))
-    loaded = add_experts(model, task_names=told.pop("task_names"), settings=ExpertSettings(**told))
-    loaded.load_state_dict(load_file(folder / EXPERTS_FILE), strict=False)
-    return loaded
-
-
-def experts_of(model: nn.Module) -> ExpertsModel | None:
-    """Return the part of a model that has experts, a head for ratings above it allowed."""
-    return next((part for part in model.modules() if isinstance(part, ExpertsModel)), None)
-
-
-@contextmanager
-def answering(model: nn.Module, task: str | Tensor | None) -> Iterator[None]:
-    """Tell a model with experts what its rows are of; any other model is left alone.
-
-    ``task`` is the name of the one task at hand, or the number of each row's, shape (rows,).
-
-    Raises:
-        RecinjectError: the model knows no such task.
-    """
-    experts = experts_of(model)
-    if experts is None:
-        yield
-        return
-    before = experts._tasks
-    experts._tasks = torch.tensor([_number(experts, task)]) if isinstance(task, str) else task
-    try:
-        yield
-    finally:
-        experts._tasks = before
-
-
-def _number(model: ExpertsModel, task: str) -> int:
-    if task not in model.task_names and model.settings.decision == "task":
-        raise RecinjectError(
-            f"experts: no gate was trained for {task!r}", hint=did_you_mean(task, model.task_names)
-        )
-    return model.task_names.index(task) if task in model.task_names else 0
+        return ExpertsModel(model, told, tasks)

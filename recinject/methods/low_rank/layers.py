@@ -4,30 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.foundation.randomness import derive_rng
-from recinject.methods.low_rank.initialisation import (
+from recinject.methods.low_rank.factors import (
     Block,
     Factors,
     check_method,
     check_rank,
-    initialise,
+    find_factors,
 )
+from recinject.models.building import Initialization, StandIn
 
+_FACTORS = "factors.safetensors"
+BY_WEIGHT = "spectral"  # the method that looks at no inputs
 FEED_FORWARD = ("wi", "wi_0", "wi_1", "wo")
 # Layers by their own names whose outputs one activation of their parent joins; T5's and Llama's.
 _JOINED = {("wi_0", "wi_1"): "act", ("gate_proj", "up_proj"): "act_fn", ("wi",): "act"}
 
 
-class LowRankLinear(nn.Module):
+class LowRankLinear(StandIn):
     """A linear layer of two factors, (outputs, rank) and (rank, inputs): (x down^T) up^T + bias."""
 
     def __init__(self, up: Tensor, down: Tensor, bias: Tensor | None = None) -> None:
@@ -52,7 +54,7 @@ class LowRankLinear(nn.Module):
         return linear(linear(inputs, self.down), self.up, self.bias)
 
     @torch.no_grad()
-    def reconstruct(self) -> nn.Linear:
+    def plain(self) -> nn.Linear:
         """Return the same layer with one matrix."""
         (outputs, _), (_, inputs) = self.up.shape, self.down.shape
         made = nn.Linear(inputs, outputs, self.bias is not None).to(self.up)
@@ -62,113 +64,104 @@ class LowRankLinear(nn.Module):
         return made.requires_grad_(self.up.requires_grad)
 
 
-def make_low_rank(
-    model: nn.Module,
-    targets: Collection[str] | None = None,
-    *,
-    rank: int | None = None,
-    energy: float | None = None,
-    method: str = "lfai",
-    inputs: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
-) -> dict[str, int]:
-    """Make linear layers of a model low-rank, in place; return the ranks by their full names.
+class LowRank(Initialization):
+    """The initialization ``low_rank``: linear layers become two thin factors before training.
+
+    The trained model is written with whole matrices, as plain transformers loads it.
 
     Args:
-        model: the model.
-        targets: their own names, such as ``wo``; None for the feed-forward layers of a T5.
-        rank: of all of them.
-        energy: in place of a rank, the share of a weight's squared singular values to keep at
+        targets: the layers' own names, such as ``wo``; those of T5's feed-forward layers if None.
+        rank: of each layer.
+        energy: in place of a rank, the fraction of a weight's squared singular values to keep at
             least, from above 0 to 1.
-        method: see :func:`~recinject.methods.low_rank.initialisation.initialise`.
-        inputs: what layers read, by full name, from :func:`capture_inputs`; a layer without any is
-            taken to read x ~ N(0, I).
-        seed: of what is sampled.
-
-    Raises:
-        RecinjectError: no such layer, rank, share or method.
+        method: see :func:`~recinject.methods.low_rank.factors.find_factors`.
     """
-    # Nothing is replaced before all of it is known to work.
-    ranks = choose_ranks(model, targets, rank, energy, method)
-    layers = find_layers(model, targets)
-    made: dict[str, Factors] = {}
-    for names, block in find_blocks(model, layers):
-        rows = (inputs or {}).get(names[0])
-        found = initialise(block, [ranks[name] for name in names], method, rows, seed)
-        made |= zip(names, found, strict=True)
-    for name, factors in made.items():
-        _replace(model, name, LowRankLinear.from_linear(layers[name], factors))
-    return ranks
 
+    def __init__(
+        self,
+        *,
+        targets: Annotated[list[str], Field(min_length=1)] | None = None,
+        rank: Annotated[int, Field(ge=1)] | None = None,
+        energy: float | None = None,
+        method: Literal["spectral", "nkp", "lfai"] = "lfai",
+    ) -> None:
+        self.targets, self.rank, self.energy, self.method = targets, rank, energy, method
+        self.reads_batches = method != BY_WEIGHT
 
-def choose_ranks(
-    model: nn.Module,
-    targets: Collection[str] | None,
-    rank: int | None,
-    energy: float | None,
-    method: str = "lfai",
-) -> dict[str, int]:
-    """Return the ranks that :func:`make_low_rank` would give; errors are its own."""
-    if (rank is None) == (energy is None) or not (energy is None or 0 < energy <= 1):
-        raise RecinjectError(
-            f"low rank: rank {rank} and energy {energy}",
-            hint="give one of them: a rank from 1 on, or a share of energy above 0 and up to 1",
-        )
-    layers = find_layers(model, targets)
-    for _, block in find_blocks(model, layers):
-        check_method(block, method)
-    if rank is None:
-        return {
-            name: _rank_of_energy(layer.weight, energy or 1.0) for name, layer in layers.items()
-        }
-    for name, layer in layers.items():
-        check_rank(name, layer.weight, rank)
-    return dict.fromkeys(layers, rank)
+    def ranks(self, model: nn.Module) -> dict[str, int]:
+        """Return the rank of each layer by its full name.
+
+        Raises:
+            RecinjectError: the model has no such layer, or a rank, energy or method is not for it.
+        """
+        rank, energy = self.rank, self.energy
+        if (rank is None) == (energy is None) or not (energy is None or 0 < energy <= 1):
+            raise RecinjectError(
+                f"low rank: rank {rank} and energy {energy}",
+                hint="give one of them: a rank from 1 on, or a fraction of energy above 0, up to 1",
+            )
+        layers = find_layers(model, self.targets)
+        for _, block in find_blocks(model, layers):
+            check_method(block, self.method)
+        if rank is None:
+            return {name: _rank_of(each.weight, energy or 1.0) for name, each in layers.items()}
+        for name, layer in layers.items():
+            check_rank(name, layer.weight, rank)
+        return dict.fromkeys(layers, rank)
+
+    def check(self, model: nn.Module) -> None:
+        """Give the layers their ranks, filled with ones."""
+        shape_low_rank(model, self.ranks(model))
+
+    def start(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int) -> None:
+        """Make the layers low-rank by what they read in the batches."""
+        layers = find_layers(model, self.targets)
+        inputs = capture_inputs(model, batches, layers) if self.reads_batches else {}
+        self.factorise(model, inputs, seed)
+
+    def factorise(
+        self, model: nn.Module, inputs: Mapping[str, Tensor] | None = None, seed: int = 0
+    ) -> None:
+        """Make the layers low-rank, in place.
+
+        Args:
+            model: the model; nothing is replaced before all of it is known to work.
+            inputs: what layers read, by full name, from :func:`capture_inputs`; a layer without
+                any is taken to read x ~ N(0, I).
+            seed: of what is sampled.
+        """
+        ranks, layers = self.ranks(model), find_layers(model, self.targets)
+        made: dict[str, Factors] = {}
+        for names, block in find_blocks(model, layers):
+            rows, sizes = (inputs or {}).get(names[0]), [ranks[name] for name in names]
+            made |= zip(names, find_factors(block, sizes, self.method, rows, seed), strict=True)
+        for name, factors in made.items():
+            model.set_submodule(name, LowRankLinear.from_linear(layers[name], factors))
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the weights of the low-rank layers."""
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
+        weights = {f"{n}.{k}": t for n, m in layers.items() for k, t in m.state_dict().items()}
+        save_file(weights, folder / _FACTORS)
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        """Make the layers low-rank as :meth:`save` found them."""
+        weights = load_file(folder / _FACTORS)
+        downs = {name: len(weight) for name, weight in weights.items() if name.endswith(".down")}
+        shape_low_rank(model, {name.removesuffix(".down"): rank for name, rank in downs.items()})
+        model.load_state_dict(weights, strict=False)
 
 
 def shape_low_rank(model: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Give linear layers, by full name, the form of these ranks, in place, filled with ones.
-
-    Of zeros an optimizer whose thresholds freeze them would be refused.
-    """
+    """Make linear layers, by full name, low-rank, in place, with factors of ones."""
     for name, rank in ranks.items():
         layer: Any = model.get_submodule(name)
         (outputs, inputs), filled = layer.weight.shape, layer.weight.new_ones
         factors = Factors(filled(outputs, rank), filled(rank, inputs))
-        _replace(model, name, LowRankLinear.from_linear(layer, factors))
+        model.set_submodule(name, LowRankLinear.from_linear(layer, factors))
 
 
-def low_rank_layers(model: nn.Module) -> dict[str, LowRankLinear]:
-    """Return a model's low-rank layers, by their full names."""
-    return {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
-
-
-def save_low_rank(model: nn.Module, file: Path) -> None:
-    """Write the weights of a model's low-rank layers."""
-    layers = low_rank_layers(model).items()
-    save_file({f"{n}.{k}": t for n, m in layers for k, t in m.state_dict().items()}, file)
-
-
-def load_low_rank(model: nn.Module, file: Path) -> None:
-    """Make a model's layers low-rank, in place, as :func:`save_low_rank` found them."""
-    weights = load_file(file)
-    downs = {name: len(weight) for name, weight in weights.items() if name.endswith(".down")}
-    shape_low_rank(model, {name.removesuffix(".down"): rank for name, rank in downs.items()})
-    model.load_state_dict(weights, strict=False)
-
-
-def merge_low_rank(model: nn.Module) -> None:
-    """Turn every low-rank layer back into one matrix, in place, as plain transformers loads it."""
-    for name, layer in low_rank_layers(model).items():
-        _replace(model, name, layer.reconstruct())
-
-
-def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    model.get_submodule(parent).add_module(own, module)
-
-
-def _rank_of_energy(weight: Tensor, energy: float) -> int:
+def _rank_of(weight: Tensor, energy: float) -> int:
     kept = torch.linalg.svdvals(weight.detach().double()).square().cumsum(0)
     return min(len(kept), 1 + int((kept < energy * kept[-1]).sum()))
 
@@ -215,10 +208,9 @@ def find_blocks(
 @torch.no_grad()
 def capture_inputs(
     model: nn.Module,
-    batches: Iterable[Mapping[str, Tensor]],
+    batches: Sequence[Mapping[str, Tensor]],
     names: Iterable[str],
     rows: int = 2048,
-    seed: int = 0,
 ) -> dict[str, Tensor]:
     """Run a model over batches and collect what some of its layers read, padding left out.
 
@@ -226,8 +218,7 @@ def capture_inputs(
         model: run as it is, in evaluation mode.
         batches: the arguments of its forward.
         names: of the layers, in full.
-        rows: how many inputs are kept of each layer at most.
-        seed: of which they are.
+        rows: how many inputs are kept of each layer at most: as many of each batch, evenly over it.
 
     Returns:
         By layer, at most (rows, inputs), on the CPU.
@@ -235,49 +226,50 @@ def capture_inputs(
     Raises:
         RecinjectError: no layer read anything.
     """
-    masks: list[Tensor] = []
-    kept = {name: _Reservoir(rows, seed, name, masks) for name in names}
-    hooks = [model.get_submodule(n).register_forward_pre_hook(kept[n].read) for n in kept]
+    kept: dict[str, list[Tensor]] = {name: [] for name in names}
+    masks: dict[torch.Size, Tensor] = {}
+    most = -(-rows // max(1, len(batches)))
+
+    def read(name: str, states: Tensor) -> None:
+        shape = states.shape[:-1]
+        useful = masks.get(shape, torch.ones(shape, dtype=torch.bool)).to(states.device)
+        new = states[useful]
+        kept[name].append(new[:: max(1, len(new) // most)][:most].float().cpu())
+
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, n=name: read(n, given[0])
+        )
+        for name in kept
+    ]
     training, device = model.training, next(model.parameters()).device
     try:
         model.eval()
         for batch in batches:
-            masks[:] = _masks(model, batch)
+            masks = _masks(model, batch)
             model(**{name: value.to(device) for name, value in batch.items()})
     finally:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    for name, reservoir in kept.items():
-        if not len(reservoir.rows):
+    for name, parts in kept.items():
+        if not sum(map(len, parts)):
             raise RecinjectError(
                 f"low rank: {name} read nothing", hint="give batches that the model reads"
             )
-    return {name: reservoir.rows for name, reservoir in kept.items()}
+    return {name: torch.cat(parts)[:rows] for name, parts in kept.items()}
 
 
-class _Reservoir:
-    """Keeps a sample of the rows that a layer reads, all equally likely; masks say which count."""
+def _masks(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[torch.Size, Tensor]:
+    """Return by shape what is no padding: of prompts, and of what a decoder reads.
 
-    def __init__(self, most: int, seed: int, name: str, masks: Sequence[Tensor]) -> None:
-        self._most, self._masks, self._keys = most, masks, np.empty(0)
-        self._rng, self.rows = derive_rng(seed, "low rank", name), torch.empty(0, 0)
-
-    def read(self, _: nn.Module, given: tuple[Tensor, ...]) -> None:
-        states = given[0]
-        useful = torch.ones(states.shape[:-1], dtype=torch.bool)
-        for mask in self._masks:
-            # An encoder's batch and its decoder's may be of one shape: then both must agree.
-            useful &= mask if mask.shape == useful.shape else True
-        new = states[useful.to(states.device)].float().cpu()
-        rows = torch.cat([self.rows.reshape(-1, new.shape[1]), new])
-        keys = np.concatenate([self._keys, self._rng.random(len(new))])
-        first = np.argsort(keys, kind="stable")[: self._most]
-        self.rows, self._keys = rows[torch.from_numpy(first)], keys[first]
-
-
-def _masks(model: nn.Module, batch: Mapping[str, Tensor]) -> list[Tensor]:
-    """Say what is no padding: of prompts, and of what an encoder-decoder's decoder reads."""
+    An encoder's batch and its decoder's may be of one shape: then both must agree.
+    """
     config: Any = model.config
     ignored = {"attention_mask": 0, **({"labels": -100} if config.is_encoder_decoder else {})}
-    return [batch[name].cpu() != blank for name, blank in ignored.items() if name in batch]
+    found: dict[torch.Size, Tensor] = {}
+    for name, blank in ignored.items():
+        if name in batch:
+            mask = batch[name].cpu() != blank
+            found[mask.shape] = mask & found.get(mask.shape, mask)
+    return found

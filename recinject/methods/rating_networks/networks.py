@@ -1,18 +1,21 @@
-"""Networks that predict ratings from embeddings; their forward is the squared error.
+"""Networks that predict ratings from embeddings; ``forward`` returns the squared error.
 
-Row 0 of every table stands for what is not known, and adds nothing: it is zero and never learned.
+Index 0 stands for an unknown user, item or attribute: its embedding is zero and never learned.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, embedding_bag
 
+from recinject.training.networks import Tensors
 
-class Table(nn.Embedding):
+
+class ZeroPaddedEmbedding(nn.Embedding):
     """An embedding of things numbered from 1, whose row 0 stays zero.
 
     ``deviation`` is the standard deviation of the first values.
@@ -25,11 +28,14 @@ class Table(nn.Embedding):
             self.weight[0] = 0.0
 
 
-class RatingModule(nn.Module, ABC):
-    """Predicts ratings, starting from their mean, and learns from the squared error."""
+def _embeddings(
+    sizes: Sequence[int], width: int, deviation: float = 0.0
+) -> Iterator[ZeroPaddedEmbedding]:
+    return (ZeroPaddedEmbedding(size, width, deviation) for size in sizes)
 
-    # The Trainer would hand whatever takes keywords its count of tokens.
-    accepts_loss_kwargs = False
+
+class RatingModule(nn.Module, ABC):
+    """Predicts ratings, starting from their mean."""
 
     def __init__(self, mean: float) -> None:
         super().__init__()
@@ -37,10 +43,10 @@ class RatingModule(nn.Module, ABC):
 
     @abstractmethod
     def rate(self, **inputs: Tensor) -> Tensor:
-        """Predict a rating for each row of the inputs."""
+        """Predict the rating of each row of the inputs."""
 
-    def forward(self, labels: Tensor, **inputs: Tensor) -> dict[str, Tensor]:
-        """Return the mean squared error where there is a label; elsewhere it is NaN."""
+    def forward(self, labels: Tensor, **inputs: Tensor) -> Tensors:
+        """Return the mean squared error over the labels that are not NaN, plus the penalty."""
         errors = (self.rate(**inputs) - labels)[~labels.isnan()]
         return {"loss": (errors**2).mean() + self.penalty(**inputs)}
 
@@ -52,29 +58,29 @@ class RatingModule(nn.Module, ABC):
 class MatrixFactorisationModule(RatingModule):
     """Mean, offsets of user and item, and the product of their factors (Koren et al., 2009).
 
-    ``regularisation`` is the weight of the squares of a rating's offsets and factors.
+    ``regularization`` is the weight of the squares of a rating's offsets and factors.
     """
 
     def __init__(
-        self, mean: float, n_users: int, n_items: int, width: int, regularisation: float
+        self, mean: float, n_users: int, n_items: int, width: int, regularization: float
     ) -> None:
         super().__init__(mean)
-        self.users, self.items = Table(n_users, width, 0.05), Table(n_items, width, 0.05)
-        self.user_offsets, self.item_offsets = Table(n_users, 1), Table(n_items, 1)
-        self.regularisation = regularisation
+        self.users, self.items = _embeddings((n_users, n_items), width, 0.05)
+        self.user_offsets, self.item_offsets = _embeddings((n_users, n_items), 1)
+        self.regularization = regularization
 
     def rate(self, users: Tensor, items: Tensor) -> Tensor:  # type: ignore[override]
         """Predict the ratings of pairs: shape (n,)."""
         offsets = self.user_offsets(users) + self.item_offsets(items)
-        found: Tensor = offsets[:, 0] + (self.users(users) * self.items(items)).sum(1)
-        return self.mean + found
+        predicted: Tensor = offsets[:, 0] + (self.users(users) * self.items(items)).sum(1)
+        return self.mean + predicted
 
     def penalty(self, users: Tensor, items: Tensor) -> Tensor:  # type: ignore[override]
-        """Return the weighted squares of the rows that were read, the more often the more."""
-        rows = (self.users(users), self.items(items))
+        """Return the weighted mean over the pairs of the squares of their parameters."""
+        parts = (self.users(users), self.items(items))
         offsets = (self.user_offsets(users), self.item_offsets(items))
-        squares: Tensor = (torch.cat([*rows, *offsets], 1) ** 2).sum(1)
-        return self.regularisation * squares.mean()
+        squares: Tensor = (torch.cat([*parts, *offsets], 1) ** 2).sum(1)
+        return self.regularization * squares.mean()
 
 
 class MLPModule(RatingModule):
@@ -84,29 +90,22 @@ class MLPModule(RatingModule):
         self, mean: float, n_users: int, n_items: int, width: int, dropout: float, more: int = 0
     ) -> None:
         super().__init__(mean)
-        self.users, self.items = Table(n_users, width, 0.05), Table(n_items, width, 0.05)
+        self.users, self.items = _embeddings((n_users, n_items), width, 0.05)
         self.deep = mlp(2 * width + more, 2 * width, dropout)
 
     def rate(self, users: Tensor, items: Tensor) -> Tensor:  # type: ignore[override]
         """Predict the ratings of pairs: shape (n,)."""
-        found: Tensor = self.deep(torch.cat([self.users(users), self.items(items)], 1))
-        return self.mean + found[:, 0]
+        predicted: Tensor = self.deep(torch.cat([self.users(users), self.items(items)], 1))
+        return self.mean + predicted[:, 0]
 
 
 class WideDeepModule(MLPModule):
     """A linear model of single and crossed features beside an MLP (Cheng et al., DLRS 2016).
 
-    Wide are user, item, the item's attributes and each of these crossed with the user; deep are
-    the embeddings of user, item and attributes.
-
-    Args:
-        mean: the mean rating.
-        n_users: how many users there are.
-        attributes: each item's attributes, numbered from 1 and filled up with 0, shape
-            (items + 1, most); row 0 is an unknown item's.
-        width: of an embedding.
-        dropout: of the embeddings and the hidden layer.
-        buckets: how many weights the crossed features share at most.
+    Wide are user, item, the item's attributes and each of these crossed with the user, which share
+    at most ``buckets`` weights; deep are the embeddings of user, item and attributes. The
+    attributes of each item are numbered from 1 and padded with 0, shape (items + 1, most); row 0
+    is an unknown item's.
     """
 
     attributes: Tensor
@@ -120,18 +119,19 @@ class WideDeepModule(MLPModule):
         dropout: float,
         buckets: int = 2**20,
     ) -> None:
-        super().__init__(mean, n_users, len(attributes) - 1, width, dropout, more=width)
+        n_items = len(attributes) - 1
+        super().__init__(mean, n_users, n_items, width, dropout, more=width)
         self.register_buffer("attributes", attributes, persistent=False)
         self.n_attributes = int(attributes.max())
-        self.kinds = Table(self.n_attributes, width)
-        self.user_offsets, self.item_offsets = Table(n_users, 1), Table(len(attributes) - 1, 1)
-        self.kind_offsets = Table(self.n_attributes, 1)
-        self.crossed = Table(min(n_users * self.n_attributes, buckets), 1)
+        self.kinds = ZeroPaddedEmbedding(self.n_attributes, width)
+        self.user_offsets, self.item_offsets = _embeddings((n_users, n_items), 1)
+        self.kind_offsets = ZeroPaddedEmbedding(self.n_attributes, 1)
+        self.crossed = ZeroPaddedEmbedding(min(n_users * self.n_attributes, buckets), 1)
 
     def cross(self, users: Tensor, kinds: Tensor) -> Tensor:
         """Number the pairs of a user and an attribute, from 1: shape of ``kinds``, (n, most).
 
-        A pair with what is unknown has number 0. Beyond the number of weights, pairs share them.
+        A pair with anything unknown has number 0. Pairs beyond the number of weights share them.
         """
         numbers = (users[:, None] - 1) * self.n_attributes + kinds - 1
         numbers = 1 + numbers % (self.crossed.num_embeddings - 1) if self.n_attributes else kinds
@@ -143,26 +143,18 @@ class WideDeepModule(MLPModule):
         wide = self.user_offsets(users) + self.item_offsets(items)
         wide = wide + self.kind_offsets(kinds).sum(1)
         wide = wide + self.crossed(self.cross(users, kinds)).sum(1)
-        deep = [self.users(users), self.items(items), mean_rows(self.kinds, kinds)]
-        found: Tensor = wide + self.deep(torch.cat(deep, 1))
-        return self.mean + found[:, 0]
+        deep = [self.users(users), self.items(items), mean_embedding(self.kinds, kinds)]
+        predicted: Tensor = wide + self.deep(torch.cat(deep, 1))
+        return self.mean + predicted[:, 0]
 
 
 class TransformerMLPModule(RatingModule):
-    """A candidate attends to the rated items before it, and an MLP rates what it has gathered.
+    """A candidate attends to the rated items before it, and an MLP rates the result.
 
     No user is known by number. An event's key is its item, its value what the rating says beyond
     the item's offset. Many candidates of one user are rated at once: events lie in a row, and
-    candidate ``i`` attends to the ``history_length`` events from the ``i``-th on.
-
-    Args:
-        mean: the mean rating.
-        attributes: as in :class:`WideDeepModule`.
-        width: of an embedding.
-        heads: of a block.
-        layers: how many blocks.
-        dropout: of embeddings and blocks.
-        history_length: how many events a candidate attends to.
+    candidate ``i`` attends to the ``history_length`` events from the ``i``-th on. Attributes are as
+    in :class:`WideDeepModule`.
     """
 
     attributes: Tensor
@@ -178,49 +170,50 @@ class TransformerMLPModule(RatingModule):
         history_length: int,
     ) -> None:
         super().__init__(mean)
+        n_items = len(attributes) - 1
         self.register_buffer("attributes", attributes, persistent=False)
         self.history_length = history_length
-        self.items, self.liked = (Table(len(attributes) - 1, width, 0.1) for _ in range(2))
-        self.kinds = Table(int(attributes.max()), width)
-        self.item_offsets = Table(len(attributes) - 1, 1)
+        self.items, self.liked = _embeddings((n_items, n_items), width, 0.1)
+        self.kinds = ZeroPaddedEmbedding(int(attributes.max()), width)
+        self.item_offsets = ZeroPaddedEmbedding(n_items, 1)
         self.rating = nn.Linear(1, width)
         self.blocks = nn.ModuleList(
-            Block(width, heads, dropout, history_length) for _ in range(layers)
+            HistoryAttention(width, heads, dropout, history_length) for _ in range(layers)
         )
         self.norm, self.deep = nn.LayerNorm(width), mlp(width, 2 * width, dropout)
         self.taste = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
     def rate(self, items: Tensor, ratings: Tensor, candidates: Tensor) -> Tensor:  # type: ignore[override]
-        """Predict the ratings of candidates, shape (rows, c), from the events in a row.
+        """Predict the ratings of candidates, shape (rows, c).
 
-        Those have the shape (rows, history_length + c), their ratings NaN where there is no event.
+        Events have the shape (rows, history_length + c); the rating is NaN where there is none.
         """
-        described = self.items.weight + mean_rows(self.kinds, self.attributes)
+        described = self.items.weight + mean_embedding(self.kinds, self.attributes)
         residuals = (ratings[..., None] - self.mean).nan_to_num() - self.item_offsets(items)
         events = self.dropout(embedding(items, described))
         values = self.dropout(residuals * self.liked(items) + self.rating(residuals))
         wanted = self.dropout(embedding(candidates, described))
-        places = torch.arange(items.shape[1], device=items.device)
-        ages = self.history_length + places[: candidates.shape[1], None] - places
+        positions = torch.arange(items.shape[1], device=items.device)
+        ages = self.history_length + positions[: candidates.shape[1], None] - positions
         seen = (ages > 0) & (ages <= self.history_length) & ~ratings.isnan()[:, None]
         states = wanted
         for block in self.blocks:
             states = block(states, events, values, ages, seen)
-        found: Tensor = (self.taste(wanted) * states).sum(-1)
+        predicted: Tensor = (self.taste(wanted) * states).sum(-1)
         deep: Tensor = self.deep(self.norm(states)) + self.item_offsets(candidates)
-        return self.mean + found + deep[..., 0]
+        return self.mean + predicted + deep[..., 0]
 
 
-class Block(nn.Module):
-    """Candidates attend to events, or to nothing, with a weight for each age."""
+class HistoryAttention(nn.Module):
+    """A block in which candidates attend to events, or to nothing, with a bias for each age."""
 
     def __init__(self, width: int, heads: int, dropout: float, longest: int) -> None:
         super().__init__()
         self.heads = heads
         self.norm, self.norm_events = nn.LayerNorm(width), nn.LayerNorm(width)
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        self.ages = Table(longest, heads)
+        self.ages = ZeroPaddedEmbedding(longest, heads)
         self.nothing = nn.Parameter(torch.zeros(heads))
         self.feed = nn.Sequential(nn.LayerNorm(width), mlp(width, 2 * width, dropout, width))
 
@@ -228,16 +221,19 @@ class Block(nn.Module):
         self, states: Tensor, events: Tensor, values: Tensor, ages: Tensor, seen: Tensor
     ) -> Tensor:
         """Return new states: shape (rows, c, width)."""
-        made = self.query(self.norm(states)), self.key(self.norm_events(events)), self.value(values)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in made)
+        whole = (
+            self.query(self.norm(states)),
+            self.key(self.norm_events(events)),
+            self.value(values),
+        )
+        query, key, value = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in whole)
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         scores = scores + self.ages(ages.clamp(0, self.ages.num_embeddings - 1)).permute(2, 0, 1)
         scores = scores.masked_fill(~seen[:, None], -torch.inf)
         # Without a history all weight goes to nothing, whose value is zero.
         nothing = self.nothing[:, None, None].expand(*scores.shape[:-1], 1)
         weights = torch.cat([scores, nothing], -1).softmax(-1)[..., :-1]
-        gathered = (weights @ value).transpose(1, 2).flatten(2)
-        states = states + self.out(gathered)
+        states = states + self.out((weights @ value).transpose(1, 2).flatten(2))
         fed: Tensor = states + self.feed(states)
         return fed
 
@@ -253,6 +249,6 @@ def mlp(width: int, hidden: int, dropout: float, out: int = 1) -> nn.Sequential:
     )
 
 
-def mean_rows(table: Table, numbers: Tensor) -> Tensor:
-    """Return the mean of the rows of each row of numbers but 0: shape (n, width)."""
+def mean_embedding(table: nn.Embedding, numbers: Tensor) -> Tensor:
+    """Return the mean embedding of each row of numbers, 0 left out: shape (n, width)."""
     return embedding_bag(numbers, table.weight, mode="mean", padding_idx=0)

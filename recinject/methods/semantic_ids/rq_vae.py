@@ -4,36 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.semantic_ids.quantising import Layers, Residual, kmeans
+from recinject.foundation.randomness import derive_rng
+from recinject.methods.semantic_ids.quantising import (
+    Layers,
+    Residual,
+    Vectors,
+    check_enough,
+    kmeans,
+)
+from recinject.training.networks import (
+    FitSettings,
+    TensorRows,
+    Tensors,
+    fit_network,
+    global_chance,
+)
 
 _HIDDEN = (512, 256, 128)
 
 
 class RQVAE(nn.Module):
-    """Encodes vectors, names them by residual codes, and decodes what the codes stand for.
+    """Encodes vectors, quantises them to residual codes, and decodes these.
 
     The loss is ``|x - decoded|^2 + sum_l |sg[r_l] - e_l|^2 + beta |r_l - sg[e_l]|^2``, summed over
     dimensions and averaged over the batch; the decoder's gradient goes straight through the codes
-    to the encoder. The first batch starts the codebooks by k-means. A code that no item chose for
-    a while is put where an item of the present batch is.
+    to the encoder. K-means on the first batch initialises the codebooks. A code that no item
+    chose for a while is moved to an item of the present batch.
 
     Source: Rajput et al. 2023 (arXiv 2305.05065), section 3.1 and appendix; Zeghidour et al. 2021
-    (arXiv 2107.03312) for the start and the revival.
+    (arXiv 2107.03312) for the initialisation and the moves.
 
     Args:
         width: of a vector.
-        levels: how many codes name an item.
+        levels: how many codes an item has.
         codes: how many a level has.
         latent: the width of an encoded vector.
         hidden: widths of the encoder's hidden layers; the decoder mirrors them.
         beta: weight of the commitment to the chosen codes.
-        revive_after: after how many steps without use a code is put elsewhere.
+        revive_after: after how many steps without use a code is moved.
     """
 
     codebooks: nn.Parameter
@@ -58,7 +73,7 @@ class RQVAE(nn.Module):
         self.register_buffer("idle", torch.zeros(levels, codes, dtype=torch.long))
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
-    def forward(self, embeddings: Tensor) -> dict[str, Tensor]:
+    def forward(self, embeddings: Tensor) -> Tensors:
         """Return ``loss`` and its part ``reconstruction`` for vectors of shape (batch, width)."""
         latents = self.encoder(embeddings)
         if self.training:
@@ -84,7 +99,7 @@ class RQVAE(nn.Module):
 
     @torch.no_grad()
     def _keep_alive(self, latents: Tensor) -> None:
-        """Start the codebooks, or put codes that nobody chooses where items are."""
+        """Initialise the codebooks, or move codes that no item chooses to items."""
         left = latents
         for level in range(len(self.codebooks)):
             if not self.started:
@@ -100,26 +115,63 @@ class RQVAE(nn.Module):
         codes, seed = self.codebooks.shape[1], int(torch.randint(2**31 - 1, ()))
         if len(left) < codes:
             raise RecinjectError(
-                f"identifiers.semantic: the first batch has {len(left)} items to start {codes} "
-                "codes from",
-                hint="set identifiers.semantic.training.per_device_train_batch_size to "
-                f"{codes} or more",
+                f"identifiers: the first batch has {len(left)} items to start {codes} codes from",
+                hint=f"set identifiers.training.batch_size to {codes} or more",
             )
         return torch.from_numpy(kmeans(left.cpu().numpy(), codes, seed)).to(left)
 
     def frozen(self) -> Residual:
-        """Return what gives codes to items, with no torch in it."""
+        """Return the quantiser that gives codes to items, without torch."""
         return Residual(_array(self.codebooks), _layers(self.encoder), _layers(self.decoder))
+
+
+def fit_rq_vae(
+    embeddings: Vectors,
+    levels: int,
+    codes: int,
+    seed: int,
+    *,
+    learning_rate: float = 1e-3,
+    batch_size: int = 1024,
+    steps: int = 3000,
+    optimizer: str = "adamw",
+    optimizer_settings: dict[str, Any] | None = None,
+) -> Residual:
+    """Train TIGER's autoencoder, and freeze its codebooks.
+
+    Args:
+        embeddings: shape (items, width).
+        levels: how many codes name an item.
+        codes: how many codes a level has.
+        seed: of the weights, the batches' order and the codebooks' start.
+        learning_rate: see :class:`~recinject.training.networks.FitSettings`, as for the others.
+        batch_size: how many items a step; at least as many as ``codes``.
+        steps: how many are taken.
+        optimizer: ``adamw``, ``adagrad``, or a name in the registry.
+        optimizer_settings: arguments of the optimizer's class.
+
+    Raises:
+        RecinjectError: there are fewer items than codes, or training diverges.
+        pydantic.ValidationError: a setting is out of its range.
+    """
+    check_enough(embeddings, codes)
+    settings = FitSettings(
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        steps=steps,
+        optimizer=optimizer,
+        optimizer_settings=optimizer_settings or {},
+    )
+    with global_chance(int(derive_rng(seed, "rq_vae").integers(2**31))):
+        network = RQVAE(embeddings.shape[1], levels, codes)
+    rows = TensorRows({"embeddings": torch.from_numpy(np.ascontiguousarray(embeddings))})
+    fit_network(network, rows, dict, settings, seed)
+    return network.frozen()
 
 
 def straight_through(latents: Tensor, chosen: Tensor) -> Tensor:
     """Return the chosen vectors, with the gradient of the latents as if nothing were chosen."""
     return latents + (chosen - latents).detach()
-
-
-def collate(rows: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Make a batch of vectors."""
-    return {"embeddings": torch.stack(list(rows))}
 
 
 def _network(sizes: Sequence[int]) -> nn.Sequential:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from recinject.data.schema import Catalog, Flags
 from recinject.data.splitting import Split
-from recinject.foundation.randomness import derive_rng
+from recinject.foundation.settings import bind
 from recinject.foundation.storage import UNREADABLE_ARRAYS, read_json, write_json
 from recinject.identifiers.content import FILES, TFIDF, embed_items, embedding_key
 from recinject.identifiers.table import Identifiers
@@ -27,16 +27,11 @@ from recinject.methods.semantic_ids.codes import (
     save_codes,
 )
 from recinject.methods.semantic_ids.cold_items import join_cold_items
-from recinject.methods.semantic_ids.quantising import Quantiser, Vectors, check_enough
+from recinject.methods.semantic_ids.quantising import Quantiser, Vectors
 from recinject.recommenders.protocol import Prediction, Queries
-from recinject.registry import bind_arguments, find
+from recinject.registry import find
 
 QUALITY, CONTENT = "quality.json", "content.npz"
-_TRAINING = {
-    "learning_rate": 1e-3,
-    "per_device_train_batch_size": 1024,
-    "max_steps": 3000,
-}
 _Positive = Annotated[int, Field(ge=1)]
 
 
@@ -110,9 +105,9 @@ class SemanticIdentifiers(Identifiers):
         if vectors is None:
             vectors = embed_items(content, catalog, dimensions, seed)
         fit = find("quantiser", quantiser, "identifiers.quantiser")
-        given = bind_arguments(fit, training or {}, "identifiers.training")
         known = np.bincount(split.train.items, minlength=len(catalog)) > 0
-        fitted: Quantiser = fit(vectors[known], levels, codes, seed, **given)
+        given = {"embeddings": vectors[known], "levels": levels, "codes": codes, "seed": seed}
+        fitted: Quantiser = bind(fit, training or {}, "identifiers.training", **given)
         prefixes = fitted.encode(vectors)
         made = make_unique(prefixes, (*[codes] * levels, last_codes), seed, known)
         return cls(
@@ -182,34 +177,3 @@ def _stored(path: Path, key: str) -> Vectors | None:
             return stored["embeddings"] if str(stored["key"]) == key else None
     except (*UNREADABLE_ARRAYS, KeyError):
         return None  # none, or one that was not written to its end
-
-
-def fit_rq_vae(
-    embeddings: Vectors, levels: int, codes: int, seed: int, **training: Any
-) -> Quantiser:
-    """Train TIGER's autoencoder, and freeze its codebooks.
-
-    Args:
-        embeddings: shape (items, width).
-        levels: how many codes name an item.
-        codes: how many codes a level has.
-        seed: of the weights, the batches' order and the codebooks' start.
-        **training: see :func:`~recinject.training.networks.fit_module`; ``optimizer`` too.
-
-    Raises:
-        RecinjectError: there are fewer items than codes, or a setting is wrong.
-    """
-    import torch
-
-    from recinject.methods.semantic_ids.rq_vae import RQVAE, collate
-    from recinject.training.networks import fit_module, global_chance
-
-    check_enough(embeddings, codes)
-    settings = {**_TRAINING, **training}
-    optimizer = settings.pop("optimizer", None)
-    start = int(derive_rng(seed, "rq_vae").integers(2**31))
-    with global_chance(start):
-        module = RQVAE(embeddings.shape[1], levels, codes)
-    rows = torch.from_numpy(np.ascontiguousarray(embeddings))
-    fit_module(module, rows, collate, settings, None, seed, optimizer=optimizer)
-    return module.frozen()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from pydantic import ConfigDict, Field, PositiveInt
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding
 
-from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.ragged import Array, Ragged
 from recinject.methods.experts.gates import GATES, Gate, Routing
+from recinject.training.networks import Rate, Tensors, Weight
+
+TASKS = ("rating", "click")
 
 
 class Trunk(nn.Module):
@@ -23,7 +28,7 @@ class Trunk(nn.Module):
 
 
 class SharedTrunk(Trunk):
-    """One network for all tasks; the arguments are the first of :class:`ExpertTrunk`."""
+    """One network for all tasks."""
 
     def __init__(self, tasks: Sequence[str], inputs: int, width: int, dropout: float) -> None:
         super().__init__()
@@ -35,22 +40,34 @@ class SharedTrunk(Trunk):
         return dict.fromkeys(self._tasks, self.layers(features))
 
 
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
+class ExpertTrunkSettings:
+    """The experts of a trunk; a wrong value raises pydantic's ``ValidationError``.
+
+    Attributes:
+        experts: how many networks there are.
+        k: how many of them a task gets.
+        gate: what chooses them.
+        gamma: the width of DSelect-k's smooth step.
+        regularization: weight of the selectors' entropy.
+    """
+
+    experts: Annotated[int, Field(ge=2)] = 4
+    k: PositiveInt = 2
+    gate: Literal["dselect_k", "softmax", "top_k"] = "dselect_k"
+    gamma: Rate = 1.0
+    regularization: Weight = 1e-3
+
+    def __post_init__(self) -> None:
+        if self.k > self.experts:
+            raise ValueError(f"k is {self.k}, and there are {self.experts} experts")
+
+
 class ExpertTrunk(Trunk):
-    """Several networks, and for each task a gate that mixes what they give (arXiv 2106.03760).
+    """Several networks, and for each task a gate that mixes their outputs (arXiv 2106.03760).
 
-    Networks that no task has a weight on are not run: none of them gets a gradient then, nor does
-    a DSelect-k or top-k gate through them.
-
-    Args:
-        tasks: their names.
-        inputs: how many numbers come in.
-        width: how many come out for each task.
-        dropout: of what each network gives.
-        experts: how many networks there are; for the rest see
-            :class:`~recinject.methods.experts.experts.ExpertSettings`.
-
-    Raises:
-        RecinjectError: a setting is out of its range.
+    A network on which no task has a weight is not run, and gets no gradient; nor does a DSelect-k
+    or top-k gate through it.
     """
 
     def __init__(
@@ -59,43 +76,32 @@ class ExpertTrunk(Trunk):
         inputs: int,
         width: int,
         dropout: float,
-        experts: int = 4,
-        k: int = 2,
-        gate: str = "dselect_k",
-        gamma: float = 1.0,
-        regulariser: float = 1e-3,
+        settings: ExpertTrunkSettings | None = None,
     ) -> None:
         super().__init__()
-        if gate not in GATES:
-            raise RecinjectError(f"trunk: unknown gate {gate!r}", hint=did_you_mean(gate, GATES))
-        if experts < 2 or not 1 <= k <= experts or gamma <= 0 or regulariser < 0:
-            raise RecinjectError(
-                f"trunk: {experts} experts, k {k}, gamma {gamma}, regulariser {regulariser}",
-                hint="take 2 experts or more, k from 1 to their number, gamma above 0 and a "
-                "regulariser of 0 or more",
-            )
-        self._tasks, self._regulariser = tasks, regulariser
+        self._tasks, self._settings = tasks, settings or ExpertTrunkSettings()
+        experts, k, gamma = self._settings.experts, self._settings.k, self._settings.gamma
         self.experts = nn.ModuleList(_network(inputs, width, dropout) for _ in range(experts))
-        self.gate: Gate = GATES[gate](experts, k, gamma, tasks=len(tasks))
+        self.gate: Gate = GATES[self._settings.gate](experts, k, gamma, tasks=len(tasks))
 
     def routing(self) -> Routing:
         """Return the decision for each task, in their order."""
-        place = self.gate.logits.weight.device
-        found: Routing = self.gate(torch.arange(len(self._tasks), device=place))
-        return found
+        device = self.gate.logits.weight.device
+        routing: Routing = self.gate(torch.arange(len(self._tasks), device=device))
+        return routing
 
     def forward(self, features: Tensor) -> dict[str, Tensor]:
         """See :class:`Trunk`."""
         weights = self.routing().weights.to(features.dtype)
         used = (weights > 0).any(0).nonzero()[:, 0]
-        given = torch.stack([self.experts[int(number)](features) for number in used])
-        mixed = torch.tensordot(weights[:, used], given, dims=1)
+        outputs = torch.stack([self.experts[int(number)](features) for number in used])
+        mixed = torch.tensordot(weights[:, used], outputs, dims=1)
         return dict(zip(self._tasks, mixed, strict=True))
 
     def penalty(self) -> Tensor:
         """See :class:`Trunk`."""
         routing = self.routing()
-        return (self._regulariser * routing.entropy + routing.excess).sum()
+        return (self._settings.regularization * routing.entropy + routing.excess).sum()
 
 
 def _network(inputs: int, width: int, dropout: float) -> nn.Sequential:
@@ -103,39 +109,36 @@ def _network(inputs: int, width: int, dropout: float) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Dropout(dropout))
 
 
-TASKS = ("rating", "click")
-Scores = dict[str, Tensor]
-
-
 class Ranker(nn.Module):
-    """Says how a user would rate an item, and whether he would take it at all.
+    """Predicts how a user would rate an item, and whether they would click it.
 
-    An item is the sum of its rows; a user is the latest items of a history with their ratings,
-    pooled by attention from the candidate. A candidate may attend to nothing as well, as all do
-    where the history is empty.
+    An item's embedding is the sum of its rows; a user is the latest items of a history with their
+    ratings, pooled by attention from the candidate. A candidate may also attend to nothing, as
+    every candidate of an empty history does.
 
     Args:
-        pieces: each item's rows of the table; the number after the last item's is a blank.
+        item_rows: each item's rows of the table; the item number after the last one is padding.
         rows: of the table.
-        drawn: the items that negatives are drawn from, one each time it stands here.
-        mean: of the training ratings; so is ``deviation``, the unit of the rating task's loss.
+        negatives_from: the items that negatives are drawn from.
+        mean: of the training ratings.
+        deviation: their standard deviation, the unit of the rating task's loss.
         width: of an embedding.
-        hidden: how many numbers go into a head, after dropout.
-        negatives: how many items an observed one is told from by a click.
+        hidden: the width of a head's input, after dropout.
+        dropout: of what the trunk returns.
+        negatives: how many an observed item has in the click task.
         weights: of each task's loss, in the order of :data:`TASKS`.
-        trunk: makes what stands between features and heads, of the tasks, the numbers that come
-            in (``3 * width``), those that come out (``hidden``) and ``dropout``: a class of
-            :mod:`recinject.methods.semantic_ranker.networks`, the rest of its arguments given.
+        trunk: makes the layers between features and heads, from the tasks, the width of its input
+            (``3 * width``) and of its output (``hidden``), and ``dropout``.
     """
 
-    pieces: Tensor
-    drawn: Tensor
+    item_rows: Tensor
+    negatives_from: Tensor
 
     def __init__(
         self,
-        pieces: Ragged,
+        item_rows: Ragged,
         rows: int,
-        drawn: Array,
+        negatives_from: Array,
         mean: float = 0.0,
         deviation: float = 1.0,
         width: int = 32,
@@ -147,12 +150,11 @@ class Ranker(nn.Module):
     ) -> None:
         super().__init__()
         self._mean, self._deviation, self._negatives = mean, deviation, negatives
-        self.blank = len(pieces)
+        self.padding = len(item_rows)
         self._weights = dict(zip(TASKS, weights, strict=True))
-        grid = np.full((len(pieces) + 1, int(pieces.lengths.max())), rows)
-        grid[pieces.rows, pieces.places] = pieces.values
-        self.register_buffer("pieces", torch.from_numpy(grid))
-        self.register_buffer("drawn", torch.from_numpy(drawn.astype(np.int64)))
+        grid = np.pad(item_rows.to_grid(rows), ((0, 1), (0, 0)), constant_values=rows)
+        self.register_buffer("item_rows", torch.from_numpy(grid))
+        self.register_buffer("negatives_from", torch.from_numpy(negatives_from.astype(np.int64)))
         self.table = nn.Embedding(rows + 1, width, padding_idx=rows)
         nn.init.normal_(self.table.weight[:rows].detach(), std=0.01)
         self.events = nn.Linear(2 * width + 1, width)
@@ -160,39 +162,39 @@ class Ranker(nn.Module):
         self.trunk = trunk(TASKS, 3 * width, hidden, dropout)
         self.heads = nn.ModuleDict({task: nn.Linear(hidden, 1) for task in TASKS})
 
-    def score(self, candidates: Tensor, history: Tensor, history_ratings: Tensor) -> Scores:
+    def score(self, candidates: Tensor, history: Tensor, history_ratings: Tensor) -> Tensors:
         """Answer both tasks.
 
         Args:
             candidates: item numbers, shape (n, c).
-            history: item numbers, filled up with the blank, shape (n, h).
+            history: item numbers, padded with ``self.padding``, shape (n, h).
             history_ratings: their ratings, NaN where unknown, shape (n, h).
 
         Returns:
             ``rating`` in standard deviations from the mean and ``click`` as a logit, shape (n, c).
         """
         wanted, past = self._vectors(candidates), self._vectors(history)
-        given = self._units(history_ratings).nan_to_num(0.0)[..., None].to(past)
-        events = self.events(torch.cat([past, past * given, given], dim=2))
+        rated = self._standardise(history_ratings).nan_to_num(0.0)[..., None].to(past)
+        events = self.events(torch.cat([past, past * rated, rated], dim=2))
         fit = self.questions(wanted) @ events.mT / events.shape[2] ** 0.5
-        fit = fit.masked_fill(history[:, None] == self.blank, -torch.inf)
-        shares = torch.cat([fit, torch.zeros_like(fit[..., :1])], dim=2).softmax(2)[..., :-1]
-        user = shares @ events
+        fit = fit.masked_fill(history[:, None] == self.padding, -torch.inf)
+        attention = torch.cat([fit, torch.zeros_like(fit[..., :1])], dim=2).softmax(2)[..., :-1]
+        user = attention @ events
         features = self.trunk(torch.cat([wanted, user, wanted * user], dim=2))
         return {task: head(features[task])[..., 0] for task, head in self.heads.items()}
 
     def rate(self, candidates: Tensor, history: Tensor, history_ratings: Tensor) -> Tensor:
-        """Return ratings in the log's own units, shape (n, c)."""
-        found = self.score(candidates, history, history_ratings)["rating"]
-        return found * self._deviation + self._mean
+        """Predict ratings on the log's own scale, shape (n, c)."""
+        ratings = self.score(candidates, history, history_ratings)["rating"]
+        return ratings * self._deviation + self._mean
 
     def rank(self, candidates: Tensor, history: Tensor, history_ratings: Tensor) -> Tensor:
-        """Return logits that an item is taken, shape (n, c)."""
+        """Return the logit of a click on each candidate, shape (n, c)."""
         return self.score(candidates, history, history_ratings)["click"]
 
     def forward(
         self, candidates: Tensor, history: Tensor, history_ratings: Tensor, ratings: Tensor
-    ) -> Scores:
+    ) -> Tensors:
         """Return the loss of observed events, against negatives drawn anew.
 
         Candidates and their ratings, NaN where unknown, have the shape (n,); histories are as in
@@ -200,12 +202,13 @@ class Ranker(nn.Module):
         training what the trunk adds.
         """
         shape = (len(candidates), self._negatives)
-        drawn = self.drawn[torch.randint(len(self.drawn), shape, device=candidates.device)]
+        draws = torch.randint(len(self.negatives_from), shape, device=candidates.device)
+        drawn = self.negatives_from[draws]
         used = torch.cat([candidates[:, None], history], dim=1)
         counts = (drawn[:, :, None] != used[:, None]).all(2)
         asked = torch.cat([candidates[:, None], drawn], dim=1)
         scores = self.score(asked, history, history_ratings)
-        errors = scores["rating"][:, 0] - self._units(ratings)
+        errors = scores["rating"][:, 0] - self._standardise(ratings)
         known = ~errors.isnan()
         counts = torch.cat([torch.ones_like(counts[:, :1]), counts], dim=1)
         truth = torch.zeros_like(scores["click"])
@@ -220,9 +223,9 @@ class Ranker(nn.Module):
         return {"loss": total, **{f"{task}_loss": loss for task, loss in losses.items()}}
 
     def _vectors(self, items: Tensor) -> Tensor:
-        # An item is added up once, however often a batch has it.
-        some, places = torch.unique(items, return_inverse=True)
-        return embedding(places, self.table(self.pieces[some]).sum(1))
+        # The rows of an item are summed once, however often a batch has it.
+        some, inverse = torch.unique(items, return_inverse=True)
+        return embedding(inverse, self.table(self.item_rows[some]).sum(1))
 
-    def _units(self, ratings: Tensor) -> Tensor:
+    def _standardise(self, ratings: Tensor) -> Tensor:
         return (ratings - self._mean) / self._deviation

@@ -4,17 +4,16 @@ from torch import nn
 from transformers import AutoModelForSeq2SeqLM
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.low_rank.initialisation import METHODS, risk
+from recinject.methods.low_rank.factors import METHODS, risk
 from recinject.methods.low_rank.layers import (
+    LowRank,
     LowRankLinear,
     capture_inputs,
     find_blocks,
     find_layers,
-    make_low_rank,
-    merge_low_rank,
-    shape_low_rank,
 )
 from recinject.models.building import build_model
+from recinject.models.storing import save_trained
 from recinject.samples.tokenizer import train_tokenizer
 
 TINY = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2, "dropout_rate": 0.0}
@@ -48,7 +47,9 @@ def test_full_rank_keeps_the_output(model, method):
     if method == "nkp" and model.config.is_gated_act:
         pytest.skip("no closed form")
     before = logits(model)
-    ranks = make_low_rank(model, rank=16, method=method, inputs=captured(model))
+    low = LowRank(rank=16, method=method)
+    ranks = low.ranks(model)
+    low.factorise(model, captured(model))
     assert set(ranks) == {name for name, m in model.named_modules() if isinstance(m, LowRankLinear)}
     torch.testing.assert_close(logits(model), before, atol=1e-4, rtol=1e-4)
 
@@ -56,17 +57,19 @@ def test_full_rank_keeps_the_output(model, method):
 def test_weights_go_into_a_model_of_the_same_ranks_and_back_to_one_matrix(model, tmp_path):
     with torch.no_grad():
         model.get_submodule(WO).weight[:2] *= 5
-    ranks = make_low_rank(model, energy=0.6, inputs=captured(model))
+    start = LowRank(energy=0.6)
+    ranks = start.ranks(model)
     assert len(set(ranks.values())) > 1
+    start.start(model, [BATCH], 0)
+    start.save(model, tmp_path)
     low = logits(model)
     config = {**TINY, "feed_forward_proj": model.config.feed_forward_proj}
     again = build_model(config, TOKENIZER, 5)
-    shape_low_rank(again, ranks)
+    LowRank(energy=0.6).load(again, tmp_path)
     again.load_state_dict(model.state_dict())
     assert torch.equal(logits(again), low)
-    merge_low_rank(model)
-    torch.testing.assert_close(logits(model), low, atol=1e-5, rtol=1e-5)
-    model.save_pretrained(tmp_path)
+    save_trained(model, TOKENIZER, tmp_path)
+    assert torch.equal(logits(model), low)
     loaded = AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
     torch.testing.assert_close(logits(loaded), low, atol=1e-5, rtol=1e-5)
 
@@ -88,9 +91,9 @@ def test_what_is_captured_lowers_the_risk_and_the_pair_is_found(model):
         low = build_model(
             {**TINY, "feed_forward_proj": model.config.feed_forward_proj}, TOKENIZER, 0
         )
-        make_low_rank(low, rank=3, method=method, inputs=inputs)
+        LowRank(rank=3, method=method).factorise(low, inputs)
         made = dict(low.named_modules())
-        weights = {name: made[name].reconstruct().weight for name in layers}
+        weights = {name: made[name].plain().weight for name in layers}
         risks[method] = [
             risk(block, [weights[name] for name in names], inputs[names[0]])
             for names, block in blocks
@@ -102,7 +105,7 @@ def test_gradients_are_those_of_the_matrix():
     layer = nn.Linear(6, 5)
     up, down = torch.randn(5, 2), torch.randn(2, 6)
     low, inputs = LowRankLinear(up, down, layer.bias.detach()), torch.randn(7, 6)
-    dense = low.reconstruct()
+    dense = low.plain()
     for module in (low, dense):
         module(inputs).square().sum().backward()
     torch.testing.assert_close(low(inputs), dense(inputs))
@@ -132,11 +135,11 @@ def test_padding_is_left_out_of_what_is_captured(model):
         ({}, "give one of them"),
         ({"energy": 1.5}, "give one of them"),
         ({"rank": 2, "targets": ["woo"]}, "did you mean 'wo'"),
-        ({"rank": 2, "method": "svd"}, "no initialisation 'svd'"),
+        ({"rank": 2, "method": "svd"}, "no initialization 'svd'"),
     ],
 )
 def test_what_cannot_be_done_is_said_before_anything_changes(model, settings, said):
     before = logits(model)
     with pytest.raises(RecinjectError, match=said):
-        make_low_rank(model, **settings)
+        LowRank(**settings).factorise(model)
     assert torch.equal(logits(model), before)

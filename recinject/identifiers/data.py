@@ -1,0 +1,206 @@
+"""Prepared data: the log cleaned and split, with a name for each item."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from recinject.data.cleaning import CleaningStep, clean
+from recinject.data.schema import Catalog, Integers, Log
+from recinject.data.splitting import (
+    Part,
+    Split,
+    learn_from,
+    load_split,
+    order_ties,
+    save_split,
+    split_by,
+    without_validation,
+)
+from recinject.foundation.errors import RecinjectError
+from recinject.identifiers.table import Identifiers
+
+_NEAREST = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """What everybody learns from and is asked about: a split log, its items and their names.
+
+    Attributes:
+        split: every event with the part that it belongs to.
+        catalog: the items; an item's index is its row.
+        identifiers: the text that names each item.
+        source: where the log came from, in words.
+        cleaning: what cleaning left after each step; empty where it was loaded.
+        rule: the rule that split the log; empty where it was loaded.
+    """
+
+    split: Split
+    catalog: Catalog
+    identifiers: Identifiers
+    source: str = ""
+    cleaning: Sequence[CleaningStep] = ()
+    rule: str = ""
+
+    def save(self, folder: str | Path) -> None:
+        """Write the data into ``folder/data`` and ``folder/identifiers``, as a run has them."""
+        data, identifiers = (Path(folder) / name for name in ("data", "identifiers"))
+        for each in (data, identifiers):
+            each.mkdir(parents=True, exist_ok=True)
+        save_split(data, self.split, self.catalog)
+        self.identifiers.save(identifiers, self.catalog)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Data:
+        """Read what :meth:`save`, or the stages of a run, wrote.
+
+        Raises:
+            RecinjectError: the folder holds no such data.
+        """
+        data, identifiers = (Path(folder) / name for name in ("data", "identifiers"))
+        if not data.is_dir() or not identifiers.is_dir():
+            raise RecinjectError(
+                f"{folder}: no data and identifiers in it",
+                hint="give the folder that data.save(folder) or a run wrote",
+            )
+        return cls(*load_split(data), Identifiers.load(identifiers), source=str(folder))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the events as a tidy frame, by the log's own ids, with the part of each.
+
+        Columns: ``user_id``, ``item_id``, ``title``, ``part``, and ``rating`` and ``timestamp``
+        (seconds since 1970) where the log has them; ordered by user, then by time.
+        """
+        log = self.split.interactions
+        columns = {
+            "user_id": np.array(log.user_ids, object)[log.users],
+            "item_id": np.array(self.catalog.item_ids, object)[log.items],
+            "title": np.array(self.catalog.titles, object)[log.items],
+            "part": np.array([part.label for part in Part], object)[self.split.parts - min(Part)],
+            "rating": log.ratings,
+            "timestamp": log.timestamps,
+        }
+        return pd.DataFrame({name: each for name, each in columns.items() if each is not None})
+
+    def find_items(self, texts: Iterable[str]) -> Integers:
+        """Return the indices of items that are named by their titles or by the log's own ids.
+
+        Raises:
+            RecinjectError: no item, or several, go by one of the texts.
+        """
+        return np.array([self._finder.find(text) for text in texts], np.int32)
+
+    def find_users(self, user_ids: Iterable[str]) -> Integers:
+        """Return the indices of users by the log's own ids.
+
+        Raises:
+            RecinjectError: the log has no such user, or cleaning left none of their events.
+        """
+        known, asked = self._users, list(map(str, user_ids))
+        for user in asked:
+            if user not in known:
+                raise RecinjectError(
+                    f"no user has the id {user!r}",
+                    hint="ids are in data/users.parquet; cleaning drops users with few events",
+                )
+        return np.array([known[user] for user in asked], np.int32)
+
+    @cached_property
+    def _users(self) -> dict[str, int]:
+        return {user: index for index, user in enumerate(self.split.interactions.user_ids)}
+
+    @cached_property
+    def _finder(self) -> _Finder:
+        return _Finder(self.catalog)
+
+
+def split_log(
+    log: Log,
+    *,
+    split: str = "leave_one_out",
+    k_core: int = 5,
+    ties: str = "log_order",
+    test_share: float = 0.1,
+    validation: bool = True,
+    train_share: float = 1.0,
+    seed: int = 1,
+) -> tuple[Split, Catalog, list[CleaningStep]]:
+    """Clean a log and split it.
+
+    Args:
+        log: as it was read.
+        split: a rule of the registry.
+        k_core: users and items with fewer events than this are dropped, again and again.
+        ties: ``hash`` orders events of one user and one time by a seeded hash of user and item;
+            ``log_order`` leaves them in the order of the log's rows.
+        test_share: how much is the test, and how much more the validation.
+        validation: whether there is one; otherwise its events train.
+        train_share: the fraction of the training events to learn from; the others stand in
+            histories alone.
+        seed: of whatever is random.
+
+    Returns:
+        The split, its items, and what cleaning left after each step.
+    """
+    if ties == "hash":
+        log = order_ties(log, seed)
+    log, steps = clean(log, k_core=k_core)
+    found = split_by(split, log.interactions, test_share, seed)
+    if not validation:
+        found = without_validation(found)
+    if train_share < 1:
+        found = learn_from(found, train_share, seed)
+    return found, log.catalog, steps
+
+
+@dataclass(frozen=True, eq=False)
+class _Finder:
+    """Finds items by title, by the log's own id, or by title whatever its capitals."""
+
+    catalog: Catalog
+
+    @cached_property
+    def _tables(self) -> list[dict[str, list[int]]]:
+        titles, ids = self.catalog.titles, self.catalog.item_ids
+        return [_by(titles), _by(ids), _by([title.casefold() for title in titles])]
+
+    def find(self, text: str) -> int:
+        for table, key in zip(self._tables, (text, text, text.casefold()), strict=True):
+            if key in table:
+                return self._only(text, table[key])
+        near = [repr(self.catalog.titles[item]) for item in self._near(text.casefold())]
+        raise RecinjectError(
+            f"no item has the title or the id {text!r}",
+            hint=f"did you mean {' or '.join(near)}?"
+            if near
+            else "titles and ids are in data/items.parquet",
+        )
+
+    def _only(self, text: str, found: list[int]) -> int:
+        if len(found) > 1:
+            ids = [self.catalog.item_ids[item] for item in found]
+            raise RecinjectError(
+                f"{len(found)} items have the title {text!r}",
+                hint=f"give the id of one of them: {', '.join(ids)}",
+            )
+        return found[0]
+
+    def _near(self, text: str) -> list[int]:
+        folded = self._tables[2]
+        titles = [title for title in folded if len(text) > 2 and text in title][:_NEAREST]
+        titles = titles or difflib.get_close_matches(text, folded, _NEAREST, cutoff=0.5)
+        return [folded[title][0] for title in titles]
+
+
+def _by(texts: Sequence[str]) -> dict[str, list[int]]:
+    table: dict[str, list[int]] = {}
+    for index, text in enumerate(texts):
+        table.setdefault(text, []).append(index)
+    return table

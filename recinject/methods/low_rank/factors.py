@@ -1,0 +1,331 @@
+"""Two thin factors in place of a matrix, chosen by what its layer computes (arXiv 2202.00834)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+from transformers.activations import ACT2FN
+
+from recinject.foundation.errors import RecinjectError
+from recinject.registry import pick
+
+_LINEAR = (nn.Identity, type(ACT2FN["linear"]))
+_SAMPLED = 4096  # rows of Gaussian inputs where there is no closed form
+_ROUNDS, _STEPS, _GAIN = 10, 20, 1e-3
+_NUDGE, _FLOOR = 1e-2, 1e-6
+
+
+@dataclass(frozen=True)
+class Factors:
+    """A matrix as the product of two: ``up``, (outputs, rank), and ``down``, (rank, inputs)."""
+
+    up: Tensor
+    down: Tensor
+
+    def product(self) -> Tensor:
+        """Return the matrix, shape (outputs, inputs)."""
+        return self.up @ self.down
+
+    def balanced(self) -> Factors:
+        """Return the same product of two factors that have the same singular values."""
+        outer, left = torch.linalg.qr(self.up)
+        inner, right = torch.linalg.qr(self.down.T)
+        u, values, v = torch.linalg.svd(left @ right.T)
+        return Factors(outer @ u * values.sqrt(), values.sqrt()[:, None] * (v @ inner.T))
+
+
+Weight: TypeAlias = Tensor | Factors
+
+
+@dataclass(frozen=True)
+class Block:
+    """What linear layers that read the same input compute together: one, or a gated pair.
+
+    The activation is of the first layer's outputs; those of a second are multiplied with it.
+    """
+
+    weights: Sequence[Tensor]  # (outputs, inputs) each
+    biases: Sequence[Tensor | None] = (None, None)  # (outputs,) each
+    activation: nn.Module = field(default_factory=nn.Identity)
+
+    @property
+    def is_linear(self) -> bool:
+        """Say whether this is one layer whose outputs are used as they are."""
+        return len(self.weights) == 1 and isinstance(self.activation, _LINEAR)
+
+    @property
+    def is_relu(self) -> bool:
+        """Say whether this is one layer with ReLU, for which there are closed forms."""
+        return len(self.weights) == 1 and isinstance(self.activation, nn.ReLU)
+
+    def outputs(self, inputs: Tensor, weights: Sequence[Weight]) -> Tensor:
+        """Return what the block gives with other weights, shape (n, outputs)."""
+        first, *second = (
+            _apply(weight, inputs) + (0 if bias is None else bias)
+            for weight, bias in zip(weights, self.biases, strict=False)
+        )
+        opened: Tensor = self.activation(first)
+        return opened * second[0] if second else opened
+
+    def double(self) -> Block:
+        """Return the block in double precision, with no gradients."""
+        biases = [None if bias is None else bias.detach().double() for bias in self.biases]
+        return Block([w.detach().double() for w in self.weights], biases, self.activation)
+
+
+def _apply(weight: Weight, inputs: Tensor) -> Tensor:
+    if isinstance(weight, Factors):
+        return inputs @ weight.down.T @ weight.up.T
+    return inputs @ weight.T
+
+
+def find_factors(
+    block: Block, ranks: Sequence[int], method: str, inputs: Tensor | None = None, seed: int = 0
+) -> list[Factors]:
+    """Return two factors for each weight of a block.
+
+    ``spectral`` is the truncated SVD of a weight. ``nkp`` keeps the directions in which the outputs
+    of the layer vary most, and gives ReLU the best columns within them for Gaussian inputs of the
+    given second moment. ``lfai`` goes down the risk from the better of the two: without inputs and
+    with ReLU over all subspaces, in closed form; else over both layers of a pair at once, on three
+    quarters of the inputs, to where the risk on the last quarter is lowest. For a linear layer
+    the last two are what is optimal: with no inputs that is the truncated SVD too.
+
+    Args:
+        block: the layers.
+        ranks: one for each weight, from 1 to the smaller of its sides.
+        method: a name in ``METHODS``.
+        inputs: what the layers read, shape (n, inputs); None stands for x ~ N(0, I).
+        seed: of sampled inputs and of the first nudge.
+
+    Raises:
+        RecinjectError: no such method or rank, or ``nkp`` where it has no form.
+    """
+    check_method(block, method)
+    for weight, rank in zip(block.weights, ranks, strict=True):
+        check_rank("this layer", weight, rank)
+    kind, block = block.weights[0], block.double()
+    rows = None if inputs is None else inputs.detach().to(kind.device).double()
+    found = METHODS[method](block, ranks, rows, seed)
+    return [Factors(f.up.to(kind.dtype), f.down.to(kind.dtype)) for f in found]
+
+
+def check_method(block: Block, method: str) -> None:
+    """Refuse a method that does not exist, or that has no closed form for a block.
+
+    Raises:
+        RecinjectError: it is so.
+    """
+    pick(method, METHODS, "low rank: no initialization")
+    if method == "nkp" and not (block.is_linear or block.is_relu):
+        raise RecinjectError(
+            "low rank: nkp has a closed form for ReLU and for linear layers alone",
+            hint="choose lfai, which takes any activation, or spectral",
+        )
+
+
+def check_rank(name: str, weight: Tensor, rank: int) -> None:
+    """Refuse a rank for a layer that is below one, or above full rank.
+
+    Raises:
+        RecinjectError: it is so.
+    """
+    full = min(weight.shape)
+    if not 1 <= rank <= full:
+        raise RecinjectError(
+            f"low rank: rank {rank} for {name}, whose full rank is {full}",
+            hint=f"choose one from 1 to {full}",
+        )
+
+
+def risk(
+    block: Block, weights: Sequence[Weight], inputs: Tensor | None = None, seed: int = 0
+) -> float:
+    """Return the mean squared distance between a block's outputs and those of other weights.
+
+    Args:
+        block: the layers.
+        weights: what stands in for their weights.
+        inputs: shape (n, inputs); None stands for x ~ N(0, I), in closed form for one layer that is
+            linear or has ReLU and no bias, else sampled.
+        seed: of sampled inputs.
+    """
+    block = block.double()
+    given = [(w.product() if isinstance(w, Factors) else w).detach().double() for w in weights]
+    if inputs is None and (block.is_linear or (block.is_relu and block.biases[0] is None)):
+        return float(_gaussian_risk(block.weights[0], given[0], block.is_relu))
+    rows = _sample(block, seed) if inputs is None else inputs.detach().to(block.weights[0])
+    return float(_distance(block.outputs(rows, given), block.outputs(rows, block.weights)))
+
+
+def relu_correlation(rho: Tensor) -> Tensor:
+    """Return E[relu(a) relu(b)] / E[relu(a)^2] for unit Gaussians a, b of correlation ``rho``."""
+    with torch.no_grad():
+        slope = 1 - rho.clamp(-1, 1).arccos() / math.pi
+        rest = (1 - rho.square()).clamp(min=0).sqrt() / math.pi
+    # The gradient is the slope alone; autograd would find infinity minus infinity at one.
+    found: Tensor = rest + slope * rho
+    return found
+
+
+def _gaussian_risk(weight: Tensor, other: Tensor, is_relu: bool) -> Tensor:
+    if not is_relu:
+        return (weight - other).square().sum()
+    ours, theirs = weight.norm(dim=1), other.norm(dim=1)
+    rho = (normalize(weight) * normalize(other)).sum(1)
+    shared = 2 * ours * theirs * relu_correlation(rho)
+    found: Tensor = (ours.square() + theirs.square() - shared).sum() / 2
+    return found
+
+
+def _distance(given: Tensor, wanted: Tensor) -> Tensor:
+    return (given - wanted).square().sum(1).mean()
+
+
+def _sample(block: Block, seed: int) -> Tensor:
+    weight, chance = block.weights[0], torch.Generator().manual_seed(seed)
+    rows = torch.randn(_SAMPLED, weight.shape[1], generator=chance, dtype=torch.float64)
+    return rows.to(weight.device)
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """A weight as places, (outputs, k), times a basis, (k, inputs), what varies most first."""
+
+    places: Tensor
+    basis: Tensor
+
+    @classmethod
+    def of(cls, weight: Tensor, inputs: Tensor | None = None) -> _Spectrum:
+        seen = weight.T
+        if inputs is not None:
+            # Directions that no input has come last, but they come: full rank is the layer itself.
+            floor = _FLOOR * (float(inputs.square().mean()) ** 0.5 or 1.0)
+            seen = torch.cat([inputs @ weight.T / len(inputs) ** 0.5, floor * weight.T])
+        _, values, turned = torch.linalg.svd(seen, full_matrices=False)
+        k = min(weight.shape)
+        values, axes = values[:k].clamp(min=1e-300), turned[:k].T
+        # An SVD leaves the signs open; the nudge must not depend on them.
+        largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+        axes = axes * largest.sign()
+        return cls(axes * values, axes.T @ weight / values[:, None])
+
+    def linear(self, rank: int) -> Factors:
+        return Factors(self.places[:, :rank], self.basis[:rank]).balanced()
+
+    def relu(self, chosen: Tensor) -> Factors:
+        """Give each output its best column within chosen directions, (k, rank), orthonormal."""
+        inside, norms = self.places @ chosen, self.places.norm(dim=1)
+        shares = inside.norm(dim=1) / norms.clamp(min=1e-300)
+        directions = normalize(inside, eps=1e-300)
+        # Where nothing of it lies within them, all directions are equally good.
+        directions[shares == 0, 0] = 1.0
+        up = directions * (norms * relu_correlation(shares))[:, None]
+        return Factors(up, chosen.T @ self.basis).balanced()
+
+
+def _spectral(block: Block, ranks: Sequence[int], _: Tensor | None, __: int) -> list[Factors]:
+    return [_Spectrum.of(w).linear(rank) for w, rank in zip(block.weights, ranks, strict=True)]
+
+
+def _nkp(block: Block, ranks: Sequence[int], inputs: Tensor | None, _: int) -> list[Factors]:
+    spectrum, rank = _Spectrum.of(block.weights[0], inputs), ranks[0]
+    if block.is_linear:
+        return [spectrum.linear(rank)]
+    return [spectrum.relu(torch.eye(len(spectrum.basis), rank).to(spectrum.basis))]
+
+
+def _lfai(block: Block, ranks: Sequence[int], inputs: Tensor | None, seed: int) -> list[Factors]:
+    if block.is_linear:
+        return _nkp(block, ranks, inputs, seed)
+    if block.is_relu and inputs is None and block.biases[0] is None:
+        return [_over_subspaces(_Spectrum.of(block.weights[0]), ranks[0], seed)]
+    return _on_rows(block, ranks, inputs, seed)
+
+
+def _over_subspaces(spectrum: _Spectrum, rank: int, seed: int) -> Factors:
+    places = spectrum.places / spectrum.places.norm()
+    k, norms = places.shape[1], places.norm(dim=1)
+    start = torch.eye(k, rank).to(places)
+    chance = torch.Generator().manual_seed(seed)
+    nudge = torch.randn(k, rank, generator=chance, dtype=torch.float64).to(places)
+    # Where an output has no share in the subspace the risk has a kink, and descent stands still.
+    free = (start + _NUDGE * nudge).requires_grad_()
+
+    def loss(frame: Tensor = free) -> Tensor:
+        inside = (places @ torch.linalg.qr(frame)[0]).norm(dim=1)
+        gains = norms * relu_correlation(inside / norms.clamp(min=1e-300))
+        lost: Tensor = (norms.square() - gains.square()).sum() / 2
+        return lost
+
+    if _go_down([free], loss, lambda: float(loss().detach())) < float(loss(start)):
+        start = torch.linalg.qr(free.detach())[0]
+    return spectrum.relu(start)
+
+
+def _on_rows(block: Block, ranks: Sequence[int], inputs: Tensor | None, seed: int) -> list[Factors]:
+    rows = _sample(block, seed) if inputs is None else inputs
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+    held, used = (rows[part.to(rows.device)] for part in order.tensor_split([len(order) // 4]))
+    held = held if len(held) else used
+    goal, held_goal = (block.outputs(part, block.weights) for part in (used, held))
+
+    def held_risk(weights: Sequence[Weight]) -> float:
+        return float(_distance(block.outputs(held, weights).detach(), held_goal))
+
+    start = min(_starts(block, ranks, used), key=held_risk)
+    parts = [(f.up.clone().requires_grad_(), f.down.clone().requires_grad_()) for f in start]
+    found = [Factors(*part) for part in parts]
+    scale = goal.square().sum(1).mean().clamp(min=1e-300)
+    _go_down(
+        [tensor for part in parts for tensor in part],
+        lambda: _distance(block.outputs(used, found), goal) / scale,
+        lambda: held_risk(found),
+    )
+    return [Factors(f.up.detach(), f.down.detach()).balanced() for f in found]
+
+
+def _starts(block: Block, ranks: Sequence[int], rows: Tensor) -> list[list[Factors]]:
+    pairs = list(zip(block.weights, ranks, strict=True))
+    by_outputs = [_Spectrum.of(weight, rows).linear(rank) for weight, rank in pairs]
+    closed = [_nkp(block, ranks, rows, 0)] if block.is_relu else []
+    return [_spectral(block, ranks, None, 0), by_outputs, *closed]
+
+
+def _go_down(
+    parameters: list[Tensor], loss: Callable[[], Tensor], measure: Callable[[], float]
+) -> float:
+    """Change parameters down a loss, to where the measure is lowest, and return it there."""
+    optimizer = torch.optim.LBFGS(
+        parameters, max_iter=_STEPS, history_size=_STEPS, line_search_fn="strong_wolfe"
+    )
+
+    def evaluate() -> float:
+        optimizer.zero_grad()
+        value = loss()
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+
+    best, kept = measure(), [parameter.detach().clone() for parameter in parameters]
+    for _ in range(_ROUNDS):
+        with torch.enable_grad():
+            optimizer.step(evaluate)  # type: ignore[no-untyped-call]
+        if not (value := measure()) < best:
+            break
+        enough = value > best * (1 - _GAIN)
+        best, kept = value, [parameter.detach().clone() for parameter in parameters]
+        if enough:
+            break
+    with torch.no_grad():
+        for parameter, weights in zip(parameters, kept, strict=True):
+            parameter.copy_(weights)
+    return best
+
+
+METHODS = {"spectral": _spectral, "nkp": _nkp, "lfai": _lfai}

@@ -1,0 +1,374 @@
+"""The result of an evaluation: tidy frames, figures, the report, and what is known beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+import recinject
+from recinject.data.cleaning import CleaningStep
+from recinject.evaluation.audit import Finding
+from recinject.evaluation.evaluate import Example
+from recinject.evaluation.lists import ListResult, SliceResult
+from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import Comparison
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.settings import bind
+from recinject.foundation.storage import read_json, write_json
+from recinject.registry import pick
+from recinject.reporting.headline import headline, ordered_tasks, ranked
+from recinject.reporting.wording import LANGUAGE_MODEL
+
+ROWS: Mapping[str, type[Any]] = {
+    "metrics": MetricResult,
+    "comparisons": Comparison,
+    "slices": SliceResult,
+    "lists": ListResult,
+    "audit": Finding,
+    "examples": Example,
+}
+"""The kinds of rows of a result, each a frame and a file ``NAME.json``."""
+_FACTS = "facts.json"
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """Where the log came from, what was done to it and how it was split.
+
+    Attributes:
+        source: where it came from, in words.
+        split: the name of the split rule.
+        train: number of training events; ``validation`` and ``test`` likewise.
+        cleaning: the steps in order; the first is the log as read.
+        tie_rate: share of tested users whose test event has the time of the event before it;
+            None when the log has no timestamps.
+        future_share: share of training events later than the average test event, or None.
+    """
+
+    source: str
+    split: str
+    train: int
+    validation: int
+    test: int
+    cleaning: Sequence[CleaningStep] = ()
+    tie_rate: float | None = None
+    future_share: float | None = None
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """How many samples a task has in one part of the split, and how long their prompts are.
+
+    Attributes:
+        templates: number of wordings that the samples use.
+        mean_prompt_tokens: None where nothing was tokenised, the two below likewise.
+        truncated: number of prompts that were cut to the model's length.
+    """
+
+    task: str
+    split: str
+    samples: int
+    templates: int
+    mean_prompt_tokens: float | None = None
+    max_prompt_tokens: int | None = None
+    truncated: int | None = None
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Which language model was evaluated and how much of it was trained.
+
+    Attributes:
+        name: its name on a hub, or in words what was built.
+        adaptation: such as ``full``, ``LoRA``, or ``not trained (zero-shot)``.
+        trainable: number of trained ``parameters``; 0 means zero-shot.
+        causal: whether it is a causal model, and no encoder-decoder.
+        rating_head: whether a head reads ratings from it.
+    """
+
+    name: str
+    adaptation: str
+    trainable: int
+    parameters: int
+    causal: bool = False
+    rating_head: bool = False
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """One line of the training log: a training loss, a validation loss, or both.
+
+    Attributes:
+        clip_scale_min: the smallest scale of a tensor's step since the line before; None where
+            steps are not scaled.
+        clip_scale_mean: the mean over tensors and steps.
+        clip_share: the share of scales below 1.
+    """
+
+    step: int
+    loss: float | None = None
+    eval_loss: float | None = None
+    clip_scale_min: float | None = None
+    clip_scale_mean: float | None = None
+    clip_share: float | None = None
+
+
+@dataclass(frozen=True)
+class ExpertUse:
+    """The weight of each expert for each task at the end of training.
+
+    Attributes:
+        tasks: the tasks' names.
+        shares: the experts' weights, shape (tasks, experts).
+        by_task: whether all samples of a task get the same weights.
+    """
+
+    tasks: Sequence[str]
+    shares: Sequence[Sequence[float]]
+    by_task: bool
+
+
+@dataclass(frozen=True)
+class CodeGroup:
+    """The items whose identifiers begin with one code.
+
+    Attributes:
+        code: the code, or the word.
+        items: the number of items of each second code, in descending order.
+        titles: one title of each of the largest of these.
+    """
+
+    code: str
+    items: Sequence[int]
+    titles: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a result beside its rows; the report leaves out what is missing.
+
+    Attributes:
+        name: the report's title.
+        command: the command line that repeats the run, such as ``recinject run quickstart``.
+        started: when the run began, in words; ``finished`` likewise.
+        version: the version of recinject.
+        durations: seconds by stage, in order.
+        data: the log and its split.
+        samples: number of samples by task and part.
+        model: the language model; None where baselines were evaluated alone.
+        training: the training log.
+        sampled_candidates: number of negatives beside the positive in a ranking query.
+        experts: the experts' weights, where the model has experts.
+        codes: the largest groups of items by first code, where identifiers are codes.
+    """
+
+    name: str = "Result"
+    command: str = ""
+    started: str = ""
+    finished: str = ""
+    version: str = recinject.__version__
+    seed: int | None = None
+    durations: Mapping[str, float] = field(default_factory=dict)
+    data: DataFacts | None = None
+    samples: Sequence[SampleRow] = ()
+    model: ModelFacts | None = None
+    training: Sequence[LossRow] = ()
+    sampled_candidates: int = 99
+    experts: ExpertUse | None = None
+    codes: Sequence[CodeGroup] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What recommenders scored on the same queries, how they compare, and what they answered.
+
+    Attributes:
+        rows: the rows of each kind in :data:`ROWS`, as dataclasses; the frames show the same.
+        predictions: a frame of one row a query, by task and recommender. ``item_ids`` are the
+            recommended items, best first; ``rating`` is predicted, ``label`` the true rating.
+        facts: what is known beside the rows.
+
+    Examples:
+        >>> row = {"task": "rating", "recommender": "item_mean", "metric": "rmse", "value": 0.98}
+        >>> row |= {"ci_low": 0.95, "ci_high": 1.01, "n": 600}
+        >>> result = Result.from_rows({"metrics": [row]}, facts={"name": "my shop", "seed": 1})
+        >>> result.metrics[["recommender", "metric", "value"]].values.tolist()
+        [['item_mean', 'rmse', 0.98]]
+        >>> result.headline[:50]
+        'Item mean reaches RMSE 0.980 [0.950, 1.010] on rat'
+    """
+
+    rows: Mapping[str, Sequence[Any]]
+    predictions: Mapping[tuple[str, str], pd.DataFrame]
+    facts: Facts
+
+    @classmethod
+    def from_rows(
+        cls,
+        rows: Mapping[str, Sequence[Any]],
+        predictions: Mapping[tuple[str, str], pd.DataFrame] | None = None,
+        facts: Facts | Mapping[str, Any] | None = None,
+    ) -> Result:
+        """Build a result from what the functions of ``recinject.evaluation`` return.
+
+        Args:
+            rows: rows by kind (see :data:`ROWS`), each a dataclass or a mapping of its fields; a
+                kind that is missing has no rows.
+            predictions: a frame of answers by (task, recommender).
+            facts: :class:`Facts`, or a mapping of some of its fields.
+
+        Raises:
+            RecinjectError: a kind of rows or a fact is unknown, or a fact has another form.
+        """
+        for name in rows:
+            pick(name, ROWS, "rows: unknown kind")
+        made = {
+            name: tuple(
+                kind(**row) if isinstance(row, Mapping) else row for row in rows.get(name, [])
+            )
+            for name, kind in ROWS.items()
+        }
+        if not isinstance(facts, Facts):
+            facts = bind(Facts, facts or {}, "facts")
+        return cls(made, {} if predictions is None else predictions, facts)
+
+    @property
+    def metrics(self) -> pd.DataFrame:
+        """One row a task, recommender and metric, with its 95 % interval over ``n`` users."""
+        return self._frame("metrics")
+
+    @property
+    def comparisons(self) -> pd.DataFrame:
+        """One row a paired comparison: ``recommender`` less ``reference`` on the same queries."""
+        return self._frame("comparisons")
+
+    @property
+    def slices(self) -> pd.DataFrame:
+        """The main metric of each task on slices of the queries."""
+        return self._frame("slices")
+
+    @property
+    def lists(self) -> pd.DataFrame:
+        """Measures of the retrieved lists beyond accuracy, such as coverage and novelty."""
+        return self._frame("lists")
+
+    @property
+    def audit(self) -> pd.DataFrame:
+        """One row a finding of the audit: ``check``, ``value``, ``verdict``, ``explanation``."""
+        return self._frame("audit")
+
+    @property
+    def examples(self) -> pd.DataFrame:
+        """Predictions in words, hits and failures."""
+        return self._frame("examples")
+
+    def _frame(self, name: str) -> pd.DataFrame:
+        columns = [each.name for each in fields(ROWS[name])]
+        return pd.DataFrame([asdict(row) for row in self.rows[name]], columns=columns)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a language model was evaluated."""
+        named = any(row.recommender == LANGUAGE_MODEL for row in self.rows["metrics"])
+        return named or self.facts.model is not None
+
+    @property
+    def sentences(self) -> list[str]:
+        """The sentences of the headline."""
+        model, subject = self.facts.model, None
+        if self.has_model:
+            untrained = model is not None and not model.trainable
+            subject = f"The {'untrained (zero-shot) ' if untrained else ''}language model"
+        return headline(self.rows["metrics"], self.rows["comparisons"], subject)
+
+    @property
+    def headline(self) -> str:
+        """Where the language model stands against the baselines, losses first."""
+        return " ".join(self.sentences)
+
+    def plot(self, task: str = "retrieval", metric: str | None = None) -> Figure:
+        """Draw a task's metrics with 95 % intervals, as the report does.
+
+        Args:
+            task: a task that was measured.
+            metric: one of its metrics; None draws each of them.
+
+        Returns:
+            The figure; a notebook shows it, and ``figure.savefig`` writes it.
+
+        Raises:
+            RecinjectError: the task or the metric was not measured.
+        """
+        from recinject.reporting.figures import metric_figure
+
+        rows = self.rows["metrics"]
+        pick(task, ordered_tasks(rows), "plot: not measured, the task")
+        measured = list(dict.fromkeys(row.metric for row in rows if row.task == task))
+        names = [pick(metric, measured, f"plot: not measured on {task},")] if metric else measured
+        panels = [found for name in names if (found := ranked(task, name, rows))]
+        return metric_figure(panels, min(2, len(panels)))
+
+    def report(self, folder: str | Path) -> Path:
+        """Write ``report.html``, ``report.md`` and ``figures/``; return the path of the HTML."""
+        from recinject.reporting.report import write_report
+
+        return write_report(self, Path(folder))
+
+    def save(self, folder: str | Path) -> None:
+        """Write a JSON file for each kind of rows, and for facts if any; and ``predictions/``."""
+        root = Path(folder)
+        (root / "predictions").mkdir(parents=True, exist_ok=True)
+        for name, rows in self.rows.items():
+            write_json(root / f"{name}.json", [asdict(row) for row in rows])
+        for (task, recommender), frame in self.predictions.items():
+            frame.to_parquet(root / "predictions" / f"{task}.{recommender}.parquet", index=False)
+        if self.facts != Facts():
+            write_json(root / _FACTS, asdict(self.facts))
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Result:
+        """Read what :meth:`save` wrote; predictions are read when they are asked for.
+
+        Args:
+            folder: the folder; the ``evaluation`` of a run is one, without ``facts.json``.
+
+        Raises:
+            RecinjectError: there is no result in the folder.
+        """
+        root = Path(folder)
+        missing = [name for name in ROWS if not (root / f"{name}.json").is_file()]
+        if missing:
+            raise RecinjectError(
+                f"{folder}: no result, {missing[0]}.json is missing",
+                hint="name the folder evaluation of a finished run, or one that Result.save wrote",
+            )
+        rows = {name: read_json(root / f"{name}.json") for name in ROWS}
+        facts = read_json(root / _FACTS) if (root / _FACTS).is_file() else None
+        return cls.from_rows(rows, _StoredPredictions(root / "predictions"), facts)
+
+    def _repr_html_(self) -> str:
+        table = self.metrics.to_html(index=False, float_format="{:.4f}".format)
+        return f"<p>{escape(self.headline)}</p>\n{table}"
+
+
+class _StoredPredictions(Mapping[tuple[str, str], pd.DataFrame]):
+    """The predictions in a folder, each read when it is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        named = [(path.stem.partition("."), path) for path in sorted(folder.glob("*.parquet"))]
+        self._files = {(task, recommender): path for (task, _, recommender), path in named}
+
+    def __getitem__(self, key: tuple[str, str]) -> pd.DataFrame:
+        return pd.read_parquet(self._files[key])
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
