@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
-from recinject.pipeline.build import build
 from torch import nn
 from transformers import Adafactor
 
@@ -38,6 +37,7 @@ from recinject.methods.experts.experts import ExpertsModel, add_experts
 from recinject.models.adapters import adaptation_of, add_lora, answering
 from recinject.models.building import count_parameters, wrap_tokenizer
 from recinject.pipeline.model import base_model
+from recinject.pipeline.prepare import build
 from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
 from recinject.samples.mixture import token_columns
@@ -61,7 +61,7 @@ class Bench:
     def __init__(self, run: Run, quick: bool) -> None:
         told = run.recipe.tasks()
         self.tasks = [task.name for task in told]
-        self.tokenizer = run.factory.tokenizer
+        self.tokenizer = run.samples.factory.tokenizer
         self.steps, self.first, self.every = (12, 30, 4) if quick else (400, 1200, 20)
         self.rates = [3e-3, 1e-2] if quick else [1e-3, 3e-3, 1e-2]
         self.batch, self.folder = (16 if quick else 32), run.folder("samples")
@@ -218,7 +218,7 @@ def prepare(told: argparse.Namespace, folder: str) -> Run:
         shop = "{users: 300, items: 60, events_per_user: 10}"
         overrides = [f"runs={folder}", f"data.simulator={shop}", "model.vocab_size=1500"]
         overrides += [f"samples.tasks.ranking.{n}=9" for n in ("negatives", "train_negatives")]
-    run = Run(load_recipe("quickstart" if told.quick else "ml_100k", overrides), "")
+    run = Run(load_recipe("quickstart" if told.quick else "ml_100k", overrides))
     build(run)
     return run
 

@@ -42,7 +42,7 @@ def train_and_ask(told: argparse.Namespace, runs: str, kind: str, seed: int) -> 
         *(f"identifiers.quantiser={kind}", "evaluation.baselines=[]"),
         *(f"training.max_steps={told.steps}", "training.eval_strategy=no"),
     ]
-    run = Run(load_recipe("tiger_cpu", overrides), "")
+    run = Run(load_recipe("tiger_cpu", overrides))
     evaluate(run)
     return run.folder("evaluation") / "predictions" / "retrieval.language_model.parquet"
 

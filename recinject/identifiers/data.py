@@ -39,6 +39,7 @@ class Data:
         identifiers: the text that names each item.
         source: where the log came from, in words.
         cleaning: what cleaning left after each step; empty where it was loaded.
+        rule: the rule that split the log; empty where it was loaded.
     """
 
     split: Split
@@ -46,6 +47,7 @@ class Data:
     identifiers: Identifiers
     source: str = ""
     cleaning: Sequence[CleaningStep] = ()
+    rule: str = ""
 
     def save(self, folder: str | Path) -> None:
         """Write the data into ``folder/data`` and ``folder/identifiers``, as a run has them."""

@@ -18,7 +18,7 @@ def report(run: Run) -> None:
         return
     settings = {**run.recipe.report.model_dump(), "command": run.command}
     stage = run.stage("report", settings, run.fingerprints("evaluation"))
-    stage.run(lambda folder: _report(run, folder))
+    stage.run_here(lambda folder: _report(run, folder))
     say(f"\n{result_of(run).headline}\n")
     say(f"Report: {stage.folder / 'report.html'}")
 

@@ -21,7 +21,7 @@ from recinject.identifiers.data import Data
 from recinject.registry import find
 
 Rows = TypeVar("Rows", "Queries", "Prediction")
-_OF_ALL_ROWS = ("task", "kind", "recommender", "values")
+_OF_ALL_ROWS = ("task", "answer", "recommender", "values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,7 @@ class Queries:
         candidates: the items to rank, shape (n, c); None but for ranking.
         labels: the true ratings, shape (n,); None but for rating.
         history_ratings: the ratings of each history; None where the log has none.
-        kind: how the task is answered: ``retrieval`` out of the whole catalogue, ``ranking`` of
-            candidates, or ``rating``; the task's own name if not given.
+        answer: how the task is answered, where that is not its own name; see :attr:`kind`.
     """
 
     task: str
@@ -52,10 +51,12 @@ class Queries:
     candidates: Integers | None = None
     labels: Floats | None = None
     history_ratings: Sequence[Floats] | None = None
-    kind: str = ""
+    answer: str = ""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", self.kind or self.task)
+    @property
+    def kind(self) -> str:
+        """The way to answer: ``retrieval``, ``ranking`` of a slate of candidates, or ``rating``."""
+        return self.answer or self.task
 
     @classmethod
     def of_ratings(cls, view: View, longest: int | None = None) -> Queries:
@@ -258,7 +259,7 @@ class Recommender(ABC):
     def _queries_about(self, histories: Sequence[Integers], users: Integers) -> Queries:
         return Queries(
             task=self._retrieval_task,
-            kind="retrieval",
+            answer="retrieval",
             sample_ids=[str(row) for row in range(len(histories))],
             prompts=self._prompts_about(histories),
             users=users,

@@ -155,7 +155,7 @@ class Sweep:
     def _labelled(self) -> pd.DataFrame:
         """The pooled figures that are shown, each with a ``label``, the language model's first."""
         rows = self.pooled[~self.pooled["recommender"].str.endswith(_NOT_SHOWN)]
-        own = rows["recommender"].str.startswith(LANGUAGE_MODEL)
+        own = rows["recommender"].str.startswith(wording.LANGUAGE_MODEL)
         keys = self._beside(self._axis) if self._axis else ["arm"]
         labels = [self._label(row, keys) for row in rows.to_dict("records")]
         frame = rows.assign(label=labels, own=own)[np.isfinite(rows["value"])]
@@ -164,7 +164,7 @@ class Sweep:
 
     def _label(self, row: Mapping[Any, Any], keys: Sequence[str]) -> str:
         """Name a recommender by its arm, or by its name and those of these keys that vary."""
-        if row["recommender"] == LANGUAGE_MODEL and keys == ["arm"]:
+        if row["recommender"] == wording.LANGUAGE_MODEL and keys == ["arm"]:
             return str(row["arm"])
         same = self.pooled[self.pooled["recommender"] == row["recommender"]]
         words = [str(row[key]) for key in keys if len(set(same[key])) > 1]

@@ -44,12 +44,12 @@ def test_a_causal_model_runs_by_the_same_recipe(recinject, tiny_recipe, tmp_path
     assert f"{kind.upper()} built here" in (folder / "report" / "report.md").read_text("utf-8")
     samples = RunManifest.read(folder / "samples")
     assert samples.settings["dialect"] == {"causal": True, "ends": None}
-    run = Run(load_recipe(str(tiny_recipe), words), "")
+    run = Run(load_recipe(str(tiny_recipe), words))
     rows = token_columns(folder / "samples", "retrieval", "train")
     texts = read_samples(folder / "samples", "retrieval", "train").to_pylist()
-    assert run.factory.wordings["retrieval"].encoder.dialect.causal
+    assert run.samples.factory.wordings["retrieval"].encoder.dialect.causal
     for row, text in zip(rows, texts, strict=True):
-        whole = run.factory.tokenizer.encode(f"{text['prompt']} {text['completion']}").ids
+        whole = run.samples.factory.tokenizer.encode(f"{text['prompt']} {text['completion']}").ids
         assert [*row["input_ids"], *row["labels"]] == whole and len(whole) == row["length"]
     ended = recinject("run", tiny_recipe, *words)
     assert ended.output.count("nothing to do") == 6
@@ -74,9 +74,9 @@ def test_a_causal_model_finds_what_it_was_trained_on(recinject, tiny_recipe, tmp
     ]
     ended = recinject("train", tiny_recipe, *words)
     assert ended.code == 0, ended.output
-    run = Run(load_recipe(str(tiny_recipe), words), "")
+    run = Run(load_recipe(str(tiny_recipe), words))
     rows = read_samples(run.folder("samples"), "retrieval", "train").to_pylist()
-    items = {item: number for number, item in enumerate(run.split[1].item_ids)}
+    items = {item: number for number, item in enumerate(run.data.catalog.item_ids)}
     queries = Queries(
         task="retrieval",
         sample_ids=[row["sample_id"] for row in rows],
@@ -85,8 +85,8 @@ def test_a_causal_model_finds_what_it_was_trained_on(recinject, tiny_recipe, tmp
         histories=[np.empty(0, np.int32)] * len(rows),
         targets=np.array([items[row["target_item_id"]] for row in rows], np.int32),
     )
-    model, tokenizer = load_trained(run.folder("training"))
-    names = run.factory.wordings["retrieval"].phrases["target"]
+    model, tokenizer = load_trained(run.folder("model"))
+    names = run.samples.factory.wordings["retrieval"].phrases["target"]
     found = LanguageModel(model, tokenizer, names, beams=5).predict(queries, 1)
     np.testing.assert_array_equal(found.items[:, 0], queries.targets)
     assert (np.exp(found.scores[:, 0]) > 0.7).all()
@@ -180,7 +180,7 @@ def test_a_head_runs_by_the_same_recipe(recinject, tiny_recipe, tmp_path, head, 
     assert {row["recommender"] for row in rows} == asked
     assert {row["task"] for row in rows} == {"rating"}
     assert f"{head} head" in (folder / "report" / "report.md").read_text("utf-8")
-    log = (folder / "logs" / "train.jsonl").read_text("utf-8")
+    log = (folder / "training" / "log.jsonl").read_text("utf-8")
     assert "loss/rating" in log and "eval_loss" in log
 
 

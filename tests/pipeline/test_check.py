@@ -87,7 +87,7 @@ def test_what_can_be_met_passes(load, tmp_path):
 
 
 def test_a_task_without_samples_is_said(load):
-    run = Run(load("samples.tasks.masked_item_modelling={shortest: 90, longest: 99}"), "")
+    run = Run(load("samples.tasks.masked_item_modelling={shortest: 90, longest: 99}"))
     lines = list(check_run(run))
     assert "masked_item_modelling (train): no sample" in lines
     assert "retrieval (train): " in " ".join(lines)
@@ -96,7 +96,7 @@ def test_a_task_without_samples_is_said(load):
 def test_the_log_is_explained(load, tmp_path):
     rows = "".join(f"u{n % 6},i{n * 7 % 29},{n % 5},{n}\n" for n in range(60))
     (tmp_path / "log.csv").write_text("user,item,rating,time\n" + rows + "u0,i0,0,0\n")
-    lines = list(check_run(Run(load(f"data.path={tmp_path / 'log.csv'}"), "")))
+    lines = list(check_run(Run(load(f"data.path={tmp_path / 'log.csv'}"))))
     read = "log, as read: 6 users, 29 items, 61 events (table log.csv (user_id from 'user'"
     assert any(line.startswith(read) for line in lines)
     assert "log, duplicates: 6 users, 29 items, 60 events (1 repeated events dropped)" in lines

@@ -42,7 +42,7 @@ def train(recinject, words, tmp_path):
 
 
 def log_of(folder):
-    lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+    lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 
@@ -113,7 +113,7 @@ def wait_for(condition, process):
 
 
 def at_step(folder, step):
-    path = folder / "logs" / "train.jsonl"
+    path = folder / "training" / "log.jsonl"
     return lambda: path.is_file() and f'{{"step": {step},' in path.read_text("utf-8")
 
 

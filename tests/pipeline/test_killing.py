@@ -82,7 +82,7 @@ def check_kills(start, tmp_path, kills, assert_same_weights):
         torn += sum(not (path / MARKER).is_file() for path in saved)
         if process.exitcode == 0:  # it came to its end, and is as it should be: once more
             assert_same_weights(tmp_path / "whole" / "tiny", folder)
-            for left in ("model", "checkpoints", "logs"):
+            for left in ("model", "training"):
                 shutil.rmtree(folder / left)
     assert finish(start("cut")) == 0, (tmp_path / "cut.txt").read_text()
     assert_same_weights(tmp_path / "whole" / "tiny", folder)
@@ -129,7 +129,7 @@ def test_a_full_disk_is_a_clear_error_that_leaves_the_last_good_checkpoint(
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(start, tmp_path, copy_built):
     copy_built("barred")
-    Path(tmp_path / "barred" / "tiny" / "checkpoints").write_text("in the way")
+    Path(tmp_path / "barred" / "tiny" / "training" / "checkpoints").write_text("in the way")
     assert finish(start("barred")) == 2
     said = (tmp_path / "barred.txt").read_text("utf-8")
     assert "cannot be written" in said and "Traceback" not in said

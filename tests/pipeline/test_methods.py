@@ -42,7 +42,7 @@ def start(recinject, tiny_recipe, copy_built):
 
 
 def entries(folder, name="loss"):
-    lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+    lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
     return [entry for entry in map(json.loads, lines) if name in entry]
 
 
@@ -130,7 +130,7 @@ def test_an_adapter_that_took_a_part_of_the_base_fits_the_base_as_it_was(start, 
     [
         (["experts={k: 5}"], "experts.k: 5\n  fix: set it to 1 up to number, 4"),
         (["experts={gamma: 0}"], "experts.gamma: Input should be greater than 0"),
-        (["experts={rnk: 2}"], "experts: unknown key 'rnk'\n  fix: did you mean 'rank'"),
+        (["experts={rnk: 2}"], "experts.rnk: unknown key\n  fix: did you mean 'rank'"),
         (["experts={rank: x}"], "experts.rank: Input should be a valid integer"),
         (["experts={gate: dselect}"], "experts.gate: unknown gate 'dselect'\n  fix: did you mean"),
         (["experts={target_modules: [qq]}"], "the model has no linear layer 'qq'"),
@@ -154,7 +154,7 @@ def test_an_adapter_that_took_a_part_of_the_base_fits_the_base_as_it_was(start, 
 def test_bad_settings_are_refused_before_training(recinject, tiny_recipe, tmp_path, settings, said):
     ended = recinject("train", tiny_recipe, f"runs={tmp_path}", *settings)
     assert ended.code == 2 and said in ended.output, ended.output
-    assert not (tmp_path / "tiny" / "checkpoints").exists()
+    assert not (tmp_path / "tiny" / "training" / "checkpoints").exists()
 
 
 def test_off_nothing_of_it_is_there(start):

@@ -9,7 +9,7 @@ from recinject.pipeline.run import Run
 
 @pytest.fixture
 def run(tiny_recipe, tmp_path):
-    return Run(load_recipe(str(tiny_recipe), [f"runs={tmp_path}"]), "recinject preview tiny")
+    return Run(load_recipe(str(tiny_recipe), [f"runs={tmp_path}"]))
 
 
 def test_a_preview_shows_the_very_samples_that_are_built(run, finished):

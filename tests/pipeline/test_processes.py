@@ -87,7 +87,7 @@ def weights(folder):
 
 
 def entries(folder):
-    lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+    lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
     return [json.loads(line) for line in lines]
 
 

@@ -65,7 +65,7 @@ def test_a_history_is_answered_as_the_evaluation_answered_it(ask, answered, tmp_
     for row, given, (_, items, scores) in zip(found, rows, answered, strict=True):
         assert {key: row[key] for key in given} == given
         assert [item["item_id"] for item in row["recommended"]] == items
-        own = [item["log_probability"] for item in row["recommended"]]
+        own = [item["score"] for item in row["recommended"]]
         assert own == pytest.approx(scores, abs=1e-4)
         assert not set(items) & set(given["liked"])
 
@@ -142,7 +142,7 @@ def test_a_title_of_several_items_is_refused_with_their_ids(refused, copied):
 def test_nothing_liked_or_too_much_asked_is_refused(refused, tmp_path):
     assert "neither of --liked and --input" in refused()[0]
     assert "both of --liked and --input" in refused("--liked", "x", "--input", "-")[0]
-    assert re.search(r"-k 999: the catalogue has \d+ items", refused("-k", 999, "--liked", "x")[0])
+    assert re.search(r"k=999: the catalogue has \d+ items", refused("-k", 999, "--liked", "x")[0])
     assert "cannot be read" in refused("--input", tmp_path / "none.jsonl")[0]
 
 

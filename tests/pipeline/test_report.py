@@ -29,14 +29,14 @@ def test_the_models_card_speaks_of_its_results(finished):
 
 def test_what_the_report_shows_is_gathered_from_the_stages(finished, tiny_recipe):
     overrides = [f"runs={finished.folder.parent}", "report.examples=4"]
-    result = result_of(Run(load_recipe(str(tiny_recipe), overrides), "recinject run tiny"))
+    result = result_of(Run(load_recipe(str(tiny_recipe), overrides)))
     evaluation, facts = finished.folder / "evaluation", result.facts
     stored = json.loads((evaluation / "examples.json").read_text("utf-8"))
     tasks = ["retrieval", "ranking", "rating"]
     # Four in all, dealt evenly: the first task has the one that is left over.
     assert list(result.examples["task"]) == ["retrieval", *tasks]
     assert len(stored) == 150 and {row["task"] for row in stored} == set(tasks)
-    assert facts.durations.keys() == {"data", "identifiers", "samples", "training", "evaluation"}
+    assert facts.durations.keys() == {"data", "identifiers", "samples", "model", "evaluation"}
     assert facts.sampled_candidates == 9 and facts.seed == 1
     assert facts.training and facts.model.adaptation == "full"
     trained = {row.task for row in facts.samples if row.mean_prompt_tokens is not None}

@@ -14,7 +14,7 @@ from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run, Stage, is_first_process
 from recinject.samples.tokenizer import train_tokenizer
 
-STAGES = ["data", "identifiers", "samples", "training", "evaluation", "report"]
+STAGES = ["data", "identifiers", "samples", "model", "evaluation", "report"]
 
 
 def times(folder):
@@ -27,7 +27,7 @@ def test_a_run_makes_every_stage_and_leaves_nothing_half_written(finished):
     ]
     assert {path.name for path in finished.folder.iterdir()} == {
         *("data", "identifiers", "samples", "model", "evaluation", "report"),
-        *("checkpoints", "logs"),
+        *("training", "recipe.yaml"),
     }
     assert not list(finished.folder.rglob("*partial*"))
     assert "The language model " in finished.output
@@ -46,7 +46,7 @@ def test_the_same_command_again_does_nothing_and_says_so(finished, recinject, ti
 @pytest.mark.parametrize(
     ("verb", "override", "made"),
     [
-        ("report", "training.learning_rate=1e-3", ["training", "evaluation", "report"]),
+        ("report", "training.learning_rate=1e-3", ["model", "evaluation", "report"]),
         ("report", "evaluation.cutoffs=[1, 10]", ["evaluation", "report"]),
         ("report", "report.examples=4", ["report"]),
         ("build", "samples.max_prompt_tokens=100", ["samples"]),
@@ -61,7 +61,7 @@ def test_a_changed_setting_makes_only_what_depends_on_it_again(again, copied, ve
     before = times(copied)
     assert again(verb, override) == made
     for stage in set(STAGES) - set(made):
-        kept = str(copied / ("model" if stage == "training" else stage)) + os.sep
+        kept = str(copied / stage) + os.sep
         unchanged = {path for path in before if path.startswith(kept) and "README" not in path}
         assert unchanged and all(times(copied)[path] == before[path] for path in unchanged)
     assert again(verb, override) == []
@@ -119,7 +119,7 @@ def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
 
 
 def test_a_stage_that_is_not_there_is_refused_with_the_command_that_makes_it(tiny_recipe, tmp_path):
-    run = Run(load_recipe(str(tiny_recipe), [f"runs={tmp_path}"]), "recinject run tiny")
+    run = Run(load_recipe(str(tiny_recipe), [f"runs={tmp_path}"]))
     with pytest.raises(RecinjectError, match="the stage data has not been finished"):
         run.fingerprints("data")
 
@@ -139,7 +139,7 @@ def test_a_local_models_files_are_inputs(recinject, tiny_recipe, tmp_path):
         assert ended.code == 0, ended.output
         return re.findall(r"^(\w+): (?:starting|again)", ended.output, re.MULTILINE)
 
-    assert stages(0, tokenizer) == ["data", "identifiers", "samples", "training"]
+    assert stages(0, tokenizer) == ["data", "identifiers", "samples", "model"]
     assert stages(0, tokenizer) == []
-    assert stages(1, tokenizer) == ["training"]
-    assert stages(1, train_tokenizer(["other words"], 500)) == ["samples", "training"]
+    assert stages(1, tokenizer) == ["model"]
+    assert stages(1, train_tokenizer(["other words"], 500)) == ["samples", "model"]

@@ -127,11 +127,10 @@ CHANGES = {
 # Where these make whole runs, they are shown to do so; the last two change place and pace alone.
 ELSEWHERE = {
     "evaluation.cold_share": "tests/pipeline/test_tiger.py",
-    "ablation.add": "tests/pipeline/test_ablation.py",
-    "ablation.seeds": "tests/pipeline/test_ablation.py",
-    "ablation.longer": "tests/pipeline/test_ablation.py",
-    "study.shares": "tests/pipeline/test_study.py",
-    "study.heads": "tests/pipeline/test_study.py",
+    "sweep.arms": "tests/pipeline/test_sweep.py",
+    "sweep.vary": "tests/pipeline/test_sweep.py",
+    "sweep.seeds": "tests/pipeline/test_sweep.py",
+    "sweep.reference": "tests/pipeline/test_sweep.py",
     "name": "tests/pipeline/test_recipe.py",
     "runs": "tests/conftest.py",
     "samples.workers": "tests/samples/test_store.py",
@@ -265,7 +264,7 @@ class Outcome:
         given = ("training.max_steps=2", "training.logging_steps=1", *given)
         folder = self.made("train", self.copies["train"](name), given)
         model = written(folder / "model", "*.safetensors", "config.json", "experts.json")
-        lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+        lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
         timed = ("runtime", "per_second")
         return model, [
             {name: value for name, value in json.loads(line).items() if not name.endswith(timed)}

@@ -3,7 +3,6 @@
 import pandas as pd
 import pytest
 import torch
-from recinject.pipeline.build import build
 
 from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.table import user_tokens
@@ -11,6 +10,7 @@ from recinject.models.building import build_model
 from recinject.models.storing import load_trained
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.model import base_model
+from recinject.pipeline.prepare import build
 from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.recommend import open_run, recommend
 from recinject.pipeline.run import Run
@@ -35,7 +35,7 @@ def test_cold_items_reach_the_lists_of_a_model_that_read_codes_alone(tmp_path):
             *("evaluation.resamples=100", "training.use_cpu=true"),
         ],
     )
-    run = Run(recipe, "")
+    run = Run(recipe)
     evaluate(run)
     samples = read_samples(run.folder("samples"), "retrieval", "test").to_pandas()
     assert samples["prompt"].str.fullmatch(r"(<a_\d><b_\d><c_\d+> ?)+").all()
@@ -43,7 +43,7 @@ def test_cold_items_reach_the_lists_of_a_model_that_read_codes_alone(tmp_path):
     items = samples["prompt"].str.split().map(len)
     lengths = [len(tokenizer.encode(text).ids) for text in samples["prompt"]]
     assert lengths == (3 * items + 1).tolist() and tokenizer.get_vocab_size() < 300
-    folder, (split, catalog) = run.folder("evaluation"), run.split
+    folder, split, catalog = run.folder("evaluation"), run.data.split, run.data.catalog
     known = {catalog.item_ids[item] for item in split.train.items}
     for share in SHARES:
         lists = pd.read_parquet(
@@ -72,7 +72,7 @@ def test_users_share_tokens_in_prompts_and_a_stranger_has_one_too(tmp_path):
             "lora={r: 2, target_modules: [q, v]}",
         ],
     )
-    run = Run(recipe, "")
+    run = Run(recipe)
     train(run)
     samples = read_samples(run.folder("samples"), "retrieval", "train").to_pandas()
     assert samples["prompt"].str.fullmatch(r"<user_\d> (<a_\d><b_\d><c_\d+> ?)+").all()
@@ -82,10 +82,10 @@ def test_users_share_tokens_in_prompts_and_a_stranger_has_one_too(tmp_path):
     known = [tokenizer.token_to_id(token) for token in user_tokens(7)]
     assert None not in known and len(tokenizer.encode("<user_3> <a_1>").ids) == 3
     before = base_model(recipe, tokenizer).get_input_embeddings().weight
-    after = load_trained(run.folder("training"))[0].get_input_embeddings().weight
+    after = load_trained(run.folder("model"))[0].get_input_embeddings().weight
     changed = (before != after).any(1)
     assert changed[known].any(), "LoRA trains the rows of the users' tokens too"
-    titles = run.split[1].titles
+    titles = run.data.catalog.titles
     assert len(recommend(open_run(str(run.recipe.folder)), [[titles[0]], [titles[1]]], 3)[1]) == 3
 
 
@@ -93,7 +93,7 @@ def test_users_share_tokens_in_prompts_and_a_stranger_has_one_too(tmp_path):
 def test_a_users_slot_needs_tokens_and_these_a_slot(alone, tmp_path):
     recipe = load_recipe("tiger_cpu", [f"runs={tmp_path}", "data.path=null", alone])
     with pytest.raises(RecinjectError, match="user") as refused:
-        build(Run(recipe, ""))
+        build(Run(recipe))
     assert "{{ user }}" in str(refused.value) + str(refused.value.hint)
 
 
@@ -127,14 +127,14 @@ def test_lora_on_a_named_t5_trains_the_new_tokens_of_codes_beside_titles(tiny_re
             *("evaluation.reworded=false", "evaluation.shuffled=false"),
         ],
     )
-    run = Run(recipe, "")
+    run = Run(recipe)
     evaluate(run)
     sample = read_samples(run.folder("samples"), "retrieval", "train").to_pylist()[0]
-    assert any(title in sample["prompt"] for title in run.split[1].titles)
-    assert sample["completion"] in run.identifiers.texts
-    rows = [run.factory.tokenizer.token_to_id(token) for token in run.identifiers.tokens]
-    before = base_model(recipe, run.factory.tokenizer)
-    after = load_trained(run.folder("training"))[0]
+    assert any(title in sample["prompt"] for title in run.data.catalog.titles)
+    assert sample["completion"] in run.data.identifiers.texts
+    rows = [run.samples.tokenizer.token_to_id(token) for token in run.data.identifiers.tokens]
+    before = base_model(recipe, run.samples.tokenizer)
+    after = load_trained(run.folder("model"))[0]
     first, last = (m.get_input_embeddings().weight.detach().clone() for m in (before, after))
     assert not torch.allclose(first[rows], last[rows], atol=1e-3)
     old = tokenizer.get_vocab_size()

@@ -30,7 +30,7 @@ def test_the_model_loads_with_plain_transformers(finished):
 def test_training_left_a_log_and_whole_checkpoints_only(finished):
     checkpoints = list(finished.folder.glob("checkpoints/*/checkpoint-*"))
     assert checkpoints and all((path / "complete.json").is_file() for path in checkpoints)
-    lines = (finished.folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+    lines = (finished.folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
     assert any('"loss"' in line for line in lines) and any('"eval_loss"' in line for line in lines)
 
 
@@ -52,7 +52,7 @@ def test_a_mixture_trains_on_its_tasks_alone(again, copied):
 
 def logged(folder, first=0, last=8):
     """The tasks whose loss was logged at some of the steps."""
-    lines = (folder / "logs" / "train.jsonl").read_text("utf-8").splitlines()
+    lines = (folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
     entries = [entry for entry in map(json.loads, lines) if first <= entry["step"] <= last]
     return {name[5:] for entry in entries for name in entry if name.startswith("loss/")}
 
@@ -72,7 +72,7 @@ def test_a_phase_without_samples_is_refused(start):
 
 def test_another_setting_does_not_resume_from_the_checkpoints_of_the_first(again, copied):
     again("train", "training.learning_rate=1e-3")
-    assert len(list(copied.glob("checkpoints/*"))) == 2
+    assert len(list(copied.glob("training/checkpoints/*"))) == 2
 
 
 def test_training_null_trains_nothing(start, tmp_path):
@@ -103,10 +103,11 @@ def launch(recipe, runs, *words):
     assert ended.returncode == 0, ended.stderr
     folder = runs / "tiny"
     assert {path.name for path in folder.iterdir()} == {
-        *("data", "identifiers", "samples", "model", "checkpoints", "logs"),
+        *("data", "identifiers", "samples", "model", "training"),
+        "recipe.yaml",
     }
     assert not list(folder.rglob("*partial*")) and load(folder / "model")
-    assert ended.stderr.count("training: starting") == 1
+    assert ended.stderr.count("model: starting") == 1
     assert ended.stderr.count("parameters train on") == 1
     return folder
 
@@ -122,7 +123,7 @@ def test_accelerate_launches_the_same_command(tiny_recipe, tmp_path, finished):
 def test_two_processes_train_one_model_together(tiny_recipe, tmp_path):
     # With --cpu, accelerate would start one process whatever the number.
     folder = launch(tiny_recipe, tmp_path, "--multi_gpu", "--num_processes", "2")
-    checkpoint = next(folder.glob("checkpoints/*/checkpoint-8"))
+    checkpoint = next(folder.glob("training/checkpoints/*/checkpoint-8"))
     assert {path.name for path in checkpoint.glob("rng_state*")} == {
         "rng_state_0.pth",
         "rng_state_1.pth",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from tokenizers import Tokenizer
 
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Split
+from recinject.identifiers.data import Data
 from recinject.identifiers.table import name_items
-from recinject.samples.build import SampleFactory, build_samples, make_factory
+from recinject.samples.build import SampleFactory, SampleSettings, make_factory
+from recinject.samples.samples import build_samples
 from recinject.samples.store import Forms
 from recinject.samples.tokenizer import load_tokenizer
 from recinject.tasks.shipped import TASKS, Ranking
@@ -39,19 +42,13 @@ def make(tasks: list[Task]) -> Callable[..., SampleFactory]:
             {"item_id": [f"i{n}" for n in range(30)], "title": titles or _titles()}
         )
         catalog = Catalog(frame.assign(brand=["Acme", None, "Owl & Co"] * 10))
-        names = name_items(kind, catalog, 1)
-        settings = {
-            "tasks": tasks,
-            "identifiers": names.texts,
-            "new_tokens": names.tokens,
-            "prompts": None,
-            "phrases": {},
-            "tokenizer": None,
-            "vocab_size": 500,
-            "limits": (512, 128),
-            "seed": 1,
-        }
-        return make_factory(split=split, catalog=catalog, **settings | changes)
+        data = Data(split, catalog, name_items(kind, catalog, 1))
+        prompt, completion = changes.pop("limits", (512, 128))
+        limits = {"max_prompt_tokens": prompt, "max_completion_tokens": completion}
+        names = {each.name for each in fields(SampleSettings)} & changes.keys()
+        own = {"vocab_size": 500} | {name: changes.pop(name) for name in names}
+        settings = SampleSettings(**limits, **own)
+        return make_factory(data, changes.pop("tasks", tasks), settings, **changes)
 
     return factory
 
@@ -77,7 +74,8 @@ def built(
     """A folder with every sample of every task, what made it, and its rows."""
     folder = tmp_path_factory.mktemp("samples")
     factory = make(small_split, kind="number_title")
-    return factory, folder, build_samples(factory, folder, Forms(jsonl=True), workers=1)
+    samples = build_samples(factory, folder, Forms(jsonl=True), workers=1)
+    return factory, folder, list(samples.rows)
 
 
 @pytest.fixture

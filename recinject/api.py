@@ -1,0 +1,414 @@
+"""The public functions: from a log to a model, a result and recommendations.
+
+A recipe's stages do the same by the same functions; here every argument is a keyword.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from pydantic import ValidationError
+from tokenizers import Tokenizer
+
+from recinject.data.schema import Log
+from recinject.data.splitting import Part, time_facts
+from recinject.evaluation.evaluate import Evaluation, EvaluationSettings, fit_recommenders
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.settings import bind, explain, fields_of
+from recinject.foundation.storage import shipped_folder
+from recinject.identifiers.data import Data, split_log
+from recinject.identifiers.table import name_items
+from recinject.models.building import embed_all_tokens, load_model
+from recinject.pipeline.evaluate import model_of
+from recinject.pipeline.facts import result_of, sample_rows
+from recinject.pipeline.prepare import dialect_of, given_tokenizer
+from recinject.pipeline.recipe import Recipe, load_recipe
+from recinject.pipeline.report import report
+from recinject.pipeline.run import Run
+from recinject.pipeline.sections import ModelSection
+from recinject.pipeline.train import fine_tune as train_model
+from recinject.recommenders.language_model import LanguageModel
+from recinject.recommenders.protocol import Recommender, make_recommender
+from recinject.reporting.result import DataFacts, Result
+from recinject.samples.build import SampleSettings, make_factory
+from recinject.samples.samples import Samples
+from recinject.samples.samples import build_samples as write_all
+from recinject.samples.store import Forms
+from recinject.tasks.shipped import TASKS, task_type
+
+Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
+"""A recommender by name, by name with its settings, or as it is."""
+_SHIPPED_PROMPTS = ("zero_shot", "tiger", "tiger_users")
+
+
+def prepare(
+    log: Log,
+    *,
+    split: str | Mapping[str, Any] = "leave_one_out",
+    k_core: int = 5,
+    ties: str = "log_order",
+    identifiers: str | Mapping[str, Any] = "number",
+    seed: int = 1,
+) -> Data:
+    """Clean a log, split it, and name its items.
+
+    Args:
+        log: see :func:`recinject.read_log` and :meth:`recinject.Log.from_frame`.
+        split: a rule of the registry; or a mapping with ``rule`` and any of ``test_share``,
+            ``validation`` and ``train_share``, see
+            :func:`~recinject.identifiers.data.split_log`.
+        k_core: users and items with fewer events than this are dropped, again and again.
+        ties: ``hash`` orders events of one user and one time by a seeded hash of user and item;
+            ``log_order`` leaves them in the order of the log's rows.
+        identifiers: a kind of the registry; or a mapping with ``kind`` and its settings.
+        seed: of whatever is random.
+
+    Raises:
+        RecinjectError: a name or a setting is unknown, or nothing is left to train or test on.
+
+    Examples:
+        >>> data = prepare(_example_log(), k_core=2)
+        >>> data.to_pandas()["part"].value_counts().to_dict()
+        {'train': 36, 'validation': 11, 'test': 11}
+    """
+    rule = {"rule": split} if isinstance(split, str) else dict(split)
+    name = rule.pop("rule", "leave_one_out")
+    given = {"split": name, "k_core": k_core, "ties": ties, "seed": seed}
+    parts, catalog, steps = bind(split_log, rule, "split", log=log, **given)
+    naming = {"kind": identifiers} if isinstance(identifiers, str) else dict(identifiers)
+    named = name_items(naming.pop("kind", "number"), catalog, seed, parts, **naming)
+    return Data(parts, catalog, named, log.source, steps, name)
+
+
+def build_samples(
+    data: Data,
+    tasks: Iterable[str] | Mapping[str, Mapping[str, Any] | None] | None = None,
+    *,
+    tokenizer: str | Path | Tokenizer | None = None,
+    folder: str | Path | None = None,
+    workers: int = 1,
+    seed: int = 1,
+    **settings: Any,
+) -> Samples:
+    """Turn the events into natural-language samples of some tasks, on disk.
+
+    Args:
+        data: see :func:`prepare`.
+        tasks: names of the registry, or a mapping from these to their settings; the six that ship
+            if not given, without rating where the log has no ratings.
+        tokenizer: a model's name or folder, whose tokenizer and way of writing samples follow; or
+            a tokenizer; None learns one of ``vocab_size`` from the texts at hand.
+        folder: where they go, new or empty; None keeps them in a temporary folder for as long as
+            the returned value lives.
+        workers: how many processes write them; the files are the same for any number.
+        seed: of the samplers.
+        settings: see :class:`~recinject.samples.build.SampleSettings`; ``prompts`` may name a
+            folder that ships, such as ``zero_shot``. ``tokens=False`` leaves out the token
+            columns that training reads, ``jsonl=True`` writes JSON lines, too.
+
+    Raises:
+        RecinjectError: a task or a setting is unknown, or a sample cannot be made to fit.
+
+    Examples:
+        >>> samples = build_samples(prepare(_example_log(), k_core=2), ["retrieval"])
+        >>> samples["retrieval"]["train"].column_names[:4]
+        ['sample_id', 'task', 'template', 'split']
+    """
+    forms = Forms(tokens=settings.pop("tokens", True), jsonl=settings.pop("jsonl", False))
+    if settings.get("prompts") in _SHIPPED_PROMPTS:
+        settings["prompts"] = shipped_folder("prompts") / settings["prompts"]
+    made = bind(SampleSettings, settings, "build_samples", seed=seed)
+    if tasks is None:
+        rated = data.split.interactions.ratings is not None
+        tasks = [name for name, task in TASKS.items() if rated or not task.needs_ratings]
+    named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks)
+    bound = [
+        bind(task_type(name, made.prompts), given or {}, f"tasks.{name}")
+        for name, given in named.items()
+    ]
+    source = None if isinstance(tokenizer, Tokenizer) or tokenizer is None else str(tokenizer)
+    given = tokenizer if isinstance(tokenizer, Tokenizer) else given_tokenizer(source)
+    factory = make_factory(data, bound, made, given, **_dialect(source))
+    kept = TemporaryDirectory(prefix="recinject-") if folder is None else None
+    place = Path(folder or (kept.name if kept else ""))
+    place.mkdir(parents=True, exist_ok=True)
+    if any(place.iterdir()):
+        raise RecinjectError(f"{place}: not empty", hint="choose a new folder for the samples")
+    return replace(write_all(factory, place, forms, workers=workers), _kept=kept)
+
+
+def load_samples(folder: str | Path, data: Data | None = None) -> Samples:
+    """Open stored samples; see :meth:`recinject.Samples.load`."""
+    return Samples.load(folder, data)
+
+
+def fine_tune(
+    model: str | Path | Mapping[str, Any],
+    samples: Samples,
+    *,
+    lora: Mapping[str, Any] | None = None,
+    experts: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    seed: int = 1,
+    **training: Any,
+) -> LanguageModel:
+    """Fine-tune a language model on samples.
+
+    Args:
+        model: a name on a hub, a folder or a GGUF file; or the config of a small model to build,
+            such as ``{"d_model": 64, "num_layers": 2}``; or a recipe's section ``model``, which
+            has ``name`` or ``config`` among its keys.
+        samples: built for this model's tokenizer.
+        lora: parameters of ``peft.LoraConfig``, such as ``{"r": 16}``; None trains the model.
+        experts: settings of experts in place of LoRA.
+        folder: where checkpoints and losses go, and where an interrupted training goes on; None
+            keeps neither.
+        seed: of new weights, dropout and the order of the batches.
+        training: a recipe's section ``training``: ``mixture``, ``optimizer`` and any argument of
+            ``Seq2SeqTrainingArguments``, such as ``max_steps``.
+
+    Returns:
+        The trained model as a recommender; its ``save(folder)`` writes what transformers loads.
+
+    Raises:
+        RecinjectError: a setting is unknown, or the model is not to be had.
+    """
+    section = _model_section(model)
+    settings = samples.settings
+    limits = {"max_prompt_tokens": settings.limits[0], "max_completion_tokens": settings.limits[1]}
+    content = {
+        "name": "fine_tune",
+        "seed": seed,
+        "samples": {"tasks": samples.tasks, "prompts": settings.prompts, **limits},
+        "model": section,
+        "lora": lora,
+        "experts": experts,
+        "training": training,
+    }
+    recipe = _recipe(content)
+    with TemporaryDirectory(prefix="recinject-") as temporary:
+        place = Path(folder or temporary)
+        trained, _ = train_model(recipe, samples, place / "checkpoints", place / "log.jsonl")
+    return LanguageModel.of_samples(trained.eval(), samples)
+
+
+def fit(recommender: Asked, data: Data, seed: int = 1) -> Recommender:
+    """Fit a recommender on the training events.
+
+    Args:
+        recommender: a name of the registry, a mapping from it to its settings, or one's own.
+        data: see :func:`prepare`.
+        seed: of whatever is random.
+
+    Raises:
+        RecinjectError: it is unknown, a setting is, or it needs ratings and the log has none.
+
+    Examples:
+        >>> data = prepare(_example_log(), k_core=2)
+        >>> model = fit({"ease": {"regularization": 10.0}}, data)
+        >>> list(model.recommend([data.catalog.titles[:2]], k=3).columns)
+        ['query', 'rank', 'item_id', 'title', 'score']
+    """
+    made = recommender if isinstance(recommender, Recommender) else make_recommender(recommender)
+    fitted = fit_recommenders([made], data, seed)
+    if not fitted:
+        raise RecinjectError(
+            f"{made.name}: it learns from ratings, and the log has none",
+            hint="name their column: Log.from_frame(events, columns={'rating': COLUMN})",
+        )
+    return fitted[0]
+
+
+def evaluate(
+    recommenders: Sequence[Asked],
+    data: Data,
+    samples: Samples | None = None,
+    *,
+    tasks: Sequence[str] | None = None,
+    seed: int = 1,
+    **settings: Any,
+) -> Result:
+    """Let recommenders answer the same stored test samples, and compare them.
+
+    Args:
+        recommenders: language models, names of the registry, mappings from these to settings, or
+            recommenders of one's own; whatever is not fitted yet is fitted on the training events.
+        data: see :func:`prepare`.
+        samples: their test samples are the queries; retrieval, and rating where the log has
+            ratings, are built if not given.
+        tasks: which of the samples' tasks to ask; all that can be answered if not given.
+        seed: of the fits, the resamples and the draws.
+        settings: see :class:`~recinject.evaluation.evaluate.EvaluationSettings`.
+
+    Returns:
+        Tidy frames of metrics, comparisons, lists, audit and predictions; figures; a report.
+
+    Raises:
+        RecinjectError: a name or a setting is unknown, or two recommenders have one name.
+
+    Examples:
+        >>> data = prepare(_example_log(), k_core=2)
+        >>> result = evaluate(["popularity", "markov_chain"], data, resamples=100)
+        >>> sorted(set(result.metrics["recommender"]))
+        ['markov_chain', 'popularity']
+    """
+    made = [r if isinstance(r, Recommender) else make_recommender(r) for r in recommenders]
+    names = [each.name for each in made]
+    if twice := {name for name in names if names.count(name) > 1}:
+        raise RecinjectError(
+            f"evaluate: several recommenders are called {', '.join(sorted(twice))}",
+            hint="give each a name: {'ease': {'name': 'ease_10'}}, LanguageModel(name=...)",
+        )
+    unfitted = fit_recommenders([each for each in made if each.data is None], data, seed)
+    ready = [each for each in made if each.data is not None or each in unfitted]
+    if samples is None:
+        rated = data.split.interactions.ratings is not None
+        own = {"retrieval": {}, **({"rating": {}} if rated else {})}
+        samples = build_samples(data, own, tokens=False, seed=seed)
+    asked = bind(EvaluationSettings, settings, "evaluate", seed=seed)
+    evaluation = Evaluation(ready, data, samples, asked)
+    evaluation.run(tasks)
+    return Result.from_rows(evaluation.rows, evaluation.predictions, _facts(data, samples, seed))
+
+
+def benchmark_ratings(
+    models: Sequence[str | Path],
+    data: Data,
+    *,
+    shots: Sequence[int] = (0,),
+    limit: int | None = 2000,
+    baselines: Sequence[Asked] = ("global_mean", "item_mean", "user_mean"),
+    seed: int = 1,
+    **settings: Any,
+) -> Result:
+    """Ask models that nobody fine-tuned for ratings, and compare them with means.
+
+    Args:
+        models: names on a hub, folders or GGUF files.
+        data: of a log with ratings; titles are what such models know items by, so prepare it with
+            ``identifiers="title"``.
+        shots: how many worked examples of other users come before each question, one study each.
+        limit: how many test ratings are asked for, the same for everybody; None asks all.
+        baselines: what the models are compared with.
+        seed: of the samples, the limit and the resamples.
+        settings: see :func:`evaluate`; and ``prompts``, ``phrases``, ``max_prompt_tokens`` (of one
+            question; worked examples have as much each) and ``history_length`` of the samples.
+
+    Returns:
+        The recommenders of its frames are called ``MODEL`` or, with examples, ``MODEL_3_shots``.
+
+    Raises:
+        RecinjectError: the log has no ratings, or a model is not to be had.
+    """
+    task = {"history_length": settings.pop("history_length", 10)}
+    words = {
+        "prompts": settings.pop("prompts", "zero_shot"),
+        "phrases": settings.pop("phrases", {}),
+    }
+    most = settings.pop("max_prompt_tokens", 512)
+    settings = {"reworded": False, "shuffled": False, "limit": limit, **settings}
+    rows: dict[str, dict[Any, Any]] = {}
+    predictions: dict[tuple[str, str], Any] = {}
+    for model in map(str, models):
+        for count in shots:
+            own = {**words, "max_prompt_tokens": most * (count + 1), "shots": count}
+            samples = build_samples(
+                data, {"rating": task}, tokenizer=model, seed=seed, tokens=False, **own
+            )
+            name = Path(model).stem + (f"_{count}_shots" if count else "")
+            loaded = embed_all_tokens(load_model(model), samples.tokenizer, seed)
+            asked = LanguageModel.of_samples(loaded, samples, name=name)
+            result = evaluate([asked, *baselines], data, samples, seed=seed, **settings)
+            # The baselines answer the same queries each time: their rows are kept once.
+            for kind, found in result.rows.items():
+                rows.setdefault(kind, {}).update({repr(row): row for row in found})
+            predictions |= dict(result.predictions)
+    kept = {kind: list(found.values()) for kind, found in rows.items()}
+    return Result.from_rows(kept, predictions, {"name": "Ratings without training", "seed": seed})
+
+
+class OpenRun(Run):
+    """A run's recipe with what its stages left, each read when it is asked for."""
+
+    @cached_property
+    def model(self) -> LanguageModel | None:
+        """The trained model, or the one that was asked as it is; None where there is none."""
+        return model_of(self)
+
+    @cached_property
+    def result(self) -> Result:
+        """The result of the evaluation, with the facts of all stages."""
+        return result_of(self)
+
+
+def load(run: str | Path) -> OpenRun:
+    """Open a run by its folder, its name below ``runs/``, or its recipe.
+
+    Returns:
+        Its ``recipe``, ``data``, ``samples``, ``model`` and ``result``, read when asked for.
+
+    Raises:
+        RecinjectError: there is no such run.
+    """
+    opened = OpenRun.open(run)
+    assert isinstance(opened, OpenRun)
+    return opened
+
+
+def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun:
+    """Do everything that a recipe says, from the log to the report; skip what is done already.
+
+    Args:
+        recipe: a shipped name or the path of a YAML file.
+        log: in place of the log that the recipe names; its content's hash is its fingerprint.
+        overrides: the recipe's sections, merged key by key, as in
+            ``training={"max_steps": 100}``.
+
+    Raises:
+        RecinjectError: a key is unknown, or a stage cannot be done.
+    """
+    made = OpenRun(load_recipe(recipe, overrides), log)
+    report(made)
+    return made
+
+
+def _dialect(source: str | None) -> dict[str, Any]:
+    """Say how the model that a tokenizer comes with writes; a tokenizer alone is like T5's."""
+    folder = Path(source or "")
+    alone = folder.is_file() and folder.suffix == ".json"
+    if source is None or alone or (folder.is_dir() and not (folder / "config.json").is_file()):
+        return {}
+    return dialect_of(source)
+
+
+def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    if not isinstance(model, Mapping):
+        return {"name": str(model)}
+    whole = model.keys() & {"name", "config"} and model.keys() <= ModelSection.model_fields.keys()
+    return dict(model) if whole else {"config": dict(model)}
+
+
+def _recipe(content: Mapping[str, Any]) -> Recipe:
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, "fine_tune: ", fields_of(Recipe)) from error
+
+
+def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:
+    counts = {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
+    times = time_facts(data.split)
+    about = DataFacts(data.source, data.rule, cleaning=data.cleaning, **counts, **times)
+    return {"seed": seed, "samples": sample_rows(samples.rows), "data": about}
+
+
+def _example_log() -> Log:
+    """Return a small log for the examples of this page."""
+    from recinject.data.simulator import simulate_shop
+
+    return simulate_shop(users=12, items=30, events_per_user=6, seed=1)
