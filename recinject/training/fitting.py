@@ -18,7 +18,7 @@ from transformers import TrainingArguments as Arguments
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.models.adapters import Model, adaptation_of, without_wrapper
-from recinject.models.building import wrap_tokenizer
+from recinject.models.building import no_progress_bars, wrap_tokenizer
 from recinject.models.storing import explain_failed_writing
 from recinject.samples.mixture import Phase
 from recinject.training.arguments import (
@@ -78,6 +78,7 @@ def whole_model(trainer: Trainer, rebuild: Callable[[], Model] | None) -> Model:
     return model
 
 
+@no_progress_bars()
 def fit(
     model: Model,
     tokenizer: Tokenizer,
