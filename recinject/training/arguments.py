@@ -116,12 +116,21 @@ def _bind(settings: Mapping[str, Any]) -> dict[str, Any]:
     return bound
 
 
-def count_in_steps(arguments: Seq2SeqTrainingArguments, samples: int) -> None:
+def count_in_steps(
+    arguments: Seq2SeqTrainingArguments, samples: int, in_one_epoch: bool = False
+) -> None:
     """Turn intervals that are shares of a run over so many samples into steps, in place.
 
     The Trainer would do so too, but warn on each resumption that 0.1 is not 300.
+
+    Args:
+        arguments: of a training.
+        samples: in an epoch.
+        in_one_epoch: whether the run's epochs become one, as long as all of them.
     """
     total = count_steps(arguments, samples)
+    if in_one_epoch:
+        arguments.max_steps = total
     arguments.logging_steps, arguments.save_steps, arguments.eval_steps = (
         interval if interval >= 1 else max(1, math.ceil(interval * total))
         for interval in (arguments.logging_steps, arguments.save_steps, arguments.eval_steps or 1)

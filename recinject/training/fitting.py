@@ -23,7 +23,6 @@ from recinject.models.storing import explain_failed_writing
 from recinject.samples.mixture import Phase
 from recinject.training.arguments import (
     count_in_steps,
-    count_steps,
     describe_device,
     training_arguments,
 )
@@ -98,15 +97,14 @@ def fit(
 ) -> Model:
     """Train a model, going on from the newest whole checkpoint when there is one.
 
-    The same call gives the same model, cut off and resumed or not. Started by ``accelerate
-    launch`` it uses all processes. SIGTERM saves a checkpoint and ends the process.
+    The same call gives the same model, cut off and resumed or not. ``accelerate launch`` makes
+    it use several processes. SIGTERM saves a checkpoint and ends the process.
 
     Args:
         model: an encoder-decoder or a causal model, or one with a head; it is trained in place.
         tokenizer: the tokenizer that made the datasets.
-        train_dataset: one row a sample, with columns ``input_ids``, ``labels`` (token lists) and
-            ``length`` (tokens read at once); ``rating`` where there is a head; and ``task`` (a
-            number), if the loss is to be logged by task or there are phases.
+        train_dataset: one row a sample, with columns ``input_ids``, ``labels`` (token lists),
+            ``length`` (in tokens), ``task`` (a number) and, for a head, ``rating``.
         validation_dataset: the same columns, to measure a loss on while training.
         arguments: see :func:`~recinject.training.arguments.training_arguments`.
         folder: where checkpoints go.
@@ -121,15 +119,12 @@ def fit(
         The trained model; in sharded training a new one, which only the first process fills.
 
     Raises:
-        RecinjectError: the arguments are wrong, the device's memory is full, the loss diverges,
-            or a checkpoint cannot be written; the last good one is left.
+        RecinjectError: a setting is wrong, the device's memory or the disk is full, or the loss
+            diverges; the last good checkpoint is left.
     """
-    validates = validation_dataset is not None
-    settings = training_arguments(arguments, folder, seed, validates=validates)
+    settings = training_arguments(arguments, folder, seed, validates=validation_dataset is not None)
     _complete(settings, arguments, model, optimizer)
-    if phases:  # a curriculum is one long epoch
-        settings.max_steps = count_steps(settings, len(train_dataset))
-    count_in_steps(settings, len(train_dataset))
+    count_in_steps(settings, len(train_dataset), in_one_epoch=bool(phases))
     wrapped = wrap_tokenizer(tokenizer, without_wrapper(model).config)
     rate, decay = settings.learning_rate, settings.weight_decay
     chosen = choose_optimizer(optimizer, rate, optimizer_settings, decay)
@@ -171,12 +166,10 @@ def _train(
     termination, progress = SaveOnTermination(), ShowProgress()
     # A diverged entry is written first, so that the log shows what stopped the run.
     callbacks = [termination, MarkComplete(), WriteLog(log_path), progress, StopDivergence()]
-    with (
-        termination.listening(),
-        closing(progress),
-        explain_full_device(arguments),
-        explain_failed_writing(folder),
-    ):
+    if arguments.should_save:
+        with explain_failed_writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    with termination.listening(), closing(progress), explain_full_device(arguments):
         trainer = make(callbacks=callbacks)
         trainer.remove_callback(PrinterCallback)
         checkpoint, writes = newest_complete(folder), arguments.should_save

@@ -32,6 +32,7 @@ from recinject.foundation.progress import Bar, say
 from recinject.foundation.storage import write_json
 from recinject.models.adapters import Adaptation, Wrapper, adaptation_of, without_wrapper
 from recinject.models.heads import RatingModel
+from recinject.models.storing import explain_failed_writing
 from recinject.samples.mixture import Phase
 from recinject.training.arguments import samples_a_step
 from recinject.training.batches import LengthBuckets, order_by_phase
@@ -267,7 +268,7 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         entry = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **logs}
         if "loss" in logs:
             entry |= log_entries(given["optimizer"]) | self._adaptation.log_entries()
-        with self._path.open("a", encoding="utf-8") as stream:
+        with explain_failed_writing(self._path), self._path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(entry) + "\n")
 
 
@@ -375,6 +376,10 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         if "loss" in logs:
             logs |= self._loss.read_out(partial(self.accelerator.reduce, reduction="sum"))
         super().log(logs, start_time)
+
+    def _save_checkpoint(self, *given: Any) -> None:
+        with explain_failed_writing(Path(self.args.output_dir)):
+            super()._save_checkpoint(*given)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         if isinstance(self.model, Wrapper):

@@ -78,7 +78,7 @@ def check_kills(start, tmp_path, kills, assert_same_weights):
             killed += 1
         process.join()
         assert process.exitcode in (0, -signal.SIGKILL), (tmp_path / "cut.txt").read_text()
-        saved = list(folder.glob("checkpoints/*/checkpoint-*"))
+        saved = list(folder.glob("training/checkpoints/*/checkpoint-*"))
         torn += sum(not (path / MARKER).is_file() for path in saved)
         if process.exitcode == 0:  # it came to its end, and is as it should be: once more
             assert_same_weights(tmp_path / "whole" / "tiny", folder)
@@ -87,7 +87,9 @@ def check_kills(start, tmp_path, kills, assert_same_weights):
     assert finish(start("cut")) == 0, (tmp_path / "cut.txt").read_text()
     assert_same_weights(tmp_path / "whole" / "tiny", folder)
     assert not list(folder.rglob("*partial*"))
-    assert all((path / MARKER).is_file() for path in folder.glob("checkpoints/*/checkpoint-*"))
+    assert all(
+        (path / MARKER).is_file() for path in folder.glob("training/checkpoints/*/checkpoint-*")
+    )
     return torn
 
 
@@ -104,7 +106,7 @@ def test_killed_many_times_it_ends_as_if_it_had_not_been(start, tmp_path, assert
 
 
 def checkpoints(folder):
-    return next(folder.glob("checkpoints/*"))
+    return next(folder.glob("training/checkpoints/*"))
 
 
 def test_a_full_disk_is_a_clear_error_that_leaves_the_last_good_checkpoint(
@@ -112,7 +114,9 @@ def test_a_full_disk_is_a_clear_error_that_leaves_the_last_good_checkpoint(
 ):
     assert finish(start("whole")) == 0
     process, folder = start("full"), tmp_path / "full" / "tiny"
-    while not (process.exitcode is not None or list(folder.glob("checkpoints/*/*-8/" + MARKER))):
+    while not (
+        process.exitcode is not None or list(folder.glob("training/checkpoints/*/*-8/" + MARKER))
+    ):
         time.sleep(0.002)
     os.kill(process.pid, signal.SIGKILL)
     process.join()
