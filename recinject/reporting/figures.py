@@ -76,19 +76,19 @@ def metric_figure(panels: Sequence[Sequence[MetricResult]], columns: int = 1) ->
 
 def _draw_metric(axes: Axes, rows: Sequence[MetricResult]) -> None:
     values = np.array([row.value for row in rows])
-    whiskers = np.nan_to_num([[r.value - r.ci_low, r.ci_high - r.value] for r in rows]).T.clip(0)
+    whiskers = _whiskers(rows)
     own = [row.recommender == LANGUAGE_MODEL for row in rows]
-    places = np.arange(len(rows))
+    positions = np.arange(len(rows))
     colours = [ACCENT if flag else BASELINE for flag in own]
-    axes.barh(places, values, height=0.68, color=colours)
-    axes.errorbar(values, places, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1.1)
-    axes.set_yticks(places, [recommender_label(row.recommender) for row in rows])
+    axes.barh(positions, values, height=0.68, color=colours)
+    axes.errorbar(values, positions, xerr=whiskers, fmt="none", ecolor=INK, elinewidth=1.1)
+    axes.set_yticks(positions, [recommender_label(row.recommender) for row in rows])
     ends = values + whiskers[1]
     reach = max(float(ends.max()), 1e-9)
-    for place, label in enumerate(axes.get_yticklabels()):
-        weight = "bold" if own[place] else "normal"
-        label.set(color=ACCENT if own[place] else INK, fontweight=weight)
-        text, spot = number(values[place]), (ends[place] + 0.02 * reach, place)
+    for row, label in enumerate(axes.get_yticklabels()):
+        weight = "bold" if own[row] else "normal"
+        label.set(color=ACCENT if own[row] else INK, fontweight=weight)
+        text, spot = number(values[row]), (ends[row] + 0.02 * reach, row)
         axes.annotate(text, spot, va="center", color=INK, fontweight=weight)
     axes.set_xlim(0, 1.2 * reach)
     axes.invert_yaxis()
@@ -176,8 +176,7 @@ def to_svg(figure: Figure, label: str) -> Markup:
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
-_MARKERS = ("s", "^", "D", "v", "P", "X", "*")
-_DASHES = ("--", ":", "-.")
+_MARKERS = "o^Dsv<>PX*"
 _PANEL = (4.4, 3.2)
 _ASIDE = 0.06
 _FEWEST_QUERIES = 20
@@ -203,8 +202,8 @@ def slice_figure(rows: Sequence[SliceResult]) -> Figure:
         for turn, name in enumerate(recommenders):
             found = [row for row in own if row.recommender == name and isfinite(row.value)]
             # Side by side, so that no whisker hides another.
-            places = [names.index(row.slice) + _ASIDE * turn for row in found]
-            _line(axes, places, found, name, turn)
+            positions = [names.index(row.slice) + _ASIDE * turn for row in found]
+            _line(axes, positions, found, name, turn)
         finish(axes, f"{metric_label(rows[0].metric)} by {by}", grid=True)
         axes.set_xticks(range(len(queries)), [f"{k}\nn = {n:,}" for k, n in queries.items()])
     handles, labels = panels[0].get_legend_handles_labels()
@@ -268,16 +267,16 @@ def _grid(
     figure = _Drawing(figsize=(4.6, 4.0), layout="constrained")
     axes = figure.subplots()
     colours = LinearSegmentedColormap.from_list("", ["#ffffff", ACCENT])
-    places = [np.arange(size) for size in reversed(shares.shape)]
+    positions = [np.arange(size) for size in reversed(shares.shape)]
     # An image would be a bitmap inside the page.
-    axes.pcolormesh(*places, shares, cmap=colours, vmin=0, shading="nearest")
+    axes.pcolormesh(*positions, shares, cmap=colours, vmin=0, shading="nearest")
     axes.invert_yaxis()
     for row, column in np.ndindex(*shares.shape):
         colour = "#ffffff" if shares[row, column] > shares.max() / 2 else INK
         text = f"{100 * shares[row, column]:.0f}"
         axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9)
-    axes.set_xticks(places[0], columns)
-    axes.set_yticks(places[1], rows)
+    axes.set_xticks(positions[0], columns)
+    axes.set_yticks(positions[1], rows)
     axes.tick_params(length=0, labelcolor=QUIET, labelsize=9)
     axes.spines[:].set_visible(False)
     axes.set_title(title, loc="left", color=INK, fontweight="bold")
@@ -285,20 +284,24 @@ def _grid(
 
 
 def _line(
-    axes: Axes, places: Sequence[float], rows: Sequence[MetricResult], name: str, turn: int
+    axes: Axes, positions: Sequence[float], rows: Sequence[MetricResult], name: str, turn: int
 ) -> None:
     values = np.array([row.value for row in rows])
-    whiskers = np.array([[r.value - r.ci_low, r.ci_high - r.value] for r in rows]).T.clip(0)
     is_own = name.startswith(LANGUAGE_MODEL)
     axes.errorbar(
-        places,
+        positions,
         values,
-        yerr=np.nan_to_num(whiskers),
+        yerr=_whiskers(rows),
         color=ACCENT if is_own else BASELINE,
-        marker="o" if name == LANGUAGE_MODEL else _MARKERS[turn % len(_MARKERS)],
-        linestyle="-" if name == LANGUAGE_MODEL or not is_own else _DASHES[turn % len(_DASHES)],
+        marker=_MARKERS[turn % len(_MARKERS)],
         markersize=5,
         linewidth=2 if is_own else 1.3,
         elinewidth=1,
         label=recommender_label(name),
     )
+
+
+def _whiskers(rows: Sequence[MetricResult]) -> Floats:
+    """Return how far each interval reaches below and above its value, shape (2, rows)."""
+    reach = [[row.value - row.ci_low, row.ci_high - row.value] for row in rows]
+    return np.asarray(np.nan_to_num(reach).T.clip(0))

@@ -15,6 +15,7 @@ from recinject.reporting.wording import (
     LANGUAGE_MODEL,
     MAIN_METRICS,
     SIGNIFICANT,
+    answer_of,
     counts,
     interval,
     lower_is_better,
@@ -90,7 +91,7 @@ def ordered_tasks(rows: Sequence[MetricResult] | Sequence[Comparison]) -> list[s
 def main_metric(task: str, rows: Sequence[MetricResult] | Sequence[Comparison]) -> str:
     """Return the metric that speaks for a task: the agreed one, else the first measured."""
     names = [row.metric for row in rows if row.task == task]
-    agreed = MAIN_METRICS.get(task)
+    agreed = MAIN_METRICS.get(answer_of(task))
     return agreed if agreed in names else names[0]
 
 

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from html import escape
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import ConfigDict, TypeAdapter
 
 import recinject
 from recinject.data.cleaning import CleaningStep
@@ -20,6 +19,7 @@ from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.settings import bind
 from recinject.foundation.storage import read_json, write_json
 from recinject.registry import pick
 from recinject.reporting.headline import headline, ordered_tasks, ranked
@@ -168,8 +168,6 @@ class Facts:
         codes: the largest groups of items by first code, where identifiers are codes.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
     name: str = "Result"
     command: str = ""
     started: str = ""
@@ -226,19 +224,19 @@ class Result:
             facts: :class:`Facts`, or a mapping of some of its fields.
 
         Raises:
-            RecinjectError: there is no such kind of rows.
-            pydantic.ValidationError: there is no such fact, or it has another form.
+            RecinjectError: a kind of rows or a fact is unknown, or a fact has another form.
         """
         for name in rows:
             pick(name, ROWS, "rows: unknown kind")
         made = {
             name: tuple(
-                kind(**row) if isinstance(row, Mapping) else row for row in rows.get(name, ())
+                kind(**row) if isinstance(row, Mapping) else row for row in rows.get(name, [])
             )
             for name, kind in ROWS.items()
         }
-        known = facts if isinstance(facts, Facts) else _adapter().validate_python({**(facts or {})})
-        return cls(made, dict(predictions or {}) if predictions is None else predictions, known)
+        if not isinstance(facts, Facts):
+            facts = bind(Facts, facts or {}, "facts")
+        return cls(made, {} if predictions is None else predictions, facts)
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -323,14 +321,15 @@ class Result:
         return write_report(self, Path(folder))
 
     def save(self, folder: str | Path) -> None:
-        """Write a JSON file for each kind of rows and for the facts, and ``predictions/``."""
-        place = Path(folder)
-        (place / "predictions").mkdir(parents=True, exist_ok=True)
+        """Write a JSON file for each kind of rows, and for facts if any; and ``predictions/``."""
+        root = Path(folder)
+        (root / "predictions").mkdir(parents=True, exist_ok=True)
         for name, rows in self.rows.items():
-            write_json(place / f"{name}.json", [asdict(row) for row in rows])
+            write_json(root / f"{name}.json", [asdict(row) for row in rows])
         for (task, recommender), frame in self.predictions.items():
-            frame.to_parquet(place / "predictions" / f"{task}.{recommender}.parquet", index=False)
-        write_json(place / _FACTS, _adapter().dump_python(self.facts, mode="json"))
+            frame.to_parquet(root / "predictions" / f"{task}.{recommender}.parquet", index=False)
+        if self.facts != Facts():
+            write_json(root / _FACTS, asdict(self.facts))
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
@@ -342,16 +341,16 @@ class Result:
         Raises:
             RecinjectError: there is no result in the folder.
         """
-        place = Path(folder)
-        missing = [name for name in ROWS if not (place / f"{name}.json").is_file()]
+        root = Path(folder)
+        missing = [name for name in ROWS if not (root / f"{name}.json").is_file()]
         if missing:
             raise RecinjectError(
                 f"{folder}: no result, {missing[0]}.json is missing",
                 hint="name the folder evaluation of a finished run, or one that Result.save wrote",
             )
-        rows = {name: read_json(place / f"{name}.json") for name in ROWS}
-        facts = read_json(place / _FACTS) if (place / _FACTS).is_file() else None
-        return cls.from_rows(rows, _StoredPredictions(place / "predictions"), facts)
+        rows = {name: read_json(root / f"{name}.json") for name in ROWS}
+        facts = read_json(root / _FACTS) if (root / _FACTS).is_file() else None
+        return cls.from_rows(rows, _StoredPredictions(root / "predictions"), facts)
 
     def _repr_html_(self) -> str:
         table = self.metrics.to_html(index=False, float_format="{:.4f}".format)
@@ -362,10 +361,8 @@ class _StoredPredictions(Mapping[tuple[str, str], pd.DataFrame]):
     """The predictions in a folder, each read when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
-        files = sorted(folder.glob("*.parquet"))
-        self._files = {
-            (task, name): path for path in files for task, _, name in [path.stem.partition(".")]
-        }
+        named = [(path.stem.partition("."), path) for path in sorted(folder.glob("*.parquet"))]
+        self._files = {(task, recommender): path for (task, _, recommender), path in named}
 
     def __getitem__(self, key: tuple[str, str]) -> pd.DataFrame:
         return pd.read_parquet(self._files[key])
@@ -375,7 +372,3 @@ class _StoredPredictions(Mapping[tuple[str, str], pd.DataFrame]):
 
     def __len__(self) -> int:
         return len(self._files)
-
-
-def _adapter() -> TypeAdapter[Facts]:
-    return TypeAdapter(Facts)

@@ -22,7 +22,6 @@ from recinject.reporting.figures import ACCENT, BASELINE, INK, QUIET, finish
 from recinject.reporting.headline import difference, main_metric, ordered_tasks
 from recinject.reporting.pages import render, write_pages
 from recinject.reporting.tables import Cell, Table
-from recinject.reporting.wording import LANGUAGE_MODEL
 
 _SHOWN = ("hr@10", "ndcg@10", "rmse", "mae")
 _NOT_SHOWN = ("_reworded", "_shuffled")
@@ -155,7 +154,7 @@ class Sweep:
     def _labelled(self) -> pd.DataFrame:
         """The pooled figures that are shown, each with a ``label``, the language model's first."""
         rows = self.pooled[~self.pooled["recommender"].str.endswith(_NOT_SHOWN)]
-        own = rows["recommender"].str.startswith(LANGUAGE_MODEL)
+        own = rows["recommender"].str.startswith(wording.LANGUAGE_MODEL)
         keys = self._beside(self._axis) if self._axis else ["arm"]
         labels = [self._label(row, keys) for row in rows.to_dict("records")]
         frame = rows.assign(label=labels, own=own)[np.isfinite(rows["value"])]
@@ -164,7 +163,7 @@ class Sweep:
 
     def _label(self, row: Mapping[Any, Any], keys: Sequence[str]) -> str:
         """Name a recommender by its arm, or by its name and those of these keys that vary."""
-        if row["recommender"] == LANGUAGE_MODEL and keys == ["arm"]:
+        if row["recommender"] == wording.LANGUAGE_MODEL and keys == ["arm"]:
             return str(row["arm"])
         same = self.pooled[self.pooled["recommender"] == row["recommender"]]
         words = [str(row[key]) for key in keys if len(set(same[key])) > 1]

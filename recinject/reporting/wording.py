@@ -81,6 +81,16 @@ def metric_meanings(names: Iterable[str]) -> list[str]:
     return said
 
 
+def answer_of(task: str) -> str:
+    """Return how a task is answered: as ``retrieval``, ``ranking`` or ``rating``."""
+    if task in MAIN_METRICS:
+        return task
+    try:
+        return find("task", task).answer or task
+    except RecinjectError:
+        return task
+
+
 def list_meanings(names: Iterable[str]) -> list[str]:
     """Explain each measure of lists once."""
     return [MEASURES[measure] for measure in dict.fromkeys(n.partition("@")[0] for n in names)]
@@ -96,7 +106,7 @@ def task_meaning(task: str, sampled_candidates: int) -> str:
         ),
         "rating": "A rating is predicted. Lower is better for all but AUC.",
     }
-    return meanings.get(task, "")
+    return meanings.get(answer_of(task), "")
 
 
 def comparison_note(has_model: bool) -> str:

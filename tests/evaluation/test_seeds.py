@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +7,7 @@ import pytest
 from recinject.data.schema import Catalog
 from recinject.evaluation.evaluate import prediction_frame
 from recinject.evaluation.metrics import evaluate_prediction
-from recinject.evaluation.statistics import SeedComparison, load_answers
+from recinject.evaluation.statistics import is_paired, load_answers
 from recinject.recommenders.protocol import Prediction, Queries, places
 
 USERS = np.array([0, 0, 1, 2, 3], np.int32)
@@ -41,8 +43,9 @@ def stored(tmp_path):
         for seed, (prediction, queries) in zip(seeds, made, strict=True):
             folder = tmp_path / str(seed)
             folder.mkdir()
-            files.append(folder / f"{task}.language_model.parquet")
-            prediction_frame(prediction, queries, catalog).to_parquet(files[-1])
+            file = folder / f"{task}.language_model.parquet"
+            prediction_frame(prediction, queries, catalog).to_parquet(file, index=False)
+            files.append(file)
         return made, files
 
     return store
@@ -78,10 +81,10 @@ def test_several_runs_are_averaged_over_the_same_users(stored, task):
         assert together["rmse"].value == pytest.approx(np.sqrt(squares))
 
 
-@pytest.mark.parametrize(
-    ("by_seed", "agree"),
-    [((0.1, 0.2), True), ((-0.1, -0.2), True), ((0.1, -0.2), False), ((0.1, 0.0), False)],
-)
-def test_seeds_agree_where_all_point_the_same_way(by_seed, agree):
-    row = SeedComparison("rating", "rmse", "a", "b", 0.0, 0.0, 0.0, 1.0, 9, by_seed)
-    assert row.seeds_agree is agree
+def test_answers_are_paired_where_queries_and_list_lengths_agree(stored):
+    _, files = stored("retrieval", [7, 8])
+    one, other = (load_answers([file], "base") for file in files)
+    assert is_paired(one, one) and not is_paired(one, other)
+    shorter = replace(one[0], items=one[0].items[:, :5])
+    assert not is_paired(one, (shorter, one[1]))
+    assert not is_paired(load_answers(files, "base"), one)

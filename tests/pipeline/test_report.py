@@ -36,7 +36,7 @@ def test_what_the_report_shows_is_gathered_from_the_stages(finished, tiny_recipe
     # Four in all, dealt evenly: the first task has the one that is left over.
     assert list(result.examples["task"]) == ["retrieval", *tasks]
     assert len(stored) == 150 and {row["task"] for row in stored} == set(tasks)
-    assert facts.durations.keys() == {"data", "identifiers", "samples", "training", "evaluation"}
+    assert facts.durations.keys() == {"data", "identifiers", "samples", "model", "evaluation"}
     assert facts.sampled_candidates == 9 and facts.seed == 1
     assert facts.training and facts.model.adaptation == "full"
     trained = {row.task for row in facts.samples if row.mean_prompt_tokens is not None}

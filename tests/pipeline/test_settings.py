@@ -127,11 +127,10 @@ CHANGES = {
 # Where these make whole runs, they are shown to do so; the last two change place and pace alone.
 ELSEWHERE = {
     "evaluation.cold_share": "tests/pipeline/test_tiger.py",
-    "ablation.add": "tests/pipeline/test_ablation.py",
-    "ablation.seeds": "tests/pipeline/test_ablation.py",
-    "ablation.longer": "tests/pipeline/test_ablation.py",
-    "study.shares": "tests/pipeline/test_study.py",
-    "study.heads": "tests/pipeline/test_study.py",
+    "sweep.arms": "tests/pipeline/test_sweep.py",
+    "sweep.vary": "tests/pipeline/test_sweep.py",
+    "sweep.seeds": "tests/pipeline/test_sweep.py",
+    "sweep.reference": "tests/pipeline/test_sweep.py",
     "name": "tests/pipeline/test_recipe.py",
     "runs": "tests/conftest.py",
     "samples.workers": "tests/samples/test_store.py",
