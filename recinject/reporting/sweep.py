@@ -22,7 +22,6 @@ from recinject.reporting.figures import ACCENT, BASELINE, INK, QUIET, finish
 from recinject.reporting.headline import difference, main_metric, ordered_tasks
 from recinject.reporting.pages import render, write_pages
 from recinject.reporting.tables import Cell, Table
-from recinject.reporting.wording import LANGUAGE_MODEL
 
 _SHOWN = ("hr@10", "ndcg@10", "rmse", "mae")
 _NOT_SHOWN = ("_reworded", "_shuffled")
