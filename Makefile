@@ -1,8 +1,11 @@
-# make demo, make test: both need nothing but Python 3.11 or later and make.
+# make demo, make quick, make test: all need nothing but Python 3.11 or later and make.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint clean
+# Tests that train models, run whole pipelines, or run what the pages and benchmarks say.
+LONG := pipeline methods training models recommenders test_docs.py test_benchmarks.py
+
+.PHONY: install demo quick test lint clean
 
 # The stamp is younger than what it was installed from, or pip runs again.
 .venv/installed: pyproject.toml constraints.txt
@@ -22,6 +25,9 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+quick: install
+	$(BIN)/python -m pytest -n 2 --dist loadfile --hypothesis-profile quick tests $(LONG:%=--ignore tests/%)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules recinject tests

@@ -27,7 +27,7 @@ from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import leave_one_out
 from recinject.identifiers.table import name_items
 from recinject.methods.low_rank.factors import Block, find_factors, risk
-from recinject.methods.low_rank.layers import capture_inputs, find_layers, make_low_rank
+from recinject.methods.low_rank.layers import LowRank, capture_inputs, find_layers
 from recinject.models.building import build_model, wrap_tokenizer
 from recinject.samples.build import make_factory
 from recinject.samples.builder import Builder
@@ -117,7 +117,7 @@ def run(kind: str, seed: int, quick: bool) -> tuple[float, dict[tuple[int, str],
     for rank in (2,) if quick else (1, 4, 16):
         for method in METHODS[kind]:
             low = copy.deepcopy(model)
-            make_low_rank(low, rank=rank, method=method, inputs=inputs, seed=seed)
+            LowRank(rank=rank, method=method).factorise(low, inputs, seed)
             converted = loss_of(low, validation)
             train(low, training, more, RATE / 3, steps)
             losses[rank, method] = [converted, loss_of(low, validation)]

@@ -34,9 +34,11 @@ from recinject.foundation.errors import RecinjectError
 from recinject.methods.semantic_ranker.networks import Ranker
 from recinject.methods.semantic_ranker.recommender import RankerEvents
 from recinject.methods.semantic_ranker.representations import CodedItems, item_rows
+from recinject.registry import register
 from recinject.training.networks import FitSettings, fit_network, global_chance
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+register("optimizer", "adagrad")(torch.optim.Adagrad)
 METHODS: dict[str, dict[str, Any]] = {
     "none": {"optimizer": "adagrad"},
     "norm 1.0": {"optimizer": "adagrad", "max_grad_norm": 1.0},

@@ -1,6 +1,7 @@
-"""The command line: verbs and no logic.
+"""The command line: one verb for each thing that the package does, and no logic.
 
-``recinject VERB`` and ``accelerate launch -m recinject VERB`` are the same function.
+``recinject VERB`` and ``accelerate launch -m recinject VERB`` call the same function. Modules that
+import torch or pandas are imported by the verbs that need them, so that help appears at once.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,13 +35,13 @@ _INTERRUPTED = 130  # what typer makes of Ctrl-C
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a .yaml file")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(metavar="KEY=VALUE", help="Settings that win over the recipe's"),
+    typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's"),
 ]
 
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", help="Say the version and exit")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit")] = False,
 ) -> None:
     if version:
         typer.echo(f"recinject {recinject.__version__}")
@@ -53,9 +55,18 @@ def _run(recipe: str, overrides: list[str] | None) -> Any:
     return Run(load_recipe(recipe, overrides or []))
 
 
+def _do(module: str, recipe: str, overrides: list[str] | None, verb: str = "") -> None:
+    started = _run(recipe, overrides)
+    if module != "prepare":
+        from recinject.pipeline.check import check_settings
+
+        check_settings(started.recipe)
+    getattr(import_module(f"recinject.pipeline.{module}"), verb or module)(started)
+
+
 @app.command()
 def run(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Do everything, from the log to the report; what is done already is skipped.
+    """Run every stage, from the log to the report; finished stages are skipped.
 
     Example: `recinject run quickstart name=short training.max_steps=100`
     """
@@ -101,9 +112,7 @@ def prepare(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject prepare quickstart data.path=log.csv data.columns.item_id=sku`
     """
-    from recinject.pipeline.prepare import prepare as stage
-
-    stage(_run(recipe, overrides))
+    _do("prepare", recipe, overrides)
 
 
 @app.command()
@@ -112,42 +121,30 @@ def build(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject build quickstart samples.jsonl=true samples.workers=2`
     """
-    from recinject.pipeline.prepare import build as stage
-
-    stage(_run(recipe, overrides))
+    _do("prepare", recipe, overrides, "build")
 
 
 @app.command()
 def train(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Fine-tune the model on the mixture of tasks; go on where it was cut off.
+    """Fine-tune the model on the mixture of tasks; resume where it was interrupted.
 
     Example: `accelerate launch -m recinject train quickstart`
     """
-    started = _run(recipe, overrides)
-    from recinject.pipeline.check import check_settings
-    from recinject.pipeline.train import train as stage
-
-    check_settings(started.recipe)
-    stage(started)
+    _do("train", recipe, overrides)
 
 
 @app.command()
 def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Let the model and the baselines answer the same stored queries.
+    """Evaluate the model and the baselines on the same stored queries.
 
     Example: `recinject evaluate quickstart evaluation.limit=200`
     """
-    started = _run(recipe, overrides)
-    from recinject.pipeline.check import check_settings
-    from recinject.pipeline.evaluate import evaluate as stage
-
-    check_settings(started.recipe)
-    stage(started)
+    _do("evaluate", recipe, overrides)
 
 
 @app.command()
 def report(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Write the report, after whatever is still missing for it.
+    """Write the report, and first run the stages that it still needs: the same as `run`.
 
     Example: `recinject report quickstart`
     """
@@ -160,19 +157,22 @@ def recommend(
         str, typer.Argument(metavar="RUN", help="A run's folder, or its name below runs/")
     ],
     liked: Annotated[
-        list[str] | None, typer.Option(help="A title or an item id; once for each, oldest first")
+        list[str] | None,
+        typer.Option(help="A title or an item id; repeat it for each item, oldest first"),
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items to recommend")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line")] = False,
     questions: Annotated[
         Path | None,
-        typer.Option("--input", help="JSON lines to answer by JSON lines; - for standard input"),
+        typer.Option(
+            "--input", help="A file of JSON lines, answered as JSON lines; - reads standard input"
+        ),
     ] = None,
     recommender: Annotated[
         str | None, typer.Option(help="A baseline to ask in place of the model, such as ease")
     ] = None,
 ) -> None:
-    """Recommend items to somebody who liked some, with the model of a finished run.
+    """Recommend items to a person who liked others, with the model of a finished run.
 
     Example: `recinject recommend quickstart --liked "Stillframe Deluxe Padded Tripod" -k 5`
 
@@ -212,10 +212,12 @@ def _print_list(items: list[dict[str, Any]]) -> None:
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/mine")],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub")],
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Upload, and not only show")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Upload the files, and do not only list them")
+    ] = False,
 ) -> None:
-    """Show what of a trained model would be uploaded to a hub; with --yes upload it.
+    """List the files of a trained model that would be uploaded to a hub; --yes uploads them.
 
     Example: `recinject push runs/quickstart me/quickstart-t5 --yes`
     """
@@ -231,7 +233,7 @@ def preview(
     task: Annotated[str | None, typer.Option(help="Only this task")] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples of each split")] = 1,
 ) -> None:
-    """Show rendered samples with their token counts; writes nothing.
+    """Print rendered samples with their token counts; writes nothing.
 
     Example: `recinject preview quickstart --task retrieval -n 3`
     """
@@ -245,7 +247,7 @@ def preview(
 
 @app.command()
 def identifiers(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Show what the items' identifiers mean: their tree with titles, and how good codes are.
+    """Print the items' identifiers as a tree with titles, and measures of their quality.
 
     Example: `recinject identifiers quickstart identifiers.kind=semantic`
     """
@@ -261,7 +263,7 @@ def identifiers(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command()
 def check(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Read the log, render every template, and bind every setting; writes nothing.
+    """Check every setting, read the log and render every template; writes nothing.
 
     Example: `recinject check my_recipe.yaml`
     """
@@ -274,7 +276,7 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command()
 def ls() -> None:
-    """List the shipped recipes, each with the first line of its header.
+    """List the shipped recipes, each with its first line.
 
     Example: `recinject ls`
     """
@@ -291,12 +293,9 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject show quickstart training.max_steps=10`
     """
-    import yaml
-
     from recinject.pipeline.recipe import load_recipe
 
-    plain = load_recipe(recipe, overrides or []).model_dump(mode="json")
-    typer.echo(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), nl=False)
+    typer.echo(load_recipe(recipe, overrides or []).text(), nl=False)
 
 
 @app.command()
@@ -304,7 +303,7 @@ def cp(
     name: Annotated[str, typer.Argument(help="A recipe, or a folder of templates: prompts")],
     destination: Annotated[Path, typer.Argument(help="The file or the folder to write")],
 ) -> None:
-    """Copy a recipe, or the shipped templates, to change them; comments come along.
+    """Copy a recipe or the shipped templates, comments included, in order to change them.
 
     Example: `recinject cp quickstart my_recipe.yaml`, or `recinject cp prompts words`
     """
@@ -317,7 +316,7 @@ def cp(
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine has: versions, devices, precision, optional parts.
+    """Print what this machine has: versions, devices, precision, optional packages.
 
     Example: `recinject doctor`
     """
@@ -329,7 +328,7 @@ def doctor() -> None:
 
 def main() -> None:
     """Run the command line; a mistake ends with one clear error and exit code 2."""
-    # Between libraries, about their own next versions: nothing that a user could mend.
+    # What libraries tell each other about their next versions; a user cannot mend it.
     warnings.simplefilter("ignore", FutureWarning)
     try:
         app()

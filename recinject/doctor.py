@@ -1,4 +1,4 @@
-"""What this machine has: versions, devices, precision, optional parts."""
+"""What this machine has: versions, devices, precision, optional packages."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ import recinject
 
 _NEEDED = ("torch", "transformers", "datasets", "peft", "accelerate", "tokenizers", "pandas")
 _OPTIONAL = {
-    "implicit": "pip install 'recinject[cf]' for the baselines als and bpr",
-    "sentence-transformers": "pip install 'recinject[semantic]' to embed items by a text model",
+    "implicit": ("cf", "for the baselines als and bpr"),
+    "sentence-transformers": ("semantic", "to embed items by a text model"),
+    "gguf": ("gguf", "to prompt models in .gguf files"),
+    "nbmake": ("notebooks", "to run the notebooks"),
 }
 
 
 def examine() -> Iterator[str]:
-    """Yield one line for each fact that a report of a problem should hold."""
+    """Yield one line for each fact that belongs in a report of a problem."""
     yield f"recinject {recinject.__version__}, Python {platform.python_version()}"
     yield f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
     for name in _NEEDED:
         yield f"{name} {_version(name) or 'missing: install recinject again'}"
-    for name, hint in _OPTIONAL.items():
-        yield f"{name} {_version(name) or f'missing: {hint}'}"
+    for name, (extra, purpose) in _OPTIONAL.items():
+        hint = f"missing: pip install 'recinject[{extra}]' {purpose}"
+        yield f"{name} {_version(name) or hint}"
     yield from _devices()
 
 

@@ -1,5 +1,6 @@
 """The README and docs/ are true: links lead somewhere, examples and commands run."""
 
+import json
 import pkgutil
 import re
 import shlex
@@ -9,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recinject import registry
 from recinject.data.simulator import simulate_shop
 from recinject.models.building import build_model, wrap_tokenizer
 from recinject.pipeline.recipe import load_recipe
@@ -116,6 +118,13 @@ def small(recipe, overrides):
         less.append("data.simulator={users: 100, items: 200, events_per_user: 12}")
     if loaded.model is not None and loaded.model.name:
         less.append("model.name=model")
+    if loaded.sweep is not None:
+        few = {"training.max_steps": 2, "training.warmup_steps": 0}
+        arms = {
+            name: own | {key: few[key] for key in few.keys() & own.keys()}
+            for name, own in loaded.sweep.arms.items()
+        }
+        less.append(f"sweep.arms={json.dumps(arms)}")
     return [*overrides, *less, *(LESS_TRAINING if loaded.training is not None else [])]
 
 
@@ -138,7 +147,7 @@ def test_a_command_of_recinject_runs(command, place, recinject, monkeypatch):
     elif verb == "identifiers":
         succeed("prepare", *words, *small(words[0], ["data.path=ml-100k"]))
         words += small(words[0], ["data.path=ml-100k"])
-    elif verb in ("run", "build", "evaluate", "check"):
+    elif verb in ("run", "build", "evaluate", "check", "sweep"):
         words = [words[0], *small(words[0], words[1:])]
     succeed(verb, *words)
 
@@ -155,6 +164,8 @@ def test_a_command_of_make_or_python_names_what_is_there(command):
 @pytest.mark.parametrize("code", EXAMPLES)
 def test_an_example_runs(code, place, monkeypatch):
     monkeypatch.chdir(place)
+    kept = {kind: dict(things) for kind, things in registry._things.items()}
+    monkeypatch.setattr(registry, "_things", kept)
     exec(compile(code, "example", "exec"), {})  # noqa: S102  # our own words
 
 

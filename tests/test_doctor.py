@@ -1,10 +1,12 @@
 import importlib.metadata
+import tomllib
+from pathlib import Path
 
 import pytest
 import torch
 
 import recinject
-from recinject.doctor import examine
+from recinject.doctor import _OPTIONAL, examine
 
 
 def test_the_doctor_names_versions_and_device():
@@ -15,7 +17,7 @@ def test_the_doctor_names_versions_and_device():
     assert lines[-1].startswith("device")
 
 
-@pytest.mark.parametrize("name", ["implicit", "datasets"])
+@pytest.mark.parametrize("name", ["implicit", "gguf", "datasets"])
 def test_what_is_missing_is_said_with_its_mending(name, monkeypatch):
     version = importlib.metadata.version
 
@@ -44,3 +46,9 @@ def test_every_device_is_named_with_its_precision(bf16, precision, monkeypatch):
 def test_without_a_gpu_it_says_cpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert list(examine())[-1].startswith("device: CPU, 32-bit floats")
+
+
+def test_every_extra_for_users_is_examined():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text("utf-8"))
+    extras = project["project"]["optional-dependencies"].keys() - {"dev", "docs"}
+    assert {extra for extra, _ in _OPTIONAL.values()} == extras

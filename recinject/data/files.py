@@ -185,7 +185,9 @@ def _read_parquet(path: Path, wanted: Wanted) -> Table:
         recurring = [name for name in columns if wanted.names and _is_text(schema.field(name).type)]
         table = parquet.ParquetFile(source, read_dictionary=recurring).read(columns)
         table.validate(full=True)  # a broken page may hold texts that are none
-        frame = table.replace_schema_metadata(None).to_pandas(types_mapper=_exact)
+        gaps = any(column.null_count for column in table.columns)
+        table = table.replace_schema_metadata(None)
+        frame = table.to_pandas(types_mapper=_exact if gaps else None)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise RecinjectError(
             f"{path}: is no readable Parquet file ({str(error).partition(chr(10))[0]})",
@@ -293,11 +295,17 @@ def read_delimited(path: Path, dialect: Dialect, wanted: Wanted = ALL) -> Table:
     if dialect.separator == "::":
         data = data.replace(b"::", dialect.letter.encode())
     table, problems = _parse_rows(path, data, dialect, header, types)
-    columns = {name: table[raw[name]] for name in used}
-    columns |= {name: _as_numbers(columns[name]) for name, is_number in used.items() if is_number}
+    del data
+    columns = {
+        name: _as_numbers(table[raw[name]]) if is_number else table[raw[name]]
+        for name, is_number in used.items()
+    }
+    del table
+    frame = pa.table(columns).unify_dictionaries().to_pandas()
+    pa.default_memory_pool().release_unused()  # many times what the frame takes
     return Table(
         path,
-        pa.table(columns).unify_dictionaries().to_pandas(),
+        frame,
         partial(_lines, path, dialect, len(header)),
         problems=problems,
         sequences=frozenset(name for name, kind in kinds.items() if kind.endswith("_seq")),
@@ -347,7 +355,10 @@ def _parse_rows(
                 invalid_row_handler=note,
             ),
             arrow_csv.ConvertOptions(
-                column_types=types, include_columns=list(types), strings_can_be_null=False
+                column_types=types,
+                include_columns=list(types),
+                null_values=[""],
+                strings_can_be_null=True,
             ),
         )
     except pa.ArrowException as error:
@@ -365,20 +376,18 @@ def _parse_rows(
 
 
 def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column of text as numbers where each is finite or empty; else as it is."""
-    trimmed = pc.utf8_trim_whitespace(column)
+    """Return a column of text as numbers where each is finite or missing; else as it is."""
     try:
-        numbers = pc.if_else(pc.equal(trimmed, ""), None, trimmed).cast(pa.float64())
+        numbers = column.cast(pa.float64())
     except pa.ArrowInvalid:
         return column
     return column if pc.all(pc.is_finite(numbers)).as_py() is False else numbers
 
 
 def _rows_of(path: Path, dialect: Dialect, end: str = "") -> Iterator[tuple[int, list[str]]]:
-    """Yield the rows of a file, and of a text after it, with their lines; no header."""
+    """Yield the rows of a file, and of a text after it, with their lines, its header first."""
     text = read_text(path) + end
-    text = text.replace("::", dialect.letter) if dialect.separator == "::" else text
-    return islice(dialect.rows(text), 0 if dialect.header else 1, None)
+    return dialect.rows(text.replace("::", dialect.letter) if dialect.separator == "::" else text)
 
 
 def _wrong_rows(path: Path, dialect: Dialect, width: int) -> list[Problem]:
@@ -397,9 +406,10 @@ def _wrong_rows(path: Path, dialect: Dialect, width: int) -> list[Problem]:
 
 def _lines(path: Path, dialect: Dialect, width: int, rows: Sequence[int]) -> list[int]:
     """Return the lines on which some rows of the header's length stand."""
-    wanted = set(rows)
+    wanted, first = set(rows), 0 if dialect.header else 1
     whole = (line for line, row in _rows_of(path, dialect) if len(row) == width)
-    return [line for number, line in enumerate(islice(whole, rows[-1] + 1)) if number in wanted]
+    found = islice(whole, first, first + rows[-1] + 1)
+    return [line for number, line in enumerate(found) if number in wanted]
 
 
 KINDS: dict[str, Callable[[Path, Wanted], Table]] = {

@@ -206,15 +206,14 @@ def _join(
 ) -> Log:
     """Join events with what is known of their items, by their own table or among the events."""
     names, taken = events.names, dict[str, str]()
+    items: pd.DataFrame | None = None
     if about is not None:
         # The item table may name its id otherwise than the events do.
         own = {k: name for k, name in columns.items() if k != "item_id" or name in about.frame}
         item_names = _match(about, ITEM_COLUMNS, ("item_id",), own)
-        names = {**names, **item_names}
-        items: pd.DataFrame | None = item_frame(about, item_names)
-    else:
-        taken = _among_events(events, columns)
-        items = _first_of_each(events, taken) if taken else None
+        names, items = {**names, **item_names}, item_frame(about, item_names)
+    elif taken := _among_events(events, columns):
+        items = _first_of_each(events, taken)
     renamed = {ours: name for ours, name in names.items() if ours != name} | taken
     listed = ", ".join(f"{ours} from {name!r}" for ours, name in renamed.items())
     log = make_log(events.frame, items, f"{source} ({listed})" if listed else source)
@@ -227,25 +226,23 @@ def _join(
 
 def _findings(log: Log, frame: pd.DataFrame, items: pd.DataFrame | None) -> list[str]:
     """Say how large a log is, what is missing in it, and which rows of items were left out."""
-    events = log.interactions
-    said = [
-        f"It holds {len(events):,} events of {events.n_users:,} users and {events.n_items:,} items."
-    ]
+    events, said = log.interactions, []
     if events.timestamps is None:
-        order = "the position is" if "position" in frame else "the order of the rows is"
-        said.append(f"It has no timestamps: {order} each user's order.")
+        order = "position" if "position" in frame else "order of the rows"
+        said.append(f"It has no timestamps: the {order} is each user's order.")
     elif unknown := int(np.isnan(events.timestamps).sum()):
-        said.append(f"{unknown:,} events have no timestamp: they stay behind the event before.")
+        said.append(f"Events without a timestamp, kept behind the event before: {unknown:,}.")
     if events.ratings is None:
         said.append("It has no ratings.")
-    if untitled := log.catalog.titles.count(""):
-        said.append(f"{untitled:,} of {events.n_items:,} items have no title.")
+    counts = {"Items without a title": log.catalog.titles.count("")}
     if items is not None:
-        repeated = int(items["item_id"].duplicated().sum())
-        unused = int((~items["item_id"].isin(log.catalog.item_ids)).sum())
-        said += [f"{unused:,} rows of items that no event names were dropped."] if unused else []
-        said += [f"{repeated:,} rows repeat an item: its first row counts."] if repeated else []
-    return said
+        used = items["item_id"].isin(log.catalog.item_ids)
+        counts["Rows of items without an event, dropped"] = int((~used).sum())
+        repeated = int((used & items["item_id"].duplicated()).sum())
+        counts["Further rows of an item, dropped"] = repeated
+    sizes = f"{len(events):,} events of {events.n_users:,} users and {events.n_items:,} items"
+    listed = [f"{what}: {count:,}." for what, count in counts.items() if count]
+    return [f"It holds {sizes}.", *said, *listed]
 
 
 def _among_events(events: _Events, columns: Mapping[str, str]) -> dict[str, str]:

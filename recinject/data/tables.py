@@ -215,22 +215,23 @@ def event_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
     """
     if table.frame.empty:
         raise RecinjectError(f"{table.path}: holds no events", hint="give a log with rows")
-    frame, problems = pd.DataFrame(index=table.frame.index), list(table.problems)
+    found: dict[str, Any] = {}
+    problems = list(table.problems)
     for ours, theirs in names.items():
         column = table.frame[theirs]
         if ours in IDS:
-            frame[ours] = as_ids(column)
-            bad, hint = (frame[ours].cat.codes < 0).to_numpy(bool), "mend or remove it"
+            found[ours] = as_ids(column)
+            bad, hint = found[ours].codes < 0, "mend or remove it"
         else:
             values, bad = _timestamps(column) if ours == "timestamp" else _numbers(column)
             if not bad.any() and np.isnan(values).all():
                 continue
             bad = bad if ours == "timestamp" else bad | np.isnan(values)
             hint = f"mend or remove it, or do without the column with data.columns.{ours}=''"
-            frame[ours] = values
+            found[ours] = values
         problems += table.find(bad, partial(_fault, ours, column), hint)
     table.refuse(problems)
-    return frame
+    return pd.DataFrame(found, copy=False)
 
 
 def item_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
@@ -289,7 +290,7 @@ def as_ids(column: pd.Series[Any]) -> pd.Categorical[str]:
     texts = pd.concat([as_text(pd.Series(found)).astype(object), pd.Series([""], dtype=object)])
     # A missing value's code of -1 points at the last text, "", which comes first in order.
     ranks, ordered = pd.factorize(texts.to_numpy(), sort=True)
-    return pd.Categorical.from_codes(ranks[codes] - 1, pd.Index(ordered[1:]))
+    return pd.Categorical.from_codes((ranks - 1).astype(np.int32)[codes], pd.Index(ordered[1:]))
 
 
 def value_text(value: Any) -> str:
@@ -346,12 +347,12 @@ def _numbers(column: pd.Series[Any]) -> tuple[Floats, Flags]:
         typed = found in ("integer", "floating", "mixed-integer-float")
     if typed:
         with suppress(OverflowError):  # an integer of 400 digits
-            numbers = column.to_numpy(np.float64, na_value=np.nan, copy=True)
+            numbers = column.to_numpy(np.float64, na_value=np.nan)
             return numbers, np.isinf(numbers)
     # Single precision goes by its text too: 3.3 is meant, not 3.2999999523162842.
     text = as_text(column)
     parsed = pd.to_numeric(text, errors="coerce")
-    numbers = parsed.to_numpy(np.float64, na_value=np.nan, copy=True)
+    numbers = parsed.to_numpy(np.float64, na_value=np.nan)
     return numbers, (text != "").to_numpy(bool) & ~np.isfinite(numbers)
 
 
@@ -364,13 +365,13 @@ def _timestamps(column: pd.Series[Any]) -> tuple[Floats, Flags]:
     if bad.any():
         texts = as_text(column[bad])
         dates = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
+        seconds = seconds.copy()
         seconds[bad] = _since_epoch(dates)
     return _in_seconds(seconds, counted), bad & ~np.isfinite(seconds)
 
 
 def _since_epoch(dates: pd.Series[pd.Timestamp]) -> Floats:
-    seconds: Floats = np.array((dates - _EPOCH) / pd.Timedelta(seconds=1), np.float64)
-    return seconds
+    return np.array((dates - _EPOCH) / pd.Timedelta(seconds=1), np.float64)
 
 
 def _in_seconds(times: Floats, counted: Flags) -> Floats:
@@ -380,5 +381,5 @@ def _in_seconds(times: Floats, counted: Flags) -> Floats:
         np.abs(magnitudes, out=magnitudes)
         if np.median(magnitudes, overwrite_input=True) <= _FIRST_MILLISECONDS:
             break
-        times[counted] /= 1000
+        times = np.where(counted, times / 1000, times)
     return times

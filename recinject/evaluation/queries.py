@@ -16,7 +16,7 @@ def make_queries(
     split: Split,
     limit: int | None = None,
     seed: int = 0,
-    kind: str = "",
+    answer: str = "",
 ) -> Queries:
     """Turn stored test samples into queries, by their integer columns.
 
@@ -27,7 +27,7 @@ def make_queries(
         limit: how many queries to keep, drawn by the seed; None keeps all. The draw depends
             on the number of samples only, so two wordings keep the same queries.
         seed: the run's seed.
-        kind: how the task is answered; see :class:`~recinject.recommenders.protocol.Queries`.
+        answer: how the task is answered; see :class:`~recinject.recommenders.protocol.Queries`.
     """
     if limit is not None and limit < len(samples):
         chosen = derive_rng(seed, "queries").choice(len(samples), size=limit, replace=False)
@@ -48,7 +48,7 @@ def make_queries(
         else candidates.flatten().to_numpy().reshape(len(samples), -1),
         labels=None if labels.null_count else labels.to_numpy().astype(np.float64),
         history_ratings=None if ratings is None else _rows(histories, ratings),
-        kind=kind,
+        answer=answer,
     )
 
 

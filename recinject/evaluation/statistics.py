@@ -113,8 +113,8 @@ def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Q
     runs, where each run asked as many.
 
     Args:
-        files: predictions of one task as
-            :func:`~recinject.evaluation.evaluate.save_prediction` stores them, one file a run.
+        files: stored frames of one task that
+            :func:`~recinject.evaluation.evaluate.prediction_frame` made, one file a run.
         recommender: the name of whoever answered.
 
     Returns:

@@ -97,7 +97,7 @@ def explain(error: ValidationError, place: str, fields: Mapping[str, Any]) -> Re
     # What is unknown comes first: it explains why something else is missing.
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
     keys = [str(part) for part in first["loc"]]
-    where = f"{place}{'.'.join(keys)}"
+    where = f"{place}{'.'.join(keys)}".rstrip(".: ")
     if first["type"] == "extra_forbidden":
         for key in keys[:-1]:
             section = _section(fields.get(key))
@@ -105,10 +105,9 @@ def explain(error: ValidationError, place: str, fields: Mapping[str, Any]) -> Re
         return unknown_key(where, fields)
     if first["type"] == "missing":
         return RecinjectError(f"{where}: missing", hint=f"add {keys[-1]} to the recipe")
-    fact = first["msg"].partition(" or instance of ")[0]
-    return RecinjectError(
-        f"{where}: {fact}", hint=f"it is {first['input']!r} now; change or remove it"
-    )
+    fact = first["msg"].partition(" or instance of ")[0].removeprefix("Value error, ")
+    now = f"it is {first['input']!r} now; change or remove it" if keys else "change one of the two"
+    return RecinjectError(f"{where}: {fact}", hint=now)
 
 
 def unknown_key(where: str, legal: Iterable[str]) -> RecinjectError:

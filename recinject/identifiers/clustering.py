@@ -1,4 +1,4 @@
-"""Items in a tree of clusters: those that the same people use lie close to one another."""
+"""A tree of item clusters: items with the same users share a path."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.vq import kmeans2
 from scipy.sparse import csr_array, diags_array
-from scipy.sparse.linalg import svds
+from sklearn.utils.extmath import randomized_svd
 
 from recinject.data.schema import Floats, Interactions
 from recinject.foundation.randomness import derive_rng
 
-Path = tuple[int, ...]
 _Items = NDArray[np.int64]
-_DENSE_ITEMS = 1000
 # A giant cluster may lose a few items a level: beyond these levels it is cut evenly.
 _SPECTRAL_LEVELS = 4
 
 
-def cluster_items(training: Interactions, clusters: int, leaf_items: int, seed: int) -> list[Path]:
-    """Give each item the way to it: a cluster a level, then its place in the leaf.
+def cluster_items(
+    training: Interactions, clusters: int, leaf_items: int, seed: int
+) -> list[tuple[int, ...]]:
+    """Return the path to each item: the cluster at each level, then the position in the leaf.
 
-    Each level is a normalised spectral clustering of the graph in which two items are joined as
-    often as a user has both (Ng, Jordan and Weiss 2001). It is found without that graph: the
-    eigenvectors are the singular vectors of the table of users and items, scaled by degree.
+    Each level is a normalised spectral clustering (Ng, Jordan and Weiss 2001) of the graph whose
+    edge weights are the numbers of users that two items share. The graph is not built: its
+    eigenvectors are the singular vectors of the matrix of users and items, scaled by degree.
 
     Source: the collaborative index of Hua et al. 2023 (arXiv 2305.06569).
 
@@ -33,23 +33,23 @@ def cluster_items(training: Interactions, clusters: int, leaf_items: int, seed: 
         training: the events to learn from.
         clusters: the most clusters a level, at least 2.
         leaf_items: the most items in a leaf; larger clusters are divided again.
-        seed: of the k-means start and of the places in a leaf, which say nothing about order.
+        seed: of the vectors, the k-means start and the positions in a leaf, which are random.
 
     Returns:
-        One path an item; none begins another.
+        One path an item; none is the beginning of another.
     """
     rng = derive_rng(seed, "identifiers", "collaborative")
     shape = (training.n_users, training.n_items)
     pairs = (training.users, training.items)
     used = csr_array((np.ones(len(training)), pairs), shape=shape)
     used.data[:] = 1.0  # a repeated use says no more about what goes together
-    paths: list[Path] = [()] * training.n_items
-    waiting: list[tuple[Path, _Items]] = [((), rng.permutation(training.n_items))]
+    paths: list[tuple[int, ...]] = [()] * training.n_items
+    waiting: list[tuple[tuple[int, ...], _Items]] = [((), rng.permutation(training.n_items))]
     while waiting:
         path, items = waiting.pop()
         if len(items) <= leaf_items:
-            for place, item in enumerate(items):
-                paths[item] = (*path, place)
+            for position, item in enumerate(items):
+                paths[item] = (*path, position)
             continue
         groups = _groups(used, items, min(clusters, len(items)), len(path), rng)
         waiting += [((*path, n), items[groups == n]) for n in np.unique(groups)]
@@ -74,9 +74,6 @@ def _embed(used: csr_array, count: int, rng: np.random.Generator) -> Floats:
     """Place items by the first eigenvectors of their graph, on the unit sphere."""
     degrees = used.T @ used.sum(1)
     scaled = used @ diags_array(1 / np.sqrt(np.maximum(degrees, 1.0)))
-    if scaled.shape[1] <= _DENSE_ITEMS or scaled.shape[0] <= count:
-        rows = np.linalg.eigh((scaled.T @ scaled).toarray())[1][:, -count:]
-    else:
-        rows = svds(scaled, k=count, v0=rng.random(min(scaled.shape)))[2].T
+    rows = randomized_svd(scaled, count, random_state=int(rng.integers(2**31)))[2].T
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
     return np.asarray(rows / np.where(lengths > 1e-12, lengths, 1.0))

@@ -32,7 +32,7 @@ def check_settings(recipe: Recipe) -> None:
     from recinject.training.optimizers import check_optimizer, choose_optimizer
 
     if recipe.sweep is not None:
-        for member in plan(recipe):
+        for member in {each.arm: each for each in plan(recipe)}.values():
             check_settings(member.run.recipe)
     pick(recipe.data.split, names("split"), "data.split: unknown")
     for asked in recipe.evaluation.baselines:

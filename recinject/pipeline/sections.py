@@ -1,4 +1,4 @@
-"""The sections of a recipe: which keys each has, and what they may be."""
+"""The sections of a recipe: the keys of each, with their types, bounds and defaults."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _own_or_shipped(folder: Path | None) -> Path | None:
 
 
 class Section(BaseModel):
-    """A part of a recipe; keys that are not its own are refused."""
+    """A part of a recipe. It refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,11 +43,12 @@ class SimulatorSection(Section):
 class DataSection(Section):
     """Where the log comes from, how it is cleaned and split.
 
-    ``test_share`` is held out for the test and as much again for validation: of the events, of
-    each user's events or of the items, as ``split`` says; ``leave_one_out`` takes no share.
-    ``validation: false`` trains on what would validate. ``train_share`` of the training events
-    are learnt from; the others only stand in histories.
-    ``ties: hash`` orders events of one user and one time by user and item, not by the log's rows.
+    ``test_share`` is the fraction held out for the test, and again for validation. ``split`` says
+    of what: of all events, of each user's events, or of the items; ``leave_one_out`` ignores it.
+    ``validation: false`` adds the validation part to the training part. ``train_share`` is the
+    fraction of the training events that models learn from; the others only appear in histories.
+    ``ties: hash`` orders the events of one user and one time by a hash of user and item instead
+    of by their rows in the log.
     """
 
     path: Path | None = None
@@ -90,12 +91,12 @@ class IdentifiersSection(BaseModel):
 class SamplesSection(Section):
     """Which samples are built, in whose words, and within which lengths.
 
-    ``prompts`` is a folder of one's own, or one that ships, such as ``prompts/zero_shot``.
-    ``passes`` draws each training sample several times, with other negatives, masks and wordings;
-    ``limit`` builds the first samples of each task and split only. ``shots`` puts worked examples
-    of other users before each question that is not trained on. ``user_tokens`` are shared by users
-    through a hash, in templates with ``{{ user }}``. ``tokens`` writes beside the text the token
-    columns that training reads.
+    ``prompts`` is a folder of templates: your own, or a shipped one such as ``prompts/zero_shot``.
+    ``passes`` draws each training sample several times, with other negatives, masks and templates.
+    ``limit`` keeps the first samples of each task and split. ``shots`` puts that many answered
+    questions of other users before each validation and test question. ``user_tokens`` is the
+    number of tokens that users share through a hash, for templates with ``{{ user }}``.
+    ``tokens`` also stores the token columns that training reads.
     """
 
     tasks: dict[str, dict[str, Any] | None] = Field(default={name: {} for name in TASKS})
@@ -115,12 +116,12 @@ class SamplesSection(Section):
 class ModelSection(Section):
     """A model by hub name or local folder, or a small one built from a config.
 
-    ``config`` passes to transformers' ``T5Config``, or to that of its ``model_type``, such as
-    ``gpt2``; ``tokenizer`` is a folder, a file or a hub name, and stays empty to take the named
-    model's own, or to learn one of ``vocab_size``. ``head`` is how ratings are answered: in
-    ``text``, or by a number read off the model's state, and then ``rating`` is the only task.
-    ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
-    ``model: null``, or neither name nor config, leaves the baselines alone.
+    ``config`` holds arguments of transformers' ``T5Config``, or of the config of its
+    ``model_type``, such as ``gpt2``. ``tokenizer`` is a folder, a file or a hub name; without it
+    the named model's own is used, or one of ``vocab_size`` tokens is trained. ``head`` says how
+    ratings are predicted: as ``text``, or by a regression or classification head, which allows no
+    task but ``rating``. ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
+    With ``model: null`` only the baselines are evaluated.
     """
 
     name: str | None = None
@@ -142,11 +143,11 @@ class ModelSection(Section):
 
 
 class LoraSection(BaseModel):
-    """Any parameter of ``peft.LoraConfig``, and from where its matrices start.
+    """Any parameter of ``peft.LoraConfig``, and how its matrices are initialised.
 
-    ``initialization`` is ``default``, peft's own, or one of the registry, such as ``spectral``,
-    ``nkp`` or ``lfai``, which take a part of each layer's function, as found by the layer's weight
-    or from ``initialization_rows`` of what it reads.
+    ``initialization: default`` is peft's own. Others of the registry, such as ``spectral``, ``nkp``
+    and ``lfai``, start from a low-rank part of each layer, found from its weight, or from its
+    weight and ``initialization_rows`` rows of its input.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -170,7 +171,7 @@ class LoraSection(BaseModel):
 
 
 class PhaseSection(Section):
-    """A part of the training with its own tasks: some of the mixture's, or a mixture of its own."""
+    """A phase of the training: with some tasks of the mixture, or with a mixture of its own."""
 
     share: Annotated[float, Field(gt=0)]
     tasks: list[str] = []
@@ -180,10 +181,10 @@ class PhaseSection(Section):
 class TrainingSection(BaseModel):
     """The mixture, the optimizer, and any argument of ``Seq2SeqTrainingArguments``.
 
-    ``mixture`` holds relative rates; without it tasks are mixed by ``min(size, cap)`` to the
-    power of ``1 / temperature``. ``curriculum`` is a list of phases that share the run's steps.
-    ``optimizer`` is one that transformers' ``optim`` does not offer, such as ``adafactor`` with
-    steps in proportion to each parameter's size, and ``optimizer_settings`` are its arguments.
+    ``mixture`` maps tasks to relative rates; without it the rate of a task is ``min(size, cap)``
+    to the power of ``1 / temperature``. ``curriculum`` is a list of phases that divide the run's
+    steps among them. ``optimizer`` is a registered optimizer, in place of transformers' ``optim``;
+    ``optimizer_settings`` are its arguments.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -246,12 +247,14 @@ Baseline = Annotated[str | dict[str, dict[str, Any] | None], BeforeValidator(_kn
 
 
 class EvaluationSection(Section):
-    """What is measured, against whom.
+    """What is measured, and against which baselines.
 
-    ``reworded`` and ``shuffled`` also ask the model in a wording that it never trained on, and
-    with each history in random order; ``generate`` also lets it write its ratings freely.
-    ``cold_share`` also joins items without training events to its retrieved lists by the codes
-    that they share with what it predicts, up to each of these shares of a list.
+    ``baselines`` are names of recommenders, or mappings from a name to its settings, such as
+    ``{ease: {regularization: 500, name: ease_500}}``. Three more evaluations of the model:
+    ``reworded`` uses a template that it was not trained on, ``shuffled`` puts each history in
+    random order, and ``generate`` lets it write ratings freely. ``cold_share`` lists fractions of
+    a retrieved list that items without training events may take; they join by the codes that they
+    share with the predicted items.
     """
 
     baselines: Annotated[list[Baseline], AfterValidator(_distinct)] = [
@@ -282,7 +285,7 @@ class EvaluationSection(Section):
 
 
 class ReportSection(Section):
-    """What the report shows."""
+    """What the report shows: how many example predictions."""
 
     examples: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)] = 10
 

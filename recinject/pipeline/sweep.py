@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 from pydantic import ValidationError
 
+from recinject.data.schema import Log
 from recinject.evaluation.evaluate import EvaluationSettings, measure
 from recinject.evaluation.statistics import compare, is_paired, load_answers
 from recinject.foundation.errors import RecinjectError, pick
@@ -55,6 +56,7 @@ def sweep(
     arms: Mapping[str, Mapping[str, Any]] | None = None,
     seeds: Sequence[int] | None = None,
     reference: str | Sequence[str] | None = None,
+    log: Log | None = None,
 ) -> Sweep:
     """Train and evaluate a recipe with other settings and seeds, and compare them.
 
@@ -68,6 +70,7 @@ def sweep(
         arms: settings by dotted key, by the arm's name; each arm is crossed with ``vary``.
         seeds: each arm is run once with each of them.
         reference: the arms that all others are compared with; the first arm if not given.
+        log: the log, in place of the one that the recipe names.
 
     Raises:
         RecinjectError: a setting of an arm is wrong.
@@ -77,7 +80,7 @@ def sweep(
     given = {"vary": vary, "arms": arms, "seeds": seeds, "reference": reference}
     own |= {key: value for key, value in given.items() if value is not None}
     swept = base.model_copy(update={"sweep": SweepSection(**own)})
-    return Sweep.load(make_sweep(Run(swept)))
+    return Sweep.load(make_sweep(Run(swept, log)))
 
 
 def make_sweep(run: Run) -> Path:
@@ -88,7 +91,8 @@ def make_sweep(run: Run) -> Path:
     Returns:
         The report's folder, which :meth:`~recinject.reporting.sweep.Sweep.load` reads.
     """
-    members, folder, section = plan(run.recipe), run.folder("report"), run.recipe.sweep
+    members, folder, section = plan(run.recipe, run.log), run.folder("report"), run.recipe.sweep
+    run.save_recipe()
     for number, member in enumerate(members):
         say(f"\nsweep: {member.arm}, seed {member.seed} ({number + 1} of {len(members)})")
         if is_first_process():
@@ -103,7 +107,7 @@ def make_sweep(run: Run) -> Path:
     return folder
 
 
-def plan(recipe: Recipe) -> list[Member]:
+def plan(recipe: Recipe, log: Log | None = None) -> list[Member]:
     """Return the runs of a sweep, seed by seed, the arms in their order.
 
     Where there is a model, baselines are evaluated with the first seed alone, and once for all
@@ -127,8 +131,7 @@ def plan(recipe: Recipe) -> list[Member]:
             content["evaluation"] |= {"baselines": []}
             own = Recipe.model_validate(content)
         evaluated.add(asked)
-        own = own.resolved()
-        members.append(Member(arm, seed, Run(own)))
+        members.append(Member(arm, seed, Run(own.resolved(), log)))
     return members
 
 
@@ -154,7 +157,7 @@ def arms_of(section: SweepSection) -> dict[str, Settings]:
     for key, values in section.vary.items():
         last, words = key.rpartition(".")[2], _words(values)
         found = {
-            f"{name}-{last}_{word}".strip("-"): own | {key: value}
+            f"{name}-{last}_{word}".lstrip("-"): own | {key: value}
             for name, own in found.items()
             for word, value in zip(words, values, strict=True)
         }
@@ -163,7 +166,7 @@ def arms_of(section: SweepSection) -> dict[str, Settings]:
 
 def _words(values: Sequence[Any]) -> list[str]:
     """Return the values' texts to name arms by, or their numbers where a text would not do."""
-    texts = [re.sub(r"[^\w.-]", "_", _text(value)) for value in values]
+    texts = [re.sub(r"[^A-Za-z0-9_.-]", "_", _text(value)) for value in values]
     if len(set(texts)) == len(texts) and not any(isinstance(v, dict | list) for v in values):
         return texts
     return [str(number) for number in range(1, len(values) + 1)]
@@ -177,12 +180,10 @@ def _text(value: Any) -> str:
 
 
 def _prepare(run: Run, earlier: Iterable[Run]) -> None:
-    """Write a run's recipe, and link what an earlier run prepared from the same settings.
+    """Link what an earlier run prepared from the same settings.
 
     The comparison of two arms rests on the same samples, tokenizer and thus first weights.
     """
-    run.recipe.folder.mkdir(parents=True, exist_ok=True)
-    run.recipe.save(run.recipe.folder / "recipe.yaml")
     made = {key: source for source in earlier for key in _prepared(source.recipe).items()}
     for stage, settings in _prepared(run.recipe).items():
         if source := made.get((stage, settings)):
@@ -245,7 +246,7 @@ def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:
 def _metrics(member: Member) -> list[Settings]:
     """Return what a run measured, each row with its arm, its seed and the training's seconds."""
     run = member.run
-    seconds = run.manifest("training").facts["seconds"] if run.recipe.training else np.nan
+    seconds = run.manifest("model").facts["seconds"] if run.recipe.training else np.nan
     rows = read_json(run.folder("evaluation") / "metrics.json")
     return [{"arm": member.arm, "seed": member.seed, **row, "seconds": seconds} for row in rows]
 

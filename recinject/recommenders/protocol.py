@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,17 +10,18 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ConfigDict, ValidationError
+from pydantic import ConfigDict
 
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
-from recinject.data.splitting import View
+from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array
+from recinject.foundation.settings import bind
 from recinject.identifiers.data import Data
-from recinject.registry import find, pick
+from recinject.registry import find
 
 Rows = TypeVar("Rows", "Queries", "Prediction")
-_OF_ALL_ROWS = ("task", "kind", "recommender", "values")
+_OF_ALL_ROWS = ("task", "answer", "recommender", "values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,7 @@ class Queries:
         candidates: the items to rank, shape (n, c); None but for ranking.
         labels: the true ratings, shape (n,); None but for rating.
         history_ratings: the ratings of each history; None where the log has none.
-        kind: how the task is answered: ``retrieval`` out of the whole catalogue, ``ranking`` of
-            candidates, or ``rating``; the task's own name if not given.
+        answer: how the task is answered, where that is not its own name; see :attr:`kind`.
     """
 
     task: str
@@ -52,10 +51,12 @@ class Queries:
     candidates: Integers | None = None
     labels: Floats | None = None
     history_ratings: Sequence[Floats] | None = None
-    kind: str = ""
+    answer: str = ""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "kind", self.kind or self.task)
+    @property
+    def kind(self) -> str:
+        """The way to answer: ``retrieval``, ``ranking`` of a slate of candidates, or ``rating``."""
+        return self.answer or self.task
 
     @classmethod
     def of_ratings(cls, view: View, longest: int | None = None) -> Queries:
@@ -163,8 +164,17 @@ class Recommender(ABC):
     # Of the subclasses that are pydantic dataclasses: unknown settings are refused.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    def read(self, sources: Sources) -> None:  # noqa: B027  # most have nothing to read
-        """Note what :meth:`fit` learns from beside the training events; called before it."""
+    _sources: Sources | None = None
+
+    def read(self, sources: Sources) -> None:
+        """Note what :meth:`fit` may learn from beside the training events; called before it."""
+        self._sources = sources
+
+    def _training_view(self, training: Interactions) -> View:
+        """Return the training view that was read; without one, that of the training events."""
+        if self._sources is not None:
+            return self._sources.view
+        return Split(training, np.zeros(len(training), np.int8)).view(Part.TRAIN)
 
     @abstractmethod
     def fit(self, training: Interactions, seed: int) -> None:
@@ -249,7 +259,7 @@ class Recommender(ABC):
     def _queries_about(self, histories: Sequence[Integers], users: Integers) -> Queries:
         return Queries(
             task=self._retrieval_task,
-            kind="retrieval",
+            answer="retrieval",
             sample_ids=[str(row) for row in range(len(histories))],
             prompts=self._prompts_about(histories),
             users=users,
@@ -333,17 +343,7 @@ def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Rec
     name, given = (asked, {}) if isinstance(asked, str) else next(iter(asked.items()))
     kind, settings = find("recommender", name, place), dict(given or {})
     called = settings.pop("name", kind.name)
-    for key in settings:
-        pick(key, inspect.signature(kind).parameters, f"{place}.{name}: unknown setting")
-    try:
-        recommender: Recommender = kind(**settings)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, (place, name, *first["loc"])))
-        now = first["input"] if first["loc"] else settings
-        raise RecinjectError(
-            f"{where}: {first['msg']}", hint=f"it is {now!r} now; change or remove it"
-        ) from error
+    recommender: Recommender = bind(kind, settings, f"{place}.{name}")
     recommender.name = called  # type: ignore[misc]  # a name of its own, beside its class's
     return recommender
 

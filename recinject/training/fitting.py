@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,13 @@ import torch
 from accelerate import DistributedType
 from datasets import Dataset
 from tokenizers import Tokenizer
-from transformers import PrinterCallback, Seq2SeqTrainingArguments, Trainer, TrainerCallback
+from transformers import PrinterCallback, Seq2SeqTrainingArguments, Trainer
 from transformers import TrainingArguments as Arguments
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.models.adapters import Model, adaptation_of, without_wrapper
-from recinject.models.building import wrap_tokenizer
+from recinject.models.building import no_progress_bars, wrap_tokenizer
 from recinject.models.storing import explain_failed_writing
 from recinject.samples.mixture import Phase
 from recinject.training.arguments import (
@@ -30,7 +31,6 @@ from recinject.training.batches import make_collator
 from recinject.training.optimizers import bounding_class, choose_optimizer
 from recinject.training.trainer import (
     MarkComplete,
-    ResumableTrainer,
     SaveOnTermination,
     ShowProgress,
     StopDivergence,
@@ -79,6 +79,7 @@ def whole_model(trainer: Trainer, rebuild: Callable[[], Model] | None) -> Model:
     return model
 
 
+@no_progress_bars()
 def fit(
     model: Model,
     tokenizer: Tokenizer,
@@ -101,123 +102,97 @@ def fit(
     launch`` it uses all processes. SIGTERM saves a checkpoint and ends the process.
 
     Args:
-        model: an encoder-decoder or a causal model, or one with a head for ratings; it is
-            trained in place.
+        model: an encoder-decoder or a causal model, or one with a head; it is trained in place.
         tokenizer: the tokenizer that made the datasets.
-        train_dataset: columns ``input_ids``, ``labels`` (token lists) and ``length`` (tokens that
-            are read at once), one row a sample; ``rating`` where there is a head; and, where the
-            loss is to be logged by task or there are phases, ``task`` (a number).
+        train_dataset: one row a sample, with columns ``input_ids``, ``labels`` (token lists) and
+            ``length`` (tokens read at once); ``rating`` where there is a head; and ``task`` (a
+            number), if the loss is to be logged by task or there are phases.
         validation_dataset: the same columns, to measure a loss on while training.
         arguments: see :func:`~recinject.training.arguments.training_arguments`.
         folder: where checkpoints go.
-        log_path: see :func:`run_training`; so are ``optimizer`` and
-            ``optimizer_settings``.
+        log_path: where losses and learning rates go, one JSON line a log entry.
         seed: of dropout and of the batches' order.
+        optimizer: see :func:`~recinject.training.optimizers.choose_optimizer`; so are its settings.
         task_names: what the numbers in the column ``task`` stand for.
         phases: see :func:`~recinject.training.batches.order_by_phase`; empty for one mixture.
-        rebuild: makes the model anew. Sharded training needs it, to have something to bring
-            the weights together in.
+        rebuild: makes the model anew, to bring the weights of sharded training together in.
 
     Returns:
         The trained model; in sharded training a new one, which only the first process fills.
 
     Raises:
-        RecinjectError: the arguments are wrong, the device's memory is full, or see
-            :func:`run_training`.
+        RecinjectError: the arguments are wrong, the device's memory is full, the loss diverges,
+            or a checkpoint cannot be written; the last good one is left.
     """
+    validates = validation_dataset is not None
+    settings = training_arguments(arguments, folder, seed, validates=validates)
+    _complete(settings, arguments, model, optimizer)
+    if phases:  # a curriculum is one long epoch
+        settings.max_steps = count_steps(settings, len(train_dataset))
+    count_in_steps(settings, len(train_dataset))
+    wrapped = wrap_tokenizer(tokenizer, without_wrapper(model).config)
+    rate, decay = settings.learning_rate, settings.weight_decay
+    chosen = choose_optimizer(optimizer, rate, optimizer_settings, decay)
+    make = partial(
+        TokenTrainer,
+        model=model,
+        args=settings,
+        data_collator=make_collator(model, wrapped),
+        train_dataset=train_dataset,
+        eval_dataset=validation_dataset,
+        processing_class=wrapped,
+        optimizer_cls_and_kwargs=chosen,
+        phases=phases,
+        task_names=task_names,
+    )
+    return whole_model(_train(make, settings, folder, log_path), rebuild)
+
+
+def _complete(
+    arguments: Seq2SeqTrainingArguments,
+    given: Mapping[str, Any],
+    model: Model,
+    optimizer: str | None,
+) -> None:
+    """Set what the optimizer asks for, and refuse what it or the adapted model cannot do."""
     bounding = bounding_class(optimizer)
     if bounding is not None:
-        arguments = {"max_grad_norm": 0.0, **arguments}
-    settings = training_arguments(arguments, folder, seed, validates=validation_dataset is not None)
-    refuse_sharding(settings, *adaptation_of(model).needs_whole_weights)
-    if bounding is not None:
-        refuse_sharding(settings, *bounding.needs_whole_weights)
-    if phases:
-        # A curriculum is one long epoch.
-        settings.max_steps = count_steps(settings, len(train_dataset))
-    if settings.should_save:
-        say(f"  {describe_device(settings, arguments)}")
-    wrapped = wrap_tokenizer(tokenizer, without_wrapper(model).config)
-    termination = SaveOnTermination()
-    with termination.listening(), explain_full_device(settings):
-        trainer = run_training(
-            TokenTrainer,
-            settings,
-            log_path=log_path,
-            optimizer=optimizer,
-            optimizer_settings=optimizer_settings,
-            callbacks=[termination],
-            model=model,
-            train_dataset=train_dataset,
-            eval_dataset=validation_dataset,
-            data_collator=make_collator(model, wrapped),
-            processing_class=wrapped,
-            phases=phases,
-            task_names=task_names,
-        )
-    return whole_model(trainer, rebuild)
+        refuse_sharding(arguments, *bounding.needs_whole_weights)
+        if "max_grad_norm" not in given:
+            arguments.max_grad_norm = 0.0
+    refuse_sharding(arguments, *adaptation_of(model).needs_whole_weights)
+    if arguments.should_save:
+        say(f"  {describe_device(arguments, given)}")
 
 
-def run_training(
-    kind: type[ResumableTrainer],
-    arguments: Seq2SeqTrainingArguments,
-    *,
-    log_path: Path | None,
-    optimizer: str | None,
-    optimizer_settings: Mapping[str, Any] | None,
-    callbacks: Sequence[TrainerCallback],
-    **settings: Any,
-) -> Trainer:
-    """Train to the end, from the newest whole checkpoint in the arguments' folder if there is one.
-
-    Args:
-        kind: the Trainer's class.
-        arguments: its ``args``; intervals that are shares of the run become steps in place.
-        log_path: where loss and learning rate go, one JSON line a log entry; None for nowhere.
-        optimizer: see :func:`~recinject.training.optimizers.choose_optimizer`.
-        optimizer_settings: arguments of the optimizer's class.
-        callbacks: they come before those that log, mark checkpoints and watch.
-        settings: of ``kind``.
-
-    Raises:
-        RecinjectError: the loss diverges, or a checkpoint cannot be written; the last good one is
-            left.
-    """
-    folder, progress = Path(arguments.output_dir), ShowProgress()
-    log = [] if log_path is None else [WriteLog(log_path)]
-    count_in_steps(arguments, len(settings["train_dataset"]))
-    chosen = choose_optimizer(
-        optimizer, arguments.learning_rate, optimizer_settings, arguments.weight_decay
-    )
+def _train(
+    make: Callable[..., TokenTrainer], arguments: Arguments, folder: Path, log_path: Path
+) -> TokenTrainer:
+    termination, progress = SaveOnTermination(), ShowProgress()
     # A diverged entry is written first, so that the log shows what stopped the run.
-    callbacks = [*callbacks, MarkComplete(), *log, progress, StopDivergence()]
-    with explain_failed_writing(folder):
-        trainer = kind(
-            args=arguments, optimizer_cls_and_kwargs=chosen, callbacks=callbacks, **settings
-        )
-    trainer.remove_callback(PrinterCallback)
-    try:
-        _train(trainer, folder)
-    finally:
-        progress.close()
-    return trainer
-
-
-def _train(trainer: Trainer, folder: Path) -> None:
-    checkpoint, writes = newest_complete(folder), trainer.args.should_save
-    with trainer.args.main_process_first(desc="removing torn checkpoints"):
-        if writes:
-            remove_torn(folder)
-    if checkpoint is not None and writes:
-        say(f"  going on from {checkpoint}")
-    try:
-        with explain_failed_writing(folder):
+    callbacks = [termination, MarkComplete(), WriteLog(log_path), progress, StopDivergence()]
+    with (
+        termination.listening(),
+        closing(progress),
+        explain_full_device(arguments),
+        explain_failed_writing(folder),
+    ):
+        trainer = make(callbacks=callbacks)
+        trainer.remove_callback(PrinterCallback)
+        checkpoint, writes = newest_complete(folder), arguments.should_save
+        with arguments.main_process_first(desc="removing torn checkpoints"):
+            if writes:
+                remove_torn(folder)
+        if checkpoint is not None and writes:
+            say(f"  going on from {checkpoint}")
+        try:
             trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    except RecinjectError:
-        # What a full disk cut off takes room that the next start needs.
-        if writes:
-            remove_torn(folder)
-        raise
+        except Exception:
+            # What a full disk cut off takes room that the next start needs.
+            if writes:
+                remove_torn(folder)
+            raise
+    return trainer
 
 
 @contextmanager

@@ -14,12 +14,13 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
 from recinject.foundation.randomness import derive_rng
-from recinject.training.optimizers import choose_optimizer
+from recinject.training.optimizers import build_optimizer
 
 Network = TypeVar("Network", bound=nn.Module)
 Tensors: TypeAlias = dict[str, Tensor]
@@ -47,7 +48,7 @@ class FitSettings:
         schedule: how the learning rate goes on, see :data:`SCHEDULES`.
         weight_decay: of matrices; vectors, such as biases, do not decay.
         max_grad_norm: the norm that gradients are clipped to; 0 leaves them as they are.
-        optimizer: ``adamw``, ``adagrad``, or a name in the registry.
+        optimizer: ``adamw``, or a name in the registry.
         optimizer_settings: arguments of the optimizer's class.
         patience: after how many epochs without gain training ends; None goes through all.
         device: ``cpu``, where a fit can be repeated to the bit, or ``auto``: a GPU if there is one.
@@ -74,17 +75,11 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """How a training went.
+    """How a training went."""
 
-    Attributes:
-        epochs: how many it took, those after the best one among them.
-        values: what ``validate`` returned after each of them.
-        best_epoch: the one whose weights were kept, from 1; the last where nothing was measured.
-    """
-
-    epochs: int
-    values: tuple[float, ...]
-    best_epoch: int
+    epochs: int  # how many it took, those after the best one among them
+    values: tuple[float, ...]  # what ``validate`` returned after each of them
+    best_epoch: int  # the one whose weights were kept, from 1; the last where nothing was measured
 
 
 class TensorRows(Dataset[Tensors]):
@@ -103,7 +98,7 @@ class TensorRows(Dataset[Tensors]):
 
 def fit_network(
     network: Network,
-    rows: Sequence[Any] | Dataset[Any],
+    rows: Any,
     collate: Callable[[Any], Mapping[str, Tensor]],
     settings: FitSettings,
     seed: int,
@@ -116,7 +111,8 @@ def fit_network(
 
     Args:
         network: ``forward(**batch)`` returns a mapping with ``loss``, a mean over the batch.
-        rows: what to learn from, at least one; ``__getitems__`` may fetch a batch at once.
+        rows: what to learn from, a sequence or a dataset that has a length, with at least one row;
+            its ``__getitems__`` may fetch a batch at once.
         collate: turns fetched rows into the arguments of ``forward``.
         settings: how to train.
         seed: of the batches' order and of what ``forward`` draws.
@@ -130,16 +126,14 @@ def fit_network(
     values: list[float] = []
     best, epoch = dict[str, Tensor](), 0
     device = "cuda" if settings.device == "auto" and torch.cuda.is_available() else "cpu"
-    total = settings.steps or settings.epochs * math.ceil(len(rows) / settings.batch_size)  # type: ignore[arg-type]
+    total = settings.steps or settings.epochs * math.ceil(len(rows) / settings.batch_size)
     with global_chance(seed):
         optimizer = _make_optimizer(network.to(device), settings)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: SCHEDULES[settings.schedule](step / total)
-        )
+        schedule = LambdaLR(optimizer, lambda step: SCHEDULES[settings.schedule](step / total))
         batches = _batches(rows, collate, settings.batch_size, total, seed)
         for batch, ends_epoch in track(batches, f"Fitting {type(network).__name__}", total):
-            network.train()
-            loss = network(**{name: column.to(device) for name, column in batch.items()})["loss"]
+            inputs = {name: column.to(device) for name, column in batch.items()}
+            loss = network.train()(**inputs)["loss"]
             _refuse_divergence(float(loss.detach()), "the loss became", epoch)
             optimizer.zero_grad()
             loss.backward()
@@ -191,25 +185,14 @@ def _batches(
 
 def _make_optimizer(network: nn.Module, settings: FitSettings) -> Optimizer:
     rate, own = settings.learning_rate, settings.optimizer_settings
-    if settings.optimizer == "adagrad":
-        return torch.optim.Adagrad(network.parameters(), rate, **own)
+    decay = settings.weight_decay
     if settings.optimizer != "adamw":
-        chosen = choose_optimizer(settings.optimizer, rate, own, settings.weight_decay)
-        assert chosen is not None  # None stands for no name
-        kind, arguments = chosen
-        built: Optimizer = (
-            kind(network.parameters(), **arguments)
-            if isinstance(kind, type)
-            else kind()(network, **arguments)
-        )
-        return built
-    flat = [each for each in network.parameters() if each.dim() < 2]
-    deep = [each for each in network.parameters() if each.dim() >= 2]
-    groups: list[dict[str, Any]] = [
-        {"params": deep, "weight_decay": settings.weight_decay},
-        {"params": flat},
-    ]
-    return torch.optim.AdamW(groups, rate, weight_decay=0.0, fused=True, **own)
+        return build_optimizer(network, settings.optimizer, rate, own, decay)
+    vectors = [each for each in network.parameters() if each.dim() < 2]
+    matrices = [each for each in network.parameters() if each.dim() >= 2]
+    groups: list[dict[str, Any]] = [{"params": matrices, "weight_decay": decay}]
+    groups += [{"params": vectors, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, rate, fused=True, **own)
 
 
 def _refuse_divergence(value: float, what: str, epoch: int) -> None:

@@ -318,21 +318,7 @@ class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is un
             self._bar.close()
 
 
-class ResumableTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
-    """The Trainer, but for what it does at the end of a run that was resumed there."""
-
-    def _run_epoch(self, **settings: Any) -> None:
-        # Resumed at its very end, or after it ran out of patience, it would take one more step.
-        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
-        if not self.control.should_training_stop:
-            super()._run_epoch(**settings)
-
-    def present_epoch(self) -> int:
-        """Return the number of whole epochs that are behind."""
-        return int((self.state.epoch or 0.0) + 1e-6)
-
-
-class TokenTrainer(ResumableTrainer):
+class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
     """The Trainer, but for its order of batches and what it hands to the model.
 
     Args:
@@ -357,6 +343,16 @@ class TokenTrainer(ResumableTrainer):
         # The Trainer reads their names off a signature, and a wrapper's has none.
         self.label_names = ["labels"]
         _share_out_weights(self)  # before the Trainer has accelerate do it
+
+    def _run_epoch(self, **settings: Any) -> None:
+        # Resumed at its very end, or after it ran out of patience, it would take one more step.
+        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
+        if not self.control.should_training_stop:
+            super()._run_epoch(**settings)
+
+    def present_epoch(self) -> int:
+        """Return the number of whole epochs that are behind."""
+        return int((self.state.epoch or 0.0) + 1e-6)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
         """Return the loss; note whose samples it is of while training."""

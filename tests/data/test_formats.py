@@ -10,6 +10,7 @@ from recinject import registry
 from recinject.data.formats import find_formats
 from recinject.data.readers import read_log
 from recinject.data.schema import Log
+from recinject.data.splitting import split_by
 from recinject.foundation.errors import RecinjectError
 
 INTER = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
@@ -67,6 +68,14 @@ LIKES = Format("sentences", "a .likes file", files, lambda events: None, read)
 """
 
 
+@pytest.fixture(autouse=True)
+def _own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    for kind in ("reader", "split"):
+        registry.names(kind)
+        monkeypatch.setitem(registry._things, kind, dict(registry._things[kind]))
+
+
 def install(folder: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
     """Put a package on the path that offers a reader by an entry point."""
     package = f"likes_{folder.name}"
@@ -75,8 +84,6 @@ def install(folder: Path, monkeypatch: pytest.MonkeyPatch, entry: str) -> None:
     points = f"[recinject.reader]\nlikes = {entry.replace('likes', package)}\n"
     write(folder / "own-1.0.dist-info" / "entry_points.txt", points)
     monkeypatch.syspath_prepend(str(folder))
-    known = {name: registry.find("reader", name) for name in registry.names("reader")[:4]}
-    monkeypatch.setitem(registry._things, "reader", known)
 
 
 def test_a_packages_own_reader_is_guessed_and_asked_for(
@@ -107,3 +114,42 @@ def test_a_packages_reader_that_is_none_is_said(
 
 def test_formats_are_known_by_name() -> None:
     assert list(find_formats()) == ["recbole", "movielens", "amazon", "table"]
+
+
+PLUGIN = """
+import numpy as np
+import pandas as pd
+from recinject.data.formats import Format
+from recinject.data.splitting import Part, Split
+from recinject.data.tables import Table
+from recinject.registry import register
+
+def read(path, wanted):
+    rows = [line.split(" likes ") for line in path.read_text().splitlines()]
+    return Table(path, pd.DataFrame(rows, columns=["user", "item"]))
+
+register("reader", "likes")(
+    Format(
+        name="sentences",
+        expects="a .likes file",
+        events=lambda path: [path] if path.suffix == ".likes" else [],
+        items=lambda events: None,
+        read=read,
+    )
+)
+
+@register("split", "every_third")
+def every_third(interactions, share, seed):
+    return Split(interactions, np.arange(len(interactions), dtype=np.int8) % 3)
+"""
+
+
+def test_a_file_may_register_a_reader_and_a_split(tmp_path: Path) -> None:
+    registry.load_plugin(write(tmp_path / "own.py", PLUGIN))
+    path = write(tmp_path / "log.likes", "Ann likes tea\nAnn likes milk\nAnn likes rum\n")
+    log = read_log(path)
+    assert log.findings[0] == "The format was detected: sentences log.likes."
+    assert pairs(log) == [("Ann", "tea"), ("Ann", "milk"), ("Ann", "rum")]
+    assert split_by("every_third", log.interactions).parts.tolist() == [0, 1, 2]
+    with pytest.raises(RecinjectError, match=r"data.split.*'every_thrid'\n.*'every_third'"):
+        split_by("every_thrid", log.interactions)

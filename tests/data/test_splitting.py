@@ -165,12 +165,11 @@ def timed_logs(draw: st.DrawFn) -> Interactions:
     )
 
 
+rules = st.sampled_from(sorted(names("split")))
 shares = st.sampled_from([0.05, 0.1, 0.25, 0.49])
 
 
-@given(
-    timed_logs(), st.sampled_from(sorted(names("split"))), shares, st.sampled_from(list(Part)[1:])
-)
+@given(timed_logs(), rules, shares, st.sampled_from(list(Part)[1:]))
 def test_the_histories_of_every_rule_are_earlier_parts_before_the_target(
     log: Interactions, rule: str, share: float, part: Part
 ) -> None:
@@ -254,7 +253,7 @@ def test_a_random_split_holds_out_a_share_of_the_events(
     assert (parts == Part.VALIDATION).sum() == min(held_out, len(log) - held_out)
 
 
-@given(timed_logs(), st.sampled_from(sorted(names("split"))), shares)
+@given(timed_logs(), rules, shares)
 def test_without_validation_its_events_train(log: Interactions, rule: str, share: float) -> None:
     split = find("split", rule)(log, share, 1)
     parts = without_validation(split).parts
@@ -262,7 +261,7 @@ def test_without_validation_its_events_train(log: Interactions, rule: str, share
     assert ((parts == Part.TRAIN) == (split.parts <= Part.VALIDATION)).all()
 
 
-@given(timed_logs(), st.sampled_from(sorted(names("split"))))
+@given(timed_logs(), rules)
 def test_what_is_not_learnt_from_still_stands_in_histories(log: Interactions, rule: str) -> None:
     split = find("split", rule)(log, 0.2, 1)
     training = (split.parts == Part.TRAIN).sum()

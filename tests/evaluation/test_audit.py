@@ -2,20 +2,23 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Split, leave_one_out
 from recinject.evaluation.audit import (
     Finding,
+    count_leaks,
     duplicates,
-    held_out_in_training,
+    held_out_items,
     highest_id_rule,
     prompts,
     recommended_lists,
     time_order,
 )
 from recinject.recommenders.protocol import Prediction, Queries
+from recinject.samples.builder import SCHEMA
 
 
 def by_check(findings: list[Finding]) -> dict[str, Finding]:
@@ -101,10 +104,28 @@ def test_shared_titles_of_the_amazon_sets(shared_data: Path, folder: str, shared
 
 def test_a_held_out_item_in_a_training_sample_is_a_leak() -> None:
     split = split_of([[1, 2, 3], [3, 4, 3, 5]])
-    honest = [(0, [1]), (1, [3, 4]), (1, [2])]
-    assert held_out_in_training(split, honest).verdict == "ok"
-    leak = held_out_in_training(split, [*honest, (0, np.array([1, 2, 3])), (1, [5])])
-    assert (leak.value, leak.verdict) == (3, "warning")
+    barred = held_out_items(split)
+    assert barred == {0: {2, 3}, 1: {5}}, "a repeated item is known from training"
+    names = {"history": [f"#{item}" for item in range(100)]}
+
+    def leaks(*rows):
+        columns = ("user", "target", "candidates", "prompt", "completion")
+        table = pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows], SCHEMA)
+        return count_leaks(table, barred, names)
+
+    honest = [(0, 1, None, "took #1", "#1"), (1, 4, [3, 4], "took #3, #4, #50", "#30, #20")]
+    assert leaks(*honest) == 0
+    assert leaks(*honest, (0, 2, None, "", ""), (1, 3, [3, 5], "", "")) == 2
+    assert leaks((0, 1, None, "took #2.", ""), (1, None, None, "", "#5"), honest[0]) == 2
+
+
+def test_a_title_within_a_longer_one_gives_nobody_away() -> None:
+    barred, titles = {0: {0}}, {"history": ["Toy Story", "Toy Story 2", "Heat", "Heat"]}
+    for prompt, leaks in (("saw Toy Story 2", 0), ("saw Toy Story, Toy Story 2", 1)):
+        row = {"user": 0, "prompt": prompt, "completion": ""}
+        assert count_leaks(pa.Table.from_pylist([row], SCHEMA), barred, titles) == leaks
+    row = {"user": 0, "prompt": "saw Heat", "completion": ""}
+    assert count_leaks(pa.Table.from_pylist([row], SCHEMA), {0: {3}}, titles) == 0
 
 
 def test_lists_are_searched_for_what_must_not_be_in_them() -> None:
@@ -134,12 +155,26 @@ def test_predicted_ratings_have_no_lists() -> None:
 
 @pytest.mark.parametrize(("cut", "verdict"), [(0, "ok"), (1, "note"), (60, "warning")])
 def test_cut_prompts_are_reported(cut: int, verdict: str) -> None:
-    found = by_check(prompts(1000, cut, 2))
+    tokens = {"samples": 1000, "truncated": cut, "unknown_tokens": 2}
+    rows = [{"split": "train", "samples": 1000, "trimmed": 0, "tokens": tokens}]
+    found = by_check(prompts(rows))
     assert (found["truncated_prompts"].value, found["truncated_prompts"].verdict) == (
         cut / 1000,
         verdict,
     )
     assert found["unknown_tokens"].verdict == "note"
+
+
+def test_histories_that_were_trimmed_to_fit_are_counted_for_every_split() -> None:
+    rows = [
+        {"split": split, "samples": 50, "trimmed": trimmed, "tokens": None}
+        for split, trimmed in (("train", 0), ("train", 0), ("test", 10), ("test", 0))
+    ]
+    found = {f.check: (f.value, f.verdict) for f in prompts(rows) if "trimmed" in f.check}
+    assert found == {
+        "trimmed_histories:train": (0.0, "ok"),
+        "trimmed_histories:test": (0.1, "note"),
+    }
 
 
 def test_the_order_of_appearance_leaks_on_amazon_beauty(shared_data: Path) -> None:

@@ -6,17 +6,18 @@ import pytest
 
 from recinject.data.schema import Catalog
 from recinject.evaluation.evaluate import (
-    Protocol,
-    answer,
-    compare_with_all,
-    fit_baselines,
-    save_prediction,
+    EvaluationSettings,
+    fit_recommenders,
+    measure,
+    prediction_frame,
 )
 from recinject.evaluation.metrics import evaluate_prediction
+from recinject.identifiers.data import Data
+from recinject.identifiers.table import name_items
 from recinject.recommenders.baselines import GlobalMean, Popularity, Random, UserMean
 from recinject.recommenders.protocol import Queries
 
-PROTOCOL = Protocol(list_length=6, cutoffs=[1, 5], resamples=100, seed=3)
+SETTINGS = EvaluationSettings(list_length=6, cutoffs=[1, 5], resamples=100, seed=3)
 CATALOG = Catalog(pd.DataFrame({"item_id": [f"i{n}" for n in range(30)], "title": ""}))
 
 
@@ -45,64 +46,57 @@ def rating(split, queries):
     return replace(queries, task="rating", labels=split.interactions.ratings[last])
 
 
-def test_baselines_that_need_ratings_stay_out_where_there_are_none(split):
+@pytest.fixture
+def data(split):
+    return Data(split, CATALOG, name_items("number", CATALOG, 1))
+
+
+@pytest.fixture
+def predicted(data, queries):
+    def predict(kind, asked=queries, length=6):
+        (fitted,) = fit_recommenders([kind], data, seed=1)
+        return fitted.predict(asked, length)
+
+    return predict
+
+
+def test_baselines_that_need_ratings_stay_out_where_there_are_none(split, data):
     baselines = [Popularity(), GlobalMean(), Random(), UserMean()]
-    fitted = fit_baselines(baselines, split, CATALOG, seed=1)
+    fitted = fit_recommenders(baselines, data, seed=1)
     assert [each.name for each in fitted] == ["popularity", "global_mean", "random", "user_mean"]
+    assert all(each.data is data for each in fitted)
     unrated = replace(split, interactions=replace(split.interactions, ratings=None))
-    fitted = fit_baselines(baselines, unrated, CATALOG, seed=1)
+    fitted = fit_recommenders(baselines, replace(data, split=unrated), seed=1)
     assert [each.name for each in fitted] == ["popularity", "random"]
 
 
-def test_an_answer_is_measured_by_the_protocol(split, queries):
-    (popularity,) = fit_baselines([Popularity()], split, CATALOG, seed=1)
-    given = answer(popularity, queries, PROTOCOL)
-    assert given.prediction.items.shape == (len(queries), 6)
-    assert given.metrics == evaluate_prediction(given.prediction, queries, [1, 5], 100, 3)
-    assert [result.metric for result in given.metrics] == [
-        "hr@1",
-        "hr@5",
-        "ndcg@1",
-        "ndcg@5",
-        "mrr",
-    ]
+def test_an_answer_is_measured_by_the_settings(predicted, queries):
+    prediction = predicted(Popularity())
+    assert prediction.items.shape == (len(queries), 6)
+    found = measure(prediction, queries, SETTINGS)
+    assert found == evaluate_prediction(prediction, queries, [1, 5], 100, 3)
+    assert [result.metric for result in found] == ["hr@1", "hr@5", "ndcg@1", "ndcg@5", "mrr"]
+    assert [r.metric for r in measure(prediction, queries, SETTINGS, ["mrr"])] == ["mrr"]
 
 
-def test_one_is_compared_with_each_of_the_others_by_every_metric(split, queries):
-    fitted = fit_baselines([Popularity(), Random()], split, CATALOG, seed=1)
-    first, second = (answer(each, queries, PROTOCOL) for each in fitted)
-    found = compare_with_all(first, [second, first], queries, PROTOCOL)
-    assert [(row.reference, row.metric) for row in found] == [
-        (name, result.metric) for name in ("random", "popularity") for result in first.metrics
-    ]
-    for row, own, other in zip(found[:5], first.metrics, second.metrics, strict=True):
-        assert row.recommender == "popularity"
-        assert row.difference == pytest.approx(own.value - other.value)
-    assert all(row.difference == 0 and row.p_value == 1 for row in found[5:])
-
-
-def test_lists_are_stored_with_the_logs_own_ids(split, queries, tmp_path):
-    (popularity,) = fit_baselines([Popularity()], split, CATALOG, seed=1)
-    prediction = answer(popularity, queries, replace(PROTOCOL, list_length=28)).prediction
-    save_prediction(tmp_path, prediction, queries, CATALOG)
-    stored = pd.read_parquet(tmp_path / "retrieval.popularity.parquet")
+def test_lists_are_kept_with_the_logs_own_ids(predicted, queries):
+    prediction = predicted(Popularity(), length=28)
+    frame = prediction_frame(prediction, queries, CATALOG)
     keys = ["sample_id", "user", "target", "items", "target_item_id"]
-    assert list(stored) == [*keys, "item_ids", "scores", "ahead", "tied"]
-    np.testing.assert_array_equal(np.stack(stored["items"]), prediction.items)
-    assert list(stored["user"]) == list(queries.users)
+    assert list(frame) == [*keys, "item_ids", "scores", "ahead", "tied"]
+    np.testing.assert_array_equal(np.stack(frame["items"]), prediction.items)
+    assert list(frame["user"]) == list(queries.users)
     for row, items in enumerate(prediction.items):
         names = [None if item < 0 else f"i{item}" for item in items]
-        assert list(stored["item_ids"][row]) == names
-    assert None in stored["item_ids"][0], "28 are asked for, and 30 - 8 can be had"
-    np.testing.assert_array_equal(np.stack(stored["scores"]), prediction.scores)
-    assert list(stored["target_item_id"]) == [f"i{item}" for item in queries.targets]
+        assert list(frame["item_ids"][row]) == names
+    assert None in frame["item_ids"][0], "28 are asked for, and 30 - 8 can be had"
+    np.testing.assert_array_equal(np.stack(frame["scores"]), prediction.scores)
+    assert list(frame["target_item_id"]) == [f"i{item}" for item in queries.targets]
 
 
-def test_ratings_are_stored_beside_the_truth(split, rating, tmp_path):
-    (mean,) = fit_baselines([UserMean()], split, CATALOG, seed=1)
-    prediction = answer(mean, rating, PROTOCOL).prediction
-    save_prediction(tmp_path, prediction, rating, CATALOG)
-    stored = pd.read_parquet(tmp_path / "rating.user_mean.parquet")
-    assert list(stored) == ["sample_id", "user", "target", "target_item_id", "rating", "label"]
-    assert list(stored["label"]) == list(rating.labels)
-    assert list(stored["rating"]) == list(prediction.ratings)
+def test_ratings_are_kept_beside_the_truth(predicted, rating):
+    prediction = predicted(UserMean(), rating)
+    frame = prediction_frame(prediction, rating, CATALOG)
+    assert list(frame) == ["sample_id", "user", "target", "target_item_id", "rating", "label"]
+    assert list(frame["label"]) == list(rating.labels)
+    assert list(frame["rating"]) == list(prediction.ratings)

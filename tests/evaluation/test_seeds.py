@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from recinject.data.schema import Catalog
-from recinject.evaluation.evaluate import save_prediction
+from recinject.evaluation.evaluate import prediction_frame
 from recinject.evaluation.metrics import evaluate_prediction
 from recinject.evaluation.statistics import is_paired, load_answers
 from recinject.recommenders.protocol import Prediction, Queries, places
@@ -43,8 +43,9 @@ def stored(tmp_path):
         for seed, (prediction, queries) in zip(seeds, made, strict=True):
             folder = tmp_path / str(seed)
             folder.mkdir()
-            save_prediction(folder, prediction, queries, catalog)
-            files.append(folder / f"{task}.language_model.parquet")
+            file = folder / f"{task}.language_model.parquet"
+            prediction_frame(prediction, queries, catalog).to_parquet(file, index=False)
+            files.append(file)
         return made, files
 
     return store

@@ -130,7 +130,7 @@ def test_an_adapter_that_took_a_part_of_the_base_fits_the_base_as_it_was(start, 
     [
         (["experts={k: 5}"], "experts.k: 5\n  fix: set it to 1 up to number, 4"),
         (["experts={gamma: 0}"], "experts.gamma: Input should be greater than 0"),
-        (["experts={rnk: 2}"], "experts: unknown key 'rnk'\n  fix: did you mean 'rank'"),
+        (["experts={rnk: 2}"], "experts.rnk: unknown key\n  fix: did you mean 'rank'"),
         (["experts={rank: x}"], "experts.rank: Input should be a valid integer"),
         (["experts={gate: dselect}"], "experts.gate: unknown gate 'dselect'\n  fix: did you mean"),
         (["experts={target_modules: [qq]}"], "the model has no linear layer 'qq'"),

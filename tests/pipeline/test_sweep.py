@@ -14,10 +14,10 @@ from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
 from recinject.pipeline.sections import SweepSection
 from recinject.pipeline.sweep import arms_of, plan, sweep
-from recinject.pipeline.train import curriculum, task_sizes
+from recinject.pipeline.train import curriculum
 from recinject.reporting.sweep import Sweep
 from recinject.samples.mixture import mix_tasks
-from recinject.training.curriculum import order_by_phase
+from recinject.training.batches import order_by_phase
 
 ADDED = ("add_masked_item_modelling", "add_bpr")
 ARMS = ("base", "base_longer", *ADDED)
@@ -141,7 +141,7 @@ def test_every_arm_is_a_run_of_its_own(ablated):
     folder, output = ablated
     said = re.findall(r"^sweep: (\w+), seed (\d)", output, re.MULTILINE)
     assert said == [tuple(name.split("-")) for name in RUNS]
-    assert {path.name for path in folder.iterdir()} == {*RUNS, "report"}
+    assert {path.name for path in folder.iterdir()} == {*RUNS, "report", "recipe.yaml"}
 
 
 def test_baselines_are_evaluated_once_for_arms_with_the_same_data(ablated, studied):
@@ -169,7 +169,7 @@ def test_arms_of_a_seed_share_their_samples_and_seeds_do_not(ablated):
 
 def samples_trained_on(run):
     """Return how often each sample of the base's tasks is trained on."""
-    sizes = task_sizes(run)
+    sizes = run.samples.sizes
     phases = curriculum(run.recipe.training, sizes)
     names = [task.name for task in run.recipe.tasks() if task.name in phases[0].rates]
     mixed = mix_tasks(run.folder("samples"), names, {}, run.recipe.seed)
@@ -259,7 +259,7 @@ def test_what_is_done_is_skipped_and_what_is_missing_is_made(
         (copied / name / "recipe.yaml").unlink()
     ended = recinject("run", tiny_recipe, f"runs={tmp_path}", *ABLATED)
     assert ended.code == 0, ended.output
-    assert made(ended.output) == ["training", "report"]
+    assert made(ended.output) == ["model", "report"]
     assert ended.output.split("\n\n")[-3:-1] == output.split("\n\n")[-3:-1]
 
 

@@ -132,10 +132,8 @@ def test_lora_on_a_named_t5_trains_the_new_tokens_of_codes_beside_titles(tiny_re
     sample = read_samples(run.folder("samples"), "retrieval", "train").to_pylist()[0]
     assert any(title in sample["prompt"] for title in run.data.catalog.titles)
     assert sample["completion"] in run.data.identifiers.texts
-    rows = [
-        run.samples.factory.tokenizer.token_to_id(token) for token in run.data.identifiers.tokens
-    ]
-    before = base_model(recipe, run.samples.factory.tokenizer)
+    rows = [run.samples.tokenizer.token_to_id(token) for token in run.data.identifiers.tokens]
+    before = base_model(recipe, run.samples.tokenizer)
     after = load_trained(run.folder("model"))[0]
     first, last = (m.get_input_embeddings().weight.detach().clone() for m in (before, after))
     assert not torch.allclose(first[rows], last[rows], atol=1e-3)

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
-from recinject.samples.build import build_samples
 from recinject.samples.builder import AFTER, BETWEEN, SHUFFLED
+from recinject.samples.samples import build_samples
 from recinject.samples.store import Forms
 from recinject.samples.tokenizer import encode, train_tokenizer
 from recinject.tasks.shipped import Rating, Retrieval

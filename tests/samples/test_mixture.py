@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
-from recinject.samples.build import build_samples
 from recinject.samples.mixture import (
     draw_passes,
     mix_tasks,
@@ -15,6 +14,7 @@ from recinject.samples.mixture import (
     token_columns,
     validation_samples,
 )
+from recinject.samples.samples import build_samples
 from recinject.samples.store import Forms, read_samples
 from recinject.tasks.shipped import MaskedItemModelling, Retrieval
 

@@ -10,9 +10,9 @@ from recinject.foundation.storage import atomic_folder
 from recinject.reporting.cards import dataset_card
 from recinject.reporting.result import DataFacts, SampleRow
 from recinject.samples import store
-from recinject.samples.build import build_samples
 from recinject.samples.builder import SCHEMA
 from recinject.samples.mixture import token_columns
+from recinject.samples.samples import build_samples
 from recinject.samples.store import Forms, read_samples, shards, write_samples
 from recinject.tasks.shipped import BPR, MaskedItemModelling, Retrieval
 
@@ -206,7 +206,7 @@ def test_a_build_of_several_tasks_resumes_within_the_second(
 ):
     factory = make(small_split, tasks=[BPR(), Retrieval()])
     with atomic_folder(tmp_path / "whole") as folder:
-        rows = build_samples(factory, folder, BOTH, workers=1)
+        rows = list(build_samples(factory, folder, BOTH, workers=1).rows)
     bpr_shards = len(shards(tmp_path / "whole", "bpr", "train", ".parquet"))
     with monkeypatch.context() as patch:
         stop_at(patch, "_write_shard", bpr_shards + 2, KeyboardInterrupt)
@@ -215,7 +215,7 @@ def test_a_build_of_several_tasks_resumes_within_the_second(
     assert len(list(folder.rglob("*.parquet"))) == bpr_shards + 1
     done = inodes(folder)
     with atomic_folder(tmp_path / "a", "key") as folder:
-        assert build_samples(factory, folder, BOTH, workers=1) == rows
+        assert list(build_samples(factory, folder, BOTH, workers=1).rows) == rows
     now = inodes(tmp_path / "a")
     assert all(now[file] == stat for file, stat in done.items() if file != "tokenizer.json")
     assert files_of(tmp_path / "a") == files_of(tmp_path / "whole")
@@ -315,7 +315,7 @@ def test_datasets_reads_a_folder_with_its_card(make, small_split, tmp_path):
     folder.mkdir()
     # Nobody here has the fifty events that the third task wants.
     tasks = [Retrieval(), BPR(), MaskedItemModelling(shortest=50, longest=50)]
-    rows = build_samples(make(small_split, tasks=tasks), folder, BOTH, workers=1)
+    rows = list(build_samples(make(small_split, tasks=tasks), folder, BOTH, workers=1).rows)
     (folder / "README.md").write_text(card_of(rows), encoding="utf-8")
     for task, names in [
         ("retrieval", ["train", "validation", "test", "reworded", "shuffled"]),

@@ -5,7 +5,7 @@ from transformers import Adafactor, Trainer, TrainingArguments
 
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.clippy.clippy import ClippyAdagrad
-from recinject.methods.low_rank.layers import choose_ranks, shape_low_rank
+from recinject.methods.low_rank.layers import LowRank
 from recinject.models.adapters import add_lora
 from recinject.registry import names, register
 from recinject.training.optimizers import (
@@ -165,5 +165,5 @@ def test_thresholds_that_freeze_lora_are_refused_before_training(make_model):
 
 def test_the_form_of_low_rank_layers_is_not_taken_for_zeros(make_model):
     model = make_model()
-    shape_low_rank(model, choose_ranks(model, None, 2, None))
+    LowRank(rank=2).check(model)
     check_optimizer("clippy_adam", {"lam_abs": 1e-7}, model)

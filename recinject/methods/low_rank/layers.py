@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -17,8 +20,10 @@ from recinject.methods.low_rank.factors import (
     check_rank,
     find_factors,
 )
-from recinject.models.building import StandIn
+from recinject.models.building import Initialization, StandIn
 
+_FACTORS = "factors.safetensors"
+BY_WEIGHT = "spectral"  # the method that looks at no inputs
 FEED_FORWARD = ("wi", "wi_0", "wi_1", "wo")
 # Layers by their own names whose outputs one activation of their parent joins; T5's and Llama's.
 _JOINED = {("wi_0", "wi_1"): "act", ("gate_proj", "up_proj"): "act_fn", ("wi",): "act"}
@@ -59,75 +64,96 @@ class LowRankLinear(StandIn):
         return made.requires_grad_(self.up.requires_grad)
 
 
-def make_low_rank(
-    model: nn.Module,
-    targets: Collection[str] | None = None,
-    *,
-    rank: int | None = None,
-    energy: float | None = None,
-    method: str = "lfai",
-    inputs: Mapping[str, Tensor] | None = None,
-    seed: int = 0,
-) -> dict[str, int]:
-    """Make linear layers of a model low-rank, in place; return the ranks by their full names.
+class LowRank(Initialization):
+    """The initialization ``low_rank``: linear layers become two thin factors before training.
+
+    The trained model is written with whole matrices, as plain transformers loads it.
 
     Args:
-        model: the model.
-        targets: their own names, such as ``wo``; None for the feed-forward layers of a T5.
-        rank: of all of them.
-        energy: in place of a rank, the share of a weight's squared singular values to keep at
+        targets: the layers' own names, such as ``wo``; those of T5's feed-forward layers if None.
+        rank: of each layer.
+        energy: in place of a rank, the fraction of a weight's squared singular values to keep at
             least, from above 0 to 1.
         method: see :func:`~recinject.methods.low_rank.factors.find_factors`.
-        inputs: what layers read, by full name, from :func:`capture_inputs`; a layer without any is
-            taken to read x ~ N(0, I).
-        seed: of what is sampled.
-
-    Raises:
-        RecinjectError: no such layer, rank, share or method.
     """
-    # Nothing is replaced before all of it is known to work.
-    ranks = choose_ranks(model, targets, rank, energy, method)
-    layers = find_layers(model, targets)
-    made: dict[str, Factors] = {}
-    for names, block in find_blocks(model, layers):
-        rows = (inputs or {}).get(names[0])
-        found = find_factors(block, [ranks[name] for name in names], method, rows, seed)
-        made |= zip(names, found, strict=True)
-    for name, factors in made.items():
-        model.set_submodule(name, LowRankLinear.from_linear(layers[name], factors))
-    return ranks
 
+    def __init__(
+        self,
+        *,
+        targets: Annotated[list[str], Field(min_length=1)] | None = None,
+        rank: Annotated[int, Field(ge=1)] | None = None,
+        energy: float | None = None,
+        method: Literal["spectral", "nkp", "lfai"] = "lfai",
+    ) -> None:
+        self.targets, self.rank, self.energy, self.method = targets, rank, energy, method
+        self.reads_batches = method != BY_WEIGHT
 
-def choose_ranks(
-    model: nn.Module,
-    targets: Collection[str] | None,
-    rank: int | None,
-    energy: float | None,
-    method: str = "lfai",
-) -> dict[str, int]:
-    """Return the ranks that :func:`make_low_rank` would give; errors are its own."""
-    if (rank is None) == (energy is None) or not (energy is None or 0 < energy <= 1):
-        raise RecinjectError(
-            f"low rank: rank {rank} and energy {energy}",
-            hint="give one of them: a rank from 1 on, or a share of energy above 0 and up to 1",
-        )
-    layers = find_layers(model, targets)
-    for _, block in find_blocks(model, layers):
-        check_method(block, method)
-    if rank is None:
-        return {
-            name: _rank_of_energy(layer.weight, energy or 1.0) for name, layer in layers.items()
-        }
-    for name, layer in layers.items():
-        check_rank(name, layer.weight, rank)
-    return dict.fromkeys(layers, rank)
+    def ranks(self, model: nn.Module) -> dict[str, int]:
+        """Return the rank of each layer by its full name.
+
+        Raises:
+            RecinjectError: the model has no such layer, or a rank, energy or method is not for it.
+        """
+        rank, energy = self.rank, self.energy
+        if (rank is None) == (energy is None) or not (energy is None or 0 < energy <= 1):
+            raise RecinjectError(
+                f"low rank: rank {rank} and energy {energy}",
+                hint="give one of them: a rank from 1 on, or a fraction of energy above 0, up to 1",
+            )
+        layers = find_layers(model, self.targets)
+        for _, block in find_blocks(model, layers):
+            check_method(block, self.method)
+        if rank is None:
+            return {name: _rank_of(each.weight, energy or 1.0) for name, each in layers.items()}
+        for name, layer in layers.items():
+            check_rank(name, layer.weight, rank)
+        return dict.fromkeys(layers, rank)
+
+    def check(self, model: nn.Module) -> None:
+        """Give the layers their ranks, filled with ones."""
+        shape_low_rank(model, self.ranks(model))
+
+    def start(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int) -> None:
+        """Make the layers low-rank by what they read in the batches."""
+        layers = find_layers(model, self.targets)
+        inputs = capture_inputs(model, batches, layers) if self.reads_batches else {}
+        self.factorise(model, inputs, seed)
+
+    def factorise(
+        self, model: nn.Module, inputs: Mapping[str, Tensor] | None = None, seed: int = 0
+    ) -> None:
+        """Make the layers low-rank, in place.
+
+        Args:
+            model: the model; nothing is replaced before all of it is known to work.
+            inputs: what layers read, by full name, from :func:`capture_inputs`; a layer without
+                any is taken to read x ~ N(0, I).
+            seed: of what is sampled.
+        """
+        ranks, layers = self.ranks(model), find_layers(model, self.targets)
+        made: dict[str, Factors] = {}
+        for names, block in find_blocks(model, layers):
+            rows, sizes = (inputs or {}).get(names[0]), [ranks[name] for name in names]
+            made |= zip(names, find_factors(block, sizes, self.method, rows, seed), strict=True)
+        for name, factors in made.items():
+            model.set_submodule(name, LowRankLinear.from_linear(layers[name], factors))
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write the weights of the low-rank layers."""
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
+        weights = {f"{n}.{k}": t for n, m in layers.items() for k, t in m.state_dict().items()}
+        save_file(weights, folder / _FACTORS)
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        """Make the layers low-rank as :meth:`save` found them."""
+        weights = load_file(folder / _FACTORS)
+        downs = {name: len(weight) for name, weight in weights.items() if name.endswith(".down")}
+        shape_low_rank(model, {name.removesuffix(".down"): rank for name, rank in downs.items()})
+        model.load_state_dict(weights, strict=False)
 
 
 def shape_low_rank(model: nn.Module, ranks: Mapping[str, int]) -> None:
-    """Give linear layers, by full name, the form of these ranks, in place, filled with ones.
-
-    Of zeros an optimizer whose thresholds freeze them would be refused.
-    """
+    """Make linear layers, by full name, low-rank, in place, with factors of ones."""
     for name, rank in ranks.items():
         layer: Any = model.get_submodule(name)
         (outputs, inputs), filled = layer.weight.shape, layer.weight.new_ones
@@ -135,7 +161,7 @@ def shape_low_rank(model: nn.Module, ranks: Mapping[str, int]) -> None:
         model.set_submodule(name, LowRankLinear.from_linear(layer, factors))
 
 
-def _rank_of_energy(weight: Tensor, energy: float) -> int:
+def _rank_of(weight: Tensor, energy: float) -> int:
     kept = torch.linalg.svdvals(weight.detach().double()).square().cumsum(0)
     return min(len(kept), 1 + int((kept < energy * kept[-1]).sum()))
 

@@ -1,88 +1,25 @@
-"""What a model starts its training from: low-rank layers, or LoRA that takes a part of its layers.
-
-These are the registry's initializations ``low_rank``, ``spectral``, ``nkp`` and ``lfai``.
-"""
+"""LoRA that starts from a part of its layers: the initializations spectral, nkp and lfai."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from peft import LoraConfig, PeftModel, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.lora import Linear as LoraLinear
 from peft.tuners.lora import LoraLayer
 from pydantic import Field
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.low_rank.factors import Block, check_method, check_rank, find_factors
-from recinject.methods.low_rank.layers import (
-    LowRankLinear,
-    capture_inputs,
-    choose_ranks,
-    find_blocks,
-    find_layers,
-    make_low_rank,
-    shape_low_rank,
-)
+from recinject.methods.low_rank.layers import BY_WEIGHT, capture_inputs, find_blocks
 from recinject.models.building import Initialization
 
-_FACTORS = "factors.safetensors"
-_BY_WEIGHT = "spectral"
 _ADAPTER = "default"
 _Batches = Sequence[Mapping[str, Tensor]]
-
-
-class LowRank(Initialization):
-    """Linear layers become two thin factors before the model trains.
-
-    The trained model is written with whole matrices, as plain transformers loads it.
-
-    Args:
-        targets: the layers' own names, such as ``wo``; those of T5's feed-forward layers if None.
-        rank: of each layer.
-        energy: in place of a rank, the share of the squared singular values to keep.
-        method: see :func:`~recinject.methods.low_rank.factors.find_factors`.
-    """
-
-    def __init__(
-        self,
-        *,
-        targets: Annotated[list[str], Field(min_length=1)] | None = None,
-        rank: Annotated[int, Field(ge=1)] | None = None,
-        energy: float | None = None,
-        method: Literal["spectral", "nkp", "lfai"] = "lfai",
-    ) -> None:
-        self.targets, self.rank, self.energy, self.method = targets, rank, energy, method
-        self.reads_batches = method != _BY_WEIGHT
-
-    def check(self, model: nn.Module) -> None:
-        """Give the layers their ranks, filled with ones."""
-        ranks = choose_ranks(model, self.targets, self.rank, self.energy, self.method)
-        shape_low_rank(model, ranks)
-
-    def start(self, model: nn.Module, batches: _Batches, seed: int) -> None:
-        """Make the layers low-rank by what they read in the batches."""
-        layers = find_layers(model, self.targets)
-        inputs = capture_inputs(model, batches, layers) if self.reads_batches else {}
-        settings = {"rank": self.rank, "energy": self.energy, "method": self.method}
-        make_low_rank(model, self.targets, **settings, inputs=inputs, seed=seed)  # type: ignore[arg-type]
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the weights of the low-rank layers."""
-        layers = {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
-        weights = {f"{n}.{k}": t for n, m in layers.items() for k, t in m.state_dict().items()}
-        save_file(weights, folder / _FACTORS)
-
-    def load(self, model: nn.Module, folder: Path) -> None:
-        """Make the layers low-rank as :meth:`save` found them."""
-        weights = load_file(folder / _FACTORS)
-        downs = {name: len(weight) for name, weight in weights.items() if name.endswith(".down")}
-        shape_low_rank(model, {name.removesuffix(".down"): rank for name, rank in downs.items()})
-        model.load_state_dict(weights, strict=False)
 
 
 class LoraStart(Initialization):
@@ -100,7 +37,7 @@ class LoraStart(Initialization):
     method: ClassVar[str]
 
     def __init__(self, *, rows: Annotated[int, Field(ge=1)] = 2048) -> None:
-        self.rows, self.reads_batches = rows, self.method != _BY_WEIGHT
+        self.rows, self.reads_batches = rows, self.method != BY_WEIGHT
 
     def check(self, model: nn.Module) -> None:
         """Fill the matrices that a start must find at zero with ones."""

@@ -152,8 +152,7 @@ class Ranker(nn.Module):
         self._mean, self._deviation, self._negatives = mean, deviation, negatives
         self.padding = len(item_rows)
         self._weights = dict(zip(TASKS, weights, strict=True))
-        grid = np.full((len(item_rows) + 1, int(item_rows.lengths.max())), rows)
-        grid[item_rows.rows, item_rows.places] = item_rows.values
+        grid = np.pad(item_rows.to_grid(rows), ((0, 1), (0, 0)), constant_values=rows)
         self.register_buffer("item_rows", torch.from_numpy(grid))
         self.register_buffer("negatives_from", torch.from_numpy(negatives_from.astype(np.int64)))
         self.table = nn.Embedding(rows + 1, width, padding_idx=rows)

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch.utils.data import Dataset
 
 from recinject.data.schema import Floats, Integers, Interactions
-from recinject.data.splitting import Part, Split, View
+from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
@@ -30,13 +30,7 @@ from recinject.methods.semantic_ranker.representations import (
     CodedItems,
     item_rows,
 )
-from recinject.recommenders.protocol import (
-    Prediction,
-    Queries,
-    Recommender,
-    Sources,
-    rank_candidates,
-)
+from recinject.recommenders.protocol import Prediction, Queries, Recommender, rank_candidates
 from recinject.registry import find, pick
 from recinject.training.networks import (
     Dropout,
@@ -66,7 +60,7 @@ class SemanticRanker(Recommender):
         rows: of the table of embeddings.
         content: see :func:`~recinject.identifiers.content.embed_items`.
         dimensions: the most numbers that ``tfidf`` keeps.
-        quantiser: the name of what learns the codebooks.
+        quantiser: the name in the registry of what learns the codebooks.
         levels: how many codes an item has.
         codes: how many a level has at most; a quarter of the items where that is less.
         longest: the most items of a history that are read, the latest.
@@ -101,12 +95,7 @@ class SemanticRanker(Recommender):
 
     def __post_init__(self) -> None:
         pick(self.representation, REPRESENTATIONS, f"{self.name}: unknown representation")
-        find("quantiser", self.quantiser, self.name)
-        self._sources: Sources | None = None
-
-    def read(self, sources: Sources) -> None:
-        """Note the items' texts, and the histories of the training events."""
-        self._sources = sources
+        find("quantiser", self.quantiser, f"{self.name}.quantiser")
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Make the items' codes, and learn both tasks from the training events.
@@ -114,8 +103,7 @@ class SemanticRanker(Recommender):
         Raises:
             RecinjectError: the items' texts were not read, or a setting does not fit them.
         """
-        alone = Split(training, np.zeros(len(training), np.int8))
-        view = self._sources.view if self._sources else alone.view(Part.TRAIN)
+        view = self._training_view(training)
         items = self._coded(np.bincount(training.items, minlength=training.n_items), seed)
         ratings = training.ratings
         self._range = None if ratings is None else (float(ratings.min()), float(ratings.max()))
@@ -231,11 +219,11 @@ class RankerEvents(Dataset[Tensors]):
 
 
 def _history_grids(items: Ragged, ratings: Ragged | None, longest: int, padding: int) -> Tensors:
-    """Return the latest items of histories and their ratings as grids of ``longest`` columns."""
+    """Return the latest items of histories, and their ratings, as grids."""
     latest = items.last(longest)
-    history = np.full((len(items), longest), padding)
-    history[latest.rows, latest.places] = latest.values
-    given = np.full(history.shape, np.nan, np.float32)
-    if ratings is not None:
-        given[latest.rows, latest.places] = ratings.last(longest).values
-    return {"history": torch.from_numpy(history), "history_ratings": torch.from_numpy(given)}
+    rated = np.full(len(latest.values), np.nan) if ratings is None else ratings.last(longest).values
+    grids = {
+        "history": latest.of(latest.values.astype(np.int64)).to_grid(padding),
+        "history_ratings": latest.of(rated.astype(np.float32)).to_grid(np.nan),
+    }
+    return {name: torch.from_numpy(grid) for name, grid in grids.items()}

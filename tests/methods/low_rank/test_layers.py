@@ -6,12 +6,11 @@ from transformers import AutoModelForSeq2SeqLM
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.low_rank.factors import METHODS, risk
 from recinject.methods.low_rank.layers import (
+    LowRank,
     LowRankLinear,
     capture_inputs,
     find_blocks,
     find_layers,
-    make_low_rank,
-    shape_low_rank,
 )
 from recinject.models.building import build_model
 from recinject.models.storing import save_trained
@@ -48,7 +47,9 @@ def test_full_rank_keeps_the_output(model, method):
     if method == "nkp" and model.config.is_gated_act:
         pytest.skip("no closed form")
     before = logits(model)
-    ranks = make_low_rank(model, rank=16, method=method, inputs=captured(model))
+    low = LowRank(rank=16, method=method)
+    ranks = low.ranks(model)
+    low.factorise(model, captured(model))
     assert set(ranks) == {name for name, m in model.named_modules() if isinstance(m, LowRankLinear)}
     torch.testing.assert_close(logits(model), before, atol=1e-4, rtol=1e-4)
 
@@ -56,12 +57,15 @@ def test_full_rank_keeps_the_output(model, method):
 def test_weights_go_into_a_model_of_the_same_ranks_and_back_to_one_matrix(model, tmp_path):
     with torch.no_grad():
         model.get_submodule(WO).weight[:2] *= 5
-    ranks = make_low_rank(model, energy=0.6, inputs=captured(model))
+    start = LowRank(energy=0.6)
+    ranks = start.ranks(model)
     assert len(set(ranks.values())) > 1
+    start.start(model, [BATCH], 0)
+    start.save(model, tmp_path)
     low = logits(model)
     config = {**TINY, "feed_forward_proj": model.config.feed_forward_proj}
     again = build_model(config, TOKENIZER, 5)
-    shape_low_rank(again, ranks)
+    LowRank(energy=0.6).load(again, tmp_path)
     again.load_state_dict(model.state_dict())
     assert torch.equal(logits(again), low)
     save_trained(model, TOKENIZER, tmp_path)
@@ -87,7 +91,7 @@ def test_what_is_captured_lowers_the_risk_and_the_pair_is_found(model):
         low = build_model(
             {**TINY, "feed_forward_proj": model.config.feed_forward_proj}, TOKENIZER, 0
         )
-        make_low_rank(low, rank=3, method=method, inputs=inputs)
+        LowRank(rank=3, method=method).factorise(low, inputs)
         made = dict(low.named_modules())
         weights = {name: made[name].plain().weight for name in layers}
         risks[method] = [
@@ -137,5 +141,5 @@ def test_padding_is_left_out_of_what_is_captured(model):
 def test_what_cannot_be_done_is_said_before_anything_changes(model, settings, said):
     before = logits(model)
     with pytest.raises(RecinjectError, match=said):
-        make_low_rank(model, **settings)
+        LowRank(**settings).factorise(model)
     assert torch.equal(logits(model), before)
