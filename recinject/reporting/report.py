@@ -43,7 +43,7 @@ def content_of(result: Result) -> dict[str, Any]:
     facts, rows, data = result.facts, result.rows, result.facts.data
     return {
         "facts": facts,
-        "has_model": result.has_model,
+        "has_model": bool(result.language_models),
         "headline": result.sentences,
         "standing_table": tables.standing_table(_standings(result)),
         "tasks": ordered_tasks(rows["metrics"]),
@@ -53,7 +53,7 @@ def content_of(result: Result) -> dict[str, Any]:
         "list_table": tables.list_table(rows["lists"]),
         "list_meanings": wording.list_meanings(row.measure for row in rows["lists"]),
         "comparison_tables": tables.comparison_tables(rows["comparisons"]),
-        "comparison_note": wording.comparison_note(result.has_model),
+        "comparison_note": wording.comparison_note(bool(result.language_models)),
         "cleaning_table": tables.cleaning_table(data.cleaning if data else ()),
         "time_note": wording.time_note(data.tie_rate, data.future_share) if data else "",
         "sample_table": tables.sample_table(facts.samples),
@@ -67,13 +67,14 @@ def content_of(result: Result) -> dict[str, Any]:
 
 
 def _standings(result: Result) -> dict[str, Standing]:
-    """Return for each task how the language model stands against the best baseline.
+    """Return for each task how the best language model stands against the best other.
 
     Where there is no language model, the best baseline stands against the second.
     """
     found, metrics = {}, result.rows["metrics"]
     for task in ordered_tasks(metrics):
-        first = LANGUAGE_MODEL if result.has_model else leader(task, metrics)
+        models = [row for row in metrics if row.recommender in result.language_models]
+        first = leader(task, models if result.language_models else metrics)
         if order := standings(task, metrics, result.rows["comparisons"], first):
             found[task] = order[0]
     return found
@@ -126,10 +127,11 @@ def _sliced(result: Result, task: str) -> list[SliceResult]:
 
 
 def _rated(result: Result) -> tuple[Any, Any] | None:
-    """Return true and predicted ratings of the model, or of the best baseline, if stored."""
-    best = leader("rating", result.rows["metrics"])
-    name = LANGUAGE_MODEL if result.has_model else best
-    if best is None or ("rating", name) not in result.predictions:
+    """Return true and predicted ratings of the best model, or of the best baseline, if stored."""
+    models, metrics = result.language_models, result.rows["metrics"]
+    known = [row for row in metrics if row.recommender in models] if models else metrics
+    name = leader("rating", known)
+    if name is None or ("rating", name) not in result.predictions:
         return None
-    frame = result.predictions["rating", str(name)]
+    frame = result.predictions["rating", name]
     return frame["label"].to_numpy(), frame["rating"].to_numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -162,6 +162,8 @@ class Facts:
         data: the log and its split.
         samples: number of samples by task and part.
         model: the language model; None where baselines were evaluated alone.
+        language_models: the names of the recommenders that are language models, where it is not
+            one of the name ``language_model``.
         training: the training log.
         sampled_candidates: number of negatives beside the positive in a ranking query.
         experts: the experts' weights, where the model has experts.
@@ -178,6 +180,7 @@ class Facts:
     data: DataFacts | None = None
     samples: Sequence[SampleRow] = ()
     model: ModelFacts | None = None
+    language_models: Sequence[str] = ()
     training: Sequence[LossRow] = ()
     sampled_candidates: int = 99
     experts: ExpertUse | None = None
@@ -273,19 +276,33 @@ class Result:
         return pd.DataFrame([asdict(row) for row in self.rows[name]], columns=columns)
 
     @property
-    def has_model(self) -> bool:
-        """Whether a language model was evaluated."""
-        named = any(row.recommender == LANGUAGE_MODEL for row in self.rows["metrics"])
-        return named or self.facts.model is not None
+    def language_models(self) -> Sequence[str]:
+        """The names of the language models that were evaluated."""
+        usual = any(row.recommender == LANGUAGE_MODEL for row in self.rows["metrics"])
+        default = (LANGUAGE_MODEL,) if usual or self.facts.model else ()
+        return self.facts.language_models or default
 
     @property
     def sentences(self) -> list[str]:
-        """The sentences of the headline."""
-        model, subject = self.facts.model, None
-        if self.has_model:
-            untrained = model is not None and not model.trainable
-            subject = f"The {'untrained (zero-shot) ' if untrained else ''}language model"
-        return headline(self.rows["metrics"], self.rows["comparisons"], subject)
+        """The sentences of the headline: of each language model, or of the best baselines."""
+        models, facts = self.language_models, self.facts.model
+        if not models:
+            return headline(self.rows["metrics"], self.rows["comparisons"], None)
+        untrained = "untrained (zero-shot) " if facts and not facts.trainable else ""
+        said = []
+        for name in models:
+            others = set(models) - {name}
+            metrics, comparisons = (
+                [
+                    replace(row, recommender=LANGUAGE_MODEL) if row.recommender == name else row
+                    for row in self.rows[kind]
+                    if row.recommender not in others
+                ]
+                for kind in ("metrics", "comparisons")
+            )
+            subject = f"The {untrained}language model" if name == LANGUAGE_MODEL else name
+            said += headline(metrics, comparisons, subject)
+        return said
 
     @property
     def headline(self) -> str:

@@ -154,7 +154,7 @@ def standing_table(found: Mapping[str, Standing]) -> Table:
         ]
         for task, standing in found.items()
     ]
-    who = ["Best baseline", "It", "Next best"] if named else ["Language model", "Best baseline"]
+    who = ["Recommender", "It", "Best other"] if named else ["Language model", "Best baseline"]
     header = ["Task", "Metric", *who, "Value", f"{who[-1]}'s", "Difference", "p"]
     return Table("At a glance", header, rows, labels=len(header) - 4)
 
@@ -193,7 +193,7 @@ def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
         ]
         for row in comparisons
     ]
-    who = ["Best baseline", "Against", "It is"] if named else ["Against", "Language model is"]
+    who = ["Recommender", "Against", "It is"] if named else ["Against", "Language model is"]
     header = ["Task", "Metric", *who, "Difference", "p", "n"]
     return Table(title, header, rows, labels=len(header) - 3)
 

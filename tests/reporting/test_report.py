@@ -155,3 +155,8 @@ def test_every_number_of_the_markdown_is_in_the_page(result: Result, tmp_path: P
     prose = re.sub(r"!\[.*?\]\(.*?\)", " ", text)
     numbers = Counter(re.findall(r"\d[\d.,]*\d|\d", prose))
     assert len(numbers) > 100 and not numbers - Counter(re.findall(r"\d[\d.,]*\d|\d", shown))
+
+
+def test_a_training_log_is_drawn_even_where_nothing_else_is_known(tmp_path: Path) -> None:
+    facts = {"training": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]}
+    assert "figures/loss.png" in written(Result.from_rows({}, facts=facts), tmp_path)[1]

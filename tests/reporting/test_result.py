@@ -78,3 +78,14 @@ def test_a_notebook_shows_headline_and_metrics(result: Result) -> None:
     shown = result._repr_html_()
     assert shown.startswith("<p>The language model loses to item kNN")
     assert "p &lt; .001" in shown and shown.count("<tr") == 1 + len(result.metrics)
+
+
+def test_language_models_of_other_names_are_told_apart_from_baselines() -> None:
+    values = {"flan": 1.0, "gemma": 1.3, "item_mean": 1.1}
+    rows = [MetricResult("rating", k, "rmse", v, v, v, 50) for k, v in values.items()]
+    facts = {"language_models": ["flan", "gemma"]}
+    said = Result.from_rows({"metrics": rows}, facts=facts).sentences
+    assert said[0].startswith("flan scores above item mean on rating: RMSE 1.000")
+    assert said[1].startswith("gemma loses to item mean on rating: RMSE 1.300")
+    assert len(said) == 2
+    assert "No language model was asked" in Result.from_rows({"metrics": rows}).headline

@@ -48,7 +48,7 @@ def test_without_a_model_comparisons_name_the_best_baseline(
     comparisons: list[Comparison],
 ) -> None:
     (main,) = tables.comparison_tables([replace(comparisons[0], recommender="ease")])
-    assert main.header[:5] == ["Task", "Metric", "Best baseline", "Against", "It is"]
+    assert main.header[:5] == ["Task", "Metric", "Recommender", "Against", "It is"]
     assert [cell.text for cell in main.rows[0][2:5]] == ["EASE", "item kNN", "worse"]
     assert main.labels == 5 and len(main.rows[0]) == len(main.header)
 

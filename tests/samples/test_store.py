@@ -301,7 +301,7 @@ def card_of(rows: list[dict[str, object]]) -> str:
     ]
     return dataset_card(
         "small",
-        data=DataFacts("a test", [], "leave_one_out", 50, 5, 5),
+        data=DataFacts("a test", "leave_one_out", 50, 5, 5),
         samples=found,
         prompt_versions={},
         command="recinject build small",
