@@ -27,11 +27,15 @@ def load(tiny_recipe, tmp_path):
         ("identifiers.clusters=4", "identifiers.clusters: unknown key"),
         (
             "identifiers.semantic={codes: 8}",
-            "identifiers.semantic: its keys stand beside kind now\n  fix: write identifiers.codes",
+            "identifiers.semantic: this key has moved\n  fix: write its keys beside",
         ),
         (
             "identifiers.kind=titel",
             "identifiers.kind: unknown identifiers 'titel'\n  fix: did you mean 'title'",
+        ),
+        (
+            "lora.initialisation=lfai",
+            "this key has moved\n  fix: write lora.initialization instead",
         ),
         ("evaluation.baselines=[alz]", "unknown recommender 'alz'\n  fix: did you mean 'als'"),
         ("evaluation.cutoffs=[5, 11]", "11 items, but lists end after 10 (evaluation.beams)"),
@@ -41,7 +45,10 @@ def load(tiny_recipe, tmp_path):
             "phase 1: the run has no task 'retreival'",
         ),
         ("training.mixtur={}", "did you mean 'mixture'?"),
-        ("training.optimizer=adafacto", "unknown 'adafacto'\n  fix: did you mean 'adafactor'"),
+        (
+            "training.optimizer=adafacto",
+            "unknown optimizer 'adafacto'\n  fix: did you mean 'adafactor'",
+        ),
         ("training.optimzer=adafactor", "did you mean 'optimizer'?"),
         ("training.seed=3", "training: 'seed' is set by the run itself"),
         ("training.learning_rate=fast", "training.learning_rate: Input should be a valid number"),
@@ -53,7 +60,7 @@ def load(tiny_recipe, tmp_path):
         ("model.config.d_model=x", "model.config: T5 refuses it"),
         ("model.vocab_size=50", "model.vocab_size: 50 tokens leave no room"),
         ("model.tokenizer=/no/such/tokenizer.json", "/no/such/tokenizer.json: no such file"),
-        ("lora.lora_alfa=4", "lora: LoraConfig takes no 'lora_alfa' here\n  fix: did you mean"),
+        ("lora.lora_alfa=4", "lora: LoraConfig takes no 'lora_alfa'\n  fix: did you mean"),
         ("lora={target_modules: [qq]}", "lora: peft refuses it"),
     ],
 )
