@@ -268,8 +268,8 @@ def evaluate(
     ready = [each for each in made if each.data is not None or each in unfitted]
     if samples is None:
         rated = data.split.interactions.ratings is not None
-        own = {"retrieval": {}, **({"rating": {}} if rated else {})}
-        samples = build_samples(data, own, tokens=False, seed=seed)
+        known = ["retrieval", "rating"] if rated else ["retrieval"]
+        samples = build_samples(data, known, tokens=False, seed=seed)
     asked = bind(EvaluationSettings, settings, "evaluate", seed=seed)
     evaluation = Evaluation(ready, data, samples, asked)
     evaluation.run(tasks)
@@ -402,7 +402,7 @@ def _recipe(content: Mapping[str, Any]) -> Recipe:
 
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:
     counts = {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
-    times = time_facts(data.split)
+    times: dict[str, Any] = dict(time_facts(data.split))
     about = DataFacts(data.source, data.rule, cleaning=data.cleaning, **counts, **times)
     return {"seed": seed, "samples": sample_rows(samples.rows), "data": about}
 

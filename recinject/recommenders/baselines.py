@@ -12,11 +12,11 @@ from pydantic.dataclasses import dataclass
 from scipy.linalg import lapack
 from scipy.sparse import coo_array, csr_array, diags_array, vstack
 
-from recinject.data.schema import Catalog, Floats, Integers, Interactions
+from recinject.data.schema import Floats, Integers, Interactions
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
 from recinject.identifiers.content import TFIDF, embed_items
-from recinject.recommenders.protocol import ItemScorer, Prediction, Queries, Recommender, Sources
+from recinject.recommenders.protocol import ItemScorer, Prediction, Queries, Recommender
 from recinject.registry import register
 
 MOST_BYTES = 16e9
@@ -378,18 +378,11 @@ class ContentKNN(ItemScorer):
     content: str = TFIDF
     dimensions: PositiveInt = 256
 
-    def __post_init__(self) -> None:
-        self._catalog: Catalog | None = None
-
-    def read(self, sources: Sources) -> None:
-        """Note the items' texts."""
-        self._catalog = sources.catalog
-
     def fit(self, training: Interactions, seed: int) -> None:
         """Embed the items; the events are not used."""
         self._vectors = np.zeros((training.n_items, 1), np.float32)
-        if self._catalog is not None:
-            rows = embed_items(self.content, self._catalog, self.dimensions, seed)
+        if self._sources is not None:
+            rows = embed_items(self.content, self._sources.catalog, self.dimensions, seed)
             lengths = np.linalg.norm(rows, axis=1, keepdims=True)
             self._vectors = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict
 
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
-from recinject.data.splitting import View
+from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array
 from recinject.foundation.settings import bind
@@ -164,8 +164,17 @@ class Recommender(ABC):
     # Of the subclasses that are pydantic dataclasses: unknown settings are refused.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    def read(self, sources: Sources) -> None:  # noqa: B027  # most have nothing to read
-        """Note what :meth:`fit` learns from beside the training events; called before it."""
+    _sources: Sources | None = None
+
+    def read(self, sources: Sources) -> None:
+        """Note what :meth:`fit` may learn from beside the training events; called before it."""
+        self._sources = sources
+
+    def _training_view(self, training: Interactions) -> View:
+        """Return the training view that was read; without one, that of the training events."""
+        if self._sources is not None:
+            return self._sources.view
+        return Split(training, np.zeros(len(training), np.int8)).view(Part.TRAIN)
 
     @abstractmethod
     def fit(self, training: Interactions, seed: int) -> None:

@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset
 
 from recinject.foundation.errors import RecinjectError
@@ -74,17 +75,11 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class TrainingHistory:
-    """How a training went.
+    """How a training went."""
 
-    Attributes:
-        epochs: how many it took, those after the best one among them.
-        values: what ``validate`` returned after each of them.
-        best_epoch: the one whose weights were kept, from 1; the last where nothing was measured.
-    """
-
-    epochs: int
-    values: tuple[float, ...]
-    best_epoch: int
+    epochs: int  # how many it took, those after the best one among them
+    values: tuple[float, ...]  # what ``validate`` returned after each of them
+    best_epoch: int  # the one whose weights were kept, from 1; the last where nothing was measured
 
 
 class TensorRows(Dataset[Tensors]):
@@ -134,13 +129,11 @@ def fit_network(
     total = settings.steps or settings.epochs * math.ceil(len(rows) / settings.batch_size)
     with global_chance(seed):
         optimizer = _make_optimizer(network.to(device), settings)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: SCHEDULES[settings.schedule](step / total)
-        )
+        schedule = LambdaLR(optimizer, lambda step: SCHEDULES[settings.schedule](step / total))
         batches = _batches(rows, collate, settings.batch_size, total, seed)
         for batch, ends_epoch in track(batches, f"Fitting {type(network).__name__}", total):
-            network.train()
-            loss = network(**{name: column.to(device) for name, column in batch.items()})["loss"]
+            inputs = {name: column.to(device) for name, column in batch.items()}
+            loss = network.train()(**inputs)["loss"]
             _refuse_divergence(float(loss.detach()), "the loss became", epoch)
             optimizer.zero_grad()
             loss.backward()

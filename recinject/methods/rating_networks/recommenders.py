@@ -13,18 +13,12 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
-from recinject.data.splitting import Part, Split
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
-from recinject.methods.rating_networks.networks import (
-    MatrixFactorisationModule,
-    MLPModule,
-    RatingModule,
-    TransformerMLPModule,
-    WideDeepModule,
-)
+from recinject.methods.rating_networks import networks
+from recinject.methods.rating_networks.networks import RatingModule
 from recinject.recommenders.baselines import GlobalMean
-from recinject.recommenders.protocol import Queries, Sources
+from recinject.recommenders.protocol import Queries
 from recinject.training.networks import (
     Dropout,
     FitSettings,
@@ -114,12 +108,7 @@ class RatingNetwork(GlobalMean):
     weight_decay: Weight = 0.0
 
     def __post_init__(self) -> None:
-        self._sources: Sources | None = None
         self.training_history: TrainingHistory | None = None
-
-    def read(self, sources: Sources) -> None:
-        """Note the items' attributes and the training events' histories."""
-        self._sources = sources
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Learn from the training ratings but those held out, and keep the best epoch."""
@@ -194,7 +183,7 @@ class MatrixFactorisation(PairNetwork):
 
     def _build(self, training: Interactions) -> RatingModule:
         sizes = (training.n_users, training.n_items, self.width)
-        return MatrixFactorisationModule(self._mean, *sizes, self.regularization)
+        return networks.MatrixFactorisationModule(self._mean, *sizes, self.regularization)
 
 
 @dataclass(eq=False)
@@ -208,7 +197,7 @@ class MLP(PairNetwork):
 
     def _build(self, training: Interactions) -> RatingModule:
         sizes = (training.n_users, training.n_items, self.width)
-        return MLPModule(self._mean, *sizes, self.dropout)
+        return networks.MLPModule(self._mean, *sizes, self.dropout)
 
 
 @dataclass(eq=False)
@@ -218,8 +207,8 @@ class WideDeep(MLP):
     name: ClassVar[str] = "wide_deep"
 
     def _build(self, training: Interactions) -> RatingModule:
-        attributes = self._attributes(training.n_items)
-        return WideDeepModule(self._mean, training.n_users, attributes, self.width, self.dropout)
+        sizes = (training.n_users, self._attributes(training.n_items), self.width)
+        return networks.WideDeepModule(self._mean, *sizes, self.dropout)
 
 
 @dataclass(eq=False)
@@ -257,8 +246,7 @@ class TransformerMLP(RatingNetwork):
             raise ValueError(f"width {self.width} is no multiple of heads {self.heads}")
 
     def _columns(self, training: Interactions) -> Tensors:
-        alone = Split(training, np.zeros(len(training), np.int8))
-        view = alone.view(Part.TRAIN) if self._sources is None else self._sources.view
+        view = self._training_view(training)
         log = view.interactions
         lengths = np.diff(log.offsets)
         length = self._length = min(self.history_length, int(lengths.max(initial=1)))
@@ -268,9 +256,8 @@ class TransformerMLP(RatingNetwork):
         cuts = Ragged.from_lengths(np.empty(rows.sum()), rows)
         first = log.offsets[cuts.rows] + cuts.places * _CANDIDATES
         events = first[:, None] + np.arange(-length, _CANDIDATES)
-        inside = (events >= log.offsets[cuts.rows, None]) & (
-            events < log.offsets[cuts.rows + 1, None]
-        )
+        starts, ends = log.offsets[cuts.rows, None], log.offsets[cuts.rows + 1, None]
+        inside = (events >= starts) & (events < ends)
         events[~inside] = 0
         is_target = np.zeros(len(log), bool)
         is_target[view.targets.values] = True
@@ -281,7 +268,8 @@ class TransformerMLP(RatingNetwork):
 
     def _build(self, training: Interactions) -> RatingModule:
         sizes = (self.width, self.heads, self.layers, self.dropout, self._length)
-        return TransformerMLPModule(self._mean, self._attributes(training.n_items), *sizes)
+        attributes = self._attributes(training.n_items)
+        return networks.TransformerMLPModule(self._mean, attributes, *sizes)
 
     def _inputs(self, queries: Queries) -> Tensors:
         # The last column is the candidate's own, as in training.

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch.utils.data import Dataset
 
 from recinject.data.schema import Floats, Integers, Interactions
-from recinject.data.splitting import Part, Split, View
+from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
@@ -30,13 +30,7 @@ from recinject.methods.semantic_ranker.representations import (
     CodedItems,
     item_rows,
 )
-from recinject.recommenders.protocol import (
-    Prediction,
-    Queries,
-    Recommender,
-    Sources,
-    rank_candidates,
-)
+from recinject.recommenders.protocol import Prediction, Queries, Recommender, rank_candidates
 from recinject.registry import find, pick
 from recinject.training.networks import (
     Dropout,
@@ -102,11 +96,6 @@ class SemanticRanker(Recommender):
     def __post_init__(self) -> None:
         pick(self.representation, REPRESENTATIONS, f"{self.name}: unknown representation")
         find("quantiser", self.quantiser, f"{self.name}.quantiser")
-        self._sources: Sources | None = None
-
-    def read(self, sources: Sources) -> None:
-        """Note the items' texts, and the histories of the training events."""
-        self._sources = sources
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Make the items' codes, and learn both tasks from the training events.
@@ -114,8 +103,7 @@ class SemanticRanker(Recommender):
         Raises:
             RecinjectError: the items' texts were not read, or a setting does not fit them.
         """
-        alone = Split(training, np.zeros(len(training), np.int8))
-        view = self._sources.view if self._sources else alone.view(Part.TRAIN)
+        view = self._training_view(training)
         items = self._coded(np.bincount(training.items, minlength=training.n_items), seed)
         ratings = training.ratings
         self._range = None if ratings is None else (float(ratings.min()), float(ratings.max()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -83,10 +84,6 @@ def _hashed_id(items: CodedItems, rows: int, seed: int) -> Ragged:
     return Ragged.from_columns(_fold(combine(derive_bits(seed, "hashed_id"), numbers), rows))
 
 
-def _unigram(items: CodedItems, rows: int, seed: int) -> Ragged:
-    return _ngram(items, rows, seed, order=1)
-
-
 def _ngram(items: CodedItems, rows: int, seed: int, order: int = 2) -> Ragged:
     order = min(order, items.codes.shape[1])
     windows = sliding_window_view(items.codes, order, axis=1).astype(np.int64)
@@ -118,7 +115,7 @@ def _fold(bits: Bits, rows: int) -> Array:
 
 REPRESENTATIONS: dict[str, Callable[[CodedItems, int, int], Ragged]] = {
     "hashed_id": _hashed_id,
-    "unigram": _unigram,
+    "unigram": partial(_ngram, order=1),
     "ngram": _ngram,
     "prefix_ngram": _prefix_ngram,
     "sentencepiece": _sentencepiece,
