@@ -15,6 +15,9 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 T = TypeVar("T")
 
 MOVED: dict[str, str] = {
+    "identifiers.semantic": "its keys beside identifiers.kind, such as identifiers.codes,",
+    "lora.initialisation": "lora.initialization",
+    "lora.initialisation_rows": "lora.initialization_rows",
     "ablation": "sweep.arms, as the shipped recipe ablation does,",
     "study": "sweep.arms and sweep.vary, as the shipped recipe rating_study does,",
 }

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from recinject.foundation.errors import RecinjectError, pick
+from recinject.foundation.settings import MOVED, unknown_key
 from recinject.foundation.storage import shipped_folder
 from recinject.identifiers.table import check_kind
 from recinject.registry import names
@@ -30,6 +31,25 @@ class Section(BaseModel):
     """A part of a recipe. It refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class OpenSection(BaseModel):
+    """A part of a recipe that passes on the keys that are not its own, such as to a library."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    place: ClassVar[str]
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keys that are passed on."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _no_key_has_moved(self) -> OpenSection:
+        for key in self.arguments:
+            if f"{self.place}.{key}" in MOVED:
+                raise unknown_key(f"{self.place}.{key}", ())
+        return self
 
 
 class SimulatorSection(Section):
@@ -64,28 +84,16 @@ class DataSection(Section):
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
 
-class IdentifiersSection(BaseModel):
+class IdentifiersSection(OpenSection):
     """How an item is named in text: a kind of identifiers, with that kind's arguments beside it."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    place = "identifiers"
     kind: str = "number"
 
     @model_validator(mode="after")
     def _is_a_kind(self) -> IdentifiersSection:
-        if "semantic" in self.arguments:
-            found = self.arguments["semantic"]
-            keys = [f"identifiers.{key}" for key in found] if isinstance(found, dict) else []
-            raise RecinjectError(
-                "identifiers.semantic: its keys stand beside kind now",
-                hint=f"write {', '.join(keys) or 'identifiers={kind: semantic, codes: 256}'}",
-            )
         check_kind(self.kind, self.arguments)
         return self
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The keys that pass to the kind as they are."""
-        return dict(self.model_extra or {})
 
 
 class SamplesSection(Section):
@@ -142,32 +150,17 @@ class ModelSection(Section):
         return self
 
 
-class LoraSection(BaseModel):
+class LoraSection(OpenSection):
     """Any parameter of ``peft.LoraConfig``, and how its matrices are initialised.
 
-    ``initialization: default`` is peft's own. Others of the registry, such as ``spectral``, ``nkp``
-    and ``lfai``, start from a low-rank part of each layer, found from its weight, or from its
+    ``initialization`` is ``default``, peft's own, or a registered one, such as ``spectral`` or
+    ``lfai``. These start from a low-rank part of each layer, found from its weight, or from its
     weight and ``initialization_rows`` rows of its input.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    place = "lora"
     initialization: str = "default"
     initialization_rows: Positive = 2048
-
-    @model_validator(mode="after")
-    def _spelled_with_z(self) -> LoraSection:
-        for key in self.arguments:
-            if key.startswith("initialisation"):
-                raise RecinjectError(
-                    f"lora.{key}: is spelled with a z now",
-                    hint=f"write lora.{key.replace('initialis', 'initializ')}",
-                )
-        return self
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The keys that pass to peft as they are."""
-        return dict(self.model_extra or {})
 
 
 class PhaseSection(Section):
@@ -178,7 +171,7 @@ class PhaseSection(Section):
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
 
 
-class TrainingSection(BaseModel):
+class TrainingSection(OpenSection):
     """The mixture, the optimizer, and any argument of ``Seq2SeqTrainingArguments``.
 
     ``mixture`` maps tasks to relative rates; without it the rate of a task is ``min(size, cap)``
@@ -187,7 +180,7 @@ class TrainingSection(BaseModel):
     ``optimizer_settings`` are its arguments.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    place = "training"
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
     temperature: Annotated[float, Field(gt=0)] = 1.0
     cap: Positive | None = None
@@ -210,11 +203,6 @@ class TrainingSection(BaseModel):
                     hint="give tasks to keep the usual rates, or a mixture with its own",
                 )
         return self
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The keys that pass to transformers as they are."""
-        return dict(self.model_extra or {})
 
 
 def _known(given: Any) -> Any:

@@ -27,11 +27,15 @@ def load(tiny_recipe, tmp_path):
         ("identifiers.clusters=4", "identifiers.clusters: unknown key"),
         (
             "identifiers.semantic={codes: 8}",
-            "identifiers.semantic: its keys stand beside kind now\n  fix: write identifiers.codes",
+            "identifiers.semantic: this key has moved\n  fix: write its keys beside",
         ),
         (
             "identifiers.kind=titel",
             "identifiers.kind: unknown identifiers 'titel'\n  fix: did you mean 'title'",
+        ),
+        (
+            "lora.initialisation=lfai",
+            "this key has moved\n  fix: write lora.initialization instead",
         ),
         ("evaluation.baselines=[alz]", "unknown recommender 'alz'\n  fix: did you mean 'als'"),
         ("evaluation.cutoffs=[5, 11]", "11 items, but lists end after 10 (evaluation.beams)"),
