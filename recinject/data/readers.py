@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,14 +31,6 @@ from recinject.data.tables import (
     value_text,
 )
 from recinject.foundation.errors import RecinjectError
-
-
-@runtime_checkable
-class Tabular(Protocol):
-    """What makes itself a pandas frame: an Arrow table, a ``datasets.Dataset``, polars."""
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return the rows as a frame."""
 
 
 def read_log(
@@ -78,12 +70,12 @@ def read_log(
         >>> print(log.findings[0])
         The format was detected: table log.csv.
     """
-    path, columns = Path(path), columns or {}
+    path, columns, items = Path(path), columns or {}, Path(items) if items else None
     require_path(path, "data.path")
     check_names(columns)
     if items is not None:
-        require_path(Path(items), "data.items")
-    chosen, events_path, items_path = find_files(path, format, Path(items) if items else None)
+        require_path(items, "data.items")
+    chosen, events_path, items_path = find_files(path, format, items)
     source = f"{chosen.name} {events_path.name}"
     if items_path is not None:
         source += f" and {items_path.name}"
@@ -144,7 +136,8 @@ def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> L
         user_ids=user_ids,
         n_items=len(item_ids),
     )
-    return Log(interactions, _catalog(item_ids, items), source)
+    log = Log(interactions, _catalog(item_ids, items), source)
+    return replace(log, findings=_findings(log, "position" in events, items))
 
 
 def _numbered(ids: pd.Series[Any]) -> tuple[Integers, list[str]]:
@@ -205,7 +198,8 @@ def _join(
     events: _Events, about: Table | None, columns: Mapping[str, str], source: str, found: str
 ) -> Log:
     """Join events with what is known of their items, by their own table or among the events."""
-    names, taken = events.names, dict[str, str]()
+    names = {ours: name for ours, name in events.names.items() if ours in events.frame}
+    taken: dict[str, str] = {}
     items: pd.DataFrame | None = None
     if about is not None:
         # The item table may name its id otherwise than the events do.
@@ -217,21 +211,21 @@ def _join(
     renamed = {ours: name for ours, name in names.items() if ours != name} | taken
     listed = ", ".join(f"{ours} from {name!r}" for ours, name in renamed.items())
     log = make_log(events.frame, items, f"{source} ({listed})" if listed else source)
-    findings = [found]
-    if listed:
-        findings.append(f"{listed.replace(' from ', ' is read from ', 1)}.")
-    findings += _findings(log, events.frame, None if about is None else items)
-    return replace(log, findings=findings)
+    read = [f"{listed.replace(' from ', ' is read from ', 1)}."] if listed else []
+    return replace(log, findings=[found, *read, *log.findings])
 
 
-def _findings(log: Log, frame: pd.DataFrame, items: pd.DataFrame | None) -> list[str]:
+def _findings(log: Log, by_position: bool, items: pd.DataFrame | None) -> list[str]:
     """Say how large a log is, what is missing in it, and which rows of items were left out."""
     events, said = log.interactions, []
     if events.timestamps is None:
-        order = "position" if "position" in frame else "order of the rows"
+        order = "position" if by_position else "order of the rows"
         said.append(f"It has no timestamps: the {order} is each user's order.")
-    elif unknown := int(np.isnan(events.timestamps).sum()):
-        said.append(f"Events without a timestamp, kept behind the event before: {unknown:,}.")
+    else:
+        kept = "" if by_position else ", kept behind the event before"
+        if unknown := int(np.isnan(events.timestamps).sum()):
+            said.append(f"Events without a timestamp{kept}: {unknown:,}.")
+        said += ["The position is each user's order, not the timestamp."] * by_position
     if events.ratings is None:
         said.append("It has no ratings.")
     counts = {"Items without a title": log.catalog.titles.count("")}
@@ -290,7 +284,8 @@ def _match(
 
 
 def _frame_table(name: str, rows: object) -> Table:
-    frame = rows.to_pandas() if isinstance(rows, Tabular) else rows
+    convert = getattr(rows, "to_pandas", None)  # of Arrow tables, datasets.Dataset, polars
+    frame = convert() if callable(convert) else rows
     if not isinstance(frame, pd.DataFrame):
         raise RecinjectError(
             f"{name}: a {type(rows).__name__} is no table",

@@ -95,6 +95,16 @@ class Interactions:
         )
 
 
+def event_table(
+    events: Interactions, *, parts: Sequence[str] | None = None, **of_items: Sequence[str]
+) -> pd.DataFrame:
+    """Return a row an event for people: the user's id, what is known of the item, and so on."""
+    columns: dict[str, Any] = {"user_id": np.array(events.user_ids, object)[events.users]}
+    columns |= {name: np.array(own, object)[events.items] for name, own in of_items.items()}
+    columns |= {"part": parts, "rating": events.ratings, "timestamp": events.timestamps}
+    return pd.DataFrame({name: own for name, own in columns.items() if own is not None})
+
+
 def known_times(times: Floats, users: Integers) -> Floats:
     """Give each event of unknown time that of the user's event before it, -inf without one."""
     if not np.isnan(times).any():
@@ -179,8 +189,7 @@ class Log:
         Args:
             events: a row an event: a pandas frame, or whatever has ``to_pandas``, such as an Arrow
                 table or a ``datasets.Dataset``. The columns of users and items are required;
-                ``rating``, ``timestamp`` (seconds, milliseconds or dates) and ``position`` are
-                taken where they are there.
+                ``rating``, ``timestamp`` (seconds, milliseconds or dates) and ``position`` are not.
             items: a row an item, in any of these forms; only the item's id is required.
             columns: our column names to the tables', where the well-known names do not do; an
                 empty text leaves a column out.
@@ -205,14 +214,7 @@ class Log:
 
         Events are ordered by user, then by time; a column that the log has not is left out.
         """
-        events = self.interactions
-        columns: dict[str, NDArray[Any] | None] = {
-            "user_id": np.array(events.user_ids, object)[events.users],
-            "item_id": np.array(self.catalog.item_ids, object)[events.items],
-            "rating": events.ratings,
-            "timestamp": events.timestamps,
-        }
-        return pd.DataFrame({name: own for name, own in columns.items() if own is not None})
+        return event_table(self.interactions, item_id=self.catalog.item_ids)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -272,12 +274,7 @@ def save_tables(
 ) -> None:
     """Write events with their users and items; numbers stand for both, tables name them.
 
-    Args:
-        folder: is made if it is not there.
-        events: the events.
-        catalog: the items.
-        more: further columns of the events, each of shape (events,).
-        about: what else to say of them, stored with the events.
+    ``more`` are further columns of the events, and ``about`` is stored beside all of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     columns = {
@@ -288,12 +285,13 @@ def save_tables(
         **more,
     }
     known = {name: column for name, column in columns.items() if column is not None}
-    schema = pa.schema([(name, pa.from_numpy_dtype(own.dtype)) for name, own in known.items()])
-    with parquet.ParquetWriter(folder / _EVENTS, schema.with_metadata(about)) as writer:
+    fields = [(name, pa.from_numpy_dtype(own.dtype)) for name, own in known.items()]
+    schema = pa.schema(fields, metadata=about)
+    with parquet.ParquetWriter(folder / _EVENTS, schema) as writer:
         for start in range(0, len(events), _EVENTS_AT_ONCE):
             stop = start + _EVENTS_AT_ONCE
             rows = [pa.array(column[start:stop]) for column in known.values()]
-            writer.write_table(pa.table(rows, schema=schema.with_metadata(about)))
+            writer.write_table(pa.table(rows, schema=schema))
     pd.DataFrame({"user_id": list(events.user_ids)}).to_parquet(folder / _USERS, index=False)
     catalog.frame.to_parquet(folder / _ITEMS, index=False)
 
@@ -301,11 +299,7 @@ def save_tables(
 def load_tables(
     folder: Path,
 ) -> tuple[Interactions, Catalog, dict[str, NDArray[Any]], dict[str, str]]:
-    """Read what :func:`save_tables` wrote: events, items, further columns, and what else is said.
-
-    Raises:
-        RecinjectError: the folder holds nothing of the kind.
-    """
+    """Read what :func:`save_tables` wrote: events, items, further columns, and what else is said."""
     if not (folder / _EVENTS).is_file():
         raise RecinjectError(f"{folder}: holds no {_EVENTS}", hint="name a folder that was saved")
     # pandas would read None as NaN and lists as arrays, which a phrase takes for something there.

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from recinject.data.cleaning import CleaningStep, clean
-from recinject.data.schema import Catalog, Integers, Log
+from recinject.data.schema import Catalog, Integers, Log, event_table
 from recinject.data.splitting import (
     Part,
     Split,
@@ -78,16 +78,13 @@ class Data:
         Columns: ``user_id``, ``item_id``, ``title``, ``part``, and ``rating`` and ``timestamp``
         (seconds since 1970) where the log has them; ordered by user, then by time.
         """
-        log = self.split.interactions
-        columns = {
-            "user_id": np.array(log.user_ids, object)[log.users],
-            "item_id": np.array(self.catalog.item_ids, object)[log.items],
-            "title": np.array(self.catalog.titles, object)[log.items],
-            "part": np.array([part.label for part in Part], object)[self.split.parts - min(Part)],
-            "rating": log.ratings,
-            "timestamp": log.timestamps,
-        }
-        return pd.DataFrame({name: each for name, each in columns.items() if each is not None})
+        labels = np.array([part.label for part in Part], object)
+        return event_table(
+            self.split.interactions,
+            parts=labels[self.split.parts - min(Part)],
+            item_id=self.catalog.item_ids,
+            title=self.catalog.titles,
+        )
 
     def find_items(self, texts: Iterable[str]) -> Integers:
         """Return the indices of items that are named by their titles or by the log's own ids.
@@ -103,14 +100,14 @@ class Data:
         Raises:
             RecinjectError: the log has no such user, or cleaning left none of their events.
         """
-        known, asked = self._users, list(map(str, user_ids))
+        asked = list(map(str, user_ids))
         for user in asked:
-            if user not in known:
+            if user not in self._users:
                 raise RecinjectError(
                     f"no user has the id {user!r}",
                     hint="ids are in data/users.parquet; cleaning drops users with few events",
                 )
-        return np.array([known[user] for user in asked], np.int32)
+        return np.array([self._users[user] for user in asked], np.int32)
 
     @cached_property
     def _users(self) -> dict[str, int]:
@@ -149,9 +146,7 @@ def split_log(
     Returns:
         The split, its items, and what cleaning left after each step.
     """
-    if ties == "hash":
-        log = order_ties(log, seed)
-    log, steps = clean(log, k_core=k_core)
+    log, steps = clean(order_ties(log, seed) if ties == "hash" else log, k_core=k_core)
     found = split_by(split, log.interactions, test_share, seed)
     if not validation:
         found = without_validation(found)
