@@ -102,10 +102,10 @@ def clean_catalog(catalog: Catalog) -> tuple[Catalog, dict[str, int]]:
     counts: Counter[str] = Counter()
 
     def tidy(text: str) -> str:
-        plain, escaped = html.unescape(text), text
+        plain, before = text, ""
         # Shops escape twice ("&amp;amp;"), and what unescaping uncovers must not escape disarming.
-        while plain != escaped:
-            plain, escaped = html.unescape(plain), plain
+        while plain != before:
+            plain, before = html.unescape(plain), plain
         clean_text, tokens = SPECIAL_TOKENS.subn(r"(\1)", _BLANK.sub(" ", plain).strip())
         counts["special tokens disarmed"] += tokens
         counts["texts tidied"] += clean_text != text

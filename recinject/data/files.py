@@ -188,18 +188,14 @@ def _exact(kind: pa.DataType) -> Any:
 class CsvDialect:
     """How the lines of a file are cut into columns.
 
-    Attributes:
-        separator: one ASCII letter, or ``::``; None takes the header's most frequent of ``,;|``
-            and tab.
-        quoted: whether quotes may enclose a value.
-        header: the columns' names, when the first line does not name them.
-        typed: whether the first line names them as ``NAME:TYPE``, as RecBole does.
+    The separator is one ASCII letter, or ``::``; None takes the header's most frequent of ``,;|``
+    and tab.
     """
 
     separator: str | None
-    quoted: bool = False
-    header: tuple[str, ...] = ()
-    typed: bool = False
+    quoted: bool = False  # whether quotes may enclose a value
+    header: tuple[str, ...] = ()  # the columns' names, when the first line does not name them
+    typed: bool = False  # whether the first line names them as ``NAME:TYPE``, as RecBole does
 
     @property
     def letter(self) -> str:

@@ -194,21 +194,13 @@ def _is_reviews(file: Path) -> bool:
 class Format:
     """One form that logs come in: which files it has, and how they are read.
 
-    A form of one's own is a ``Format`` that is registered as a reader, by
-    ``@register("reader", NAME)``, by an entry point of the group ``recinject.reader``, or in a
-    file that a recipe names under ``plugins``. ``data.format=NAME`` asks for it; where no format
-    is asked for, it is guessed like the others. :func:`files.read_table` reads the usual kinds of
-    files, so a form needs a ``read`` of its own only for others.
+    A form of one's own is a ``Format`` that is registered as a reader. ``data.format=NAME`` asks
+    for it; where no format is asked for, it is guessed like the others. :func:`files.read_table`
+    reads the usual kinds of files, so a form needs a ``read`` of its own only for others.
 
-    Attributes:
-        name: what messages call it.
-        expects: what a path of this form is, in words.
-        events: the files of events that a path holds; a file holds itself or nothing.
-        items: the items file that belongs to an events file, None when there is none.
-        read: makes a table of one of these files, with the columns ``user_id`` and ``item_id``
-            or whatever ``data.columns`` says. :class:`tables.Wanted` tells which columns and items
-            are used; a reader may leave the others out, or ignore it.
-        guess_items: whether a column such as ``title`` in the file of events may be the item's.
+    ``read`` makes a table of one of its files, with the columns ``user_id`` and ``item_id`` or
+    whatever ``data.columns`` says. :class:`tables.Wanted` tells which columns and items are used; a
+    reader may leave the others out, or ignore it.
 
     Examples:
         A reader of lines such as ``Ann likes tea``:
@@ -228,12 +220,14 @@ class Format:
         >>> register("reader", "likes")(likes)  # doctest: +SKIP
     """
 
-    name: str
-    expects: str
-    events: Callable[[Path], list[Path]]
-    items: Callable[[Path], Path | None]
+    name: str  # what messages call it
+    expects: str  # what a path of this form is, in words
+    events: Callable[[Path], list[Path]]  # the files of events in a path; a file is itself or none
+    items: Callable[[Path], Path | None]  # the items file that belongs to an events file
     read: Callable[[Path, Wanted], Table] = read_table
-    guess_items: bool = True
+    guess_items: bool = (
+        True  # whether a column such as ``title`` among the events may be the item's
+    )
 
 
 def find_formats() -> dict[str, Format]:

@@ -111,19 +111,20 @@ def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> L
     the numbers could guess the next item by counting.
 
     A user's order is the ``position`` when there is one; else the timestamp, ties and unknown
-    times staying where the log has them; else the log's own order.
-
-    Args:
-        events: columns ``user_id`` and ``item_id`` (text, or categories that are text in order and
-            all in use), optionally ``rating``, ``timestamp`` (seconds, NaN where unknown) and
-            ``position``; a row an event.
-        items: columns ``item_id`` and whatever is known; of rows with one id the first counts,
-            rows that no event uses are left out, items without a row get an empty title.
-        source: where it came from, in words.
+    times staying where the log has them; else the log's own order. Ids are text, or categories that
+    are text in order and all in use. Of rows of ``items`` with one id the first counts, rows that
+    no event uses are left out, and items without a row get an empty title.
     """
     users, user_ids = _numbered(events["user_id"])
     items_used, item_ids = _numbered(events["item_id"])
-    order = np.lexsort((_time_order(events, users), users))
+    if "position" in events:
+        times = events["position"].to_numpy(np.float64)
+    elif "timestamp" in events:
+        # An event of unknown time stays behind the event that it follows in the log.
+        times = known_times(events["timestamp"].to_numpy(np.float64), users)
+    else:
+        times = np.zeros(len(events))
+    order = np.lexsort((times, users))
 
     def ordered(name: str) -> NDArray[np.float64] | None:
         return events[name].to_numpy(np.float64)[order] if name in events else None
@@ -145,15 +146,6 @@ def _numbered(ids: pd.Series[Any]) -> tuple[Integers, list[str]]:
     found = ids.astype("category").cat
     codes: Integers = np.asarray(found.codes, np.int32)
     return codes, [str(name) for name in found.categories]
-
-
-def _time_order(events: pd.DataFrame, users: Integers) -> NDArray[np.float64]:
-    if "position" in events:
-        return events["position"].to_numpy(np.float64)
-    if "timestamp" in events:
-        # An event of unknown time stays behind the event that it follows in the log.
-        return known_times(events["timestamp"].to_numpy(np.float64), users)
-    return np.zeros(len(events))
 
 
 def _catalog(item_ids: list[str], items: pd.DataFrame | None) -> Catalog:

@@ -41,24 +41,14 @@ class Columns(StrEnum):
 
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Who used what, when: one array a column, events ordered by user, then by time.
+    """Who used what, when: one array of shape (events,) a column, by user, then by time."""
 
-    Attributes:
-        users: user numbers, ascending, shape (events,).
-        items: item numbers, which are rows of the catalogue, shape (events,).
-        ratings: shape (events,), or None when the log has none.
-        timestamps: seconds since 1970, NaN where unknown, shape (events,); None when the log has
-            none.
-        user_ids: the log's own id of each user number.
-        n_items: the number of items in the catalogue.
-    """
-
-    users: Integers
-    items: Integers
-    ratings: Floats | None
-    timestamps: Floats | None
-    user_ids: Sequence[str]
-    n_items: int
+    users: Integers  # user numbers, ascending
+    items: Integers  # item numbers, which are rows of the catalogue
+    ratings: Floats | None  # None when the log has none
+    timestamps: Floats | None  # seconds since 1970, NaN where unknown; None when the log has none
+    user_ids: Sequence[str]  # the log's own id of each user number
+    n_items: int  # of the catalogue
 
     def __len__(self) -> int:
         return len(self.users)
@@ -96,7 +86,7 @@ class Interactions:
 
 
 def event_table(
-    events: Interactions, *, parts: Sequence[str] | None = None, **of_items: Sequence[str]
+    events: Interactions, *, parts: NDArray[np.object_] | None = None, **of_items: Sequence[str]
 ) -> pd.DataFrame:
     """Return a row an event for people: the user's id, what is known of the item, and so on."""
     columns: dict[str, Any] = {"user_id": np.array(events.user_ids, object)[events.users]}
@@ -148,13 +138,6 @@ class Log:
 
     :func:`read_log` makes one of files, :meth:`from_frame` of tables in memory.
 
-    Attributes:
-        interactions: the events, as arrays.
-        catalog: the items that the events name; ``catalog.titles`` are their titles.
-        source: where the log came from, in words.
-        findings: what reading found, a sentence each: the format, the columns taken, items
-            without a title, events without a time.
-
     Examples:
         >>> import pandas as pd
         >>> events = pd.DataFrame(
@@ -176,9 +159,9 @@ class Log:
     """
 
     interactions: Interactions
-    catalog: Catalog
-    source: str
-    findings: Sequence[str] = ()
+    catalog: Catalog  # the items that the events name
+    source: str  # where the log came from, in words
+    findings: Sequence[str] = ()  # what reading found, a sentence each; cleaning leaves them alone
 
     @classmethod
     def from_frame(
@@ -248,14 +231,6 @@ class Log:
 
         Raises:
             RecinjectError: the folder holds no log.
-
-        Examples:
-            >>> import tempfile
-            >>> log = Log.from_frame(pd.DataFrame({"user": ["ann"], "item": ["tea"]}))
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     log.save(folder)
-            ...     Log.load(folder).fingerprint == log.fingerprint
-            True
         """
         interactions, catalog, _, about = load_tables(Path(folder))
         if _LOG not in about:
@@ -299,7 +274,7 @@ def save_tables(
 def load_tables(
     folder: Path,
 ) -> tuple[Interactions, Catalog, dict[str, NDArray[Any]], dict[str, str]]:
-    """Read what :func:`save_tables` wrote: events, items, further columns, and what else is said."""
+    """Read what :func:`save_tables` wrote: events, items, further columns, and ``about``."""
     if not (folder / _EVENTS).is_file():
         raise RecinjectError(f"{folder}: holds no {_EVENTS}", hint="name a folder that was saved")
     # pandas would read None as NaN and lists as arrays, which a phrase takes for something there.

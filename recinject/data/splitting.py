@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from recinject.data.schema import (
     Catalog,
     Flags,
-    Floats,
     Integers,
     Interactions,
     Log,

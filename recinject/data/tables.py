@@ -24,10 +24,8 @@ _SHOWN = 5
 class Wanted:
     """What a reader may restrict itself to, so that a large file costs no more than is used of it.
 
-    Attributes:
-        names: given the file's own column names, returns those in use: our name to the file's.
-            None, or an empty result, means every column.
-        items: the ids of the items in use, for a file of items; None means all.
+    Of the file's own column names, ``names`` returns those in use: our name to the file's. None, or
+    an empty result, means every column. ``items`` are the ids of the items in use; None means all.
     """
 
     names: Callable[[Sequence[str]], Mapping[str, str]] | None = None
@@ -60,22 +58,16 @@ class Problem:
 class Table:
     """A file's rows under the file's own column names: what a reader returns.
 
-    Rows that cannot be made out are left out of the frame and reported as problems.
-
-    Attributes:
-        path: the file, or what a table from Python is called.
-        frame: the rows, with a range index; values of any type.
-        lines: the line of the file on which each row stands, ascending, or a function from some
-            row numbers to their lines. None: messages count rows from 1.
-        problems: what is wrong with the lines that are not in the frame.
-        sequences: columns of text that blanks divide into a list, as RecBole's do.
+    Rows that cannot be made out are left out of the frame and reported as problems. ``lines`` has
+    the line of the file on which each row stands, ascending, or is a function from some row
+    numbers to their lines. If it is None, messages count rows from 1.
     """
 
-    path: Path | str
-    frame: pd.DataFrame
+    path: Path | str  # or what a table from Python is called
+    frame: pd.DataFrame  # the rows, with a range index; values of any type
     lines: Sequence[int] | Callable[[Sequence[int]], Sequence[int]] | None = None
-    problems: Sequence[Problem] = ()
-    sequences: frozenset[str] = frozenset()
+    problems: Sequence[Problem] = ()  # what is wrong with the lines that are not in the frame
+    sequences: frozenset[str] = frozenset()  # columns of text that blanks divide, as RecBole's
 
     def find(self, bad: Flags, what: Callable[[int], str], hint: str) -> list[Problem]:
         """Return the problem of the rows that are flagged, shape (rows,), if any are."""

@@ -27,12 +27,9 @@ MOVED: dict[str, str] = {
 def bind(kind: Callable[..., T], settings: Mapping[str, Any], place: str, **given: Any) -> T:
     """Call a class or a function with settings, each checked against its annotation.
 
-    Args:
-        kind: a dataclass, a pydantic model, another class, or a function. Bounds are part of an
-            annotation, as in ``Annotated[int, Field(ge=1)]``.
-        settings: its arguments by name, as they were written.
-        place: where they were written, such as ``samples.tasks.bpr``, for the error message.
-        given: further arguments, which cannot be set and are not checked.
+    Bounds are part of an annotation, as in ``Annotated[int, Field(ge=1)]``. ``place`` says where
+    the settings were written, such as ``samples.tasks.bpr``, for the error message. The arguments
+    that are ``given`` cannot be set, and are not checked.
 
     Raises:
         RecinjectError: an unknown setting, one that is missing, or a value that it cannot be.
