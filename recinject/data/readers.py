@@ -40,7 +40,7 @@ def read_log(
     columns: Mapping[str, str] | None = None,
     format: str | None = None,  # noqa: A002 (the name of the recipe's setting)
 ) -> Log:
-    """Read a log of events, and what is known of its items.
+    """Read a log of events, and what is known of its items; ``findings`` tell what was found.
 
     Args:
         path: a folder of RecBole, MovieLens or Amazon reviews, or its file of events; a csv, tsv,
@@ -52,9 +52,6 @@ def read_log(
             read from the events file, and well-known ones where no item has two values in them.
         format: the name of a registered reader, such as ``"movielens"``; detected from the files
             when None.
-
-    Returns:
-        The log; its ``findings`` tell the format, the columns that were taken, and what is missing.
 
     Raises:
         RecinjectError: a file or column is absent or broken, or a value is missing or not what its
@@ -232,10 +229,9 @@ def _findings(log: Log, by_position: bool, items: pd.DataFrame | None) -> list[s
 
 
 def _among_events(events: _Events, columns: Mapping[str, str]) -> dict[str, str]:
-    """Find item columns among the events: those that the settings name, and guessed ones.
+    """Find item columns among the events: those that are asked for, and guessed ones.
 
-    A guess holds where no item has two values: the title of a review, or the name of a customer,
-    differs from row to row.
+    A guess holds where no item has two values: the title of a review differs from row to row.
     """
     table, items = events.table, events.frame["item_id"].cat.codes.to_numpy()
     theirs = list(table.frame.columns)

@@ -75,28 +75,19 @@ class _Shop:
 def simulate_shop(*, users: int, items: int, events_per_user: int, seed: int) -> Log:
     """Simulate a shop whose customers have tastes and follow up on what they just bought.
 
-    The story:
+    Items belong to one of ten categories and to one of its five brands. Their popularity falls as a
+    power of a random rank, and their quality is independent of it. Every item has three
+    *successors* of its own category, drawn evenly: what follows an item is mostly not popular.
 
-    1. Items belong to one of ten categories and to one of its five brands. Their popularity
-       falls as a power of a random rank; their quality is independent of it.
-    2. Every item goes well with three *successors* of its own category, drawn evenly, so that
-       what follows an item is mostly not what is popular.
-    3. A user has a taste, drawn from a sparse Dirichlet over categories, and in each category
-       a favourite brand.
-    4. About every second event is a successor of the last item, or of the one before it; the
-       others are drawn by taste times popularity. Nobody uses an item twice.
-    5. A rating is the item's quality plus the user's taste for it, the user's leniency and
-       noise, rounded to 1 to 5 stars.
-    6. Each user's events fall, in order, in a span of their own within two years.
+    A user has a taste, drawn from a sparse Dirichlet over categories, and in each category a
+    favourite brand. About every second event is a successor of the last item, or of the one before
+    it; the others are drawn by taste times popularity. Nobody uses an item twice. A rating is the
+    item's quality plus the user's taste for it, the user's leniency and noise, rounded to 1 to 5
+    stars. Each user's events fall, in order, in a span of their own within two years.
 
-    So popularity beats chance, co-occurrence beats popularity and order beats co-occurrence,
-    while half of the events stay hard to foresee for anything.
-
-    Args:
-        users: how many users.
-        items: how many items the shop has; those that nobody uses are not in the log.
-        events_per_user: the mean number of events of a user; everyone has at least five.
-        seed: of all chance in it.
+    So popularity beats chance, co-occurrence beats popularity and order beats co-occurrence, while
+    half of the events stay hard to foresee. Items that nobody uses are not in the log, and everyone
+    has five events or more, on average ``events_per_user``.
 
     Raises:
         RecinjectError: a number is too small, or too few items for so many events.

@@ -262,10 +262,9 @@ def learn_from(split: Split, share: float, seed: int) -> Split:
 
 
 def order_ties(log: Log, seed: int) -> Log:
-    """Put neighbouring events of one user and one time in an order that the rows have no part in.
+    """Put neighbouring events of one user and one time in order of a hash of seed, user and item.
 
-    They are ordered by a hash of seed, user and item. Events of unknown time stay where they are,
-    and so does every event of a log without timestamps.
+    Events of unknown time stay where they are.
     """
     events, times = log.interactions, log.interactions.timestamps
     if times is None:
@@ -291,9 +290,8 @@ def time_facts(split: Split) -> dict[str, float]:
 
     Returns:
         ``tie_rate``: share of tested users with a test event that has the very time of the
-        event before it, one of an earlier part (their order is the log's word, or the hash's);
-        ``future_share``: share of training events later than the average test event. Empty
-        when the log has no timestamps.
+        event before it, one of an earlier part; ``future_share``: share of training events later
+        than the average test event. Empty when the log has no timestamps.
     """
     timestamps = split.interactions.timestamps
     if timestamps is None:
