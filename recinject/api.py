@@ -273,7 +273,9 @@ def evaluate(
     asked = bind(EvaluationSettings, settings, "evaluate", seed=seed)
     evaluation = Evaluation(ready, data, samples, asked)
     evaluation.run(tasks)
-    return Result.from_rows(evaluation.rows, evaluation.predictions, _facts(data, samples, seed))
+    facts = _facts(data, samples, seed)
+    facts["language_models"] = [each.name for each in ready if each.reads_prompts]
+    return Result.from_rows(evaluation.rows, evaluation.predictions, facts)
 
 
 def benchmark_ratings(
@@ -314,6 +316,7 @@ def benchmark_ratings(
     settings = {"reworded": False, "shuffled": False, "limit": limit, **settings}
     rows: dict[str, dict[Any, Any]] = {}
     predictions: dict[tuple[str, str], Any] = {}
+    named: list[str] = []
     for model in map(str, models):
         for count in shots:
             own = {**words, "max_prompt_tokens": most * (count + 1), "shots": count}
@@ -321,6 +324,7 @@ def benchmark_ratings(
                 data, {"rating": task}, tokenizer=model, seed=seed, tokens=False, **own
             )
             name = Path(model).stem + (f"_{count}_shots" if count else "")
+            named.append(name)
             loaded = embed_all_tokens(load_model(model), samples.tokenizer, seed)
             asked = LanguageModel.of_samples(loaded, samples, name=name)
             result = evaluate([asked, *baselines], data, samples, seed=seed, **settings)
@@ -329,7 +333,8 @@ def benchmark_ratings(
                 rows.setdefault(kind, {}).update({repr(row): row for row in found})
             predictions |= dict(result.predictions)
     kept = {kind: list(found.values()) for kind, found in rows.items()}
-    return Result.from_rows(kept, predictions, {"name": "Ratings without training", "seed": seed})
+    facts = {"name": "Ratings without training", "seed": seed, "language_models": named}
+    return Result.from_rows(kept, predictions, facts)
 
 
 class OpenRun(Run):
