@@ -193,8 +193,11 @@ def _join(
     if about is not None:
         # The item table may name its id otherwise than the events do.
         own = {k: name for k, name in columns.items() if k != "item_id" or name in about.frame}
-        item_names = _match(about, ITEM_COLUMNS, ("item_id",), own)
-        names, items = {**names, **item_names}, item_frame(about, item_names)
+        item_names = _match(about, ITEM_COLUMNS, IDS[1:], own)
+        items, item_id = item_frame(about, item_names), item_names.pop("item_id")
+        names |= item_names
+        if item_id != names["item_id"]:
+            names["item_id of items"] = item_id
     elif taken := _among_events(events, columns):
         items = _first_of_each(events, taken)
     renamed = {ours: name for ours, name in names.items() if ours != name} | taken

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +26,6 @@ Flags = NDArray[np.bool_]
 _EVENTS, _USERS, _ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
 _LOG = "recinject.log"
 _EVENTS_AT_ONCE = 1 << 20
-
-
-class Columns(StrEnum):
-    """The names that a log's columns have after reading; only the first two are required."""
-
-    USER = "user_id"
-    ITEM = "item_id"
-    RATING = "rating"
-    TIMESTAMP = "timestamp"
-    POSITION = "position"
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,20 +194,19 @@ class Log:
 
         A frame, its Arrow table and its file have the same; one other value gives another.
         """
-        events, items = self.interactions, self.catalog.frame
-        columns = (events.users, events.items, events.ratings, events.timestamps)
-        known = ([name, items[name].tolist()] for name in items.columns)
         digest = hashlib.blake2b(digest_size=16)
-        for part in chain(
-            (b"" if own is None else np.ascontiguousarray(own).view(np.uint8) for own in columns),
-            (
-                json.dumps(each, default=str).encode()
-                for each in chain([list(events.user_ids)], known)
-            ),
-        ):
+        for part in self._content():
             digest.update(f"{len(part)}:".encode())
             digest.update(part)
         return digest.hexdigest()
+
+    def _content(self) -> Iterator[bytes | memoryview]:
+        events, items = self.interactions, self.catalog.frame
+        for column in (events.users, events.items, events.ratings, events.timestamps):
+            yield b"" if column is None else np.ascontiguousarray(column).view(np.uint8).data
+        yield json.dumps(list(events.user_ids)).encode()
+        for name in items.columns:
+            yield json.dumps([name, items[name].tolist()], default=str).encode()
 
     def save(self, folder: str | Path) -> None:
         """Write the log into a folder as Parquet files; :meth:`load` gives the very same log."""

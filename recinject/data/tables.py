@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recinject.data.schema import Columns, Flags, Floats
+from recinject.data.schema import Flags, Floats
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.registry import pick
 
@@ -108,7 +108,9 @@ def refuse_repeated(path: Path | str, names: Sequence[str]) -> None:
         )
 
 
-EVENT_COLUMNS = tuple(column.value for column in Columns)
+IDS = ("user_id", "item_id")
+NUMBERS = ("rating", "timestamp", "position")
+EVENT_COLUMNS = (*IDS, *NUMBERS)
 ITEM_COLUMNS = ("item_id", "title", "brand", "category", "categories")
 GUESSES: dict[str, tuple[str, ...]] = {
     "user_id": ("userid", "user", "reviewerid", "uid", "customerid", "visitorid"),
@@ -121,9 +123,7 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "category": ("category", "maincategory"),
     "categories": ("categories", "genres", "genre", "class", "categorylist"),
 }
-IDS = ("user_id", "item_id")
 _LISTS = (list, tuple, np.ndarray)
-NUMBERS = ("rating", "timestamp", "position")
 _WRONG = dict.fromkeys(IDS, "is empty")
 _WRONG["timestamp"] = "is neither seconds since 1970 nor a date such as 2014-03-01T10:00:00"
 _FIRST_NO_INTEGER = 2.0**63  # of 64 bits
