@@ -167,12 +167,7 @@ def dump_yaml(value: Any) -> str:
 
 
 def hash_value(value: Any) -> str:
-    """Return a short stable hash of a JSON-like value.
-
-    Examples:
-        >>> hash_value({"a": 1, "b": 2}) == hash_value({"b": 2, "a": 1})
-        True
-    """
+    """Return a short stable hash of a JSON-like value, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

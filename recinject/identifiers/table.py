@@ -139,9 +139,9 @@ class TokenIdentifiers(Identifiers):
 
 @register("identifiers", "number")
 def number_items(catalog: Catalog, split: Split | None, seed: int) -> Identifiers:
-    """Number the items by a seeded permutation: an order of appearance would tell who follows whom.
+    """Number the items by a seeded permutation, as ``number_title`` and ``token`` do.
 
-    The kinds ``number_title`` and ``token`` have the same numbers.
+    An order of appearance would tell who follows whom.
     """
     numbers = _permutation(catalog, seed)
     return Identifiers("number", tuple(f"#{number}" for number in numbers), numbers=numbers)
@@ -192,10 +192,7 @@ def cluster_codes(
 
 @register("identifiers", "order_of_appearance_which_leaks")
 def order_of_appearance(catalog: Catalog, split: Split | None, seed: int) -> Identifiers:
-    """Number items as the whole log, user by user, first names them.
-
-    It shows what such numbers do to a comparison, and is for nothing else.
-    """
+    """Number items as the log first names them, to show what that does to a comparison."""
     kind = "order_of_appearance_which_leaks"
     items = _needed(split, kind).interactions.items
     order = pd.unique(np.concatenate([items, np.arange(len(catalog), dtype=np.int32)]))

@@ -113,8 +113,8 @@ def load_templates(
         RecinjectError: no such file, an unknown key, slot or filter, or a slot without phrase.
     """
     own_file = folder / f"{task}.yaml" if folder else None
-    path = shipped_folder("prompts") / f"{task}.yaml"
-    path = own_file if own_file and own_file.is_file() else path
+    shipped = shipped_folder("prompts") / f"{task}.yaml"
+    path = own_file if own_file and own_file.is_file() else shipped
     if not path.is_file():
         raise RecinjectError(
             f"{path}: no templates for the task {task!r}",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -211,8 +211,7 @@ def _masked(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
 
 def _hidden(segment: Segment, contexts: Contexts) -> Ragged:
     missing = f"hides parts of {segment.slot!r}, and its sampler did not say which"
-    found: Ragged = _given(contexts, "hidden", missing)
-    return found
+    return cast(Ragged, _given(contexts, "hidden", missing))
 
 
 def _marks(pieces: Pieces, flags: Ragged) -> Array:
