@@ -128,17 +128,15 @@ _ASIN = re.compile(r"""["'](?:parent_asin|asin)["']\s*:\s*["']([^"']*)["']""")
 # ratings and what others bought tell of the events that are held out.
 _LEFT_OUT = {"reviewText", "text", "summary", "style", "helpful", "vote", "image", "images"}
 _LEFT_OUT |= {"imUrl", "imageURL", "imageURLHighRes", "videos", "tech1", "tech2", "fit", "date"}
-_LEFT_OUT |= {"details", "feature", "features", "salesRank", "rank", "average_rating"}
-_LEFT_OUT |= {"rating_number", "related", "also_buy", "also_view", "similar_item"}
-_LEFT_OUT.add("bought_together")
+_LEFT_OUT |= {"details", "feature", "features", "salesRank", "rank", "average_rating", "related"}
+_LEFT_OUT |= {"rating_number", "also_buy", "also_view", "similar_item", "bought_together"}
 
 
 def _metadata_file(reviews: Path) -> Path | None:
     """Return the metadata that lie beside reviews: ``meta_X`` for ``reviews_X_5`` or ``X``."""
     stem = without_gz(reviews).stem.removeprefix("reviews_").removesuffix("_5")
-    files = sorted(reviews.parent.glob("meta_*"))
-    same = (file for file in files if without_gz(file).stem == f"meta_{stem}")
-    return next((file for file in same if kind_of(file) in JSON_LINES), None)
+    files = _matching(reviews.parent, "meta_*", JSON_LINES)
+    return next((file for file in files if without_gz(file).stem == f"meta_{stem}"), None)
 
 
 def _read_amazon(path: Path, wanted: Wanted) -> Table:
