@@ -14,7 +14,6 @@ from scipy.sparse import coo_array, csr_array, diags_array, vstack
 
 from recinject.data.schema import Floats, Integers, Interactions
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.randomness import derive_rng
 from recinject.identifiers.content import TFIDF, embed_items
 from recinject.recommenders.protocol import ItemScorer, Prediction, Queries, Recommender
 from recinject.registry import register
@@ -37,7 +36,7 @@ class Random(ItemScorer):
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Draw the scores of each query from the stream of its user and sample id."""
         keys = zip(queries.users[rows], queries.sample_ids[rows], strict=True)
-        streams = (derive_rng(self._seed, self.name, int(user), key) for user, key in keys)
+        streams = [self._chance(self._seed, int(user), key) for user, key in keys]
         scores = [stream.random(self._n_items) for stream in streams]
         return np.array(scores).reshape(-1, self._n_items)
 

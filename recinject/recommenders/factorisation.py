@@ -15,7 +15,6 @@ from scipy.sparse import csr_matrix
 
 from recinject.data.schema import Flags, Floats, Interactions
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.baselines import history_matrix, item_counts, user_item_matrix
 from recinject.recommenders.protocol import ItemScorer, Queries
 
@@ -41,7 +40,7 @@ class Factorisation(ItemScorer):
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Learn the factors, on the CPU and one thread, so that the fit can be repeated."""
-        state = int(derive_rng(seed, self.name).integers(2**31))
+        state = int(self._chance(seed).integers(2**31))
         # BLAS threads inside implicit's own threads over users slow both down.
         with _optional("threadpoolctl").threadpool_limits(1, "blas"):
             self._model = self._kind(

@@ -16,6 +16,7 @@ from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array
+from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import bind
 from recinject.identifiers.data import Data
 from recinject.registry import find
@@ -165,6 +166,10 @@ class Recommender(ABC):
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     _sources: Sources | None = None
+
+    def _chance(self, seed: int, *keys: str | int) -> np.random.Generator:
+        """Return a stream of random numbers that stays the same whatever results call this."""
+        return derive_rng(seed, type(self).name, *keys)
 
     def read(self, sources: Sources) -> None:
         """Note what :meth:`fit` may learn from beside the training events; called before it."""

@@ -16,7 +16,6 @@ from torch.nn.functional import embedding, logsigmoid
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.foundation.ragged import Ragged
-from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.baselines import item_counts
 from recinject.recommenders.protocol import ItemScorer, Queries
 from recinject.training.networks import (
@@ -333,7 +332,7 @@ class SelfAttention(ItemScorer):
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Learn from the training events but those held out, and keep the best epoch."""
-        held_out = _hold_out(training, self.held_out, derive_rng(seed, self.name, "held_out"))
+        held_out = _hold_out(training, self.held_out, self._chance(seed, "held_out"))
         learned = training.select(~held_out)
         module = self._build(training.n_items, seed)
         users = range(training.n_users)
@@ -366,7 +365,7 @@ class SelfAttention(ItemScorer):
 
     def _build(self, n_items: int, seed: int) -> SequenceModule:
         sizes = ("width", "layers", "heads", "dropout", "longest")
-        with global_chance(int(derive_rng(seed, self.name).integers(2**31))):
+        with global_chance(int(self._chance(seed).integers(2**31))):
             return self.kind(n_items, **{size: getattr(self, size) for size in sizes})
 
 

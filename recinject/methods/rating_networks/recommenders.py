@@ -14,7 +14,6 @@ from torch import Tensor
 
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.foundation.ragged import Array, Ragged
-from recinject.foundation.randomness import derive_rng
 from recinject.methods.rating_networks import networks
 from recinject.methods.rating_networks.networks import RatingModule
 from recinject.recommenders.baselines import GlobalMean
@@ -115,9 +114,8 @@ class RatingNetwork(GlobalMean):
         super().fit(training, seed)
         self._range = _rating_range(training)
         columns = self._columns(training)
-        rng = derive_rng(seed, self.name, "held_out")
-        learned, held_out = hold_out(columns, self.held_out, rng)
-        with global_chance(int(derive_rng(seed, self.name).integers(2**31))):
+        learned, held_out = hold_out(columns, self.held_out, self._chance(seed, "held_out"))
+        with global_chance(int(self._chance(seed).integers(2**31))):
             self._module = self._build(training)
         if len(learned):
             validate = partial(negative_rmse, held_out=held_out) if len(held_out) else None

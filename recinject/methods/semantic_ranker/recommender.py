@@ -17,7 +17,6 @@ from recinject.data.schema import Floats, Integers, Interactions
 from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
-from recinject.foundation.randomness import derive_rng
 from recinject.identifiers.content import TFIDF, embed_items
 from recinject.methods.semantic_ranker.networks import (
     ExpertTrunk,
@@ -139,7 +138,7 @@ class SemanticRanker(Recommender):
     def _build(self, items: CodedItems, ratings: Floats | None, seed: int) -> Ranker:
         trunk = partial(ExpertTrunk, settings=self.experts) if self.experts else SharedTrunk
         shape = ("width", "hidden", "dropout", "negatives", "weights")
-        with global_chance(int(derive_rng(seed, self.name).integers(2**31))):
+        with global_chance(int(self._chance(seed).integers(2**31))):
             return Ranker(
                 item_rows(self.representation, items, self.rows, seed),
                 self.rows,
