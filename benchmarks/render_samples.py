@@ -107,6 +107,9 @@ def write_plainly(builder: Builder, numbers: range, file: Path, compiles_once: b
                 "prompt": template.render(history=[items[i] for i in history[-TITLES:]]),
                 "completion": builder.wording.phrases["target"][target],
                 "target_item_id": builder.item_ids[target],
+                "user": user,
+                "event": log.offsets[user + 1] - 1,
+                "target": target,
             }
         )
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")
