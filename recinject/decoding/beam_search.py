@@ -1,4 +1,4 @@
-"""Beam search over the trie: it can write nothing but identifiers of items."""
+"""Beam search over the trie of items' identifiers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recinject.foundation.ragged import Ragged
 
 Numbers = NDArray[np.integer[Any]]
 Normalised = Literal["vocabulary", "legal"]
-"""Whether the vocabulary's tokens share a step's probability, or only those legal at the step."""
+"""Whether a step's probability is over the vocabulary, or over the tokens legal at the step."""
 
 
 class _Paths(NamedTuple):
@@ -56,10 +56,9 @@ def constrained_beam_search(
     allowed: Flags | None = None,
     scores: Normalised = "vocabulary",
 ) -> tuple[Integers, Floats]:
-    """Find the items whose identifiers a model finds likeliest after each prompt.
+    """Find the items whose identifiers are the likeliest after each prompt.
 
-    With as many beams as items the search is exhaustive. It returns ``beams`` items, each once, if
-    so many are allowed.
+    With as many beams as items the search is exhaustive.
 
     Args:
         model: an encoder-decoder or a causal model in evaluation mode.
@@ -68,15 +67,14 @@ def constrained_beam_search(
         trie: the items' token sequences.
         beams: how many paths to follow, and how many items to return.
         excluded: the items not to return, one array a prompt.
-        allowed: the only items to return, such as those in stock: True for each, shape (items,)
-            or (n, items).
-        scores: ``vocabulary`` sums log-probabilities over the whole vocabulary; ``legal`` lets
-            the tokens that lead to an item that may be returned share the whole probability.
-            Either is comparable with what :func:`score_candidates` gives under the same name.
+        allowed: a mask of the items to return, such as those in stock, shape (items,) or
+            (n, items).
+        scores: ``vocabulary`` sums log-probabilities over the whole vocabulary, ``legal`` over the
+            tokens that lead to an item that may be returned; both as in :func:`score_candidates`.
 
     Returns:
-        Items, best first, -1 where there are no more, shape (n, beams), and their scores, -inf
-        where there are none.
+        Different items, best first, -1 where there are no more, shape (n, beams), and their
+        scores, then -inf.
 
     Raises:
         RecinjectError: ``allowed`` is no such mask, or leaves nothing.
@@ -129,7 +127,7 @@ def _checked(allowed: Flags | None, trie: Trie, n: int) -> Flags | None:
 
 
 class _ItemsLeft:
-    """How many items a user may still be shown below a node."""
+    """How many items may still be returned to a user below a node."""
 
     def __init__(
         self, trie: Trie, excluded: Sequence[Integers] | None, allowed: Flags | None

@@ -1,4 +1,4 @@
-"""How likely a model finds given completions of a prompt."""
+"""The log-probabilities of given completions of a prompt."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def score_candidates(
         attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
         sequences: the candidates' tokens, -1 after their ends, shape (n, c, tokens), or
             (c, tokens) when all prompts have the same candidates.
-        scores: ``vocabulary`` for probabilities over the whole vocabulary; ``legal`` lets a
-            prompt's candidates share the whole probability, token by token.
+        scores: ``vocabulary`` for probabilities over the whole vocabulary, ``legal`` over the
+            tokens of the prompt's candidates.
 
     Returns:
         Log-probabilities, shape (n, c).

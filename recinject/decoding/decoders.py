@@ -24,10 +24,7 @@ from recinject.models.adapters import without_wrapper
 
 
 class BranchingDecoder(ABC):
-    """Decodes n prompts in step, each in ``width`` branches, with cached keys and values.
-
-    The prompt's keys and values are computed once a prompt and shared by its branches, never
-    copied: on long prompts that is most of the time and most of the memory of a beam search.
+    """Decodes n prompts in step, each in ``width`` branches, which share its keys and values.
 
     Args:
         model: an encoder-decoder or a causal model.
@@ -73,19 +70,10 @@ class BranchingDecoder(ABC):
 def read_prompts(
     model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor
 ) -> Iterator[BranchingDecoder]:
-    """Let a model read prompts, and give what continues them within the block.
+    """Let a model read prompts, and yield the fastest decoder that continues them.
 
-    Within the block, an encoder-decoder model attends by an implementation of our own. A model
-    that can neither do that nor mask its attention as we say is decoded by
-    :class:`CopiedBranches`, to the same result but more slowly.
-
-    Args:
-        model: an encoder-decoder or a causal model, LoRA's wrapper allowed.
-        input_ids: the prompts' tokens, shape (n, length); a causal model's are padded on the left.
-        attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
-
-    Raises:
-        RecinjectError: see :class:`BranchingDecoder` and :class:`CopiedBranches`.
+    Within the block, an encoder-decoder model attends by an implementation of our own. Arguments
+    and errors are those of :class:`BranchingDecoder`; LoRA's wrapper is allowed.
     """
     inner = without_wrapper(model)
     kind: type[BranchingDecoder] = CopiedBranches
@@ -112,8 +100,7 @@ def log_probabilities(
         prompts: the prompt of each token asked for, shape (m,).
         branches: the branch of its prompt, shape (m,).
         tokens: the tokens, shape (m,).
-        legal: whether a branch can have no other next tokens than those asked for, which then
-            share the whole probability; else it is spread over the whole vocabulary.
+        legal: whether the probability is over a branch's tokens in ``tokens`` alone.
     """
     rows, flat = prompts * logits.shape[1] + branches, logits.flatten(0, 1)
     index, ids = (
@@ -217,7 +204,7 @@ class CausalBranches(BranchingDecoder):
 
     A step appends one token a branch to the prompt's own sequence, all at one position, and an
     attention mask lets each see only the prompt and its own ancestors (tree attention, Miao et
-    al., SpecInfer, 2024). So there is one set of keys and values a prompt, never one a branch.
+    al., SpecInfer, 2024).
     """
 
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
@@ -265,10 +252,9 @@ class CausalBranches(BranchingDecoder):
 
 
 class CopiedBranches(BranchingDecoder):
-    """Any other model's, if it keeps keys and values.
+    """Any other model's, if it keeps keys and values, which are copied to every branch.
 
-    Each prompt is read alone and unpadded, and its keys and values are copied to every branch:
-    slower than the other decoders, but it asks nothing of the model's attention.
+    Each prompt is read alone and unpadded. The others are faster.
 
     Raises:
         RecinjectError: the model keeps no keys and values, or a causal model reads both ways.

@@ -48,12 +48,12 @@ Model: TypeAlias = PreTrainedModel | PeftModel | Wrapper
 
 
 class Adaptation:
-    """Hooks of an adapted model into its training, its answers and its folder: here, without effect.
+    """Hooks of an adapted model into its training, answers and folder: here, without effect.
 
     A model of a registered adapter that needs them inherits from this and from :class:`Wrapper`.
 
     Attributes:
-        needs_whole_weights: why processes cannot shard its weights, and a remedy, or two "".
+        needs_whole_weights: why processes cannot shard its weights, and a remedy; else both empty.
     """
 
     needs_whole_weights: tuple[str, str] = ("", "")

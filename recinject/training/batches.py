@@ -32,14 +32,8 @@ _IGNORED = -100
 class Shuffle(Sampler[int]):
     """Goes through all samples in an order that is a function of seed and epoch alone.
 
-    So a resumed run goes on where it was cut off; transformers' own samplers draw from the global
-    random state.
-
-    Args:
-        count: the number of samples.
-        seed: of the order.
-        epoch: tells the present epoch. It is asked, because after a resume with several
-            processes nobody calls a sampler's ``set_epoch``.
+    A resumed run thus goes on where it was cut off. ``epoch`` returns the present epoch, as nobody
+    calls ``set_epoch`` after a resume with several processes.
     """
 
     def __init__(self, count: int, seed: int, epoch: Callable[[], int]) -> None:
@@ -56,12 +50,9 @@ class Shuffle(Sampler[int]):
 
 
 class LengthBuckets(Shuffle):
-    """Such an order in which the samples of one batch are of like length.
+    """Such an order in which samples of like length share a batch.
 
-    Args:
-        lengths: the samples' lengths in tokens.
-        batch_size: how many samples one optimizer step reads, over all devices.
-        seed: see :class:`Shuffle`; so is ``epoch``.
+    ``batch_size`` is the number of samples that one optimizer step reads, over all devices.
     """
 
     def __init__(
@@ -77,7 +68,7 @@ class LengthBuckets(Shuffle):
 def order_by_length(
     lengths: Sequence[int], batch_size: int, chance: np.random.Generator
 ) -> list[int]:
-    """Return a random order of numbered samples in which those of a batch are of like length."""
+    """Return a random order in which samples of like length share a batch."""
     generator = torch.Generator().manual_seed(int(chance.integers(2**62)))
     return list(get_length_grouped_indices(lengths, batch_size, generator=generator))
 
@@ -91,21 +82,10 @@ def order_by_phase(
     batch_size: int,
     seed: int,
 ) -> NDArray[np.int64]:
-    """Order the samples of a whole training, phase after phase.
+    """Order the samples of a whole training by phase, those of a batch of like length.
 
-    Within a phase, the samples of a batch are of like length.
-
-    Args:
-        tasks: see :func:`~recinject.samples.mixture.draw_phases`; so are the others.
-        names: the name of each task's number.
-        lengths: tokens of each sample's prompt, shape (n,).
-        phases: in their order.
-        steps: optimizer steps of the run.
-        batch_size: samples that one step reads, over all devices.
-        seed: of the choice and of the order.
-
-    Returns:
-        Numbers of samples, shape (steps * batch_size,).
+    The arguments are those of :func:`~recinject.samples.mixture.draw_phases`; ``lengths`` are the
+    tokens of each sample's prompt. Returns indices of samples, shape (steps * batch_size,).
     """
     chosen = draw_phases(tasks, names, phases, steps, batch_size, seed)
     ordered = [
@@ -119,11 +99,10 @@ def order_by_phase(
 def make_collator(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast
 ) -> Callable[[Sequence[Sample]], Batch]:
-    """Return what pads samples into tensors, as the model reads them, and leaves out the rest.
+    """Return a function that pads samples into the model's tensors, and drops other columns.
 
-    The loss is ours to normalise, so the labels are taken out before the forward pass. Each label
-    stands at the position that predicts it: an encoder-decoder model gets the decoder's inputs
-    beside it, and a causal model's labels are shifted here, once and nowhere else.
+    Each label stands at the position that predicts it: a causal model's labels are shifted here,
+    and an encoder-decoder model gets its decoder's inputs.
     """
     multiple = _PAD_MULTIPLE if torch.cuda.is_available() else 1
     inner, padding = without_wrapper(model), tokenizer.pad_token_id or 0
@@ -178,5 +157,5 @@ def _padded(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> Batch
 
 
 def _grid(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> torch.Tensor:
-    """Put rows of tokens below one another, padded on the right to a multiple of a width."""
+    """Stack rows, padded on the right to a multiple of a width."""
     return torch.from_numpy(Ragged.from_rows(rows, np.int64).to_grid(padding, multiple=multiple))

@@ -38,7 +38,7 @@ def clip_units(weights: Tensor, gradient: Tensor, clip_factor: float, clip_eps: 
 
 
 class AdaptiveClipping(ScalingOptimizer):
-    """Clips gradients before the step of the class behind it, but in groups with ``clip: False``."""
+    """Clips gradients before the step of the class behind it, except where ``clip: False``."""
 
     def start_clipping(self, clip_factor: float, clip_eps: float) -> None:
         """Put the thresholds into all groups, present and later ones."""

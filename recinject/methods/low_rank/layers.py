@@ -184,7 +184,8 @@ def find_blocks(
     while left:
         name = next(iter(left))
         parent, _, own = name.rpartition(".")
-        names, activation = (name,), nn.Identity()
+        names: tuple[str, ...] = (name,)
+        activation: nn.Module = nn.Identity()
         for joined, by in _JOINED.items():
             together = tuple(f"{parent}.{part}" for part in joined)
             if own in joined and left.keys() >= set(together):
