@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -23,6 +23,7 @@ from recinject.methods.low_rank.factors import (
 )
 from recinject.models.building import Initialization, StandIn
 
+Blocks: TypeAlias = list[tuple[tuple[str, ...], Block]]  # with the full names of their layers
 _FACTORS = "factors.safetensors"
 BY_WEIGHT = "spectral"  # the method that looks at no inputs
 FEED_FORWARD = ("wi", "wi_0", "wi_1", "wo")
@@ -101,9 +102,13 @@ class LowRank(Initialization):
         for _, block in find_blocks(model, layers):
             check_method(block, self.method)
         for name, layer in layers.items():
-            if rank is not None:
+            if rank is None:
+                kept = torch.linalg.svdvals(layer.weight.detach().double()).square().cumsum(0)
+                least = (energy or 1.0) * kept[-1]
+                ranks[name] = min(len(kept), 1 + int((kept < least).sum()))
+            else:
                 check_rank(name, layer.weight, rank)
-            ranks[name] = rank or _rank_of(layer.weight, energy or 1.0)
+                ranks[name] = rank
         return ranks
 
     def check(self, model: nn.Module) -> None:
@@ -111,7 +116,7 @@ class LowRank(Initialization):
         shape_low_rank(model, self.ranks(model))
 
     def start(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int) -> None:
-        """Make the layers low-rank by their inputs in the batches."""
+        """Make the layers low-rank, given their inputs in the batches."""
         layers = find_layers(model, self.targets)
         inputs = capture_inputs(model, batches, layers) if self.reads_batches else {}
         self.factorise(model, inputs, seed)
@@ -157,11 +162,6 @@ def shape_low_rank(model: nn.Module, ranks: Mapping[str, int]) -> None:
         model.set_submodule(name, LowRankLinear.from_linear(layer, factors))
 
 
-def _rank_of(weight: Tensor, energy: float) -> int:
-    kept = torch.linalg.svdvals(weight.detach().double()).square().cumsum(0)
-    return min(len(kept), 1 + int((kept < energy * kept[-1]).sum()))
-
-
 def find_layers(model: nn.Module, targets: Collection[str] | None = None) -> dict[str, nn.Linear]:
     """Return the linear layers of these own names by full name; refuse a name without a layer."""
     every = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
@@ -175,11 +175,9 @@ def find_layers(model: nn.Module, targets: Collection[str] | None = None) -> dic
     return {name: layer for name, layer in every.items() if name.rpartition(".")[2] in chosen}
 
 
-def find_blocks(
-    model: nn.Module, layers: Mapping[str, nn.Linear]
-) -> list[tuple[tuple[str, ...], Block]]:
+def find_blocks(model: nn.Module, layers: Mapping[str, nn.Linear]) -> Blocks:
     """Group layers, by full name, by the activation that joins them; the others are linear."""
-    blocks: list[tuple[tuple[str, ...], Block]] = []
+    blocks: Blocks = []
     left = dict(layers)
     while left:
         name = next(iter(left))

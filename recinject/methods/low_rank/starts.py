@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.low_rank.factors import Block, check_method, check_rank, find_factors
-from recinject.methods.low_rank.layers import BY_WEIGHT, capture_inputs, find_blocks
+from recinject.methods.low_rank.factors import check_method, check_rank, find_factors
+from recinject.methods.low_rank.layers import BY_WEIGHT, Blocks, capture_inputs, find_blocks
 from recinject.models.building import Initialization
 
 _ADAPTER = "default"
@@ -128,7 +128,5 @@ def _subtract(layers: Mapping[str, LoraLinear]) -> None:
         layer.get_base_layer().weight -= layer.get_delta_weight(_ADAPTER)
 
 
-def _blocks(
-    model: nn.Module, layers: Mapping[str, LoraLayer]
-) -> list[tuple[tuple[str, ...], Block]]:
+def _blocks(model: nn.Module, layers: Mapping[str, LoraLayer]) -> Blocks:
     return find_blocks(model, {name: layer.get_base_layer() for name, layer in layers.items()})

@@ -63,8 +63,9 @@ class Biases(GlobalMean):
             np.bincount(group, minlength=size) + ridge
             for group, size, ridge in zip(groups, sizes, ridges, strict=True)
         ]
-        self._range = _rating_range(training)
-        ratings = np.asarray(training.ratings) - self._mean
+        ratings = np.asarray(training.ratings)
+        self._range = ratings.min(), ratings.max()
+        ratings = ratings - self._mean
         self._offsets = [np.zeros(size) for size in sizes]
         for _ in range(self.iterations):
             before = self._offsets[1]
@@ -108,16 +109,17 @@ class RatingNetwork(GlobalMean):
     def fit(self, training: Interactions, seed: int) -> None:
         """Learn from the training ratings but those held out, and keep the best epoch."""
         super().fit(training, seed)
-        self._range = _rating_range(training)
+        ratings = np.asarray(training.ratings)
+        self._range = float(ratings.min()), float(ratings.max())
         columns = self._columns(training)
         learned, held_out = hold_out(columns, self.held_out, self._chance(seed, "held_out"))
         with global_chance(int(self._chance(seed).integers(2**31))):
             self._module = self._build(training)
         if len(learned):
             validate = partial(negative_rmse, held_out=held_out) if len(held_out) else None
-            ratings = min(self.batch_size, max(32, len(training) // 100))
+            batch_size = min(self.batch_size, max(32, len(training) // 100))
             per_row = int((~learned.columns["labels"].isnan()).sum()) / len(learned)
-            rows = max(1, round(ratings / per_row))
+            rows = max(1, round(batch_size / per_row))
             how = FitSettings.of(self, batch_size=rows, schedule="linear")
             self.training_history = fit_network(self._module, learned, dict, how, seed, validate)
         # In double precision a query's rating does not depend on which queries share its batch.
@@ -125,7 +127,7 @@ class RatingNetwork(GlobalMean):
 
     @abstractmethod
     def _columns(self, training: Interactions) -> Tensors:
-        """Return the module's inputs and ``labels``, NaN where there is nothing to learn."""
+        """Return the module's inputs and ``labels``, NaN for none."""
 
     @abstractmethod
     def _build(self, training: Interactions) -> RatingModule:
@@ -147,7 +149,7 @@ class RatingNetwork(GlobalMean):
 
 @dataclass(eq=False)
 class PairNetwork(RatingNetwork):
-    """A network that knows a user and an item by number."""
+    """A network that knows a user and an item by index."""
 
     def _columns(self, training: Interactions) -> Tensors:
         self._users = encode_known(training.users, training.n_users)
@@ -327,11 +329,6 @@ def attribute_numbers(catalog: Catalog) -> Array:
             keys = dict.fromkeys((name, text) for text in several if isinstance(text, str))
             rows[row] += [numbers.setdefault(key, len(numbers) + 1) for key in keys]
     return Ragged.from_rows(rows, np.int64).to_grid(0)
-
-
-def _rating_range(training: Interactions) -> tuple[float, float]:
-    ratings = np.asarray(training.ratings)
-    return float(np.min(ratings)), float(np.max(ratings))
 
 
 def _tensors(**columns: Array) -> Tensors:

@@ -151,13 +151,9 @@ class SemanticRanker(Recommender):
         answers = [np.empty((0, candidates.shape[1]))]
         for start in range(0, len(queries), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
-            ratings = queries.history_ratings
-            history = _history_grids(
-                Ragged.from_rows(queries.histories[rows]),
-                None if ratings is None else Ragged.from_rows(ratings[rows], np.float64),
-                self.longest,
-                self._module.padding,
-            )
+            items, ratings = Ragged.from_rows(queries.histories[rows]), queries.history_ratings
+            rated = None if ratings is None else Ragged.from_rows(ratings[rows], np.float64)
+            history = _history_grids(items, rated, self.longest, self._module.padding)
             wanted = torch.from_numpy(candidates[rows].astype(np.int64))
             with torch.inference_mode():
                 answers.append(head(wanted, **history).float().double().numpy())
