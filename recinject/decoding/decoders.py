@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -82,8 +82,15 @@ def read_prompts(
     elif not inner.config.is_encoder_decoder and _takes_masks(inner):
         kind = CausalBranches
     decoder = kind(inner, input_ids, attention_mask)
-    with _sharing(inner) if kind is EncoderDecoderBranches else nullcontext():
+    if kind is not EncoderDecoderBranches:
         yield decoder
+        return
+    before = inner.config._attn_implementation
+    inner.set_attn_implementation(_SHARED)
+    try:
+        yield decoder
+    finally:
+        inner.set_attn_implementation(before)
 
 
 def log_probabilities(
@@ -159,16 +166,6 @@ class EncoderDecoderBranches(BranchingDecoder):
         if parents.shape[1] != self._width or not np.array_equal(rows, np.arange(rows.size)):
             self._cache.self_attention_cache.batch_select_indices(self._tensor(rows))
         self._width = parents.shape[1]
-
-
-@contextmanager
-def _sharing(model: PreTrainedModel) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_SHARED)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 def _attend_shared(

@@ -155,27 +155,19 @@ class LanguageModel(Recommender):
             self._named[id(texts)] = Trie.build(sequences), sequences.to_grid(-1)
         return self._named[id(texts)]
 
-    @property
-    def _retrieval_task(self) -> str:
-        return self._asker.task.name if self._asker else "retrieval"
-
-    def _prompts_about(self, histories: Sequence[Integers]) -> list[str]:
+    def _ask(self, histories: Sequence[Integers]) -> tuple[str, list[str]]:
         if self._asker is None:
             raise RecinjectError(
                 f"{self.name}: it was never asked what comes next: its samples lack retrieval",
                 hint="build samples with the task retrieval, and train on them",
             )
-        return self._asker.ask(histories)
+        return self._asker.task.name, self._asker.ask(histories)
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Do nothing: the model comes trained, by :func:`recinject.training.fitting.fit`."""
 
     def predict(self, queries: Queries, k: int) -> Prediction:
-        """Answer queries by reading their prompts.
-
-        Raises:
-            RecinjectError: ratings are asked for and no labels were given.
-        """
+        """Answer queries by reading their prompts."""
         was_training = self._model.training
         self._model.eval()
         try:
@@ -202,9 +194,8 @@ class LanguageModel(Recommender):
         return Prediction(self.name, queries.task, items[:, :k], scores[:, :k], ahead, tied)
 
     def _rank(self, queries: Queries, k: int) -> Prediction:
-        if queries.candidates is None:
-            raise RecinjectError("ranking: the queries have no candidates", hint="build them anew")
         candidates, (_, tokens) = queries.candidates, self._identifiers(queries.task)
+        assert candidates is not None
         scores = np.zeros(candidates.shape)
         for rows, prompts in self._batches(queries, candidates.shape[1]):
             sequences = tokens[candidates[rows]]

@@ -208,11 +208,12 @@ class Recommender(ABC):
         else:
             known = [data.find_items(texts) for texts in histories]
             numbers = (log.n_users + np.arange(len(known))).astype(np.int32)
+        task, prompts = self._ask(known)
         queries = Queries(
-            task=self._retrieval_task,
+            task=task,
             answer="retrieval",
             sample_ids=[str(row) for row in range(len(known))],
-            prompts=self._prompts_about(known),
+            prompts=prompts,
             users=numbers,
             histories=known,
             targets=np.full(len(known), -1, np.int32),
@@ -258,12 +259,9 @@ class Recommender(ABC):
             raise RecinjectError(f"k={k}: the catalogue has {n} items", hint=f"ask for {n} or less")
         return self.data
 
-    @property
-    def _retrieval_task(self) -> str:
-        return "retrieval"
-
-    def _prompts_about(self, histories: Sequence[Integers]) -> list[str]:
-        return [""] * len(histories)
+    def _ask(self, histories: Sequence[Integers]) -> tuple[str, list[str]]:
+        """Return the retrieval task's name, and its prompts about histories."""
+        return "retrieval", [""] * len(histories)
 
 
 class ItemScorer(Recommender):
@@ -277,11 +275,7 @@ class ItemScorer(Recommender):
         """Score all items for some of the queries: shape (rows, items)."""
 
     def predict(self, queries: Queries, k: int) -> Prediction:
-        """Rank the catalogue without the history, or the candidates, by score.
-
-        Raises:
-            RecinjectError: a score is not a number, as after a fit that diverged.
-        """
+        """Rank the catalogue without the history, or the candidates, by score."""
         blocks = [
             self._predict_rows(queries, slice(start, start + self._rows_at_once), k)
             for start in range(0, max(len(queries), 1), self._rows_at_once)

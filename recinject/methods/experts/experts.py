@@ -117,8 +117,7 @@ class ExpertsLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # nn.Linear names it so
         """Apply the layer and its experts to (n, tokens, in); a prompt's branches are adjacent."""
         output, factors, chosen = super().forward(input), self._route.factors, self._route.chosen
-        if factors is None:
-            raise RecinjectError("experts: no gate decided", hint="call the model's encoder first")
+        assert factors is not None, "the encoder, where the gate decides, runs first"
         picked = slice(None) if chosen is None else chosen
         a, b = (m[picked].flatten(-3, -2) for m in (self.expert_a, self.expert_b))
         by_row = input.to(a.dtype).reshape(len(factors), -1, self.in_features)
@@ -130,7 +129,7 @@ _OURS = ("expert_a", "expert_b")
 
 
 class ExpertsModel(Wrapper, Adaptation):
-    """A frozen encoder-decoder model with experts; the encoder's call is where the gate decides.
+    """A frozen encoder-decoder model with experts, whose gate decides when the encoder is called.
 
     In a loop of training::
 
@@ -177,10 +176,8 @@ class ExpertsModel(Wrapper, Adaptation):
 
     def extra_loss(self, step: int = 0) -> Tensor:
         """Return the gate's penalty at a step: one for all tasks, or one a sequence, (rows,)."""
-        if self._routing is None:
-            raise RecinjectError("experts: no gate decided", hint="call the model first")
-        warmth = min(1.0, (step + 1) / (self.settings.warmup_steps + 1))
-        routing = self._routing
+        warmth, routing = min(1.0, (step + 1) / (self.settings.warmup_steps + 1)), self._routing
+        assert routing is not None, "the encoder, where the gate decides, runs first"
         loss = self.settings.regulariser * warmth * routing.entropy + routing.excess
         return loss.sum() if self.decides_by_task else loss
 
