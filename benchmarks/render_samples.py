@@ -62,7 +62,7 @@ def make_builder(samples: int) -> Builder:
         log = simulate_shop(users=500, items=2000, events_per_user=20, seed=SEED)
         tokenizer = None
     else:
-        log = read_log(folder / "amazon-2014-toys", columns={})
+        log = read_log(folder / "amazon-2014-toys")
         tokenizer = load_tokenizer(folder / "t5-tokenizer")
     popularity = np.bincount(log.interactions.items, minlength=len(log.catalog)) + 0.1
     split = leave_one_out(histories(popularity, samples))
