@@ -61,8 +61,8 @@ def constrained_beam_search(
     With as many beams as items the search is exhaustive.
 
     Args:
-        model: an encoder-decoder or a causal model in evaluation mode.
-        input_ids: the prompts' tokens, shape (n, length); a causal model's are padded on the left.
+        model: in evaluation mode; see :class:`BranchingDecoder`, as for the next two.
+        input_ids: the prompts' tokens, shape (n, length).
         attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
         trie: the items' token sequences.
         beams: how many paths to follow, and how many items to return.
@@ -80,7 +80,9 @@ def constrained_beam_search(
         RecinjectError: ``allowed`` is no such mask, or leaves nothing.
     """
     n = len(input_ids)
-    left = _ItemsLeft(trie, excluded, _checked(allowed, trie, n))
+    if allowed is not None:
+        _check_mask(allowed, len(trie.paths), n)
+    left = _ItemsLeft(trie, excluded, allowed)
     with read_prompts(model, input_ids, attention_mask) as decoder:
         found = _search(decoder, n, trie, left, beams, scores == "legal")
     return _as_lists(found, trie, n, beams)
@@ -110,10 +112,7 @@ def _search(
         decoder.branch(parents)
 
 
-def _checked(allowed: Flags | None, trie: Trie, n: int) -> Flags | None:
-    if allowed is None:
-        return None
-    items = len(trie.paths)
+def _check_mask(allowed: Flags, items: int, n: int) -> None:
     if allowed.dtype != np.bool_ or allowed.shape not in ((items,), (n, items)):
         raise RecinjectError(
             f"allowed: {allowed.dtype} of shape {allowed.shape} is no mask over {items} items",
@@ -123,7 +122,6 @@ def _checked(allowed: Flags | None, trie: Trie, n: int) -> Flags | None:
         raise RecinjectError(
             "allowed: it leaves not one item to recommend", hint="allow at least one item a prompt"
         )
-    return allowed
 
 
 class _ItemsLeft:

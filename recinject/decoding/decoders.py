@@ -100,14 +100,10 @@ def log_probabilities(
     tokens: NDArray[np.integer[Any]],
     legal: bool = False,
 ) -> Floats:
-    """Return log-probabilities of some next tokens.
+    """Return log-probabilities, shape (m,), of next tokens of branches of prompts.
 
-    Args:
-        logits: what :meth:`BranchingDecoder.step` returned.
-        prompts: the prompt of each token asked for, shape (m,).
-        branches: the branch of its prompt, shape (m,).
-        tokens: the tokens, shape (m,).
-        legal: whether the probability is over a branch's tokens in ``tokens`` alone.
+    ``logits`` are those of :meth:`BranchingDecoder.step`; ``legal`` takes probabilities over a
+    branch's own ``tokens`` alone.
     """
     rows, flat = prompts * logits.shape[1] + branches, logits.flatten(0, 1)
     index, ids = (
@@ -294,7 +290,7 @@ class CopiedBranches(BranchingDecoder):
 
 
 def _takes_masks(model: PreTrainedModel) -> bool:
-    # Models that transformers has not moved to its attention interface make masks of their own.
+    # Models without transformers' attention interface make masks of their own.
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     return model._supports_attention_backend and takes_positions and _looks_back(model)
 

@@ -21,7 +21,7 @@ from recinject.foundation.settings import bind
 from recinject.identifiers.data import Data
 from recinject.registry import find
 
-Rows = TypeVar("Rows", "Queries", "Prediction")
+Columns = TypeVar("Columns", "Queries", "Prediction")
 _OF_ALL_ROWS = ("task", "answer", "recommender", "values")
 
 
@@ -121,7 +121,7 @@ class Prediction:
         return _take(self, rows)
 
 
-def _take(whole: Rows, rows: Array) -> Rows:
+def _take(whole: Columns, rows: Array) -> Columns:
     columns = {name: each for name, each in vars(whole).items() if name not in _OF_ALL_ROWS}
     taken: dict[str, Any] = {
         name: each[rows] if isinstance(each, np.ndarray) else [each[row] for row in rows]

@@ -19,9 +19,9 @@ from recinject.foundation.randomness import derive_rng
 from recinject.models.adapters import without_wrapper
 from recinject.models.heads import RatingModel
 from recinject.samples.mixture import Phase, draw_phases
+from recinject.training.networks import Tensors
 
-Sample: TypeAlias = Mapping[str, Any]
-Batch: TypeAlias = dict[str, torch.Tensor]
+Row: TypeAlias = Mapping[str, Any]
 
 _COLUMNS = ("input_ids", "labels")
 _TASK = "task"
@@ -98,7 +98,7 @@ def order_by_phase(
 
 def make_collator(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast
-) -> Callable[[Sequence[Sample]], Batch]:
+) -> Callable[[Sequence[Row]], Tensors]:
     """Return a function that pads samples into the model's tensors, and drops other columns.
 
     Each label stands at the position that predicts it: a causal model's labels are shifted here,
@@ -106,7 +106,7 @@ def make_collator(
     """
     multiple = _PAD_MULTIPLE if torch.cuda.is_available() else 1
     inner, padding = without_wrapper(model), tokenizer.pad_token_id or 0
-    pad: Callable[[Sequence[Sample]], Batch]
+    pad: Callable[[Sequence[Row]], Tensors]
     if isinstance(model, RatingModel):
         pad = partial(_with_ratings, padding=padding, multiple=multiple)
     elif inner.config.is_encoder_decoder:
@@ -119,7 +119,7 @@ def make_collator(
     return partial(_collate, pad=pad)
 
 
-def _collate(samples: Sequence[Sample], *, pad: Callable[[Sequence[Sample]], Batch]) -> Batch:
+def _collate(samples: Sequence[Row], *, pad: Callable[[Sequence[Row]], Tensors]) -> Tensors:
     batch = pad(samples)
     if _TASK in samples[0]:
         # For the loss alone, which takes it out before the model is asked.
@@ -127,11 +127,11 @@ def _collate(samples: Sequence[Sample], *, pad: Callable[[Sequence[Sample]], Bat
     return batch
 
 
-def _for_encoder_decoder(samples: Sequence[Sample], *, pad: DataCollatorForSeq2Seq) -> Batch:
+def _for_encoder_decoder(samples: Sequence[Row], *, pad: DataCollatorForSeq2Seq) -> Tensors:
     return dict(pad([{name: sample[name] for name in _COLUMNS} for sample in samples]))
 
 
-def _for_causal(samples: Sequence[Sample], *, padding: int, multiple: int, trims: bool) -> Batch:
+def _for_causal(samples: Sequence[Row], *, padding: int, multiple: int, trims: bool) -> Tensors:
     wholes, labels = [], []
     for prompt, completion in ([sample[name] for name in _COLUMNS] for sample in samples):
         # The last token predicts nothing; the prompt's last one predicts the completion's first.
@@ -145,13 +145,13 @@ def _for_causal(samples: Sequence[Sample], *, padding: int, multiple: int, trims
     return batch
 
 
-def _with_ratings(samples: Sequence[Sample], *, padding: int, multiple: int) -> Batch:
+def _with_ratings(samples: Sequence[Row], *, padding: int, multiple: int) -> Tensors:
     batch = _padded([sample["input_ids"] for sample in samples], padding, multiple)
     batch["labels"] = torch.tensor([sample["rating"] for sample in samples])
     return batch
 
 
-def _padded(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> Batch:
+def _padded(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> Tensors:
     mask = _grid([[1] * len(row) for row in rows], 0, multiple)
     return {"input_ids": _grid(rows, padding, multiple), "attention_mask": mask}
 

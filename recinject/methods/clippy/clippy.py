@@ -14,7 +14,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.training.optimizers import BoundedOptimizer
 
 Group: TypeAlias = dict[str, Any]
-Tensors: TypeAlias = list[Tensor]
+TensorList: TypeAlias = list[Tensor]
 _TABLES = (nn.Embedding, nn.EmbeddingBag, TrainableTokensLayer)
 # Below this a step leaves a matrix of zeros, such as LoRA's B, where it is.
 _LEAST_FOR_ZEROS = 1e-4
@@ -156,7 +156,9 @@ class Clippy(ScalingOptimizer):
                 scales |= dict(zip(names, values, strict=True)) if group["clip"] else {}
         return scales
 
-    def _step_together(self, group: Group, weights: Tensors, gradients: Tensors) -> list[float]:
+    def _step_together(
+        self, group: Group, weights: TensorList, gradients: TensorList
+    ) -> list[float]:
         """Change tensors of a group, and return their scales."""
         states, scales = [self._state(group, tensor) for tensor in weights], [1.0] * len(weights)
         memory = [[state[key] for state in states] for key in self.memory]
@@ -188,13 +190,13 @@ class Clippy(ScalingOptimizer):
         state["step"] += 1
         return state
 
-    def _accumulate(self, group: Group, memory: list[Tensors], gradients: Tensors) -> None:
+    def _accumulate(self, group: Group, memory: list[TensorList], gradients: TensorList) -> None:
         """Update the moments."""
         raise NotImplementedError
 
     def _quotient(
-        self, group: Group, memory: list[Tensors], gradients: Tensors, steps: list[int]
-    ) -> tuple[Tensors, Tensors]:
+        self, group: Group, memory: list[TensorList], gradients: TensorList, steps: list[int]
+    ) -> tuple[TensorList, TensorList]:
         """Return the directions' numerators, which are not changed, and denominators."""
         raise NotImplementedError
 
@@ -244,12 +246,12 @@ class ClippyAdagrad(Clippy):
         rest["initial_accumulator_value"] = initial_accumulator_value
         super().__init__(params, {"lr": lr, "clip": True, **thresholds, **rest})
 
-    def _accumulate(self, group: Group, memory: list[Tensors], gradients: Tensors) -> None:
+    def _accumulate(self, group: Group, memory: list[TensorList], gradients: TensorList) -> None:
         torch._foreach_addcmul_(memory[0], gradients, gradients, value=1)
 
     def _quotient(
-        self, group: Group, memory: list[Tensors], gradients: Tensors, steps: list[int]
-    ) -> tuple[Tensors, Tensors]:
+        self, group: Group, memory: list[TensorList], gradients: TensorList, steps: list[int]
+    ) -> tuple[TensorList, TensorList]:
         denominators = list(torch._foreach_sqrt(memory[0]))
         torch._foreach_add_(denominators, group["eps"])
         return gradients, denominators
@@ -282,15 +284,15 @@ class ClippyAdam(Clippy):
         rest = {"eps": eps, "weight_decay": weight_decay, "betas": betas}
         super().__init__(params, {"lr": lr, "clip": True, **thresholds, **rest})
 
-    def _accumulate(self, group: Group, memory: list[Tensors], gradients: Tensors) -> None:
+    def _accumulate(self, group: Group, memory: list[TensorList], gradients: TensorList) -> None:
         keep, keep_squares = group["betas"]
         torch._foreach_lerp_(memory[0], gradients, 1 - keep)
         torch._foreach_mul_(memory[1], keep_squares)
         torch._foreach_addcmul_(memory[1], gradients, gradients, 1 - keep_squares)
 
     def _quotient(
-        self, group: Group, memory: list[Tensors], gradients: Tensors, steps: list[int]
-    ) -> tuple[Tensors, Tensors]:
+        self, group: Group, memory: list[TensorList], gradients: TensorList, steps: list[int]
+    ) -> tuple[TensorList, TensorList]:
         denominators = list(torch._foreach_sqrt(memory[1]))
         corrections = [math.sqrt(1 - group["betas"][1] ** step) for step in steps]
         torch._foreach_div_(denominators, corrections)
@@ -301,7 +303,7 @@ class ClippyAdam(Clippy):
         return [group["lr"] / (1 - group["betas"][0] ** step) for step in steps]
 
 
-def _bounds(group: Group, weights: Tensors, denominators: Tensors) -> Tensors:
+def _bounds(group: Group, weights: TensorList, denominators: TensorList) -> TensorList:
     """Return how far each weight may move."""
     bounds = list(torch._foreach_abs(weights))
     torch._foreach_mul_(bounds, group["lam_rel"])
@@ -313,7 +315,7 @@ def _bounds(group: Group, weights: Tensors, denominators: Tensors) -> Tensors:
 
 
 def _largest_scales(
-    directions: Tensors, bounds: Tensors, rates: list[float], lam_abs: float
+    directions: TensorList, bounds: TensorList, rates: list[float], lam_abs: float
 ) -> list[float]:
     """Return for each tensor the largest scale in [0, 1] at which no weight leaves its bound."""
     excess = torch._foreach_div(directions, bounds)

@@ -40,7 +40,7 @@ class Factors:
         return Factors(outer @ u * values.sqrt(), values.sqrt()[:, None] * (v @ inner.T))
 
 
-Weight: TypeAlias = Tensor | Factors
+Matrix: TypeAlias = Tensor | Factors
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Block:
         """Whether this is one layer with ReLU, for which there are closed forms."""
         return len(self.weights) == 1 and isinstance(self.activation, nn.ReLU)
 
-    def outputs(self, inputs: Tensor, weights: Sequence[Weight]) -> Tensor:
+    def outputs(self, inputs: Tensor, weights: Sequence[Matrix]) -> Tensor:
         """Return the block's outputs with other weights, shape (n, outputs)."""
         first, *second = (
             (inputs @ each.down.T @ each.up.T if isinstance(each, Factors) else inputs @ each.T)
@@ -132,7 +132,7 @@ def check_rank(name: str, weight: Tensor, rank: int) -> None:
 
 
 def risk(
-    block: Block, weights: Sequence[Weight], inputs: Tensor | None = None, seed: int = 0
+    block: Block, weights: Sequence[Matrix], inputs: Tensor | None = None, seed: int = 0
 ) -> float:
     """Return the mean squared distance between a block's outputs and those of other weights.
 
@@ -263,7 +263,7 @@ def _on_rows(block: Block, ranks: Sequence[int], inputs: Tensor | None, seed: in
     held = held if len(held) else used
     goal, held_goal = (block.outputs(part, block.weights) for part in (used, held))
 
-    def held_risk(weights: Sequence[Weight]) -> float:
+    def held_risk(weights: Sequence[Matrix]) -> float:
         return float(_distance(block.outputs(held, weights).detach(), held_goal))
 
     pairs = list(zip(block.weights, ranks, strict=True))
