@@ -334,7 +334,7 @@ def metric_names(kind: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
     ]
 
 
-_MAIN = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
+MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
 
 
 def main_metric(kind: str, measured: Sequence[str]) -> str:
@@ -344,8 +344,8 @@ def main_metric(kind: str, measured: Sequence[str]) -> str:
         >>> main_metric("retrieval", ["hr@5", "hr@10"]), main_metric("retrieval", ["hr@5", "mrr"])
         ('hr@10', 'hr@5')
     """
-    usual = _MAIN.get(kind)
-    return usual if usual is not None and usual in measured else measured[0]
+    usual = MAIN_METRICS.get(kind, "")
+    return usual if usual in measured else measured[0]
 
 
 def parse_metric(text: str) -> tuple[Metric, int | None]:
