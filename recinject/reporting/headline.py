@@ -164,8 +164,9 @@ def headline(
     if not measured:
         own = [row for row in metrics if row.recommender == LANGUAGE_MODEL]
         alone = [task for task in ordered_tasks(own) if leader(task, own)]
-        said = _only(subject, alone[0], own) if alone else f"{subject} was not measured in this run."
-        return [said]
+        if not alone:
+            return [f"{subject} was not measured in this run."]
+        return [_only(subject, alone[0], own)]
     task, (best, *others) = next(iter(measured.items()))
     rank = f", the best of {best.baselines} baselines," if best.baselines > 1 else ""
     simple = [each for each in others if each.other.recommender in _SIMPLE_BASELINES]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
@@ -83,7 +84,7 @@ def metric_tables(metrics: Sequence[MetricResult], sampled_candidates: int) -> l
         values = {(row.recommender, row.metric): row for row in order}
         n = f"n = {counts(row.n for row in own)} users. "
         note = (n + task_meaning(task, sampled_candidates)).rstrip()
-        tables.append(_value_table(task.capitalize(), columns, values, note))
+        tables.append(value_table(task.capitalize(), columns, values, note))
     return tables
 
 
@@ -94,14 +95,14 @@ def slice_tables(slices: Sequence[SliceResult]) -> list[Table]:
         own = [row for row in slices if (row.task, row.metric, row.by) == (task, metric, by)]
         columns = {row.slice: f"{row.slice} (n = {count(row.queries)})" for row in own}
         values = {(row.recommender, row.slice): row for row in own}
-        tables.append(_value_table(f"{metric_label(metric)} of {task} by {by}", columns, values))
+        tables.append(value_table(f"{metric_label(metric)} of {task} by {by}", columns, values))
     return tables
 
 
-def _value_table(
+def value_table(
     title: str,
-    columns: Mapping[str, str],
-    values: Mapping[tuple[str, str], MetricResult],
+    columns: Mapping[Any, str],
+    values: Mapping[tuple[str, Any], MetricResult],
     note: str = "",
 ) -> Table:
     """Make a table of recommenders by what tells their values apart, each column's best bold."""

@@ -14,14 +14,6 @@ from recinject.registry import find, names
 LANGUAGE_MODEL = "language_model"
 SIGNIFICANT = 0.05
 DASH, _MINUS = "\u2013", "\u2212"
-NOT_ASSESSED = (
-    "User well-being, and whether recommendations manipulate: a log of past behaviour cannot tell. "
-    "Both need studies with people.",
-    "What users would have done with other recommendations: the log only holds what they were "
-    "shown or found by themselves.",
-    "Chance in training: the intervals are over users, for one seed. "
-    "Another seed gives another model.",
-)
 _RECOMMENDERS = {
     "language_model": "language model",
     "language_model_reworded": "model, new wording",
@@ -73,7 +65,7 @@ def metric_meanings(metrics: Iterable[str]) -> list[str]:
 def answer_of(task: str) -> str:
     """Return how a task is answered: as ``retrieval``, ``ranking`` or ``rating``."""
     known = task not in MAIN_METRICS and task in names("task")
-    return str(known and find("task", task).answer or task)
+    return str((known and find("task", task).answer) or task)
 
 
 def list_meanings(measures: Iterable[str]) -> list[str]:
@@ -92,27 +84,6 @@ def task_meaning(task: str, sampled_candidates: int) -> str:
         "rating": "A rating is predicted. Lower is better for all but AUC.",
     }
     return meanings.get(answer_of(task), "")
-
-
-def comparison_note(has_model: bool) -> str:
-    """Say what was compared with what, and what the words for it mean."""
-    who = "Language model minus baseline" if has_model else "Best baseline minus each other"
-    chosen = "" if has_model else ", nor for the best being chosen on the very same queries"
-    return (
-        f"{who}, paired over users, with a 95 % interval. "
-        f'"Better" and "worse" mean p < .05, not corrected for the number of comparisons{chosen}.'
-    )
-
-
-def time_note(tie_rate: float | None, future_share: float | None) -> str:
-    """Say how far the split respects time."""
-    if tie_rate is None or future_share is None:
-        return "The log has no timestamps: the order of events is the log's own."
-    return (
-        f"{100 * tie_rate:.1f} % of the test events have the very time of the event before them, "
-        f"so their order is the log's word. {100 * future_share:.1f} % of the training events are "
-        "later than the average test event."
-    )
 
 
 def number(value: float | None) -> str:
