@@ -9,7 +9,7 @@ from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Split, leave_one_out
 from recinject.evaluation.audit import (
     Finding,
-    count_leaks,
+    Leaks,
     duplicates,
     held_out_items,
     highest_id_rule,
@@ -111,7 +111,7 @@ def test_a_held_out_item_in_a_training_sample_is_a_leak() -> None:
     def leaks(*rows):
         columns = ("user", "target", "candidates", "prompt", "completion")
         table = pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows], SCHEMA)
-        return count_leaks(table, barred, names)
+        return Leaks(barred, names).count(table)
 
     honest = [(0, 1, None, "took #1", "#1"), (1, 4, [3, 4], "took #3, #4, #50", "#30, #20")]
     assert leaks(*honest) == 0
@@ -123,9 +123,9 @@ def test_a_title_within_a_longer_one_gives_nobody_away() -> None:
     barred, titles = {0: {0}}, {"history": ["Toy Story", "Toy Story 2", "Heat", "Heat"]}
     for prompt, leaks in (("saw Toy Story 2", 0), ("saw Toy Story, Toy Story 2", 1)):
         row = {"user": 0, "prompt": prompt, "completion": ""}
-        assert count_leaks(pa.Table.from_pylist([row], SCHEMA), barred, titles) == leaks
+        assert Leaks(barred, titles).count(pa.Table.from_pylist([row], SCHEMA)) == leaks
     row = {"user": 0, "prompt": "saw Heat", "completion": ""}
-    assert count_leaks(pa.Table.from_pylist([row], SCHEMA), {0: {3}}, titles) == 0
+    assert Leaks({0: {3}}, titles).count(pa.Table.from_pylist([row], SCHEMA)) == 0
 
 
 def test_lists_are_searched_for_what_must_not_be_in_them() -> None:
