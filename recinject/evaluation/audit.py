@@ -36,8 +36,7 @@ class Finding:
     """One thing that was looked into.
 
     Attributes:
-        check: what was checked, a short stable name.
-        value: what was found.
+        check: a short stable name.
         verdict: ``ok``; ``note`` for what a reader should know; ``warning`` for what makes the
             figures doubtful.
         explanation: what the value means, in one sentence.
@@ -81,8 +80,7 @@ def highest_id_rule(numbers: NDArray[np.integer] | None, queries: Queries) -> li
     finds targets far above chance (4 to 7 % on Amazon reviews).
 
     Args:
-        numbers: the number in each item's identifier, shape (items,); None where identifiers
-            carry none.
+        numbers: that in each item's identifier, shape (items,); None where identifiers have none.
         queries: retrieval queries.
     """
     if numbers is None or not len(queries):
@@ -223,8 +221,8 @@ class Leaks:
     def _names(self, text: str, kind: int, words: str) -> bool:
         """Whether a text has these words where no longer text of another item has them."""
         if (kind, words) not in self._longer:
-            longer = [own for own in self._phrases[kind] if words in own and own != words]
-            self._longer[kind, words] = sorted(longer, key=len, reverse=True)
+            others = [own for own in self._phrases[kind] if words in own and own != words]
+            self._longer[kind, words] = sorted(others, key=len, reverse=True)
         for longer in self._longer[kind, words]:
             text = text.replace(longer, " ")
         return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
@@ -250,13 +248,7 @@ def _unlike_tokens(samples: Samples, table: pa.Table, file: Path, most: int) -> 
 
 
 def recommended_lists(prediction: Prediction, queries: Queries, n_items: int) -> list[Finding]:
-    """Count the places in the lists that hold no legal recommendation.
-
-    Args:
-        prediction: the answers; -1 in its lists is an empty place, not an item.
-        queries: what was asked.
-        n_items: how many items the catalogue has.
-    """
+    """Count the places in the lists that hold no legal recommendation; -1 is an empty place."""
     items = prediction.items
     if items is None:
         return []
@@ -290,11 +282,10 @@ _ILLEGAL = {
 
 
 def _legal(items: NDArray[np.int32], queries: Queries) -> NDArray[np.bool_]:
-    if queries.candidates is not None:
-        allowed = [np.isin(row, c) for row, c in zip(items, queries.candidates, strict=True)]
-        return np.array(allowed, bool).reshape(items.shape)
-    unseen = [np.isin(row, h, invert=True) for row, h in zip(items, queries.histories, strict=True)]
-    return np.array(unseen, bool).reshape(items.shape)
+    no_slates = queries.candidates is None
+    known: Any = queries.histories if no_slates else queries.candidates
+    among = np.array([np.isin(*pair) for pair in zip(items, known, strict=True)], bool)
+    return np.asarray(among.reshape(items.shape) != no_slates)
 
 
 def read_ratings(prediction: Prediction) -> list[Finding]:
@@ -326,7 +317,7 @@ def read_ratings(prediction: Prediction) -> list[Finding]:
 
 
 def prompts(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Report what fitting and tokenising took from the prompts, by split.
+    """Report what fitting and tokenising took from the prompts.
 
     Args:
         rows: of the samples, see :func:`recinject.samples.samples.build_samples`.
@@ -336,7 +327,7 @@ def prompts(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     unknown = sum(facts["unknown_tokens"] for facts in tokens)
     share = cut / max(sum(facts["samples"] for facts in tokens), 1)
     return [
-        *_trimmed(rows),
+        *(_trimmed(rows, split) for split in dict.fromkeys(row["split"] for row in rows)),
         Finding(
             "truncated_prompts",
             share,
@@ -352,19 +343,14 @@ def prompts(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     ]
 
 
-def _trimmed(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    found = []
-    for split in dict.fromkeys(row["split"] for row in rows):
-        own = [row for row in rows if row["split"] == split]
-        count = sum(row["trimmed"] for row in own)
-        share = count / max(sum(row["samples"] for row in own), 1)
-        found.append(
-            Finding(
-                f"trimmed_histories:{split}",
-                share,
-                "warning" if share > 0.5 else "note" if count else "ok",
-                f"share of the {split} prompts whose oldest items were left out to fit, so that a "
-                "recommender that reads no prompt knows more of the history",
-            )
-        )
-    return found
+def _trimmed(rows: Sequence[Mapping[str, Any]], split: str) -> Finding:
+    own = [row for row in rows if row["split"] == split]
+    count = sum(row["trimmed"] for row in own)
+    share = count / max(sum(row["samples"] for row in own), 1)
+    return Finding(
+        f"trimmed_histories:{split}",
+        share,
+        "warning" if share > 0.5 else "note" if count else "ok",
+        f"share of the {split} prompts whose oldest items were left out to fit, so that a "
+        "recommender that reads no prompt knows more of the history",
+    )

@@ -190,10 +190,10 @@ def _expected(gains: Floats, ahead: Floats, tied: Floats) -> Floats:
 
 
 class _OfRanks(Metric):
-    gain: ClassVar[Callable[[Floats, Floats, int], Floats]]
+    gain: ClassVar[staticmethod[[Floats, Floats, int], Floats]]
 
     def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
-        return type(self).gain(*_ranks(prediction), k)
+        return self.gain(*_ranks(prediction), k)
 
 
 @register("metric", "hr")
