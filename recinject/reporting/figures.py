@@ -61,8 +61,12 @@ def drawing(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, figure.subplots()
 
 
-def metric_figure(panels: Sequence[Sequence[MetricResult]], columns: int = 1) -> Figure:
-    """Draw one panel a metric: horizontal bars with 95 % intervals, in the order of the rows."""
+def metric_figure(
+    panels: Sequence[Sequence[MetricResult]],
+    columns: int = 1,
+    models: Sequence[str] = (LANGUAGE_MODEL,),
+) -> Figure:
+    """Draw one panel a metric: bars with 95 % intervals, in the order of the rows, models blue."""
     lines = ceil(len(panels) / columns)
     height = 0.62 + 0.31 * max(len(rows) for rows in panels)
     figure = _Drawing(
@@ -71,16 +75,16 @@ def metric_figure(panels: Sequence[Sequence[MetricResult]], columns: int = 1) ->
     )
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, rows in zip(grid, panels, strict=False):
-        _draw_metric(axes, rows)
+        _draw_metric(axes, rows, models)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure
 
 
-def _draw_metric(axes: Axes, rows: Sequence[MetricResult]) -> None:
+def _draw_metric(axes: Axes, rows: Sequence[MetricResult], models: Sequence[str]) -> None:
     values = np.array([row.value for row in rows])
     whiskers = _whiskers(rows)
-    own = [row.recommender == LANGUAGE_MODEL for row in rows]
+    own = [row.recommender in models for row in rows]
     positions = np.arange(len(rows))
     colours = [ACCENT if flag else BASELINE for flag in own]
     axes.barh(positions, values, height=0.68, color=colours)
@@ -174,7 +178,7 @@ def to_svg(figure: Figure, label: str) -> Markup:
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
-def slice_figure(rows: Sequence[SliceResult]) -> Figure:
+def slice_figure(rows: Sequence[SliceResult], models: Sequence[str] = (LANGUAGE_MODEL,)) -> Figure:
     """Draw one metric by slice, one panel a way of slicing, one line a recommender.
 
     Slices of fewer than 20 queries are left to the tables: their whiskers would set the scale.
@@ -192,7 +196,7 @@ def slice_figure(rows: Sequence[SliceResult]) -> Figure:
             found = [row for row in own if row.recommender == name and isfinite(row.value)]
             # Side by side, so that no whisker hides another.
             positions = [names.index(row.slice) + 0.06 * turn for row in found]
-            is_own = name.startswith(LANGUAGE_MODEL)
+            is_own = name in models
             axes.errorbar(
                 positions,
                 [row.value for row in found],

@@ -95,6 +95,11 @@ def with_interval(row: MetricResult) -> str:
     return f"{number(row.value)} {interval(row.ci_low, row.ci_high)}".rstrip()
 
 
+def is_variant(name: str, models: Sequence[str]) -> bool:
+    """Whether a model goes by this name when it is asked otherwise, such as in another wording."""
+    return name not in models and name.startswith(tuple(f"{model}_" for model in models))
+
+
 def ordered_tasks(rows: Sequence[MetricResult] | Sequence[Comparison]) -> list[str]:
     """Return the tasks that the rows speak of, the main one first."""
     found = dict.fromkeys(row.task for row in rows)

@@ -14,6 +14,7 @@ from recinject.evaluation.metrics import MetricResult
 from recinject.reporting import figures, tables, wording
 from recinject.reporting.headline import (
     Standing,
+    is_variant,
     leader,
     main_metric,
     ordered_tasks,
@@ -22,7 +23,6 @@ from recinject.reporting.headline import (
 )
 from recinject.reporting.pages import render, write_pages
 from recinject.reporting.result import Result
-from recinject.reporting.wording import LANGUAGE_MODEL
 
 
 def write_report(result: Result, folder: Path) -> Path:
@@ -65,7 +65,8 @@ def _standings(result: Result) -> dict[str, Standing]:
 
     Where there is no language model, the best baseline stands against the second.
     """
-    metrics, tests = result.rows["metrics"], result.rows["comparisons"]
+    models, tests = result.language_models, result.rows["comparisons"]
+    metrics = [r for r in result.rows["metrics"] if not is_variant(r.recommender, models)]
     tasks = {task: leader(task, _first(result)) for task in ordered_tasks(metrics)}
     found = {task: standings(task, metrics, tests, first) for task, first in tasks.items()}
     return {task: order[0] for task, order in found.items() if order}
@@ -79,16 +80,16 @@ class _Drawing(NamedTuple):
 
 
 def _drawings(result: Result) -> Iterator[_Drawing]:
-    metrics, facts = result.rows["metrics"], result.facts
+    metrics, facts, models = result.rows["metrics"], result.facts, result.language_models
     for task in ordered_tasks(metrics):
         for metric in dict.fromkeys(row.metric for row in metrics if row.task == task):
             if rows := ranked(task, metric, metrics):
                 label = f"{task}: {wording.metric_label(metric)} by recommender"
                 name = re.sub(r"\W+", "_", f"metrics_{task}_{metric}")
-                yield _Drawing(task, label, name, figures.metric_figure([rows]))
+                yield _Drawing(task, label, name, figures.metric_figure([rows], 1, models))
         if sliced := _sliced(result, task):
             label, name = f"{task}: by slice of the queries", re.sub(r"\W+", "_", f"slices_{task}")
-            yield _Drawing(task, label, name, figures.slice_figure(sliced))
+            yield _Drawing(task, label, name, figures.slice_figure(sliced, models))
     if (predicted := _rated(result)) is not None:
         figure = figures.confusion_figure(*predicted)
         yield _Drawing("rating", "Ratings confused", "confusion", figure)
@@ -106,11 +107,11 @@ def _drawings(result: Result) -> Iterator[_Drawing]:
 
 
 def _sliced(result: Result, task: str) -> list[SliceResult]:
-    """Return what is drawn of a task's slices: the model and the best of the others."""
-    metrics = result.rows["metrics"]
+    """Return what is drawn of a task's slices: the models and the best of the others."""
+    metrics, models = result.rows["metrics"], result.language_models
     names = [row.recommender for row in ranked(task, main_metric(task, metrics), metrics)]
-    others = [name for name in names if not name.startswith(LANGUAGE_MODEL)]
-    shown = [*(name for name in names if name == LANGUAGE_MODEL), *others[:3]]
+    others = [name for name in names if name not in models and not is_variant(name, models)]
+    shown = [*(name for name in names if name in models), *others[:3]]
     rows = [r for r in result.rows["slices"] if r.task == task and r.recommender in shown]
     return sorted(rows, key=lambda row: shown.index(row.recommender))
 

@@ -22,7 +22,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import bind
 from recinject.foundation.storage import read_json, write_json
 from recinject.registry import pick
-from recinject.reporting.headline import headline, ordered_tasks, ranked
+from recinject.reporting.headline import headline, is_variant, ordered_tasks, ranked
 from recinject.reporting.wording import LANGUAGE_MODEL
 
 ROWS: Mapping[str, type[Any]] = {
@@ -275,12 +275,12 @@ class Result:
         untrained = "untrained (zero-shot) " if facts and not facts.trainable else ""
         said = []
         for name in models:
-            others = set(models) - {name}
+            hidden = set(models) - {name}
             metrics, comparisons = (
                 [
                     replace(row, recommender=LANGUAGE_MODEL) if row.recommender == name else row
                     for row in self.rows[kind]
-                    if row.recommender not in others
+                    if row.recommender not in hidden and not is_variant(row.recommender, models)
                 ]
                 for kind in ("metrics", "comparisons")
             )
@@ -309,7 +309,7 @@ class Result:
         measured = list(dict.fromkeys(row.metric for row in rows if row.task == task))
         names = [pick(metric, measured, f"plot: not measured on {task},")] if metric else measured
         panels = [found for name in names if (found := ranked(task, name, rows))]
-        return metric_figure(panels, min(2, len(panels)))
+        return metric_figure(panels, min(2, len(panels)), self.language_models)
 
     def report(self, folder: str | Path) -> Path:
         """Write ``report.html``, ``report.md`` and ``figures/``; return the path of the HTML."""
