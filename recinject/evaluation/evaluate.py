@@ -98,8 +98,7 @@ class EvaluationSettings:
     Attributes:
         list_length: how many items each recommends; the cutoff of ``mrr``.
         cutoffs: the list lengths of ``hr@K`` and ``ndcg@K``.
-        resamples: how often the users are drawn anew for an interval.
-        seed: of those draws, of the queries that a limit keeps, and of the examples.
+        resamples: how often the users are drawn anew for an interval, by ``seed``.
         limit: how many queries of a task to ask, drawn by the seed; None asks all.
         reworded: whether those that read prompts are asked in a wording never trained on, too.
         shuffled: whether they are asked with histories in random order, too.
@@ -193,9 +192,7 @@ class Evaluation:
 
     Attributes:
         recommenders: fitted.
-        data: the log and its items.
         samples: their stored test samples are the queries.
-        settings: how they are asked and measured.
         rows: what came of it so far, by kind; see :data:`recinject.reporting.result.ROWS`.
         predictions: the answers, a frame by task and recommender.
     """

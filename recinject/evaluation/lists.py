@@ -126,8 +126,7 @@ class ListMeasures:
         training: the training events; they say how popular an item is.
         catalog: the items; their ``categories``, or else their ``category``, say what is alike.
         length: how many items of each list count.
-        resamples: how often the users are drawn anew for an interval.
-        seed: the seed of those draws.
+        resamples: how often the users are drawn anew for an interval, by ``seed``.
     """
 
     training: Interactions

@@ -17,7 +17,6 @@ from recinject.registry import find, names, register
 
 Statistic = Callable[[Floats], Floats]
 """A figure as a function of how often each user counts: (draws, users) -> (draws,)."""
-
 _DRAWS_AT_ONCE = 32
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from recinject.data.splitting import Split, leave_one_out
 from recinject.evaluation.audit import (
     Finding,
     Leaks,
+    _unlike_tokens,
     duplicates,
     held_out_items,
     highest_id_rule,
@@ -17,6 +19,7 @@ from recinject.evaluation.audit import (
     recommended_lists,
     time_order,
 )
+from recinject.foundation.ragged import Ragged
 from recinject.recommenders.protocol import Prediction, Queries
 from recinject.samples.builder import SCHEMA
 
@@ -126,6 +129,22 @@ def test_a_title_within_a_longer_one_gives_nobody_away() -> None:
         assert Leaks(barred, titles).count(pa.Table.from_pylist([row], SCHEMA)) == leaks
     row = {"user": 0, "prompt": "saw Heat", "completion": ""}
     assert Leaks({0: {3}}, titles).count(pa.Table.from_pylist([row], SCHEMA)) == 0
+
+
+@pytest.mark.parametrize(("rows", "found"), [(1, 0), (2, 1), (3, 2)])
+def test_samples_without_tokens_and_with_others_are_counted(
+    tmp_path, rows: int, found: int
+) -> None:
+    tokens = pa.table({"input_ids": [[1], [3]][:rows], "labels": [[2]] * min(rows, 2)})
+    with pa.ipc.new_stream(str(tmp_path / "train.arrow"), tokens.schema) as sink:
+        sink.write_table(tokens)
+    table = pa.table({"prompt": ["a"] * rows, "completion": ["b"] * rows})
+    dialect = SimpleNamespace(
+        prompts=lambda texts: Ragged.from_rows([[1]] * len(texts)),
+        completions=lambda texts: Ragged.from_rows([[2]] * len(texts)),
+    )
+    samples = SimpleNamespace(dialect=dialect, settings=SimpleNamespace(limits=(9, 9)))
+    assert _unlike_tokens(samples, table, tmp_path / "train.arrow", 10) == found
 
 
 def test_lists_are_searched_for_what_must_not_be_in_them() -> None:
