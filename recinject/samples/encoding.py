@@ -125,8 +125,9 @@ class Encoder:
         ]
         words, frame = encode(tokenizer, list(numbers)), _frame(tokenizer)
         blanks = {run for own in pieces for text in own.texts for run in _BLANKS.findall(text)}
+        runs = encode(tokenizer, [f"{_WORD}{run}{_WORD}" for run in (" ", *blanks)]).to_list()
         by_word = _reads_word_by_word(tokenizer, list(numbers), words)
-        if frame is None or not by_word or not _reads_blanks_alike(tokenizer, sorted(blanks)):
+        if frame is None or not by_word or any(run != runs[0] for run in runs):
             return [cls(dialect, own, None) for own in pieces]
         return [
             cls(dialect, own, _table(words, row, frame) if splits else None)
@@ -199,12 +200,6 @@ def _reads_word_by_word(tokenizer: Tokenizer, words: Sequence[str], tokens: Ragg
     expected = side_by_side([other, tokens, other])
     same = np.array_equal(between.offsets, expected.offsets)
     return same and np.array_equal(between.values, expected.values)
-
-
-def _reads_blanks_alike(tokenizer: Tokenizer, blanks: Sequence[str]) -> bool:
-    """Whether every run of blanks between two words gives the tokens of a single blank."""
-    rows = encode(tokenizer, [f"{_WORD}{run}{_WORD}" for run in (" ", *blanks)]).to_list()
-    return all(row == rows[0] for row in rows)
 
 
 @dataclass(frozen=True)
