@@ -166,16 +166,11 @@ def recommend(
     For many people at once: `recinject recommend quickstart --input people.jsonl > lists.jsonl`,
     with lines such as `{"liked": ["P00009", "P00219"]}`.
     """
-    if bool(liked) == bool(questions):
-        raise RecinjectError(
-            f"recommend: {'both' if liked else 'neither'} of --liked and --input given",
-            hint='name what was liked with --liked "Title", or a file of JSON lines with --input',
-        )
     from recinject.pipeline.recommend import read_questions, recommender_of
     from recinject.pipeline.recommend import recommend as answer
     from recinject.pipeline.run import Run
 
-    rows: list[dict[str, Any]] = read_questions(questions) if questions else [{"liked": liked}]
+    rows = read_questions(questions, liked)
     asked = recommender_of(Run.open(name), recommender)
     for row, items in zip(rows, answer(asked, [row["liked"] for row in rows], k), strict=True):
         if questions or as_json:

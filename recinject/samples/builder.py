@@ -87,7 +87,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Wording:
-    """A task's templates with everything that is rendered once and not once a sample.
+    """A task's templates, with what is rendered once and not once a sample.
 
     Attributes:
         templates: the wordings.
@@ -179,14 +179,14 @@ class Builder:
     """Makes the samples of one task in one view; a sample is a pure function of its key.
 
     Attributes:
-        split: the name of the split: the view's part, ``reworded`` or ``shuffled``.
+        split: the view's part, ``reworded`` or ``shuffled``.
         item_ids: the log's own ids.
-        limits: the most tokens of a prompt, which is kept within them by leaving out the oldest
-            items, and of a completion.
-        passes: how many times each sample is drawn, with other chance each time; ``limit``: how
-            many are made at most.
-        pool: gives the worked examples before each prompt, ``shots`` of them; None for none. They
-            alone make a sample depend on other users.
+        limits: the most tokens of a prompt, which loses its oldest items to fit, and of a
+            completion.
+        passes: how many times each sample is drawn, with other chance each time.
+        limit: how many samples are made at most.
+        pool: gives the worked examples before each prompt, ``shots`` of them. They alone make a
+            sample depend on other users.
     """
 
     task: Task
@@ -320,7 +320,7 @@ class Builder:
                 )
 
     def _write(self, contexts: Contexts, wordings: Array) -> tuple[Ragged, Ragged]:
-        """Choose the pieces of each sample by the template that it is written in."""
+        """Return the pieces of each prompt and completion, by the sample's own template."""
         parts = [
             self.wording.bound[number].write(contexts.take(np.flatnonzero(wordings == number)))
             for number in self.wording.numbers(self.split)

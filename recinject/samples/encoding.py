@@ -147,9 +147,9 @@ class Encoder:
         return Ragged(tokens.values, tokens.offsets[rows.offsets])
 
     def most_tokens(self, kind: Kind) -> NDArray[np.int64]:
-        """Return the most tokens that each text of a kind takes with the text around it.
+        """Return the most tokens of each text of a kind with what stands around it, shape (texts,).
 
-        Shape (texts,); zeros if no sample writes the kind.
+        They are 0 if no sample writes the kind.
         """
         size = self.pieces.size(kind)
         starts = [start for (own, *_), start in self.pieces.starts.items() if own == kind]
@@ -160,11 +160,9 @@ class Encoder:
     def _piece_lengths(self) -> NDArray[np.int64]:
         if self.table is not None:
             return self.table.lengths[:-2]
-        within = [f" {text}" for text in self.pieces.texts]
-        first, later = (
-            encode(self.dialect.tokenizer, texts) for texts in (self.pieces.texts, within)
-        )
-        return np.maximum(first.lengths, later.lengths)
+        tokenizer, texts = self.dialect.tokenizer, self.pieces.texts
+        within = encode(tokenizer, [f" {text}" for text in texts])
+        return np.maximum(encode(tokenizer, texts).lengths, within.lengths)
 
     def lengths(self, samples: Ragged, *, completions: bool = False) -> NDArray[np.int64]:
         """Return the number of tokens of each text, special ones included, shape (n,)."""

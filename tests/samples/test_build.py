@@ -63,7 +63,8 @@ def test_ratings_of_the_training_part_are_the_labels(small_split):
     assert scale.answers == sorted(set(ratings[~held_out].tolist()))
     assert 99.0 not in scale.answers and 99.0 in scale.written
     assert list(scale.labels.values()) == scale.answers
-    assert RatingScale.of(without_ratings(small_split)) == RatingScale([], [])
+    none = RatingScale.of(without_ratings(small_split))
+    assert none.written == none.answers == []
 
 
 def test_a_task_without_any_sample_is_written_all_the_same(make, split_of):
