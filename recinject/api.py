@@ -277,7 +277,9 @@ def evaluate(
     asked = bind(EvaluationSettings, settings, "evaluate", seed=seed)
     evaluation = Evaluation(ready, data, samples, asked)
     evaluation.run(tasks)
-    return Result.from_rows(evaluation.rows, evaluation.predictions, _facts(data, samples, seed))
+    facts = _facts(data, samples, seed)
+    facts["language_models"] = [each.name for each in ready if each.reads_prompts]
+    return Result.from_rows(evaluation.rows, evaluation.predictions, facts)
 
 
 def benchmark_ratings(
@@ -301,7 +303,8 @@ def benchmark_ratings(
         baselines: what the models are compared with.
         seed: of the samples, the limit and the resamples.
         settings: see :func:`evaluate`; and ``prompts``, ``phrases``, ``max_prompt_tokens`` (of one
-            question; worked examples have as much each) and ``history_length`` of the samples.
+            question; worked examples have as much each) and ``history_length`` of the samples;
+            and ``rows_at_once``, which bounds the memory: labels that are scored together.
 
     Returns:
         The recommenders of its frames are called ``MODEL`` or, with examples, ``MODEL_3_shots``.
@@ -311,25 +314,28 @@ def benchmark_ratings(
     """
     own: dict[str, Any] = {"prompts": "zero_shot", "phrases": {}, "max_prompt_tokens": 512}
     own |= {name: settings.pop(name) for name in own.keys() & settings.keys()}
-    most = own.pop("max_prompt_tokens")
+    most, batch = own.pop("max_prompt_tokens"), settings.pop("rows_at_once", 80)
     tasks = {"rating": {"history_length": settings.pop("history_length", 10)}}
     settings = {"reworded": False, "shuffled": False, "limit": limit, **settings}
     rows: dict[str, dict[Any, Any]] = {}
     predictions: dict[tuple[str, str], Any] = {}
+    named: list[str] = []
     for model in map(str, models):
         for count in shots:
             own |= {"max_prompt_tokens": most * (count + 1), "shots": count, "seed": seed}
             samples = build_samples(data, tasks, tokenizer=model, tokens=False, **own)
             name = Path(model).stem + (f"_{count}_shots" if count else "")
+            named.append(name)
             loaded = embed_all_tokens(load_model(model), samples.tokenizer, seed)
-            asked = LanguageModel.of_samples(loaded, samples, name=name)
+            asked = LanguageModel.of_samples(loaded, samples, name=name, rows_at_once=batch)
             result = evaluate([asked, *baselines], data, samples, seed=seed, **settings)
             # The baselines answer the same queries each time: their rows are kept once.
             for kind, found in result.rows.items():
                 rows.setdefault(kind, {}).update({repr(row): row for row in found})
             predictions |= dict(result.predictions)
     kept = {kind: list(found.values()) for kind, found in rows.items()}
-    return Result.from_rows(kept, predictions, {"name": "Ratings without training", "seed": seed})
+    facts = {"name": "Ratings without training", "seed": seed, "language_models": named}
+    return Result.from_rows(kept, predictions, facts)
 
 
 class OpenRun(Run):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 from recinject.evaluation.evaluate import Evaluation, EvaluationSettings, fit_recommenders
-from recinject.foundation.storage import write_json
 from recinject.models.storing import load_trained
 from recinject.pipeline.model import base_model
 from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
@@ -16,6 +14,7 @@ from recinject.pipeline.sections import MOST_EXAMPLES
 from recinject.pipeline.train import train
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Recommender, make_recommender
+from recinject.reporting.result import Result
 
 
 def evaluate(run: Run) -> None:
@@ -64,10 +63,5 @@ def _evaluate(run: Run, folder: Path) -> Facts:
     )
     evaluation = Evaluation(recommenders, run.data, run.samples, settings)
     evaluation.run()
-    for name, rows in evaluation.rows.items():
-        write_json(folder / f"{name}.json", [asdict(row) for row in rows])
-    predictions = folder / "predictions"
-    predictions.mkdir()
-    for (task, name), frame in evaluation.predictions.items():
-        frame.to_parquet(predictions / f"{task}.{name}.parquet", index=False)
+    Result.from_rows(evaluation.rows, evaluation.predictions).save(folder)
     return {"parameters": model.parameters} if model else {}
