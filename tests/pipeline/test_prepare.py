@@ -1,16 +1,15 @@
 import pandas as pd
 import pytest
 
-from recinject.data.schema import Columns
 from recinject.data.splitting import load_split
 from recinject.foundation.storage import RunManifest
 
 ROWS = 300
 NAMES = {
-    Columns.USER: "who",
-    Columns.ITEM: "what",
-    Columns.RATING: "how",
-    Columns.TIMESTAMP: "when",
+    "user_id": "who",
+    "item_id": "what",
+    "rating": "how",
+    "timestamp": "when",
 }
 
 
