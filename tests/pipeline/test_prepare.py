@@ -31,7 +31,7 @@ def odd_log(tmp_path):
 
 
 def test_a_log_with_odd_column_names_is_read_by_overrides(start, odd_log, tmp_path):
-    columns = [f"data.columns.{ours.value}={theirs}" for ours, theirs in NAMES.items()]
+    columns = [f"data.columns.{ours}={theirs}" for ours, theirs in NAMES.items()]
     ended = start("prepare", f"data.path={odd_log}", *columns)
     assert ended.code == 0, ended.output
     split, catalog = load_split(tmp_path / "tiny" / "data")
