@@ -1,16 +1,15 @@
 import pandas as pd
 import pytest
 
-from recinject.data.schema import Columns
 from recinject.data.splitting import load_split
 from recinject.foundation.storage import RunManifest
 
 ROWS = 300
 NAMES = {
-    Columns.USER: "who",
-    Columns.ITEM: "what",
-    Columns.RATING: "how",
-    Columns.TIMESTAMP: "when",
+    "user_id": "who",
+    "item_id": "what",
+    "rating": "how",
+    "timestamp": "when",
 }
 
 
@@ -32,7 +31,7 @@ def odd_log(tmp_path):
 
 
 def test_a_log_with_odd_column_names_is_read_by_overrides(start, odd_log, tmp_path):
-    columns = [f"data.columns.{ours.value}={theirs}" for ours, theirs in NAMES.items()]
+    columns = [f"data.columns.{ours}={theirs}" for ours, theirs in NAMES.items()]
     ended = start("prepare", f"data.path={odd_log}", *columns)
     assert ended.code == 0, ended.output
     split, catalog = load_split(tmp_path / "tiny" / "data")
