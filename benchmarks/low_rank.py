@@ -25,11 +25,12 @@ from transformers import PreTrainedModel
 
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import leave_one_out
+from recinject.identifiers.data import Data
 from recinject.identifiers.table import name_items
 from recinject.methods.low_rank.factors import Block, find_factors, risk
 from recinject.methods.low_rank.layers import LowRank, capture_inputs, find_layers
 from recinject.models.building import build_model, wrap_tokenizer
-from recinject.samples.build import make_factory
+from recinject.samples.build import SampleSettings, make_factory
 from recinject.samples.builder import Builder
 from recinject.tasks.shipped import Retrieval
 from recinject.training.batches import make_collator
@@ -92,18 +93,10 @@ def run(kind: str, seed: int, quick: bool) -> tuple[float, dict[tuple[int, str],
     """Train a model, convert copies of it and train them on; return all the losses."""
     log = simulate_shop(users=200 if quick else 2000, items=200, events_per_user=12, seed=seed)
     names = name_items("title", log.catalog, seed)
-    factory = make_factory(
-        tasks=[Retrieval(history_length=4)],
-        split=leave_one_out(log.interactions),
-        catalog=log.catalog,
-        identifiers=names.texts,
-        prompts=None,
-        phrases={},
-        tokenizer=None,
-        vocab_size=1000,
-        limits=(256, 32),
-        seed=seed,
-    )
+    data = Data(leave_one_out(log.interactions), log.catalog, names)
+    limits = {"max_prompt_tokens": 256, "max_completion_tokens": 32}
+    settings = SampleSettings(**limits, vocab_size=1000, seed=seed)
+    factory = make_factory(data, [Retrieval(history_length=4)], settings)
     width = {"d_model": 64, "d_kv": 16, "d_ff": 256, "num_layers": 2, "num_heads": 4}
     shape = {**width, "dropout_rate": 0.0, "feed_forward_proj": kind}
     model = build_model(shape, factory.tokenizer, seed)

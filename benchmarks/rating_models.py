@@ -46,7 +46,7 @@ def main() -> None:
     if told.quick:
         log = simulate_shop(users=300, items=60, events_per_user=10, seed=0)
     else:
-        log = read_log(told.data, columns={})
+        log = read_log(told.data)
     seeds = told.seeds[:1] if told.quick else told.seeds
     split = without_validation(split_by(told.split, log.interactions, SHARES[told.split]))
     queries, training, result = Queries.of_ratings(split.view(Part.TEST)), split.train, {}

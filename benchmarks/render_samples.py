@@ -29,11 +29,12 @@ import pyarrow.parquet as pq
 from jinja2.sandbox import SandboxedEnvironment
 
 from recinject.data.readers import read_log
-from recinject.data.schema import Catalog, Interactions
+from recinject.data.schema import Interactions
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, leave_one_out
+from recinject.identifiers.data import Data
 from recinject.identifiers.table import name_items
-from recinject.samples.build import make_factory
+from recinject.samples.build import SampleSettings, make_factory
 from recinject.samples.builder import SCHEMA, Builder
 from recinject.samples.store import Forms, write_samples
 from recinject.samples.tokenizer import load_tokenizer
@@ -61,23 +62,13 @@ def make_builder(samples: int) -> Builder:
         log = simulate_shop(users=500, items=2000, events_per_user=20, seed=SEED)
         tokenizer = None
     else:
-        log = read_log(folder / "amazon-2014-toys", columns={})
+        log = read_log(folder / "amazon-2014-toys")
         tokenizer = load_tokenizer(folder / "t5-tokenizer")
     popularity = np.bincount(log.interactions.items, minlength=len(log.catalog)) + 0.1
     split = leave_one_out(histories(popularity, samples))
-    names = name_items("title", log.catalog, SEED)
-    factory = make_factory(
-        tasks=[Retrieval(history_length=TITLES)],
-        split=split,
-        catalog=Catalog(log.catalog.frame),
-        identifiers=names.texts,
-        prompts=None,
-        phrases={},
-        tokenizer=tokenizer,
-        vocab_size=8000,
-        limits=(4096, 512),
-        seed=SEED,
-    )
+    data = Data(split, log.catalog, name_items("title", log.catalog, SEED))
+    settings = SampleSettings(max_prompt_tokens=4096, max_completion_tokens=512, seed=SEED)
+    factory = make_factory(data, [Retrieval(history_length=TITLES)], settings, tokenizer)
     return next(b for b in factory.builders() if b.split == Part.TEST.label)
 
 
@@ -116,6 +107,9 @@ def write_plainly(builder: Builder, numbers: range, file: Path, compiles_once: b
                 "prompt": template.render(history=[items[i] for i in history[-TITLES:]]),
                 "completion": builder.wording.phrases["target"][target],
                 "target_item_id": builder.item_ids[target],
+                "user": user,
+                "event": log.offsets[user + 1] - 1,
+                "target": target,
             }
         )
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), file, compression="zstd")

@@ -68,7 +68,7 @@ def main() -> None:
         log = simulate_shop(users=500, items=200, events_per_user=8, seed=0)
         seeds, settings = told.seeds[:1], {"epochs": 10}
     else:
-        log, seeds, settings = read_log(told.data, columns={}), told.seeds, {}
+        log, seeds, settings = read_log(told.data), told.seeds, {}
     split = leave_one_out(log.interactions)
     queries, rows = ask(split), []
     print("seed    HR@5  NDCG@5   HR@10 NDCG@10  epochs      s")

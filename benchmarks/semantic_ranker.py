@@ -95,7 +95,7 @@ def main() -> None:
         told.split, told.seeds, told.rows = "cold_items", told.seeds[:1], 96
         settings = {"codes": 16, "epochs": 5, "batch_size": 128}
     else:
-        log = read_log(told.data, columns={})
+        log = read_log(told.data)
     found, names = run(log, told, settings), told.representations
     control = (
         found[:, names.index(CONTROL)] if CONTROL in names else np.full_like(found[:, 0], np.nan)

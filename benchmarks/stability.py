@@ -127,7 +127,7 @@ def main() -> None:
     elif told.data is None:
         parser.error("--data or --quick is needed")
     else:
-        log = read_log(told.data, columns={})
+        log = read_log(told.data)
     task, started = Task(log), time.perf_counter()
     worst = task.loss_of_means()
     print(f"{told.steps} steps, seeds {told.seeds}; the means' loss is {worst:.4f}")

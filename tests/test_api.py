@@ -306,3 +306,5 @@ def test_a_shipped_recipe_runs_on_a_frame_and_opens_again(log, tmp_path, tiny_re
     title = run.data.catalog.titles[0]
     assert run.model is run.model and len(run.model.recommend([[title]], k=3)) == 3
     assert run.result.headline == made.result.headline
+    with pytest.raises(ri.RecinjectError, match="its log was given from Python"):
+        ri.run(folder / "recipe.yaml")

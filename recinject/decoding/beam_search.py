@@ -1,4 +1,4 @@
-"""Beam search over the trie: it can write nothing but identifiers of items."""
+"""Beam search over the trie of items' identifiers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from recinject.foundation.ragged import Ragged
 
 Numbers = NDArray[np.integer[Any]]
 Normalised = Literal["vocabulary", "legal"]
-"""Whether the vocabulary's tokens share a step's probability, or only those legal at the step."""
+"""Whether a step's probability is over the vocabulary, or over the tokens legal at the step."""
 
 
 class _Paths(NamedTuple):
@@ -56,33 +56,33 @@ def constrained_beam_search(
     allowed: Flags | None = None,
     scores: Normalised = "vocabulary",
 ) -> tuple[Integers, Floats]:
-    """Find the items whose identifiers a model finds likeliest after each prompt.
+    """Find the items whose identifiers are the likeliest after each prompt.
 
-    With as many beams as items the search is exhaustive. It returns ``beams`` items, each once, if
-    so many are allowed.
+    With as many beams as items the search is exhaustive.
 
     Args:
-        model: an encoder-decoder or a causal model in evaluation mode.
-        input_ids: the prompts' tokens, shape (n, length); a causal model's are padded on the left.
+        model: in evaluation mode; see :class:`BranchingDecoder`, as for the next two.
+        input_ids: the prompts' tokens, shape (n, length).
         attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
         trie: the items' token sequences.
         beams: how many paths to follow, and how many items to return.
         excluded: the items not to return, one array a prompt.
-        allowed: the only items to return, such as those in stock: True for each, shape (items,)
-            or (n, items).
-        scores: ``vocabulary`` sums log-probabilities over the whole vocabulary; ``legal`` lets
-            the tokens that lead to an item that may be returned share the whole probability.
-            Either is comparable with what :func:`score_candidates` gives under the same name.
+        allowed: a mask of the items to return, such as those in stock, shape (items,) or
+            (n, items).
+        scores: ``vocabulary`` sums log-probabilities over the whole vocabulary, ``legal`` over the
+            tokens that lead to an item that may be returned; both as in :func:`score_candidates`.
 
     Returns:
-        Items, best first, -1 where there are no more, shape (n, beams), and their scores, -inf
-        where there are none.
+        Different items, best first, -1 where there are no more, shape (n, beams), and their
+        scores, then -inf.
 
     Raises:
         RecinjectError: ``allowed`` is no such mask, or leaves nothing.
     """
     n = len(input_ids)
-    left = _ItemsLeft(trie, excluded, _checked(allowed, trie, n))
+    if allowed is not None:
+        _check_mask(allowed, len(trie.paths), n)
+    left = _ItemsLeft(trie, excluded, allowed)
     with read_prompts(model, input_ids, attention_mask) as decoder:
         found = _search(decoder, n, trie, left, beams, scores == "legal")
     return _as_lists(found, trie, n, beams)
@@ -112,10 +112,7 @@ def _search(
         decoder.branch(parents)
 
 
-def _checked(allowed: Flags | None, trie: Trie, n: int) -> Flags | None:
-    if allowed is None:
-        return None
-    items = len(trie.paths)
+def _check_mask(allowed: Flags, items: int, n: int) -> None:
     if allowed.dtype != np.bool_ or allowed.shape not in ((items,), (n, items)):
         raise RecinjectError(
             f"allowed: {allowed.dtype} of shape {allowed.shape} is no mask over {items} items",
@@ -125,11 +122,10 @@ def _checked(allowed: Flags | None, trie: Trie, n: int) -> Flags | None:
         raise RecinjectError(
             "allowed: it leaves not one item to recommend", hint="allow at least one item a prompt"
         )
-    return allowed
 
 
 class _ItemsLeft:
-    """How many items a user may still be shown below a node."""
+    """How many items may still be returned to a user below a node."""
 
     def __init__(
         self, trie: Trie, excluded: Sequence[Integers] | None, allowed: Flags | None

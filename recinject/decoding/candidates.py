@@ -1,4 +1,4 @@
-"""How likely a model finds given completions of a prompt."""
+"""The log-probabilities of given completions of a prompt."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def score_candidates(
     The prompt is read once for all its candidates; candidates of one token take one step.
 
     Args:
-        model: an encoder-decoder or a causal model in evaluation mode.
-        input_ids: the prompts' tokens, shape (n, length); a causal model's are padded on the left.
+        model: in evaluation mode; see :class:`BranchingDecoder`, as for the next two.
+        input_ids: the prompts' tokens, shape (n, length).
         attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
         sequences: the candidates' tokens, -1 after their ends, shape (n, c, tokens), or
             (c, tokens) when all prompts have the same candidates.
-        scores: ``vocabulary`` for probabilities over the whole vocabulary; ``legal`` lets a
-            prompt's candidates share the whole probability, token by token.
+        scores: ``vocabulary`` for probabilities over the whole vocabulary, ``legal`` over the
+            tokens of the prompt's candidates.
 
     Returns:
         Log-probabilities, shape (n, c).

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,7 @@ from recinject.models.adapters import without_wrapper
 
 
 class BranchingDecoder(ABC):
-    """Decodes n prompts in step, each in ``width`` branches, with cached keys and values.
-
-    The prompt's keys and values are computed once a prompt and shared by its branches, never
-    copied: on long prompts that is most of the time and most of the memory of a beam search.
+    """Decodes n prompts in step, each in ``width`` branches, which share its keys and values.
 
     Args:
         model: an encoder-decoder or a causal model.
@@ -73,19 +70,10 @@ class BranchingDecoder(ABC):
 def read_prompts(
     model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor
 ) -> Iterator[BranchingDecoder]:
-    """Let a model read prompts, and give what continues them within the block.
+    """Let a model read prompts, and yield the fastest decoder that continues them.
 
-    Within the block, an encoder-decoder model attends by an implementation of our own. A model
-    that can neither do that nor mask its attention as we say is decoded by
-    :class:`CopiedBranches`, to the same result but more slowly.
-
-    Args:
-        model: an encoder-decoder or a causal model, LoRA's wrapper allowed.
-        input_ids: the prompts' tokens, shape (n, length); a causal model's are padded on the left.
-        attention_mask: 1 for the prompt, 0 for padding, shape (n, length).
-
-    Raises:
-        RecinjectError: see :class:`BranchingDecoder` and :class:`CopiedBranches`.
+    Within the block, an encoder-decoder model attends by an implementation of our own. Arguments
+    and errors are those of :class:`BranchingDecoder`; LoRA's wrapper is allowed.
     """
     inner = without_wrapper(model)
     kind: type[BranchingDecoder] = CopiedBranches
@@ -94,8 +82,15 @@ def read_prompts(
     elif not inner.config.is_encoder_decoder and _takes_masks(inner):
         kind = CausalBranches
     decoder = kind(inner, input_ids, attention_mask)
-    with _sharing(inner) if kind is EncoderDecoderBranches else nullcontext():
+    if kind is not EncoderDecoderBranches:
         yield decoder
+        return
+    before = inner.config._attn_implementation
+    inner.set_attn_implementation(_SHARED)
+    try:
+        yield decoder
+    finally:
+        inner.set_attn_implementation(before)
 
 
 def log_probabilities(
@@ -105,15 +100,10 @@ def log_probabilities(
     tokens: NDArray[np.integer[Any]],
     legal: bool = False,
 ) -> Floats:
-    """Return log-probabilities of some next tokens.
+    """Return log-probabilities, shape (m,), of next tokens of branches of prompts.
 
-    Args:
-        logits: what :meth:`BranchingDecoder.step` returned.
-        prompts: the prompt of each token asked for, shape (m,).
-        branches: the branch of its prompt, shape (m,).
-        tokens: the tokens, shape (m,).
-        legal: whether a branch can have no other next tokens than those asked for, which then
-            share the whole probability; else it is spread over the whole vocabulary.
+    ``logits`` are those of :meth:`BranchingDecoder.step`; ``legal`` takes probabilities over a
+    branch's own ``tokens`` alone.
     """
     rows, flat = prompts * logits.shape[1] + branches, logits.flatten(0, 1)
     index, ids = (
@@ -174,16 +164,6 @@ class EncoderDecoderBranches(BranchingDecoder):
         self._width = parents.shape[1]
 
 
-@contextmanager
-def _sharing(model: PreTrainedModel) -> Iterator[None]:
-    before = model.config._attn_implementation
-    model.set_attn_implementation(_SHARED)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
 def _attend_shared(
     module: torch.nn.Module,
     query: Tensor,
@@ -217,7 +197,7 @@ class CausalBranches(BranchingDecoder):
 
     A step appends one token a branch to the prompt's own sequence, all at one position, and an
     attention mask lets each see only the prompt and its own ancestors (tree attention, Miao et
-    al., SpecInfer, 2024). So there is one set of keys and values a prompt, never one a branch.
+    al., SpecInfer, 2024).
     """
 
     def __init__(self, model: PreTrainedModel, input_ids: Tensor, attention_mask: Tensor) -> None:
@@ -265,10 +245,9 @@ class CausalBranches(BranchingDecoder):
 
 
 class CopiedBranches(BranchingDecoder):
-    """Any other model's, if it keeps keys and values.
+    """Any other model's, if it keeps keys and values, which are copied to every branch.
 
-    Each prompt is read alone and unpadded, and its keys and values are copied to every branch:
-    slower than the other decoders, but it asks nothing of the model's attention.
+    Each prompt is read alone and unpadded. The others are faster.
 
     Raises:
         RecinjectError: the model keeps no keys and values, or a causal model reads both ways.
@@ -311,7 +290,7 @@ class CopiedBranches(BranchingDecoder):
 
 
 def _takes_masks(model: PreTrainedModel) -> bool:
-    # Models that transformers has not moved to its attention interface make masks of their own.
+    # Models without transformers' attention interface make masks of their own.
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     return model._supports_attention_backend and takes_positions and _looks_back(model)
 

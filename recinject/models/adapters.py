@@ -1,4 +1,4 @@
-"""What is put around a language model and stands in for it: the hooks of adapters, and LoRA."""
+"""Wrappers of a language model that forward unknown attributes to it; LoRA."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Wrapper(nn.Module):
 
     @property
     def _keys_to_ignore_on_save(self) -> list[str]:
-        # Checkpoints hold what trains: the Trainer warns of anything else that it misses.
+        # Checkpoints hold what trains; the Trainer would warn that the rest is missing.
         return [name for name in self.state_dict() if name not in self.trained_weights()]
 
     def trained_weights(self) -> dict[str, Tensor]:
@@ -48,27 +48,22 @@ Model: TypeAlias = PreTrainedModel | PeftModel | Wrapper
 
 
 class Adaptation:
-    """What a way to adapt a model adds to its training, its answers and its folder: here, nothing.
+    """Hooks of an adapted model into its training, answers and folder: here, without effect.
 
-    A model of a registered adapter that needs more inherits from this and from :class:`Wrapper`.
+    A model of a registered adapter that needs them inherits from this and from :class:`Wrapper`.
 
     Attributes:
-        needs_whole_weights: why processes may not share its weights out, and how to do without
-            it; both empty where they may.
+        needs_whole_weights: why processes cannot shard its weights, and a remedy; else both empty.
     """
 
     needs_whole_weights: tuple[str, str] = ("", "")
 
     def answering(self, task: str | Tensor | None) -> AbstractContextManager[None]:
-        """Tell the model, while a block runs, what its rows are of.
-
-        Args:
-            task: the name of the one task at hand, or the number of each row's, shape (rows,).
-        """
+        """Tell the model, while a block runs, its rows' task: one name, or indices, (rows,)."""
         return nullcontext()
 
     def extra_loss(self, step: int) -> Tensor | None:
-        """Return what joins the loss of each row that was read last, shape () or (rows,)."""
+        """Return what joins the last rows' loss, shape () or (rows,)."""
         return None
 
     def group_parameters(self, optimizer: Optimizer) -> None:
@@ -81,7 +76,7 @@ class Adaptation:
     def facts(
         self, tasks: Sequence[str], show: Callable[[], Iterable[Mapping[str, Tensor]]]
     ) -> dict[str, Any]:
-        """Return what the manifest of a training says of the trained model.
+        """Return facts for a training's manifest.
 
         Args:
             tasks: the names of the tasks that were trained on.
@@ -90,7 +85,7 @@ class Adaptation:
         return {}
 
     def save_task_adapters(self, folder: Path) -> None:
-        """Write what each task gets as a plain adapter of peft, in a folder of the task's name."""
+        """Write a plain adapter of peft for each task, in a folder of the task's name."""
 
 
 def adaptation_of(model: nn.Module) -> Adaptation:
@@ -99,11 +94,7 @@ def adaptation_of(model: nn.Module) -> Adaptation:
 
 
 def answering(model: nn.Module, task: str | Tensor | None) -> AbstractContextManager[None]:
-    """Return :meth:`Adaptation.answering` of a model's part that has hooks.
-
-    Raises:
-        RecinjectError: the model knows no such task.
-    """
+    """Return :meth:`Adaptation.answering` of a model's part that has hooks."""
     return adaptation_of(model).answering(task)
 
 
@@ -112,7 +103,7 @@ def load_adapted(name: str, model: PreTrainedModel, folder: Path) -> nn.Module:
 
     Args:
         name: of the adapter in the registry.
-        model: what lies in the folder as a plain model; it is changed in place.
+        model: the plain model of the folder; it is changed in place.
         folder: ``NAME.json`` has the adapter's settings, and ``task_names``.
     """
     told = json.loads((folder / f"{name}.json").read_text("utf-8"))
@@ -140,8 +131,7 @@ def add_lora(
         settings: parameters of ``peft.LoraConfig``, passed on as they are.
         tasks: not used; every task shares the same matrices.
         seed: of the matrices' first values. The global random state is left as it was.
-        new_tokens: that the model has never read: their embeddings, and no others, are trained
-            too, as they are nothing but chance yet.
+        new_tokens: those whose embeddings are random yet, and are trained too.
 
     Raises:
         RecinjectError: a parameter is unknown, or refused by peft for this model.
@@ -165,6 +155,6 @@ def add_lora(
 
 
 def without_wrapper(model: torch.nn.Module) -> PreTrainedModel:
-    """Return the language model under a head, inside LoRA's wrapper or that of experts, at work."""
+    """Return the language model within a head, LoRA or experts, which stay at work in it."""
     backbone = model.backbone if isinstance(model, Wrapper) else model
     return backbone.get_base_model() if isinstance(backbone, PeftModel) else backbone

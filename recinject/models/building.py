@@ -29,6 +29,7 @@ from transformers.utils import is_gguf_available, logging
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.storage import read_json
+from recinject.registry import pick
 from recinject.samples.tokenizer import END, PAD, SENTINELS, UNKNOWN, local_copy
 
 _VOCABULARY_MULTIPLE = 8
@@ -51,10 +52,10 @@ class StandIn(nn.Module, ABC):
 
 
 class Initialization(ABC):
-    """What a model, or its adapter, starts its training from.
+    """The weights that a model, or its adapter, starts its training from.
 
-    It is found once, by the first of several processes, and stored with the checkpoints. Its
-    constructor's keyword arguments are its settings in a recipe.
+    The first of several processes makes them, once, and stores them with the checkpoints. The
+    constructor's keyword arguments are the settings in a recipe.
 
     Attributes:
         reads_batches: whether :meth:`start` looks at training samples.
@@ -64,13 +65,9 @@ class Initialization(ABC):
 
     @abstractmethod
     def check(self, model: nn.Module) -> None:
-        """Give a model the form that :meth:`start` gives it, without the work.
+        """Give a model the form that :meth:`start` gives it, or refuse the model, without the work.
 
-        No weight is left at zero, for an optimizer whose thresholds freeze such weights is
-        refused.
-
-        Raises:
-            RecinjectError: the start is not for this model.
+        No weight stays zero, as an optimizer may refuse to train such weights.
         """
 
     @abstractmethod
@@ -108,10 +105,10 @@ def no_progress_bars() -> Iterator[None]:
 def load_model(name_or_path: str) -> PreTrainedModel:
     """Load an encoder-decoder or a causal model from a folder, a GGUF file or, by name, the hub.
 
-    Weights keep the kind of number that they are stored in; those of a GGUF file are unpacked.
+    Weights keep their stored type; those of a GGUF file are unpacked.
 
     Raises:
-        RecinjectError: it is neither here nor to be had, or is no such model.
+        RecinjectError: there is no such model.
     """
     folder, found = _source(name_or_path)
     try:
@@ -129,7 +126,7 @@ def load_model(name_or_path: str) -> PreTrainedModel:
         # They are plain numbers now; transformers would not save what it takes for packed.
         model.hf_quantizer = None
         del model.config.quantization_config
-    # The folder of the hub's cache is this machine's affair; an adapter must record the name.
+    # An adapter must record the name, and not this machine's cache folder.
     model.name_or_path = model.config.name_or_path = name_or_path
     return model
 
@@ -144,8 +141,7 @@ def read_gguf(path: str) -> tuple[PretrainedConfig, Tokenizer]:
     """Read a GGUF file's config and tokenizer, which takes seconds.
 
     Raises:
-        RecinjectError: there is no such file, the package ``gguf`` is missing, or transformers
-            reads no such kind.
+        RecinjectError: it, or the package ``gguf``, is missing, or transformers cannot read it.
     """
     folder, found = _source(path)
     try:
@@ -159,13 +155,10 @@ def read_gguf(path: str) -> tuple[PretrainedConfig, Tokenizer]:
 
 
 def stated_config(name: str) -> dict[str, Any]:
-    """Return the config that a model states, without loading the model.
-
-    Args:
-        name: a folder, a hub's name, or a GGUF file.
+    """Return the config of a folder, a hub's name or a GGUF file, without loading the model.
 
     Raises:
-        RecinjectError: the model is neither here nor to be had, or has no config.
+        RecinjectError: there is no such model, or it has no config.
     """
     if is_gguf(name):
         return dict(read_gguf(name)[0].to_dict())
@@ -176,7 +169,7 @@ def stated_config(name: str) -> dict[str, Any]:
 
 
 def _source(name: str) -> tuple[Path, dict[str, Any]]:
-    """Return the folder that a model lies in, and how transformers is told of a GGUF file in it."""
+    """Return a model's folder, and transformers' argument for a GGUF file in it."""
     path = Path(name)
     if not is_gguf(name):
         return (path if path.is_dir() else local_copy(name, _WEIGHTS)), {}
@@ -251,10 +244,9 @@ def _config_type(config: Mapping[str, Any]) -> type[PretrainedConfig]:
 
 
 def embed_all_tokens(model: PreTrainedModel, tokenizer: Tokenizer, seed: int) -> PreTrainedModel:
-    """Add embeddings, in place, where a tokenizer has outgrown a model; return the model.
+    """Add embeddings to a model, in place, for a tokenizer's new tokens; return the model.
 
-    The tokenizer's size is rounded up to a multiple of 8. New rows are drawn by the seed around
-    the mean of the old ones. The global random state is left as it was.
+    Its size is rounded up to a multiple of 8. The seed draws new rows around the mean of the old.
     """
     if tokenizer.get_vocab_size() > model.get_input_embeddings().num_embeddings:
         with torch.random.fork_rng():
@@ -270,10 +262,9 @@ def _padded_size(tokenizer: Tokenizer) -> int:
 def wrap_tokenizer(
     tokenizer: Tokenizer, config: PretrainedConfig | None = None
 ) -> PreTrainedTokenizerFast:
-    """Give a tokenizer the form that transformers works with, its special tokens named.
+    """Wrap a tokenizer for transformers, its special tokens named, none added.
 
-    The config of its model tells the special tokens of a tokenizer whose conventions are not
-    T5's; padding that it does not name is the end token. No token is added.
+    A config names those of a tokenizer without T5's; its end token is the padding, if it has none.
     """
     known = tokenizer.get_vocab()
     named = {"pad_token": PAD, "eos_token": END, "unk_token": UNKNOWN}
@@ -291,17 +282,10 @@ def wrap_tokenizer(
 
 
 def check_generation(settings: Mapping[str, Any]) -> None:
-    """Refuse parameters that ``transformers.GenerationConfig`` does not take.
-
-    Raises:
-        RecinjectError: one is unknown or out of range.
-    """
+    """Refuse parameters that ``transformers.GenerationConfig`` does not take."""
     legal = GenerationConfig().to_dict().keys() - {"transformers_version"}
     for key in settings:
-        if key not in legal:
-            raise RecinjectError(
-                f"generation: GenerationConfig takes no {key!r}", hint=did_you_mean(key, legal)
-            )
+        pick(key, legal, "generation: GenerationConfig takes no")
     try:
         GenerationConfig(**settings).validate(strict=True)
     except (ValueError, TypeError) as error:

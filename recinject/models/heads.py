@@ -1,4 +1,4 @@
-"""Heads that read a rating off a language model's hidden state, in place of its words."""
+"""Heads that predict a rating from a language model's hidden state."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class RatingModel(Wrapper):
     """A language model that answers a prompt with a rating, through one linear layer.
 
     The layer reads the last hidden state of the first decoder position, or of a causal model's
-    last prompt token (arXiv 2305.06474, section 3.3). It starts at the mean of the training
-    ratings whatever it reads. The model's own output layer is not used, and not trained.
+    last prompt token (arXiv 2305.06474, section 3.3), and starts at the mean of the training
+    ratings. The model's own output layer is not used, and not trained.
 
     Args:
         backbone: an encoder-decoder or a causal model, LoRA's wrapper allowed.
         kind: ``regression`` gives one number, trained by squared error in units of the ratings'
             standard deviation, so that the mean alone has a loss of 1; ``classification`` gives
-            odds of the distinct ratings, trained by cross-entropy, and answers with their mean.
+            logits of the distinct ratings, trained by cross-entropy, and answers with their mean.
         values: the distinct ratings of the training samples, ascending, shape (values,).
-        counts: how often each comes, shape (values,).
+        counts: how often each occurs, shape (values,).
     """
 
     values: Tensor
@@ -68,11 +68,9 @@ class RatingModel(Wrapper):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor | None = None
     ) -> SequenceClassifierOutput:
-        """Read prompts, padded on the right, shape (n, tokens).
+        """Return ``logits`` for prompts, padded on the right, and with labels the ``loss``.
 
-        Returns:
-            ``logits``: the standardised rating, shape (n, 1), or the odds, shape (n, values); and
-            their mean ``loss`` where there are labels, the true ratings, shape (n,).
+        Logits are the standardised rating, (n, 1), or of each value, (n, values).
         """
         states = self._states(input_ids, attention_mask)
         logits = self.head(states.to(self.head.weight.dtype)).float()
@@ -115,7 +113,7 @@ class RatingModel(Wrapper):
         return first
 
     def save_head(self, folder: Path) -> None:
-        """Write what is not the language model's own to a folder."""
+        """Write the head beside the language model."""
         own = {**self.head.state_dict(), "values": self.values, "counts": self.counts}
         tensors = {name: tensor.detach().contiguous() for name, tensor in own.items()}
         save_file(tensors, folder / HEAD_FILE, metadata={"kind": self.kind})

@@ -27,12 +27,9 @@ _WEIGHTS, _MATRICES = "adapter_model.safetensors", ("lora_A", "lora_B")
 
 @contextmanager
 def explain_failed_writing(folder: Path) -> Iterator[None]:
-    """Turn what any library raises of a full disk or a barred folder into one error.
+    """Explain any library's error about a full disk or a barred folder.
 
-    The block must do nothing but write: torch raises a plain ``RuntimeError`` of it.
-
-    Raises:
-        RecinjectError: the block failed to write.
+    The block must only write, as torch raises a plain ``RuntimeError``.
     """
     try:
         yield
@@ -50,20 +47,18 @@ def save_trained(
     folder: Path,
     initial: Path | None = None,
 ) -> None:
-    """Write a trained model and its tokenizer; a head for ratings lies beside the model.
+    """Write a trained model, its head for ratings if it has one, and its tokenizer.
 
-    LoRA and layers that stand in for others are written merged, so that every folder loads in the
-    same way, wherever it is moved to. Where LoRA's base has a name that others can fetch, the
-    adapter alone lies beside it in ``adapter/``; an adapter over random weights would be of no
-    use to anybody, and over such layers it fits no base. Another adapter's own files, such as
-    those of experts, lie beside the plain model, and what it has for each task in ``adapters/``.
+    LoRA and layers that stand in for others are merged, so that plain transformers loads the
+    folder. Where LoRA's base has a name that others can fetch, ``adapter/`` has the adapter alone.
+    Another adapter's own files, such as those of experts, lie beside the plain model, and what it
+    has for each task in ``adapters/``.
 
     Args:
-        model: it is left as it is.
+        model: is not changed.
         tokenizer: that it was trained with.
         folder: where it goes.
-        initial: where an adapter was stored before training whose base gave up a part; see
-            :func:`save_converted`.
+        initial: see :func:`save_converted`.
 
     Raises:
         RecinjectError: the folder cannot be written.
@@ -80,7 +75,7 @@ def save_trained(
 
 
 def _plain(model: nn.Module) -> PreTrainedModel:
-    """Return a copy with LoRA merged and no layer that stands in for another."""
+    """Return a plain model; a copy where LoRA or stand-ins must be merged."""
     if not _stand_ins(model) and not isinstance(model, PeftModel):
         return model
     merged = copy.deepcopy(model)
@@ -105,11 +100,10 @@ def _save_adapters(model: Model, folder: Path, initial: Path | None) -> None:
 
 
 def save_converted(model: PeftModel, initial: Path, folder: Path) -> None:
-    """Write a trained adapter so that plain peft loads it over the base as it once was.
+    """Write a trained adapter, at twice its rank, for plain peft and the original base.
 
-    It has twice the rank: what was learnt less what the base gave up. ``initial`` is where the
-    adapter was stored before training; peft takes that folder's own name for an adapter's, so it
-    holds no dot.
+    ``initial`` is the adapter before training, which was subtracted from the base; peft takes its
+    folder's name for an adapter's, so it has no dot.
     """
     model.save_pretrained(folder, path_initial_model_for_weight_conversion=str(initial))
     # peft converts the matrices and drops what else trained, such as the rows of new tokens.
@@ -121,11 +115,7 @@ def save_converted(model: PeftModel, initial: Path, folder: Path) -> None:
 
 
 def load_trained(folder: Path) -> tuple[Model, Tokenizer]:
-    """Read what :func:`save_trained` wrote, the model in evaluation mode.
-
-    Raises:
-        RecinjectError: the folder holds no such model.
-    """
+    """Read what :func:`save_trained` wrote, the model in evaluation mode."""
     model = load_model(str(folder))
     for name in names("adapter"):
         if (folder / f"{name}.json").is_file():

@@ -32,7 +32,8 @@ from recinject.pipeline.run import first_process_first
 from recinject.registry import find
 from recinject.samples.encoding import Dialect
 from recinject.samples.samples import Samples
-from recinject.training.batches import Batch, make_collator
+from recinject.training.batches import make_collator
+from recinject.training.networks import Tensors
 
 _ADAPTER, _MODEL = "initial", "initial_model"
 _SAMPLES, _ROWS = 256, 16
@@ -161,7 +162,7 @@ def make_untrained(
 def _begin(
     start: Initialization,
     model: torch.nn.Module,
-    show: Callable[[torch.nn.Module], list[Batch]],
+    show: Callable[[torch.nn.Module], list[Tensors]],
     seed: int,
     folder: Path,
 ) -> None:
@@ -180,7 +181,7 @@ def _begin(
 
 def sample_batches(
     model: torch.nn.Module, tokenizer: Tokenizer, samples: Dataset, seed: int
-) -> list[Batch]:
+) -> list[Tensors]:
     """Collate some of the training samples, drawn by the seed."""
     rows = derive_rng(seed, "sample batches").permutation(len(samples))[:_SAMPLES]
     chosen = samples.select(rows).to_list()

@@ -18,8 +18,9 @@ from recinject.data.readers import read_log
 from recinject.data.schema import Catalog, Log
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split, load_split, save_split, time_facts
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
-from recinject.foundation.storage import hash_files, hash_value, shipped_folder
+from recinject.foundation.storage import RunManifest, hash_files, hash_value, shipped_folder
 from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import Identifiers, identifiers_class, name_items
 from recinject.pipeline.recipe import Recipe
@@ -39,6 +40,12 @@ def prepare(run: Run) -> None:
     run.save_recipe()
     data, identifiers = run.recipe.data, run.recipe.identifiers
     inputs = _hash_log(data) if run.log is None else {"log": run.log.fingerprint}
+    before = RunManifest.read(run.folder("data"))
+    if before is not None and "log" in before.inputs and "log" not in inputs:
+        raise RecinjectError(
+            f"{run.recipe.folder}: its log was given from Python, and is not stored",
+            hint="give it again, recinject.run(recipe, log), or choose another name=",
+        )
     run.stage("data", data.model_dump(), inputs).run(partial(_data, run))
     inputs = {**run.fingerprints("data"), **_hash_content(identifiers)}
     run.stage("identifiers", identifiers.model_dump(), inputs).run(partial(_identifiers, run))

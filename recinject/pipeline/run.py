@@ -153,6 +153,9 @@ class Run:
                 "a log is given, and data.path names another one",
                 hint="leave one of them out",
             )
+        # What is read goes by its whole path, so that the stored recipe is the same run's.
+        whole = self.recipe.resolved().model_copy(update={"runs": self.recipe.runs})
+        object.__setattr__(self, "recipe", whole)
 
     @classmethod
     def open(cls, name: str | Path) -> Self:

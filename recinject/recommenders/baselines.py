@@ -14,7 +14,6 @@ from scipy.sparse import coo_array, csr_array, diags_array, vstack
 
 from recinject.data.schema import Floats, Integers, Interactions
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.randomness import derive_rng
 from recinject.identifiers.content import TFIDF, embed_items
 from recinject.recommenders.protocol import ItemScorer, Prediction, Queries, Recommender
 from recinject.registry import register
@@ -37,7 +36,7 @@ class Random(ItemScorer):
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Draw the scores of each query from the stream of its user and sample id."""
         keys = zip(queries.users[rows], queries.sample_ids[rows], strict=True)
-        streams = (derive_rng(self._seed, self.name, int(user), key) for user, key in keys)
+        streams = [self._chance(self._seed, int(user), key) for user, key in keys]
         scores = [stream.random(self._n_items) for stream in streams]
         return np.array(scores).reshape(-1, self._n_items)
 
@@ -64,8 +63,7 @@ class RecentPopularity(Popularity):
 
     An event's age is a fraction of the training part's time span; where the log has no times, it
     is the fraction of the user's events that came later. An event without a time has the mean
-    age. Popularity over all time ignores what a user could see when they chose (Ji et al., A
-    re-visit of the popularity baseline, SIGIR 2020).
+    age (Ji et al., A re-visit of the popularity baseline, SIGIR 2020).
 
     Args:
         half_life: the age at which an event has half its weight; the default was chosen on the
@@ -102,11 +100,7 @@ def item_counts(training: Interactions) -> Floats:
 
 
 def mean_rating(training: Interactions, name: str) -> float:
-    """Return the mean of all training ratings, for the recommender that is called ``name``.
-
-    Raises:
-        RecinjectError: the training events have no ratings.
-    """
+    """Return the mean of all training ratings, or refuse, by its name, who needs it."""
     if training.ratings is None or not len(training.ratings):
         raise RecinjectError(
             f"{name}: the training events have no ratings to average",
@@ -123,15 +117,11 @@ class GlobalMean(Recommender):
     tasks: ClassVar[frozenset[str]] = frozenset({"rating"})
 
     def fit(self, training: Interactions, seed: int) -> None:
-        """Take the mean of the training ratings.
-
-        Raises:
-            RecinjectError: the training events have no ratings.
-        """
+        """Take the mean of the training ratings."""
         self._mean = mean_rating(training, self.name)
 
     def predict(self, queries: Queries, k: int) -> Prediction:
-        """Predict one rating a query; ``k`` is not used."""
+        """Predict one rating a query."""
         return Prediction(self.name, queries.task, ratings=self._ratings(queries))
 
     def _ratings(self, queries: Queries) -> Floats:
@@ -212,7 +202,7 @@ class ItemKNN(ItemScorer):
 
 
 def user_item_matrix(training: Interactions) -> csr_array[np.float64]:
-    """Return the binary matrix of who used what: shape (users, items)."""
+    """Return the binary matrix of the events: shape (users, items)."""
     shape = (training.n_users, training.n_items)
     return _binary(training.users, training.items, shape)
 
@@ -256,9 +246,8 @@ class EASE(ItemScorer):
     Args:
         regularization: weight of the squared weights; the default was chosen on the validation
             events of Amazon Beauty and Toys, MovieLens-100K and MovieLens-1M.
-        transposed: take a pair's weight from the regression of the item in the history, not of
-            the item to score: not the paper's form, but that of some libraries and of figures
-            published with them.
+        transposed: take a pair's weight from the regression of the item in the history, as some
+            libraries and figures published with them do, and not as the paper does.
     """
 
     name: ClassVar[str] = "ease"
@@ -267,12 +256,14 @@ class EASE(ItemScorer):
     transposed: bool = False
 
     def fit(self, training: Interactions, seed: int) -> None:
-        """Solve for the weights of all pairs of items.
-
-        Raises:
-            RecinjectError: the matrix of all pairs of items would exceed :data:`MOST_BYTES`.
-        """
-        _refuse_large(training.n_items)
+        """Solve for the weights of all pairs, or refuse more than :data:`MOST_BYTES` of them."""
+        if (size := 8 * training.n_items**2) > MOST_BYTES:
+            raise RecinjectError(
+                f"ease: the matrix of all pairs of {training.n_items:,} items would take "
+                f"{size / 1e9:.1f} GB, and {MOST_BYTES / 1e9:.0f} GB is the most",
+                hint="leave ease out of evaluation.baselines, or have fewer items by a higher "
+                "data.k_core",
+            )
         matrix = user_item_matrix(training)
         gram = (matrix.T @ matrix).toarray()
         gram[np.diag_indices_from(gram)] += self.regularization
@@ -288,22 +279,8 @@ class EASE(ItemScorer):
         return scores
 
 
-def _refuse_large(n_items: int) -> None:
-    if (size := 8 * n_items**2) > MOST_BYTES:
-        raise RecinjectError(
-            f"ease: the matrix of all pairs of {n_items:,} items would take {size / 1e9:.1f} GB, "
-            f"and {MOST_BYTES / 1e9:.0f} GB is the most",
-            hint="leave ease out of evaluation.baselines, or have fewer items by a higher "
-            "data.k_core",
-        )
-
-
 def _inverse(gram: Floats) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Invert a positive definite matrix, and overwrite it; return the inverse and its diagonal.
-
-    LAPACK works in place on one triangle, and the result has single precision, so that large
-    catalogues fit in memory.
-    """
+    """Invert a positive definite matrix, in place; return the inverse and its diagonal."""
     # LAPACK reads columns first; the matrix is symmetric, so its transpose is the same matrix.
     factor: Any = lapack.dpotrf(gram.T, lower=1, overwrite_a=1)[0]
     triangle: Any = lapack.dpotri(factor, lower=1, overwrite_c=1)[0]
@@ -365,8 +342,7 @@ class MarkovChain(ItemScorer):
 class ContentKNN(ItemScorer):
     """Scores an item by the cosine of its content and the history's mean content.
 
-    It needs no events, and so ranks items that nobody has used yet. Without a catalogue all items
-    have the score 0.
+    It needs no events, and so ranks items that nobody has used yet.
 
     Args:
         content: what embeds the items, see :func:`~recinject.identifiers.content.embed_items`.

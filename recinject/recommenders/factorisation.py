@@ -15,7 +15,6 @@ from scipy.sparse import csr_matrix
 
 from recinject.data.schema import Flags, Floats, Interactions
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.baselines import history_matrix, item_counts, user_item_matrix
 from recinject.recommenders.protocol import ItemScorer, Queries
 
@@ -26,11 +25,8 @@ _NotNegative = Annotated[float, Field(ge=0)]
 class Factorisation(ItemScorer):
     """Scores an item by the product of the user's factors and its own.
 
-    A user of whom nothing is known gets the scores of item popularity. The fields of a subclass
-    are the arguments of its ``model`` in ``implicit``.
-
-    Raises:
-        RecinjectError: the ``implicit`` library is not installed.
+    An unknown user gets the scores of item popularity. The fields of a subclass are the arguments
+    of its ``model`` in ``implicit``, which must be installed.
     """
 
     model: ClassVar[str]
@@ -41,15 +37,11 @@ class Factorisation(ItemScorer):
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Learn the factors, on the CPU and one thread, so that the fit can be repeated."""
-        state = int(derive_rng(seed, self.name).integers(2**31))
+        state = int(self._chance(seed).integers(2**31))
         # BLAS threads inside implicit's own threads over users slow both down.
         with _optional("threadpoolctl").threadpool_limits(1, "blas"):
-            self._model = self._kind(
-                **dataclasses.asdict(self),
-                random_state=state,
-                num_threads=1,
-                use_gpu=False,
-            )
+            settings = {"random_state": state, "num_threads": 1, "use_gpu": False}
+            self._model = self._kind(**dataclasses.asdict(self), **settings)
             self._model.fit(csr_matrix(user_item_matrix(training)), show_progress=False)
         self._item_factors = self._model.item_factors.astype(np.float64)
         self._popularity = item_counts(training)
@@ -58,24 +50,22 @@ class Factorisation(ItemScorer):
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Multiply the factors of each query's user with those of all items."""
         factors, known = self._user_factors(queries, rows)
-        # A matrix product differs in its last digits with its shape; rounding to single precision
-        # removes that, so that a score depends on its own query alone.
+        # The last digits depend on the product's shape: rounding makes a score its query's own.
         scores = (factors.astype(np.float64) @ self._item_factors.T).astype(np.float32)
         return np.where(known[:, None], scores, self._popularity)
 
     @abstractmethod
     def _user_factors(self, queries: Queries, rows: slice) -> tuple[Floats, Flags]:
-        """Return the users' factors, and of which users anything is known."""
+        """Return the users' factors, and which users are known."""
 
 
 @dataclass(eq=False)
 class ALS(Factorisation):
     """Weighted alternating least squares (Hu, Koren and Volinsky, ICDM 2008).
 
-    A user's factors are solved for from the query's history, which includes the events between
-    the training part and the query, as item-kNN's does. The defaults were chosen on the
-    validation events of Amazon Beauty and MovieLens-100K; this much regularisation keeps a
-    catalogue smaller than the number of factors from being memorised.
+    A user's factors come from the query's whole history. The defaults were chosen on the validation
+    events of Amazon Beauty and MovieLens-100K; this much regularisation keeps the factors from
+    memorising a small catalogue.
 
     Args:
         factors: how many numbers describe a user or an item.

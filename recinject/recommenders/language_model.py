@@ -49,8 +49,7 @@ class RatingsByLabel(Prediction):
     """Ratings read off the probabilities of labels.
 
     Attributes:
-        mass: how likely the model finds it, among all texts, that its answer begins with one of
-            the labels, shape (n,); None where a head knows nothing but labels.
+        mass: the probability, among all texts, that the answer begins with a label, shape (n,).
     """
 
     mass: Floats | None = None
@@ -64,20 +63,17 @@ class LanguageModel(Recommender):
     finds each label.
 
     Args:
-        model: a trained encoder-decoder or causal model, LoRA's wrapper allowed, that reads and
-            writes in its :class:`~recinject.samples.encoding.Dialect`; or one with a head, which
-            answers ratings alone.
+        model: a trained encoder-decoder or causal model, LoRA's wrapper allowed; or one with a
+            head, which answers ratings alone.
         tokenizer: the tokenizer that it was trained with.
-        identifier_texts: the completion that names each item, item by position; or, where tasks
-            name items differently, these by the task's name.
-        rating_labels: the completions that are ratings, and their values; not needed elsewhere.
+        identifier_texts: the completion that names each item; or, where tasks name items
+            differently, these by the task's name.
+        rating_labels: the completions that are ratings, and their values.
         max_prompt_tokens: longer prompts are cut at the end, as in training.
-        beams: how many paths to follow in retrieval, at least as many as items asked for.
-        rows_at_once: how many beams, candidates or labels to decode in one batch: what bounds
-            the memory needed.
-        scores: what the lists' scores are; see
-            :func:`~recinject.decoding.beam_search.constrained_beam_search`.
-        name: what results call it.
+        beams: how many paths to follow in retrieval, at least.
+        rows_at_once: how many beams, candidates or labels share a batch, which bounds the memory.
+        scores: see :func:`~recinject.decoding.beam_search.constrained_beam_search`.
+        name: in the results.
 
     Raises:
         RecinjectError: two items, or two labels, cannot be told apart by their tokens.
@@ -120,12 +116,9 @@ class LanguageModel(Recommender):
 
     @classmethod
     def of_samples(cls, model: torch.nn.Module, samples: Samples, **settings: Any) -> LanguageModel:
-        """Make a recommender of a model that was trained on samples, or is asked as they ask.
+        """Make a recommender of a model with the tokenizer, words and data of samples.
 
-        Args:
-            model: see the class.
-            samples: their tokenizer, words and data are the model's.
-            settings: the class's further arguments.
+        ``settings`` are the class's further arguments.
         """
         factory = samples.factory
         texts = {
@@ -146,13 +139,7 @@ class LanguageModel(Recommender):
 
     @classmethod
     def load(cls, folder: str | Path, samples: Samples, **settings: Any) -> LanguageModel:
-        """Read what :meth:`save`, or a run's training, wrote.
-
-        Args:
-            folder: of the model.
-            samples: those that it was trained on.
-            settings: see :meth:`of_samples`.
-        """
+        """Read what :meth:`save`, or a run's training, wrote; see :meth:`of_samples`."""
         return cls.of_samples(load_trained(Path(folder))[0], samples, **settings)
 
     @property
@@ -168,27 +155,19 @@ class LanguageModel(Recommender):
             self._named[id(texts)] = Trie.build(sequences), sequences.to_grid(-1)
         return self._named[id(texts)]
 
-    @property
-    def _retrieval_task(self) -> str:
-        return self._asker.task.name if self._asker else "retrieval"
-
-    def _prompts_about(self, histories: Sequence[Integers]) -> list[str]:
+    def _ask(self, histories: Sequence[Integers]) -> tuple[str, list[str]]:
         if self._asker is None:
             raise RecinjectError(
                 f"{self.name}: it was never asked what comes next: its samples lack retrieval",
                 hint="build samples with the task retrieval, and train on them",
             )
-        return self._asker.ask(histories)
+        return self._asker.task.name, self._asker.ask(histories)
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Do nothing: the model comes trained, by :func:`recinject.training.fitting.fit`."""
 
     def predict(self, queries: Queries, k: int) -> Prediction:
-        """Answer queries by reading their prompts.
-
-        Raises:
-            RecinjectError: ratings are asked for and no labels were given.
-        """
+        """Answer queries by reading their prompts."""
         was_training = self._model.training
         self._model.eval()
         try:
@@ -215,9 +194,8 @@ class LanguageModel(Recommender):
         return Prediction(self.name, queries.task, items[:, :k], scores[:, :k], ahead, tied)
 
     def _rank(self, queries: Queries, k: int) -> Prediction:
-        if queries.candidates is None:
-            raise RecinjectError("ranking: the queries have no candidates", hint="build them anew")
         candidates, (_, tokens) = queries.candidates, self._identifiers(queries.task)
+        assert candidates is not None
         scores = np.zeros(candidates.shape)
         for rows, prompts in self._batches(queries, candidates.shape[1]):
             sequences = tokens[candidates[rows]]
@@ -296,13 +274,10 @@ class LanguageModel(Recommender):
         """Let the model answer queries in its own words.
 
         Args:
-            queries: what is asked.
-            generation: parameters of ``transformers.GenerationConfig``; without any the model
-                writes at most eight tokens, the likeliest at each step.
-            seed: of what is drawn, where ``do_sample`` is set.
-
-        Raises:
-            RecinjectError: the model has a head in place of words.
+            queries: with prompts.
+            generation: parameters of ``transformers.GenerationConfig``; by default at most eight
+                tokens, greedily.
+            seed: of samples, where ``do_sample`` is set.
         """
         if isinstance(self._model, RatingModel):
             raise RecinjectError(
@@ -385,8 +360,7 @@ _MARKUP = re.compile(r"[*_`\"'“”\u2018\u2019]")
 def parse_rating(text: str, lowest: float, highest: float) -> float | None:
     """Read the rating off an answer; None where it states none, or none that the scale has.
 
-    The first line that has any characters counts, and in it the first number; a word for a number
-    counts where there are no digits before it. What the scale does not have is never clamped.
+    The first line with characters counts, and in it the first number, in digits or as a word.
     On a scale from 1 to 5:
 
     ==========================================  ======  ========================================
@@ -426,11 +400,8 @@ def parse_rating(text: str, lowest: float, highest: float) -> float | None:
 
 
 def _value(number: str) -> float:
-    return (
-        _WORDS[number]
-        if number in _WORDS
-        else float(number.replace(",", ".").replace("\u2212", "-"))
-    )
+    word = _WORDS.get(number)
+    return float(number.replace(",", ".").replace("\u2212", "-")) if word is None else word
 
 
 @dataclass(frozen=True, eq=False)
@@ -447,13 +418,8 @@ class WrittenRatings(Prediction):
 class GeneratedRatings(Recommender):
     """Lets a language model write its rating freely, and reads the number off the text.
 
-    Where the text states no rating of the scale, the answer is the user's past mean: that of the
-    ratings in the query's history, or without any the global mean of the training ratings.
-
-    Args:
-        model: it writes.
-        labels: the scale's ratings.
-        generation: see :meth:`~recinject.recommenders.language_model.LanguageModel.write`.
+    Where the text states no rating of the scale, the answer is the mean rating of the history, or
+    without any that of the training events. See :meth:`LanguageModel.write` for ``generation``.
     """
 
     name: ClassVar[str] = "language_model_generated"
@@ -473,23 +439,15 @@ class GeneratedRatings(Recommender):
         self._seed = 0
 
     def fit(self, training: Interactions, seed: int) -> None:
-        """Take the mean of all training ratings, for users without a past.
-
-        Raises:
-            RecinjectError: the training events have no ratings.
-        """
+        """Take the mean of all training ratings, for users without a history."""
         self._mean, self._seed = mean_rating(training, self.name), seed
 
     def predict(self, queries: Queries, k: int) -> WrittenRatings:
-        """Ask for one rating a query; ``k`` plays no part."""
+        """Ask for one rating a query."""
         texts = self._model.write(queries, self._generation, self._seed)
-        found = [parse_rating(text, *self._scale) for text in texts]
-        parsed = np.array([rating is not None for rating in found], bool)
-        said = np.array([np.nan if rating is None else rating for rating in found], np.float64)
-        ratings = np.where(parsed, said, self._past_means(queries))
+        stated = np.array([parse_rating(text, *self._scale) for text in texts], np.float64)
+        histories = queries.history_ratings or [np.empty(0)] * len(queries)
+        means = [past.mean() if len(past) else self._mean for past in histories]
+        parsed = ~np.isnan(stated)
+        ratings = np.where(parsed, stated, np.array(means, np.float64))
         return WrittenRatings(self.name, queries.task, ratings=ratings, texts=texts, parsed=parsed)
-
-    def _past_means(self, queries: Queries) -> Floats:
-        pasts = queries.history_ratings or [np.empty(0)] * len(queries)
-        means = [past.mean() if len(past) else self._mean for past in pasts]
-        return np.array(means, np.float64)

@@ -1,4 +1,4 @@
-"""The one protocol: every recommender answers the same stored queries in the same form."""
+"""The protocol: every recommender answers the same stored queries in the same form."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array
+from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import bind
 from recinject.identifiers.data import Data
 from recinject.registry import find
 
-Rows = TypeVar("Rows", "Queries", "Prediction")
+Columns = TypeVar("Columns", "Queries", "Prediction")
 _OF_ALL_ROWS = ("task", "answer", "recommender", "values")
 
 
 @dataclass(frozen=True, eq=False)
 class Queries:
-    """The stored questions of one task, as columns; n is their number.
+    """The n stored questions of one task, as columns.
 
     Attributes:
-        task: the name of the task.
-        sample_ids: the id of the stored sample behind each query.
-        prompts: what the language model reads, one text a query.
-        users: user numbers, shape (n,).
-        histories: the items each user had used before, oldest first; they are never
-            recommended in retrieval.
+        task: its name.
+        sample_ids: the id of the stored sample of each query.
+        prompts: for language models.
+        users: indices, shape (n,).
+        histories: each user's earlier items, oldest first; retrieval never recommends them.
         targets: the item that came next, or that was rated, shape (n,).
         candidates: the items to rank, shape (n, c); None but for ranking.
         labels: the true ratings, shape (n,); None but for rating.
         history_ratings: the ratings of each history; None where the log has none.
-        answer: how the task is answered, where that is not its own name; see :attr:`kind`.
+        answer: see :attr:`kind`, if that is not the task's name.
     """
 
     task: str
@@ -60,14 +60,9 @@ class Queries:
 
     @classmethod
     def of_ratings(cls, view: View, longest: int | None = None) -> Queries:
-        """Ask for the rating of every held-out event that has a history, without any prompts.
+        """Ask for the rating of every target of a view, without prompts.
 
-        Args:
-            view: the split with its held-out part.
-            longest: the most items of a history, the newest; None takes all.
-
-        Raises:
-            RecinjectError: the log has no ratings.
+        ``longest`` is the most items of a history, the newest. A log without ratings is refused.
         """
         log, events = view.interactions, view.targets.values
         if log.ratings is None:
@@ -95,20 +90,19 @@ class Queries:
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What one recommender answered to one task's queries, item numbers and no strings.
+    """One recommender's answers to one task's queries.
 
     Attributes:
         recommender: its name.
         task: the queries' task.
-        items: the recommended items, best first, -1 where there are fewer, shape (n, k).
+        items: indices, best first, -1 where there are fewer, shape (n, k).
         scores: their scores, -inf where there are fewer, shape (n, k).
-        ahead: how many items scored higher than the target; inf when the target is not in a
-            list that ends, shape (n,).
-        tied: how many items scored as the target did, itself among them, shape (n,).
+        ahead: how many items scored higher than the target; inf if the target is not listed, (n,).
+        tied: how many items scored as the target did, itself included, shape (n,).
         ratings: predicted ratings, shape (n,).
-        probabilities: how likely each rating is, where that was predicted, shape (n, values).
-        values: the ratings that these belong to, ascending, shape (values,).
-        texts: what was read as a rating, where the answer was text.
+        probabilities: of each rating, where predicted, shape (n, values).
+        values: the ratings of ``probabilities``, ascending, shape (values,).
+        texts: answers from which ratings were read.
     """
 
     recommender: str
@@ -127,7 +121,7 @@ class Prediction:
         return _take(self, rows)
 
 
-def _take(whole: Rows, rows: Array) -> Rows:
+def _take(whole: Columns, rows: Array) -> Columns:
     columns = {name: each for name, each in vars(whole).items() if name not in _OF_ALL_ROWS}
     taken: dict[str, Any] = {
         name: each[rows] if isinstance(each, np.ndarray) else [each[row] for row in rows]
@@ -139,15 +133,10 @@ def _take(whole: Rows, rows: Array) -> Rows:
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """What may be learnt from beside the training events themselves.
-
-    Attributes:
-        catalog: the items, with their texts.
-        view: the training view: its targets are the training events, each with its history.
-    """
+    """What a recommender may learn from beside the training events."""
 
     catalog: Catalog
-    view: View
+    view: View  # the training view: its targets are the training events
 
 
 class Recommender(ABC):
@@ -166,12 +155,16 @@ class Recommender(ABC):
 
     _sources: Sources | None = None
 
+    def _chance(self, seed: int, *keys: str | int) -> np.random.Generator:
+        """Return a stream of random numbers that stays the same whatever results call this."""
+        return derive_rng(seed, type(self).name, *keys)
+
     def read(self, sources: Sources) -> None:
-        """Note what :meth:`fit` may learn from beside the training events; called before it."""
+        """Note what :meth:`fit`, which is called later, may learn from."""
         self._sources = sources
 
     def _training_view(self, training: Interactions) -> View:
-        """Return the training view that was read; without one, that of the training events."""
+        """Return the training view that was read, or one of the training events."""
         if self._sources is not None:
             return self._sources.view
         return Split(training, np.zeros(len(training), np.int8)).view(Part.TRAIN)
@@ -191,16 +184,16 @@ class Recommender(ABC):
         *,
         users: Sequence[str] | None = None,
     ) -> pd.DataFrame:
-        """List the items that come next; nobody is recommended what their history holds.
+        """Recommend the items that come next, none of them from the history.
 
         Args:
-            histories: titles or item ids, oldest first, one sequence for each list to make.
-            k: how many items a list has; fewer come where fewer are left.
+            histories: titles or item ids, oldest first, one sequence a list.
+            k: items a list; fewer where fewer are left.
             users: in place of histories, ids of the log's users, whose whole histories count.
 
         Returns:
-            A row an item: ``query`` (the place in ``histories``) or ``user_id``, ``rank`` from 1,
-            ``item_id``, ``title`` and ``score``, in whatever unit the recommender scores.
+            A row an item: ``query`` (the position in ``histories``) or ``user_id``, ``rank`` from
+            1, ``item_id``, ``title`` and ``score``, in the recommender's own unit.
 
         Raises:
             RecinjectError: both or neither of ``histories`` and ``users`` are given, one of their
@@ -215,7 +208,17 @@ class Recommender(ABC):
         else:
             known = [data.find_items(texts) for texts in histories]
             numbers = (log.n_users + np.arange(len(known))).astype(np.int32)
-        prediction = self.predict(self._queries_about(known, numbers), k)
+        task, prompts = self._ask(known)
+        queries = Queries(
+            task=task,
+            answer="retrieval",
+            sample_ids=[str(row) for row in range(len(known))],
+            prompts=prompts,
+            users=numbers,
+            histories=known,
+            targets=np.full(len(known), -1, np.int32),
+        )
+        prediction = self.predict(queries, k)
         items, scores = np.asarray(prediction.items), np.asarray(prediction.scores)
         rows, columns = np.nonzero(items >= 0)
         chosen = items[rows, columns]
@@ -256,23 +259,9 @@ class Recommender(ABC):
             raise RecinjectError(f"k={k}: the catalogue has {n} items", hint=f"ask for {n} or less")
         return self.data
 
-    def _queries_about(self, histories: Sequence[Integers], users: Integers) -> Queries:
-        return Queries(
-            task=self._retrieval_task,
-            answer="retrieval",
-            sample_ids=[str(row) for row in range(len(histories))],
-            prompts=self._prompts_about(histories),
-            users=users,
-            histories=histories,
-            targets=np.full(len(histories), -1, np.int32),
-        )
-
-    @property
-    def _retrieval_task(self) -> str:
-        return "retrieval"
-
-    def _prompts_about(self, histories: Sequence[Integers]) -> list[str]:
-        return [""] * len(histories)
+    def _ask(self, histories: Sequence[Integers]) -> tuple[str, list[str]]:
+        """Return the retrieval task's name, and its prompts about histories."""
+        return "retrieval", [""] * len(histories)
 
 
 class ItemScorer(Recommender):
@@ -286,23 +275,14 @@ class ItemScorer(Recommender):
         """Score all items for some of the queries: shape (rows, items)."""
 
     def predict(self, queries: Queries, k: int) -> Prediction:
-        """Rank the catalogue without the history, or the candidates, by score.
-
-        Raises:
-            RecinjectError: a score is not a number, as after a fit that diverged.
-        """
+        """Rank the catalogue without the history, or the candidates, by score."""
         blocks = [
             self._predict_rows(queries, slice(start, start + self._rows_at_once), k)
             for start in range(0, max(len(queries), 1), self._rows_at_once)
         ]
-        return Prediction(
-            self.name,
-            queries.task,
-            items=np.concatenate([block[0] for block in blocks]),
-            scores=np.concatenate([block[1] for block in blocks]),
-            ahead=np.concatenate([block[2] for block in blocks]),
-            tied=np.concatenate([block[3] for block in blocks]),
-        )
+        items, *others = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
+        scores, ahead, tied = others
+        return Prediction(self.name, queries.task, items, scores, ahead, tied)
 
     def _predict_rows(
         self, queries: Queries, rows: slice, k: int
@@ -329,8 +309,8 @@ def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Rec
     """Make an unfitted recommender.
 
     Args:
-        asked: its name in the registry, or a mapping from its name to the arguments of its
-            constructor; ``name`` among these is what results call it.
+        asked: its name in the registry, or a mapping from this to its constructor's arguments;
+            ``name`` among these is its name in the results.
 
     Raises:
         RecinjectError: no recommender has that name, it has no such argument, or refuses a value.
@@ -354,8 +334,7 @@ def rank_candidates(
     """Rank each row's candidates by their scores, both of shape (n, c).
 
     Returns:
-        ``items``, ``scores``, ``ahead`` and ``tied`` as in :class:`Prediction`; a target that is
-        not among its candidates has infinitely many ahead of it.
+        ``items``, ``scores``, ``ahead`` and ``tied`` as in :class:`Prediction`.
     """
     columns, top_scores = top_k(scores, k)
     items = np.where(columns < 0, -1, np.take_along_axis(candidates, columns, axis=1))
@@ -378,7 +357,7 @@ def top_k(scores: Floats, k: int) -> tuple[Integers, Floats]:
     width = min(k, columns)
     least = np.partition(scores, columns - width, axis=1)[:, columns - width, None]
     above, level = scores > least, scores == least
-    # A plain partition would choose among equal scores by its own inner workings.
+    # A plain partition would choose arbitrarily among equal scores.
     room = width - above.sum(1, keepdims=True)
     kept = above | (level & (np.cumsum(level, axis=1, dtype=np.int32) <= room))
     chosen = np.nonzero(kept)[1].reshape(rows, width)

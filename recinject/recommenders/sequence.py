@@ -16,7 +16,6 @@ from torch.nn.functional import embedding, logsigmoid
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.foundation.ragged import Ragged
-from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.baselines import item_counts
 from recinject.recommenders.protocol import ItemScorer, Queries
 from recinject.training.networks import (
@@ -37,17 +36,16 @@ class SequenceModule(nn.Module, ABC):
     """Reads item sequences with self-attention and scores every item as what comes next.
 
     Blocks are normalised after each sum, positions are learned and counted from a sequence's
-    first item, and an item has one embedding, as what was used and as what may be next. A batch
-    is a grid in which several short sequences share a row and do not see one another, so that
-    little of it is padding.
+    first item, and inputs and outputs share an item's embedding. In a batch several short sequences
+    share a row, without attention to one another.
 
     Args:
-        n_items: how many items there are; the number after the last one is the mask.
+        n_items: how many items there are; the index after the last one is the mask.
         width: of an embedding.
         layers: how many blocks.
         heads: of a block.
         dropout: of embeddings, attention and blocks.
-        longest: the most items of a sequence; of a longer history the latest are read.
+        longest: the most items of a sequence, the latest.
 
     Attributes:
         sees_ahead: whether a position attends to later positions of its sequence.
@@ -102,10 +100,7 @@ class SequenceModule(nn.Module, ABC):
         return encoded
 
     def score(self, histories: Sequence[Integers]) -> Tensor:
-        """Score all items as what follows each history: shape (histories, items), on the CPU.
-
-        Histories have at least one item each.
-        """
+        """Score all items as the next of each history, none empty: (histories, items)."""
         packed = pack([self.query(history) for history in histories], self._longest)
         batch = {name: grid.to(self.items.weight.device) for name, grid in packed.items()}
         last = _is_last(batch["sequences"])
@@ -217,11 +212,7 @@ class BERT4RecModule(SequenceModule):
 
 
 def pack(sequences: Sequence[Integers], columns: int) -> Tensors:
-    """Put sequences into the rows of a grid, the longest first, each where it first fits.
-
-    None is empty or longer than a row. The grids are the arguments of
-    :meth:`SequenceModule.encode`.
-    """
+    """Put sequences into grids for :meth:`SequenceModule.encode`, each where it first fits."""
     flat = Ragged.from_rows(sequences, np.int64)
     starts, used = np.empty(len(flat), np.int64), list[int]()
     for number in np.argsort(-flat.lengths, kind="stable"):
@@ -245,11 +236,7 @@ def _is_last(sequences: Tensor) -> Tensor:
 
 
 def cross_entropy(states: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of the logits ``states @ weights.T``, shape (n, items).
-
-    The forward pass also computes the gradient, a few rows of logits at a time: half the time of
-    holding all logits.
-    """
+    """Return the mean cross-entropy of ``states @ weights.T``, a few rows at a time."""
     loss: Tensor = _CrossEntropy.apply(states, weights, targets)  # type: ignore[no-untyped-call]
     return loss
 
@@ -289,14 +276,10 @@ _CUTOFF = 10
 class SelfAttention(ItemScorer):
     """Scores items by a transformer that reads the query's history.
 
-    The history includes the events between the training part and the query, as item-kNN's does. A
-    user without one gets the scores of item popularity; an item without training events has only
-    ever been a wrong answer.
-
-    The epoch is chosen within the training part: the last training event of some users is held
-    out, measured after each epoch by NDCG@10 over the whole catalogue, and never trained on. The
-    linear schedule and its number of epochs were chosen on the validation events of Amazon
-    Beauty; the other defaults are the usual ones for logs of its size.
+    A user without a history gets the scores of item popularity. The epoch is chosen by NDCG@10 over
+    the whole catalogue on the last training event of some users, held out. The linear schedule and
+    its number of epochs were chosen on the validation events of Amazon Beauty; the other defaults
+    are the usual ones for logs of its size.
 
     Args:
         width: numbers in an item's embedding, a multiple of ``heads``.
@@ -333,9 +316,11 @@ class SelfAttention(ItemScorer):
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Learn from the training events but those held out, and keep the best epoch."""
-        held_out = _hold_out(training, self.held_out, derive_rng(seed, self.name, "held_out"))
+        held_out = _hold_out(training, self.held_out, self._chance(seed, "held_out"))
         learned = training.select(~held_out)
-        module = self._build(training.n_items, seed)
+        sizes = ("width", "layers", "heads", "dropout", "longest")
+        with global_chance(int(self._chance(seed).integers(2**31))):
+            module = self.kind(training.n_items, **{size: getattr(self, size) for size in sizes})
         users = range(training.n_users)
         windows = [window for user in users for window in module.windows(learned.items_of(user))]
         if windows:
@@ -364,19 +349,13 @@ class SelfAttention(ItemScorer):
             scores[filled] = predicted.float().numpy()
         return scores
 
-    def _build(self, n_items: int, seed: int) -> SequenceModule:
-        sizes = ("width", "layers", "heads", "dropout", "longest")
-        with global_chance(int(derive_rng(seed, self.name).integers(2**31))):
-            return self.kind(n_items, **{size: getattr(self, size) for size in sizes})
-
 
 @dataclass(eq=False)
 class SASRec(SelfAttention):
     """Self-attentive sequential recommendation (Kang and McAuley, ICDM 2018).
 
-    It learns by the cross-entropy over the whole catalogue, which makes the same network far
-    better than the paper's own loss does (Klenitskiy and Vasilev, Turning dross into gold loss,
-    RecSys 2023). The arguments are those of :class:`SelfAttention`.
+    It learns by the cross-entropy over the whole catalogue, which does far better than the paper's
+    own loss (Klenitskiy and Vasilev, Turning dross into gold loss, RecSys 2023).
     """
 
     name: ClassVar[str] = "sasrec"

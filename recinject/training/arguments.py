@@ -1,4 +1,4 @@
-"""A recipe's training settings: those of transformers, verbatim, over a few defaults of ours."""
+"""A recipe's training settings: those of transformers, over a few defaults of ours."""
 
 from __future__ import annotations
 
@@ -45,11 +45,7 @@ _DEFAULTS: dict[str, Any] = {
 
 
 def check_training_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse settings that could not train, before anything is written.
-
-    Raises:
-        RecinjectError: see :func:`training_arguments`.
-    """
+    """Refuse settings that could not train, before anything is written."""
     training_arguments(settings, Path(tempfile.gettempdir()), 0)
 
 
@@ -65,9 +61,7 @@ def training_arguments(
         validates: whether there are validation samples to measure a loss on.
 
     Raises:
-        RecinjectError: a key is unknown or set by the run itself, a value is of the wrong kind,
-            16-bit floats are asked for, a single checkpoint is to be kept, or transformers
-            refuses a value.
+        RecinjectError: a key or value is unknown, wrong, or leads to a broken training.
     """
     settings = _bind(settings)
     for key in ("fp16", "fp16_full_eval"):
@@ -92,10 +86,7 @@ def training_arguments(
 
 
 def _bind(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Make each setting of the kind that transformers declares.
-
-    Transformers stores whatever it is given, and stumbles over it in the middle of a training.
-    """
+    """Check each setting's type, which transformers would only do in the middle of a training."""
     legal = {field.name for field in fields(Seq2SeqTrainingArguments) if field.init} - _OF_THE_RUN
     kinds = get_type_hints(Seq2SeqTrainingArguments)
     kinds |= dict.fromkeys(_COUNTS, Annotated[int, Field(ge=1)])
@@ -119,9 +110,9 @@ def _bind(settings: Mapping[str, Any]) -> dict[str, Any]:
 def count_in_steps(
     arguments: Seq2SeqTrainingArguments, samples: int, in_one_epoch: bool = False
 ) -> None:
-    """Turn intervals that are shares of a run over so many samples into steps, in place.
+    """Turn intervals that are fractions of a run into steps, in place.
 
-    The Trainer would do so too, but warn on each resumption that 0.1 is not 300.
+    The Trainer would warn on each resumption that 0.1 is not 300.
 
     Args:
         arguments: of a training.

@@ -19,9 +19,9 @@ from recinject.foundation.randomness import derive_rng
 from recinject.models.adapters import without_wrapper
 from recinject.models.heads import RatingModel
 from recinject.samples.mixture import Phase, draw_phases
+from recinject.training.networks import Tensors
 
-Sample: TypeAlias = Mapping[str, Any]
-Batch: TypeAlias = dict[str, torch.Tensor]
+Row: TypeAlias = Mapping[str, Any]
 
 _COLUMNS = ("input_ids", "labels")
 _TASK = "task"
@@ -32,14 +32,8 @@ _IGNORED = -100
 class Shuffle(Sampler[int]):
     """Goes through all samples in an order that is a function of seed and epoch alone.
 
-    So a resumed run goes on where it was cut off; transformers' own samplers draw from the global
-    random state.
-
-    Args:
-        count: the number of samples.
-        seed: of the order.
-        epoch: tells the present epoch. It is asked, because after a resume with several
-            processes nobody calls a sampler's ``set_epoch``.
+    A resumed run thus goes on where it was cut off. ``epoch`` returns the present epoch, as nobody
+    calls ``set_epoch`` after a resume with several processes.
     """
 
     def __init__(self, count: int, seed: int, epoch: Callable[[], int]) -> None:
@@ -56,12 +50,9 @@ class Shuffle(Sampler[int]):
 
 
 class LengthBuckets(Shuffle):
-    """Such an order in which the samples of one batch are of like length.
+    """Such an order in which samples of like length share a batch.
 
-    Args:
-        lengths: the samples' lengths in tokens.
-        batch_size: how many samples one optimizer step reads, over all devices.
-        seed: see :class:`Shuffle`; so is ``epoch``.
+    ``batch_size`` is the number of samples that one optimizer step reads, over all devices.
     """
 
     def __init__(
@@ -77,7 +68,7 @@ class LengthBuckets(Shuffle):
 def order_by_length(
     lengths: Sequence[int], batch_size: int, chance: np.random.Generator
 ) -> list[int]:
-    """Return a random order of numbered samples in which those of a batch are of like length."""
+    """Return a random order in which samples of like length share a batch."""
     generator = torch.Generator().manual_seed(int(chance.integers(2**62)))
     return list(get_length_grouped_indices(lengths, batch_size, generator=generator))
 
@@ -91,21 +82,10 @@ def order_by_phase(
     batch_size: int,
     seed: int,
 ) -> NDArray[np.int64]:
-    """Order the samples of a whole training, phase after phase.
+    """Order the samples of a whole training by phase, those of a batch of like length.
 
-    Within a phase, the samples of a batch are of like length.
-
-    Args:
-        tasks: see :func:`~recinject.samples.mixture.draw_phases`; so are the others.
-        names: the name of each task's number.
-        lengths: tokens of each sample's prompt, shape (n,).
-        phases: in their order.
-        steps: optimizer steps of the run.
-        batch_size: samples that one step reads, over all devices.
-        seed: of the choice and of the order.
-
-    Returns:
-        Numbers of samples, shape (steps * batch_size,).
+    The arguments are those of :func:`~recinject.samples.mixture.draw_phases`; ``lengths`` are the
+    tokens of each sample's prompt. Returns indices of samples, shape (steps * batch_size,).
     """
     chosen = draw_phases(tasks, names, phases, steps, batch_size, seed)
     ordered = [
@@ -118,16 +98,15 @@ def order_by_phase(
 
 def make_collator(
     model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast
-) -> Callable[[Sequence[Sample]], Batch]:
-    """Return what pads samples into tensors, as the model reads them, and leaves out the rest.
+) -> Callable[[Sequence[Row]], Tensors]:
+    """Return a function that pads samples into the model's tensors, and drops other columns.
 
-    The loss is ours to normalise, so the labels are taken out before the forward pass. Each label
-    stands at the position that predicts it: an encoder-decoder model gets the decoder's inputs
-    beside it, and a causal model's labels are shifted here, once and nowhere else.
+    Each label stands at the position that predicts it: a causal model's labels are shifted here,
+    and an encoder-decoder model gets its decoder's inputs.
     """
     multiple = _PAD_MULTIPLE if torch.cuda.is_available() else 1
     inner, padding = without_wrapper(model), tokenizer.pad_token_id or 0
-    pad: Callable[[Sequence[Sample]], Batch]
+    pad: Callable[[Sequence[Row]], Tensors]
     if isinstance(model, RatingModel):
         pad = partial(_with_ratings, padding=padding, multiple=multiple)
     elif inner.config.is_encoder_decoder:
@@ -140,7 +119,7 @@ def make_collator(
     return partial(_collate, pad=pad)
 
 
-def _collate(samples: Sequence[Sample], *, pad: Callable[[Sequence[Sample]], Batch]) -> Batch:
+def _collate(samples: Sequence[Row], *, pad: Callable[[Sequence[Row]], Tensors]) -> Tensors:
     batch = pad(samples)
     if _TASK in samples[0]:
         # For the loss alone, which takes it out before the model is asked.
@@ -148,11 +127,11 @@ def _collate(samples: Sequence[Sample], *, pad: Callable[[Sequence[Sample]], Bat
     return batch
 
 
-def _for_encoder_decoder(samples: Sequence[Sample], *, pad: DataCollatorForSeq2Seq) -> Batch:
+def _for_encoder_decoder(samples: Sequence[Row], *, pad: DataCollatorForSeq2Seq) -> Tensors:
     return dict(pad([{name: sample[name] for name in _COLUMNS} for sample in samples]))
 
 
-def _for_causal(samples: Sequence[Sample], *, padding: int, multiple: int, trims: bool) -> Batch:
+def _for_causal(samples: Sequence[Row], *, padding: int, multiple: int, trims: bool) -> Tensors:
     wholes, labels = [], []
     for prompt, completion in ([sample[name] for name in _COLUMNS] for sample in samples):
         # The last token predicts nothing; the prompt's last one predicts the completion's first.
@@ -166,17 +145,17 @@ def _for_causal(samples: Sequence[Sample], *, padding: int, multiple: int, trims
     return batch
 
 
-def _with_ratings(samples: Sequence[Sample], *, padding: int, multiple: int) -> Batch:
+def _with_ratings(samples: Sequence[Row], *, padding: int, multiple: int) -> Tensors:
     batch = _padded([sample["input_ids"] for sample in samples], padding, multiple)
     batch["labels"] = torch.tensor([sample["rating"] for sample in samples])
     return batch
 
 
-def _padded(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> Batch:
+def _padded(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> Tensors:
     mask = _grid([[1] * len(row) for row in rows], 0, multiple)
     return {"input_ids": _grid(rows, padding, multiple), "attention_mask": mask}
 
 
 def _grid(rows: Sequence[Sequence[int]], padding: int, multiple: int) -> torch.Tensor:
-    """Put rows of tokens below one another, padded on the right to a multiple of a width."""
+    """Stack rows, padded on the right to a multiple of a width."""
     return torch.from_numpy(Ragged.from_rows(rows, np.int64).to_grid(padding, multiple=multiple))

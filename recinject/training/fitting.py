@@ -21,11 +21,7 @@ from recinject.models.adapters import Model, adaptation_of, without_wrapper
 from recinject.models.building import no_progress_bars, wrap_tokenizer
 from recinject.models.storing import explain_failed_writing
 from recinject.samples.mixture import Phase
-from recinject.training.arguments import (
-    count_in_steps,
-    describe_device,
-    training_arguments,
-)
+from recinject.training.arguments import count_in_steps, describe_device, training_arguments
 from recinject.training.batches import make_collator
 from recinject.training.optimizers import bounding_class, choose_optimizer
 from recinject.training.trainer import (
@@ -42,16 +38,7 @@ from recinject.training.trainer import (
 
 
 def refuse_sharding(arguments: Seq2SeqTrainingArguments, why: str, fix: str) -> None:
-    """Refuse FSDP and DeepSpeed where whole weights are needed.
-
-    Args:
-        arguments: of a training.
-        why: what needs them; empty where nothing does.
-        fix: what to do beside launching it as DDP.
-
-    Raises:
-        RecinjectError: FSDP or DeepSpeed is at work.
-    """
+    """Refuse FSDP and DeepSpeed for the reason ``why``, unless it is empty."""
     # Elsewhere accelerate leaves each process the whole model, whatever was asked for.
     single = (DistributedType.NO, DistributedType.MULTI_CPU)
     multiple = arguments.distributed_state.distributed_type not in single
@@ -95,10 +82,10 @@ def fit(
     rebuild: Callable[[], Model] | None = None,
     optimizer_settings: Mapping[str, Any] | None = None,
 ) -> Model:
-    """Train a model, going on from the newest whole checkpoint when there is one.
+    """Train a model, or resume from the newest whole checkpoint, to the same result.
 
-    The same call gives the same model, cut off and resumed or not. ``accelerate launch`` makes
-    it use several processes. SIGTERM saves a checkpoint and ends the process.
+    ``accelerate launch`` makes it use several processes. SIGTERM saves a checkpoint and ends the
+    process.
 
     Args:
         model: an encoder-decoder or a causal model, or one with a head; it is trained in place.
@@ -149,7 +136,7 @@ def _complete(
     model: Model,
     optimizer: str | None,
 ) -> None:
-    """Set what the optimizer asks for, and refuse what it or the adapted model cannot do."""
+    """Set the optimizer's own defaults; refuse what it or the adapted model cannot do."""
     bounding = bounding_class(optimizer)
     if bounding is not None:
         refuse_sharding(arguments, *bounding.needs_whole_weights)
@@ -190,11 +177,7 @@ def _train(
 
 @contextmanager
 def explain_full_device(args: Arguments) -> Iterator[None]:
-    """Tell which settings need less memory, by values that train the same.
-
-    Raises:
-        RecinjectError: the device's memory is full.
-    """
+    """Explain a full memory by settings that need less and train the same."""
     try:
         yield
     except torch.OutOfMemoryError as error:

@@ -38,7 +38,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 @checked_dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class FitSettings:
-    """How a network is trained; a wrong value raises pydantic's ``ValidationError``.
+    """How to train a network.
 
     Attributes:
         learning_rate: of the first step.
@@ -106,13 +106,13 @@ def fit_network(
 ) -> TrainingHistory:
     """Train a network in place.
 
-    On a CPU the same call gives the same weights, as long as ``forward`` draws from torch's
-    global random state alone. That state is left as it was.
+    On a CPU the same call gives the same weights if ``forward`` draws from torch's global random
+    state alone, which is left as it was.
 
     Args:
         network: ``forward(**batch)`` returns a mapping with ``loss``, a mean over the batch.
-        rows: what to learn from, a sequence or a dataset that has a length, with at least one row;
-            its ``__getitems__`` may fetch a batch at once.
+        rows: at least one, in a sequence or a dataset with a length; its ``__getitems__`` may
+            fetch a batch at once.
         collate: turns fetched rows into the arguments of ``forward``.
         settings: how to train.
         seed: of the batches' order and of what ``forward`` draws.
@@ -120,8 +120,7 @@ def fit_network(
             with the weights of its best epoch.
 
     Raises:
-        RecinjectError: the loss or what is measured is not finite, or the optimizer is unknown or
-            refuses a setting.
+        RecinjectError: the training diverges, or the optimizer or its settings are wrong.
     """
     values: list[float] = []
     best, epoch = dict[str, Tensor](), 0
@@ -159,10 +158,7 @@ def fit_network(
 
 @contextmanager
 def global_chance(seed: int) -> Iterator[None]:
-    """Seed torch's global random state within the block, and leave it as it was.
-
-    Torch's initialisation and dropout draw from no other.
-    """
+    """Seed torch's global random state within the block, and leave it as it was."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

@@ -23,8 +23,7 @@ class BoundedOptimizer(Optimizer):
     """An optimizer that bounds its own steps, so that the Trainer clips no gradients for it.
 
     Attributes:
-        needs_whole_weights: why processes may not share the weights out, and how to do without
-            it; both empty where they may.
+        needs_whole_weights: why processes cannot shard the weights, and a remedy; else both empty.
     """
 
     needs_whole_weights: ClassVar[tuple[str, str]] = ("", "")
@@ -72,7 +71,7 @@ def choose_optimizer(
     settings: Mapping[str, Any] | None = None,
     weight_decay: float = 0.0,
 ) -> tuple[type[Optimizer] | Factory, dict[str, Any]] | None:
-    """Return the optimizer's class, or what builds it for a model, as the Trainer takes it.
+    """Return the optimizer's class, or a function that builds it, as the Trainer takes it.
 
     Args:
         name: of a ``torch.optim.Optimizer`` in the registry, kind ``optimizer``; None leaves the
@@ -111,14 +110,10 @@ def build_optimizer(
     settings: Mapping[str, Any] | None = None,
     weight_decay: float = 0.0,
 ) -> Optimizer:
-    """Return an optimizer of the registry over a model's trained parameters.
-
-    The arguments are those of :func:`choose_optimizer`, and so are the errors.
-    """
+    """Return an optimizer over a model's trained parameters; see :func:`choose_optimizer`."""
     choose_optimizer(name, learning_rate, settings)
-    return _built(
-        find("optimizer", name), model, {**(settings or {}), "lr": learning_rate}, weight_decay
-    )
+    chosen = {**(settings or {}), "lr": learning_rate}
+    return _built(find("optimizer", name), model, chosen, weight_decay)
 
 
 def bounding_class(name: str | None) -> type[BoundedOptimizer] | None:
@@ -128,11 +123,7 @@ def bounding_class(name: str | None) -> type[BoundedOptimizer] | None:
 
 
 def check_optimizer(name: str | None, settings: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuse settings, legal as such, under which a model could not train.
-
-    Raises:
-        RecinjectError: a threshold would freeze a tensor.
-    """
+    """Refuse legal settings under which a model could not train."""
     kind = bounding_class(name)
     if kind is not None:
         _built(kind, model, settings, 0.0)

@@ -55,16 +55,11 @@ def token_losses(
     return losses.view_as(labels)
 
 
-def _nothing() -> None:
-    return None
-
-
 class BatchLoss:
-    """The loss of a part of a batch as its share of the whole batch's mean.
+    """The loss of a part of a batch, divided by the whole batch's number of labels.
 
-    Dividing by the whole batch's tokens, or ratings, makes the loss and its gradient independent
-    of how the batch is cut into accumulation steps and devices. (T5's own loss is a mean over
-    the part, which the Trainer mistakes for such a share.)
+    It does not depend on how the batch is cut into accumulation steps and devices. (T5's own loss
+    is a mean over the part, which the Trainer mistakes for this.)
 
     Args:
         measure: gives the loss of each label from logits and labels, in the labels' shape, and 0
@@ -72,9 +67,9 @@ class BatchLoss:
         task_names: what the numbers in ``tasks`` stand for.
 
     Attributes:
-        tasks: of each sample in the part that comes next, shape (n,); None for no account.
-        extra: gives what the model adds to the loss for each sample in the part, shape () or
-            (n,), or None for nothing. It counts by the sample's labels.
+        tasks: of the next part's samples, shape (n,), to account for; or None.
+        extra: returns the model's own loss of the part's samples, weighted by their labels, shape
+            () or (n,); or None.
     """
 
     def __init__(self, measure: Measure, task_names: Sequence[str] = ()) -> None:
@@ -82,7 +77,7 @@ class BatchLoss:
         self._names = task_names
         self._sums: torch.Tensor | None = None
         self.tasks: torch.Tensor | None = None
-        self.extra: Callable[[], torch.Tensor | None] = _nothing
+        self.extra: Callable[[], torch.Tensor | None] = lambda: None
 
     def __call__(
         self,
@@ -94,24 +89,20 @@ class BatchLoss:
 
         Args:
             outputs: with logits, for tokens of shape (n, tokens, vocabulary).
-            labels: the tokens to predict, each where the model predicts it and -100 where there
-                are none, shape (n, tokens); or the ratings, shape (n,).
-            num_items_in_batch: how many of them there are in the whole batch.
+            labels: tokens, -100 for none, shape (n, tokens); or ratings, shape (n,).
+            num_items_in_batch: how many labels the whole batch has.
         """
         losses = self._measure(outputs.logits, labels).reshape(len(labels), -1)
         total, counts = losses.sum(), (labels != -100).reshape(len(labels), -1).sum(1)
         if self.tasks is not None:
-            self._add_up(self.tasks, losses.detach().sum(1), counts)
+            if self._sums is None:  # on the device: a training step must not wait for it
+                self._sums = losses.new_zeros(2, len(self._names))
+            sums = torch.stack([losses.detach().sum(1), counts.to(losses.dtype)])
+            self._sums.index_add_(1, self.tasks, sums)
         extra = self.extra()
         if extra is not None:
             total = total + (counts * extra).sum()
         return total / (counts.sum() if num_items_in_batch is None else num_items_in_batch)
-
-    def _add_up(self, tasks: torch.Tensor, losses: torch.Tensor, counts: torch.Tensor) -> None:
-        # Kept on the device in one tensor: a training step must not wait for it.
-        if self._sums is None:
-            self._sums = losses.new_zeros(2, len(self._names))
-        self._sums.index_add_(1, tasks, torch.stack([losses, counts.to(losses.dtype)]))
 
     def read_out(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
         """Return the mean loss a token of each task since the last call, as ``loss/TASK``.
@@ -180,13 +171,11 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Wait for a signal while the block runs; end the process if one came.
-
-        A second signal ends the process at once, as it would elsewhere.
+        """Wait for a signal while the block runs; a second one ends the process at once.
 
         Raises:
-            KeyboardInterrupt: when a checkpoint has been saved for Ctrl-C.
-            SystemExit: with 143, when one has been saved for SIGTERM.
+            KeyboardInterrupt: a checkpoint was saved for Ctrl-C.
+            SystemExit: with 143, one was saved for SIGTERM.
         """
         if threading.current_thread() is not threading.main_thread():
             yield  # Python hands signals to the main thread alone
@@ -231,11 +220,7 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
 
 
 class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Writes one JSON line a log entry, for the report's loss curve.
-
-    Args:
-        path: the file; on resuming, lines later than the resumed step are dropped from it.
-    """
+    """Writes one JSON line a log entry, without those after the step of a resumption."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._adaptation = path, Adaptation()
@@ -257,11 +242,7 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
         unfinished.replace(self._path)
 
     def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
-        """Append a line: step, epoch, and loss or eval_loss with what goes with it.
-
-        Beside a loss stands what the optimizer and the adapted model say of the steps since the
-        line before, or since training went on.
-        """
+        """Append a line: step, epoch, and entries of Trainer, optimizer and adapted model."""
         logs = given["logs"]
         if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
             return
@@ -276,11 +257,7 @@ class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is 
     """Ends a training whose loss or gradient is no longer a number."""
 
     def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
-        """Look at what the Trainer logs.
-
-        Raises:
-            RecinjectError: loss or gradient is infinite or NaN.
-        """
+        """Refuse an infinite or NaN loss or gradient."""
         for name in ("loss", "grad_norm", "eval_loss"):
             value = given["logs"].get(name, 0.0)
             if not math.isfinite(value):
@@ -358,10 +335,9 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
         """Return the loss; note whose samples it is of while training."""
         tasks, step = inputs.pop("task", None), self.state.global_step
-        self._loss.tasks = tasks if model.training else None
-        self._loss.extra = (
-            partial(self._adaptation.extra_loss, step) if model.training else _nothing
-        )
+        self._loss.tasks, self._loss.extra = None, lambda: None
+        if model.training:
+            self._loss.tasks, self._loss.extra = tasks, partial(self._adaptation.extra_loss, step)
         with self._adaptation.answering(tasks):
             return super().compute_loss(model, inputs, *given, **settings)
 
@@ -403,10 +379,10 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
 
 
 def _share_out_weights(trainer: Trainer) -> None:
-    """Shard a model block by block where FSDP 2 is asked for; else leave it as it is.
+    """Shard a model block by block where FSDP 2 is asked for.
 
-    accelerate would give the embeddings a group of their own. T5's encoder and decoder each hold
-    the same ones, which torch refuses to see in two groups; here they stay with the root.
+    accelerate would shard embeddings as blocks, and torch refuses those that T5's encoder and
+    decoder share; here they stay with the root.
     """
     if not trainer.is_fsdp_enabled:
         if asked_for_fsdp() and trainer.is_world_process_zero():

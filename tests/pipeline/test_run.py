@@ -68,6 +68,17 @@ def test_a_changed_setting_makes_only_what_depends_on_it_again(again, copied, ve
     assert again(verb, override) == []
 
 
+def test_the_recipe_in_a_runs_folder_repeats_the_run(finished, recinject, tiny_recipe):
+    before = times(finished.folder)
+    ended = recinject("run", finished.folder / "recipe.yaml")
+    assert ended.code == 0
+    for stage in STAGES:
+        assert f"{stage}: nothing to do" in ended.output
+    before.pop(str(finished.folder / "recipe.yaml"))
+    after = times(finished.folder)
+    assert all(after[path] == time for path, time in before.items())
+
+
 def test_what_was_changed_is_said(recinject, tiny_recipe, copied):
     ended = recinject("build", tiny_recipe, f"runs={copied.parent}", "samples.jsonl=true")
     assert "samples: again, since jsonl changed" in ended.output

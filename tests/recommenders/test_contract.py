@@ -243,3 +243,18 @@ def test_settings_that_do_not_go_together_are_refused(wrong: dict, said: str) ->
 def test_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(RecinjectError, match="did you mean 'item_knn'"):
         make_recommender("itemknn")
+
+
+@every_list
+def test_another_name_in_the_results_changes_no_answer(
+    name: str, training: Interactions, queries: Queries
+) -> None:
+    if name not in ("random", "bpr", "sasrec", "semantic_ranker"):  # one for each way to draw
+        pytest.skip("draws nothing, or as one of these does")
+    renamed = make(name, training)
+    renamed.name = "mine"  # as make_recommender({name: {"name": "mine"}}) sets it
+    renamed.fit(training, seed=3)
+    got, expected = renamed.predict(queries, 7), answer(name, training, queries)
+    assert got.recommender == "mine"
+    for field in FIELDS:
+        np.testing.assert_array_equal(getattr(got, field), getattr(expected, field))

@@ -13,16 +13,16 @@ from recinject.methods.clippy.clippy import ScalingOptimizer
 
 @torch.no_grad()
 def clip_units(weights: Tensor, gradient: Tensor, clip_factor: float, clip_eps: float) -> Tensor:
-    """Scale each unit of a gradient down, in place, to a share of its weights' own norm.
+    """Scale each unit of a gradient down, in place, to a fraction of its weights' own norm.
 
-    A unit is what one output is made of: a row of a matrix, all of a vector (Brock et al. 2021,
-    High-performance large-scale image recognition without normalization, section 4).
+    A unit is a row of a matrix, or a whole vector (Brock et al. 2021, High-performance large-scale
+    image recognition without normalization, section 4).
 
     Args:
         weights: of shape (units, ...).
         gradient: of the same shape.
         clip_factor: the largest ratio of both norms.
-        clip_eps: the least that a norm of weights counts as, so that zeros can be left.
+        clip_eps: the least norm of weights, without which zeros could not move.
 
     Returns:
         The scale of each unit, in [0, 1].
@@ -38,13 +38,10 @@ def clip_units(weights: Tensor, gradient: Tensor, clip_factor: float, clip_eps: 
 
 
 class AdaptiveClipping(ScalingOptimizer):
-    """Clips gradients in units before the step of the class that stands behind it.
-
-    Groups with ``clip: False`` are not clipped.
-    """
+    """Clips gradients before the step of the class behind it, except where ``clip: False``."""
 
     def start_clipping(self, clip_factor: float, clip_eps: float) -> None:
-        """Put the thresholds into all groups, those that are added later among them."""
+        """Put the thresholds into all groups, present and later ones."""
         if not (clip_factor > 0 and clip_eps > 0):
             raise ValueError(
                 f"clip_factor {clip_factor}, clip_eps {clip_eps}: both must be above 0, such as "

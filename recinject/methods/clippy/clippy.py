@@ -14,7 +14,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.training.optimizers import BoundedOptimizer
 
 Group: TypeAlias = dict[str, Any]
-Tensors: TypeAlias = list[Tensor]
+TensorList: TypeAlias = list[Tensor]
 _TABLES = (nn.Embedding, nn.EmbeddingBag, TrainableTokensLayer)
 # Below this a step leaves a matrix of zeros, such as LoRA's B, where it is.
 _LEAST_FOR_ZEROS = 1e-4
@@ -23,11 +23,11 @@ _LEAST_FOR_ZEROS = 1e-4
 def clippy_groups(model: nn.Module, weight_decay: float = 0.0) -> list[Group]:
     """Group a model's trained parameters, embeddings in groups of their own with ``clip: False``.
 
-    A few rows of an embedding have a gradient in each step, and one of them would hold back all.
-    Clippy's paper clips no embeddings either. An output layer that shares its weights with an
-    embedding counts as one. Vectors, such as biases and norms, have no weight decay.
+    Few rows of an embedding have a gradient in a step, and one would hold back all; the paper clips
+    none either. An output layer that shares an embedding's weights counts as one. Vectors, such as
+    biases and norms, have no weight decay.
     """
-    # Of what peft wraps around an embedding too, whose new rows lie one level down.
+    # peft's wrapper of an embedding has its new rows one level down.
     tables = {p for m in model.modules() if isinstance(m, _TABLES) for p in m.parameters()}
     groups: dict[tuple[bool, float], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
@@ -41,11 +41,10 @@ def clippy_groups(model: nn.Module, weight_decay: float = 0.0) -> list[Group]:
 
 
 class ScalingOptimizer(BoundedOptimizer):
-    """An optimizer that scales steps or gradients down, tensor by tensor, and tells by how much.
+    """An optimizer that scales steps or gradients down, tensor by tensor, and logs by how much.
 
     Attributes:
-        scales: of the last step, by the tensors' names; of a tensor that is scaled in parts, the
-            smallest.
+        scales: of the last step, by tensor; the smallest of one that is scaled in parts.
     """
 
     needs_whole_weights = (
@@ -65,17 +64,13 @@ class ScalingOptimizer(BoundedOptimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take a step.
-
-        Raises:
-            RecinjectError: a gradient is not finite. No weight was changed then.
-        """
+        """Take a step, or refuse a gradient that is not finite before any weight changes."""
         loss = None if closure is None else torch.enable_grad()(closure)()
         self._refuse_infinite()
         self.scales = self.scaled_step()
         values, (least, total, below, count) = list(self.scales.values()), self._seen
-        least, below = min(least, *values, 1.0), below + sum(value < 1.0 for value in values)
-        self._seen = (least, total + sum(values), below, count + len(values))
+        below += sum(value < 1.0 for value in values)
+        self._seen = (min(least, *values, 1.0), total + sum(values), below, count + len(values))
         return loss
 
     def scaled_step(self) -> dict[str, float]:
@@ -83,13 +78,10 @@ class ScalingOptimizer(BoundedOptimizer):
         raise NotImplementedError
 
     def log_entries(self) -> dict[str, float]:
-        """Return the least and the mean scale since the last call, and the share below 1."""
-        least, total, below, count = self._seen
-        self._seen = ScalingOptimizer._seen
-        if not count:
-            return {}
-        means = {"clip_scale_mean": total / count, "clip_share": below / count}
-        return {"clip_scale_min": least, **means}
+        """Return the least and the mean scale since the last call, and the fraction below 1."""
+        (least, total, below, count), self._seen = self._seen, ScalingOptimizer._seen
+        names = ("clip_scale_min", "clip_scale_mean", "clip_share")
+        return dict(zip(names, (least, total / count, below / count), strict=True)) if count else {}
 
     def with_gradient(self, group: Group) -> Iterator[tuple[str, Tensor, Tensor]]:
         """Yield name, weights and gradient of a group's tensors that have one."""
@@ -98,7 +90,7 @@ class ScalingOptimizer(BoundedOptimizer):
                 yield name, weights, weights.grad
 
     def names(self, group: Group) -> list[str]:
-        """Return the names of a group's tensors, or their numbers where it was given none."""
+        """Return the names of a group's tensors, or their indices where it has none."""
         if "param_names" in group:
             return list(group["param_names"])
         number = next(n for n, other in enumerate(self.param_groups) if other is group)
@@ -108,7 +100,7 @@ class ScalingOptimizer(BoundedOptimizer):
         found = [entry for group in self.param_groups for entry in self.with_gradient(group)]
         if not found:
             return
-        # One reading for all; a norm that overflows is looked into below.
+        # One synchronisation for all; a norm can also overflow.
         norms = torch._foreach_norm([gradient for _, _, gradient in found])
         whole = torch.stack([norm.to(norms[0].device, torch.float32) for norm in norms])
         if whole.isfinite().all():
@@ -131,14 +123,14 @@ class Clippy(ScalingOptimizer):
     with ``clip: False`` are not scaled.
 
     Raises:
-        ValueError: a setting is negative.
+        ValueError: a setting is out of its range.
         RecinjectError: a threshold would keep a matrix that starts at 0 there.
     """
 
-    memory: ClassVar[tuple[str, ...]]  # what the optimizer remembers of each weight
+    memory: ClassVar[tuple[str, ...]]  # names of the moments of each weight
 
     def add_param_group(self, param_group: Group) -> None:
-        """Add a group, after a look at its thresholds."""
+        """Add a group, and check its thresholds."""
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         for key, value in group.items():
@@ -155,7 +147,7 @@ class Clippy(ScalingOptimizer):
                 )
 
     def scaled_step(self) -> dict[str, float]:
-        """Take a step, each tensor's by the scale that is returned."""
+        """Take a step, and return its scales."""
         scales: dict[str, float] = {}
         for group in self.param_groups:
             if found := list(self.with_gradient(group)):
@@ -164,7 +156,9 @@ class Clippy(ScalingOptimizer):
                 scales |= dict(zip(names, values, strict=True)) if group["clip"] else {}
         return scales
 
-    def _step_together(self, group: Group, weights: Tensors, gradients: Tensors) -> list[float]:
+    def _step_together(
+        self, group: Group, weights: TensorList, gradients: TensorList
+    ) -> list[float]:
         """Change tensors of a group, and return their scales."""
         states, scales = [self._state(group, tensor) for tensor in weights], [1.0] * len(weights)
         memory = [[state[key] for state in states] for key in self.memory]
@@ -196,18 +190,18 @@ class Clippy(ScalingOptimizer):
         state["step"] += 1
         return state
 
-    def _accumulate(self, group: Group, memory: list[Tensors], gradients: Tensors) -> None:
-        """Bring what is remembered up to date."""
+    def _accumulate(self, group: Group, memory: list[TensorList], gradients: TensorList) -> None:
+        """Update the moments."""
         raise NotImplementedError
 
     def _quotient(
-        self, group: Group, memory: list[Tensors], gradients: Tensors, steps: list[int]
-    ) -> tuple[Tensors, Tensors]:
-        """Return numerators, which are left as they are, and denominators of the directions."""
+        self, group: Group, memory: list[TensorList], gradients: TensorList, steps: list[int]
+    ) -> tuple[TensorList, TensorList]:
+        """Return the directions' numerators, which are not changed, and denominators."""
         raise NotImplementedError
 
     def _rates(self, group: Group, steps: list[int]) -> list[float]:
-        """Return what the directions are multiplied with."""
+        """Return each tensor's learning rate."""
         return [float(group["lr"])] * len(steps)
 
 
@@ -216,19 +210,15 @@ class ClippyAdagrad(Clippy):
 
     Args:
         params: tensors, named or not, or groups of them; see :func:`clippy_groups`.
-        lr: the learning rate, read anew at each step.
-        lam_rel: the share of its own size by which a weight may move.
-        lam_abs: by how much it may move beside that, which is what a weight of 0 needs.
+        lr: the learning rate.
+        lam_rel: the fraction of its own size by which a weight may move.
+        lam_abs: how far it may move beside that, which a weight of 0 needs.
         lam_acc: times ``1 / sqrt(G)``, added to the bound.
         update_first: whether the squared gradient joins G before the step, as in the paper and in
-            Adagrad, or after it, as TensorFlow Recommenders does unless told.
-        initial_accumulator_value: what G starts from; above 0 where it is updated after the step.
+            Adagrad, or after it, as TensorFlow Recommenders does by default.
+        initial_accumulator_value: G's first value; above 0 where it is updated after the step.
         eps: added to the square root of G.
         weight_decay: times the weight, added to the gradient.
-
-    Raises:
-        ValueError: a value is out of its range.
-        RecinjectError: a threshold would freeze a tensor.
     """
 
     memory = ("sum",)
@@ -246,23 +236,22 @@ class ClippyAdagrad(Clippy):
         eps: float = 1e-10,
         weight_decay: float = 0.0,
     ) -> None:
-        thresholds = {"lam_rel": lam_rel, "lam_abs": lam_abs, "lam_acc": lam_acc}
-        rest = {"eps": eps, "weight_decay": weight_decay}
-        rest["initial_accumulator_value"] = initial_accumulator_value
         if not update_first and initial_accumulator_value <= 0:
             raise ValueError(
                 "update_first=false divides by an accumulator of 0: set "
                 "initial_accumulator_value above 0, such as 0.1"
             )
-        defaults = {"lr": lr, "clip": True, **thresholds, **rest, "update_first": update_first}
-        super().__init__(params, defaults)
+        thresholds = {"lam_rel": lam_rel, "lam_abs": lam_abs, "lam_acc": lam_acc}
+        rest = {"eps": eps, "weight_decay": weight_decay, "update_first": update_first}
+        rest["initial_accumulator_value"] = initial_accumulator_value
+        super().__init__(params, {"lr": lr, "clip": True, **thresholds, **rest})
 
-    def _accumulate(self, group: Group, memory: list[Tensors], gradients: Tensors) -> None:
+    def _accumulate(self, group: Group, memory: list[TensorList], gradients: TensorList) -> None:
         torch._foreach_addcmul_(memory[0], gradients, gradients, value=1)
 
     def _quotient(
-        self, group: Group, memory: list[Tensors], gradients: Tensors, steps: list[int]
-    ) -> tuple[Tensors, Tensors]:
+        self, group: Group, memory: list[TensorList], gradients: TensorList, steps: list[int]
+    ) -> tuple[TensorList, TensorList]:
         denominators = list(torch._foreach_sqrt(memory[0]))
         torch._foreach_add_(denominators, group["eps"])
         return gradients, denominators
@@ -273,10 +262,6 @@ class ClippyAdam(Clippy):
 
     ``lr`` and the thresholds are as in :class:`ClippyAdagrad`, with Adam's second moment, bias
     corrected, in place of G; the rest are torch's arguments.
-
-    Raises:
-        ValueError: a value is out of its range.
-        RecinjectError: a threshold would freeze a tensor.
     """
 
     memory = ("exp_avg", "exp_avg_sq")
@@ -299,15 +284,15 @@ class ClippyAdam(Clippy):
         rest = {"eps": eps, "weight_decay": weight_decay, "betas": betas}
         super().__init__(params, {"lr": lr, "clip": True, **thresholds, **rest})
 
-    def _accumulate(self, group: Group, memory: list[Tensors], gradients: Tensors) -> None:
+    def _accumulate(self, group: Group, memory: list[TensorList], gradients: TensorList) -> None:
         keep, keep_squares = group["betas"]
         torch._foreach_lerp_(memory[0], gradients, 1 - keep)
         torch._foreach_mul_(memory[1], keep_squares)
         torch._foreach_addcmul_(memory[1], gradients, gradients, 1 - keep_squares)
 
     def _quotient(
-        self, group: Group, memory: list[Tensors], gradients: Tensors, steps: list[int]
-    ) -> tuple[Tensors, Tensors]:
+        self, group: Group, memory: list[TensorList], gradients: TensorList, steps: list[int]
+    ) -> tuple[TensorList, TensorList]:
         denominators = list(torch._foreach_sqrt(memory[1]))
         corrections = [math.sqrt(1 - group["betas"][1] ** step) for step in steps]
         torch._foreach_div_(denominators, corrections)
@@ -318,8 +303,8 @@ class ClippyAdam(Clippy):
         return [group["lr"] / (1 - group["betas"][0] ** step) for step in steps]
 
 
-def _bounds(group: Group, weights: Tensors, denominators: Tensors) -> Tensors:
-    """Return by how much each weight may move."""
+def _bounds(group: Group, weights: TensorList, denominators: TensorList) -> TensorList:
+    """Return how far each weight may move."""
     bounds = list(torch._foreach_abs(weights))
     torch._foreach_mul_(bounds, group["lam_rel"])
     torch._foreach_add_(bounds, group["lam_abs"])
@@ -330,7 +315,7 @@ def _bounds(group: Group, weights: Tensors, denominators: Tensors) -> Tensors:
 
 
 def _largest_scales(
-    directions: Tensors, bounds: Tensors, rates: list[float], lam_abs: float
+    directions: TensorList, bounds: TensorList, rates: list[float], lam_abs: float
 ) -> list[float]:
     """Return for each tensor the largest scale in [0, 1] at which no weight leaves its bound."""
     excess = torch._foreach_div(directions, bounds)

@@ -31,24 +31,20 @@ class ExpertSettings:
     """What experts there are, and who decides between them.
 
     Attributes:
-        number: of experts; ``lora:`` is for one alone.
-        k: how many a task or a sequence gets; a softmax gives it all of them.
+        number: of experts.
+        k: how many a task or a sequence gets; a softmax gives it all.
         gate: a name in :data:`~recinject.methods.experts.gates.GATES`.
         decision: once a ``task``, or once a ``sequence`` from the mean of its embeddings.
         gamma: the width of DSelect-k's smooth step.
         rank: of each expert.
         alpha: an expert's output is scaled by ``alpha / rank``.
-        dropout: of what the experts read.
+        dropout: of the experts' input.
         target_modules: names, or ends of names, of the layers that get experts.
         regulariser: the weight of the entropy of DSelect-k's selectors in the loss.
-        warmup_steps: in how many steps that weight rises from 0. Experts start alike (B = 0), and
+        warmup_steps: in how many steps that weight rises from 0: experts start alike (B = 0), and
             until they differ the entropy alone would choose.
         gate_rate: the gate's learning rate as a multiple of the others'. Under Adam a selector is
-            saturated after about ``gamma / (2 * rate * gate_rate)`` steps, and decides no more.
-
-    Raises:
-        pydantic.ValidationError: a value is out of its range.
-        RecinjectError: ``k`` is above ``number``, or there is no such gate.
+            saturated, and fixed, after about ``gamma / (2 * rate * gate_rate)`` steps.
     """
 
     number: Annotated[int, Field(ge=2)] = 4
@@ -79,11 +75,11 @@ class ExpertSettings:
 
 
 class Route:
-    """What all layers with experts read: the mixture of the rows at hand.
+    """The mixture of the present rows, which all layers with experts read.
 
     Attributes:
-        factors: what each column of the chosen experts' A is multiplied with, shape
-            (rows, 1, experts * rank); None before a gate decided.
+        factors: of the columns of the chosen experts' A, shape (rows, 1, experts * rank); None
+            before a gate decided.
         chosen: the experts to compute, shape (k,) for all rows alike or (rows, k); None for all.
     """
 
@@ -91,7 +87,7 @@ class Route:
     chosen: Tensor | None = None
 
     def __deepcopy__(self, memo: Any) -> Route:
-        return Route()  # tensors within a graph cannot be copied, and the next forward makes new
+        return Route()  # tensors within a graph cannot be copied; the next forward makes new ones
 
     def set(self, routing: Routing, scale: float, rank: int) -> None:
         """Take the picks alone where every row's gate is saturated, else all experts."""
@@ -104,10 +100,7 @@ class Route:
 
 
 class ExpertsLinear(nn.Linear):
-    """A linear layer whose output has ``sum_i q_i B_i A_i x`` added, as one pair of products.
-
-    The weights of the layer beneath keep their names.
-    """
+    """A linear layer, its weights' names kept, plus ``sum_i q_i B_i A_i x`` as two products."""
 
     def __init__(self, base: nn.Linear, settings: ExpertSettings, route: Route) -> None:
         nn.Module.__init__(self)
@@ -115,7 +108,7 @@ class ExpertsLinear(nn.Linear):
         self.weight, self.bias = base.weight, base.bias
         self._route, self._dropout = route, settings.dropout
         shape, device = (settings.number, settings.rank), base.weight.device
-        # Both with the rank in the middle: experts are then picked, or laid side by side, freely.
+        # With the rank in the middle of both, experts can be picked, or laid side by side.
         self.expert_a = nn.Parameter(torch.empty(*shape, base.in_features, device=device))
         self.expert_b = nn.Parameter(torch.zeros(*shape, base.out_features, device=device))
         for matrix in self.expert_a:
@@ -124,8 +117,7 @@ class ExpertsLinear(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # nn.Linear names it so
         """Apply the layer and its experts to (n, tokens, in); a prompt's branches are adjacent."""
         output, factors, chosen = super().forward(input), self._route.factors, self._route.chosen
-        if factors is None:
-            raise RecinjectError("experts: no gate decided", hint="call the model's encoder first")
+        assert factors is not None, "the encoder, where the gate decides, runs first"
         picked = slice(None) if chosen is None else chosen
         a, b = (m[picked].flatten(-3, -2) for m in (self.expert_a, self.expert_b))
         by_row = input.to(a.dtype).reshape(len(factors), -1, self.in_features)
@@ -137,7 +129,7 @@ _OURS = ("expert_a", "expert_b")
 
 
 class ExpertsModel(Wrapper, Adaptation):
-    """A frozen encoder-decoder model with experts; the encoder's call is where the gate decides.
+    """A frozen encoder-decoder model with experts, whose gate decides when the encoder is called.
 
     In a loop of training::
 
@@ -164,9 +156,8 @@ class ExpertsModel(Wrapper, Adaptation):
             setattr(holder, name.rpartition(".")[2], layer)
         size = {"size": backbone.config.d_model}
         sizes = {"tasks": len(task_names)} if self.decides_by_task else size
-        kind = GATES[settings.gate]
-        self.gate: Gate = kind(settings.number, settings.k, settings.gamma, **sizes)
-        self.gate.to(backbone.device)
+        gate = GATES[settings.gate](settings.number, settings.k, settings.gamma, **sizes)
+        self.gate: Gate = gate.to(backbone.device)
         backbone.get_encoder().register_forward_pre_hook(self._decide, with_kwargs=True)
 
     def forward(self, *inputs: Any, **settings: Any) -> Any:
@@ -175,14 +166,7 @@ class ExpertsModel(Wrapper, Adaptation):
 
     @contextmanager
     def answering(self, task: str | Tensor | None) -> Iterator[None]:
-        """Tell the gate, while a block runs, what the rows are of.
-
-        Args:
-            task: the name of the one task at hand, or the number of each row's, shape (rows,).
-
-        Raises:
-            RecinjectError: no gate was trained for the task.
-        """
+        """Tell the gate, while a block runs, the rows' task, or refuse one that has no gate."""
         before = self._tasks
         self._tasks = torch.tensor([self._number(task)]) if isinstance(task, str) else task
         try:
@@ -191,14 +175,9 @@ class ExpertsModel(Wrapper, Adaptation):
             self._tasks = before
 
     def extra_loss(self, step: int = 0) -> Tensor:
-        """Return what the gate adds to the loss of the rows that the encoder read last.
-
-        At a step of training: one number for all tasks, or one a sequence, shape (rows,).
-        """
-        if self._routing is None:
-            raise RecinjectError("experts: no gate decided", hint="call the model first")
-        warmth = min(1.0, (step + 1) / (self.settings.warmup_steps + 1))
-        routing = self._routing
+        """Return the gate's penalty at a step: one for all tasks, or one a sequence, (rows,)."""
+        warmth, routing = min(1.0, (step + 1) / (self.settings.warmup_steps + 1)), self._routing
+        assert routing is not None, "the encoder, where the gate decides, runs first"
         loss = self.settings.regulariser * warmth * routing.entropy + routing.excess
         return loss.sum() if self.decides_by_task else loss
 
@@ -211,17 +190,17 @@ class ExpertsModel(Wrapper, Adaptation):
         if not self.decides_by_task:
             return {}
         before, self._support = self._support, self.routing().support()
-        return (
-            {} if before is None else {"expert_flips": int((before != self._support).any(1).sum())}
-        )
+        if before is None:
+            return {}
+        return {"expert_flips": int((before != self._support).any(1).sum())}
 
     def facts(
         self, tasks: Sequence[str], show: Callable[[], Iterable[Mapping[str, Tensor]]]
     ) -> dict[str, Any]:
-        """Return how much of each expert the tasks get, for the report."""
-        shares = self.shares(() if self.decides_by_task else show())[: len(tasks)]
-        told = {"tasks": list(tasks), "shares": shares.tolist(), "by_task": self.decides_by_task}
-        return {"experts": told}
+        """Return the tasks' weights of the experts, for the report."""
+        shares = self.shares(() if self.decides_by_task else show())[: len(tasks)].tolist()
+        facts = {"tasks": list(tasks), "shares": shares, "by_task": self.decides_by_task}
+        return {"experts": facts}
 
     def routing(self) -> Routing:
         """Return the decision for each task; an error where the gate decides by sequence."""
@@ -234,17 +213,17 @@ class ExpertsModel(Wrapper, Adaptation):
 
     @torch.no_grad()
     def shares(self, batches: Iterable[Mapping[str, Tensor]] = ()) -> Tensor:
-        """Return how much of each expert the tasks get, shape (tasks, experts).
+        """Return the tasks' weights of the experts, shape (tasks, experts).
 
-        Where the gate decides for each sequence that is the mean over batches with a column
-        ``task``; a task that none is of gets 0.
+        Where the gate decides by sequence they are means over batches with a column ``task``, 0
+        for a task without samples.
         """
         if self.decides_by_task:
             return self.routing().weights
         sums = torch.zeros(len(self.task_names), self.settings.number + 1)
         for batch in batches:
-            placed = {name: batch[name].to(self.device) for name in ("input_ids", "attention_mask")}
-            weights = self.gate(self._represent(placed["input_ids"], placed)).weights.cpu()
+            ids, mask = (batch[name].to(self.device) for name in ("input_ids", "attention_mask"))
+            weights = self.gate(self._represent(ids, mask)).weights.cpu()
             rows = torch.cat([weights, torch.ones(len(weights), 1)], 1)
             sums.index_add_(0, batch["task"], rows)
         return sums[:, :-1] / sums[:, -1:].clamp(min=1)
@@ -260,16 +239,16 @@ class ExpertsModel(Wrapper, Adaptation):
                 )
             routing = self._routing.of(tasks.to(self.device))
         else:
-            routing = self._routing = self.gate(self._represent(tokens, settings))
+            mask = settings.get("attention_mask")
+            routing = self._routing = self.gate(self._represent(tokens, mask))
         scale = self.settings.alpha / self.settings.rank
         self._route.set(routing, scale, self.settings.rank)
 
-    def _represent(self, tokens: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    def _represent(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Return the mean of the input embeddings over the mask, of length 1: shape (n, d)."""
-        mask = settings.get("attention_mask")
         mask = torch.ones_like(tokens) if mask is None else mask
         embedded = self.backbone.get_input_embeddings()(tokens).float()
-        # The mean's length depends on the model, and the gate's first steps should not.
+        # Otherwise the gate's first steps would depend on the length of the model's embeddings.
         return normalize((embedded * mask[..., None]).sum(1), dim=-1)
 
     def _number(self, task: str) -> int:
@@ -294,12 +273,12 @@ class ExpertsModel(Wrapper, Adaptation):
 
     @torch.no_grad()
     def export_adapter(self, task: str, folder: Path) -> None:
-        """Write what a task gets as one plain LoRA adapter of peft, equal to the mixture.
+        """Write a task's mixture as one plain LoRA adapter of peft.
 
         Its rank is the experts' times the number of those with a weight: k for a saturated gate.
 
         Raises:
-            RecinjectError: the task is unknown, or the gate decides for each sequence anew.
+            RecinjectError: the task is unknown, or the gate decides by sequence.
         """
         weights = self.routing().weights[self._number(task)]
         kept, settings = weights.nonzero()[:, 0], self.settings
@@ -347,14 +326,14 @@ def add_experts(
 
     Args:
         model: the model.
-        settings: of :class:`ExpertSettings`, as a recipe's section ``experts`` has them.
-        tasks: what the numbers in the column ``task`` stand for.
+        settings: of :class:`ExpertSettings`.
+        tasks: the names of the indices in the column ``task``.
         seed: of the first values; the global random state is left as it was.
         new_tokens: not used: their embeddings stay as they are.
 
     Raises:
-        RecinjectError: a setting is unknown or out of its range, the model is causal, has no such
-            layers, or there are no tasks to tell.
+        RecinjectError: a setting is wrong, the model is causal or has no such layers, or there are
+            no tasks.
     """
     told = bind(ExpertSettings, settings, "experts")
     if not model.config.is_encoder_decoder:

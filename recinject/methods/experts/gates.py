@@ -36,11 +36,11 @@ class Gate(nn.Module):
     """A gate whose logits are a table with a row a task, or linear in a representation.
 
     Args:
-        experts: their number n, at least 2.
-        k: how many a row gets, from 1 to n.
-        gamma: the width of DSelect-k's smooth step, above 0.
-        tasks: how many tasks there are, each with one decision; None for one a sequence.
-        size: the size of the representation of a sequence, where there are no tasks.
+        experts: how many there are.
+        k: how many a row gets.
+        gamma: the width of DSelect-k's smooth step.
+        tasks: how many decisions there are; None for one a sequence.
+        size: of a sequence's representation.
     """
 
     def __init__(
@@ -54,11 +54,11 @@ class Gate(nn.Module):
             nn.init.uniform_(weights, -gamma / 100, gamma / 100)
 
     def count_logits(self) -> int:
-        """Return how many numbers decide about a row."""
+        """Return how many logits a row has."""
         return self.experts
 
     def decide(self, logits: Tensor) -> Routing:
-        """Turn logits, shape (rows, numbers), into decisions."""
+        """Turn logits, shape (rows, :meth:`count_logits`), into decisions."""
         raise NotImplementedError
 
     def forward(self, source: Tensor) -> Routing:
@@ -69,13 +69,12 @@ class Gate(nn.Module):
 class DSelectK(Gate):
     """k selectors, each a binary code of an expert whose bits are smooth and end at 0 and 1.
 
-    A selector whose bits are all beyond ``gamma / 2`` picks one expert exactly, and its gradient
-    is exactly 0: under Adam after about ``gamma / (2 * rate)`` steps. Where the number of experts
-    is no power of two some codes are nobody's; a selector that ends there adds nothing.
+    A selector whose bits are all beyond ``gamma / 2`` picks one expert exactly, and has no
+    gradient. Where the number of experts is no power of two, some codes select none.
     """
 
     def count_logits(self) -> int:
-        """Return the numbers of the codes' bits and of the selectors' weights."""
+        """Return how many bits and weights the selectors have."""
         return self.k * ((self.experts - 1).bit_length() + 1)
 
     def decide(self, logits: Tensor) -> Routing:
@@ -130,13 +129,8 @@ def _unpenalised(weights: Tensor, chosen: Tensor, shares: Tensor, is_saturated: 
 
 
 def smooth_step(values: Tensor, gamma: float) -> Tensor:
-    """Return ``-2 t^3 / gamma^3 + 3 t / (2 gamma) + 1/2``, 0 and 1 beyond ``+-gamma/2``.
-
-    Examples:
-        >>> smooth_step(torch.tensor([-0.6, -0.25, 0.25, 0.5]), 1.0).tolist()
-        [0.0, 0.15625, 0.84375, 1.0]
-    """
-    # In this form both the ends and the slopes there are exact, whatever gamma is.
+    """Return ``-2 t^3 / gamma^3 + 3 t / (2 gamma) + 1/2``, 0 and 1 beyond ``+-gamma/2``."""
+    # In this form the ends and the slopes there are exact.
     scaled = (values / gamma).clamp(-0.5, 0.5)
     return scaled * (1.5 - 2 * scaled * scaled) + 0.5
 
@@ -152,8 +146,8 @@ def select(bits: Tensor) -> Tensor:
 def part_gate(optimizer: Optimizer, gate: nn.Module, multiple: float) -> None:
     """Give a gate's parameters a group of their own, at a multiple of their present rate.
 
-    No decay pulls them back, and Adafactor's steps are not in proportion to their size, which is
-    all but nothing at first. To be called before a schedule takes hold of the optimizer's rates.
+    They do not decay, and Adafactor's steps are not in proportion to their size, which is nearly 0
+    at first. A schedule must be made later than this.
     """
     own = set(gate.parameters())
     for group in list(optimizer.param_groups):

@@ -40,14 +40,14 @@ class Factors:
         return Factors(outer @ u * values.sqrt(), values.sqrt()[:, None] * (v @ inner.T))
 
 
-Weight: TypeAlias = Tensor | Factors
+Matrix: TypeAlias = Tensor | Factors
 
 
 @dataclass(frozen=True)
 class Block:
-    """What linear layers that read the same input compute together: one, or a gated pair.
+    """Linear layers that read the same input: one, or a gated pair.
 
-    The activation is of the first layer's outputs; those of a second are multiplied with it.
+    The activation applies to the first layer's outputs, which a second's are multiplied with.
     """
 
     weights: Sequence[Tensor]  # (outputs, inputs) each
@@ -56,33 +56,28 @@ class Block:
 
     @property
     def is_linear(self) -> bool:
-        """Say whether this is one layer whose outputs are used as they are."""
+        """Whether this is one layer without an activation."""
         return len(self.weights) == 1 and isinstance(self.activation, _LINEAR)
 
     @property
     def is_relu(self) -> bool:
-        """Say whether this is one layer with ReLU, for which there are closed forms."""
+        """Whether this is one layer with ReLU, for which there are closed forms."""
         return len(self.weights) == 1 and isinstance(self.activation, nn.ReLU)
 
-    def outputs(self, inputs: Tensor, weights: Sequence[Weight]) -> Tensor:
-        """Return what the block gives with other weights, shape (n, outputs)."""
+    def outputs(self, inputs: Tensor, weights: Sequence[Matrix]) -> Tensor:
+        """Return the block's outputs with other weights, shape (n, outputs)."""
         first, *second = (
-            _apply(weight, inputs) + (0 if bias is None else bias)
-            for weight, bias in zip(weights, self.biases, strict=False)
+            (inputs @ each.down.T @ each.up.T if isinstance(each, Factors) else inputs @ each.T)
+            + (0 if bias is None else bias)
+            for each, bias in zip(weights, self.biases, strict=False)
         )
-        opened: Tensor = self.activation(first)
-        return opened * second[0] if second else opened
+        activated: Tensor = self.activation(first)
+        return activated * second[0] if second else activated
 
     def double(self) -> Block:
         """Return the block in double precision, with no gradients."""
         biases = [None if bias is None else bias.detach().double() for bias in self.biases]
         return Block([w.detach().double() for w in self.weights], biases, self.activation)
-
-
-def _apply(weight: Weight, inputs: Tensor) -> Tensor:
-    if isinstance(weight, Factors):
-        return inputs @ weight.down.T @ weight.up.T
-    return inputs @ weight.T
 
 
 def find_factors(
@@ -92,20 +87,20 @@ def find_factors(
 
     ``spectral`` is the truncated SVD of a weight. ``nkp`` keeps the directions in which the outputs
     of the layer vary most, and gives ReLU the best columns within them for Gaussian inputs of the
-    given second moment. ``lfai`` goes down the risk from the better of the two: without inputs and
+    given second moment. ``lfai`` descends the risk from the better of the two: without inputs and
     with ReLU over all subspaces, in closed form; else over both layers of a pair at once, on three
     quarters of the inputs, to where the risk on the last quarter is lowest. For a linear layer
-    the last two are what is optimal: with no inputs that is the truncated SVD too.
+    ``nkp`` and ``lfai`` are optimal; without inputs they equal the truncated SVD.
 
     Args:
         block: the layers.
         ranks: one for each weight, from 1 to the smaller of its sides.
         method: a name in ``METHODS``.
-        inputs: what the layers read, shape (n, inputs); None stands for x ~ N(0, I).
+        inputs: of the layers, shape (n, inputs); None stands for x ~ N(0, I).
         seed: of sampled inputs and of the first nudge.
 
     Raises:
-        RecinjectError: no such method or rank, or ``nkp`` where it has no form.
+        RecinjectError: there is no such method or rank, or ``nkp`` has no form for the block.
     """
     check_method(block, method)
     for weight, rank in zip(block.weights, ranks, strict=True):
@@ -117,11 +112,7 @@ def find_factors(
 
 
 def check_method(block: Block, method: str) -> None:
-    """Refuse a method that does not exist, or that has no closed form for a block.
-
-    Raises:
-        RecinjectError: it is so.
-    """
+    """Refuse a method that does not exist, or that has no closed form for a block."""
     pick(method, METHODS, "low rank: no initialization")
     if method == "nkp" and not (block.is_linear or block.is_relu):
         raise RecinjectError(
@@ -131,11 +122,7 @@ def check_method(block: Block, method: str) -> None:
 
 
 def check_rank(name: str, weight: Tensor, rank: int) -> None:
-    """Refuse a rank for a layer that is below one, or above full rank.
-
-    Raises:
-        RecinjectError: it is so.
-    """
+    """Refuse a layer's rank below one or above full rank."""
     full = min(weight.shape)
     if not 1 <= rank <= full:
         raise RecinjectError(
@@ -145,13 +132,13 @@ def check_rank(name: str, weight: Tensor, rank: int) -> None:
 
 
 def risk(
-    block: Block, weights: Sequence[Weight], inputs: Tensor | None = None, seed: int = 0
+    block: Block, weights: Sequence[Matrix], inputs: Tensor | None = None, seed: int = 0
 ) -> float:
     """Return the mean squared distance between a block's outputs and those of other weights.
 
     Args:
         block: the layers.
-        weights: what stands in for their weights.
+        weights: in place of their own.
         inputs: shape (n, inputs); None stands for x ~ N(0, I), in closed form for one layer that is
             linear or has ReLU and no bias, else sampled.
         seed: of sampled inputs.
@@ -196,16 +183,16 @@ def _sample(block: Block, seed: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Spectrum:
-    """A weight as places, (outputs, k), times a basis, (k, inputs), what varies most first."""
+    """A weight as coordinates times a basis, the directions of largest variance first."""
 
-    places: Tensor
-    basis: Tensor
+    coordinates: Tensor  # (outputs, k)
+    basis: Tensor  # (k, inputs)
 
     @classmethod
     def of(cls, weight: Tensor, inputs: Tensor | None = None) -> _Spectrum:
         seen = weight.T
         if inputs is not None:
-            # Directions that no input has come last, but they come: full rank is the layer itself.
+            # Directions that no input has come last: full rank must give the layer itself.
             floor = _FLOOR * (float(inputs.square().mean()) ** 0.5 or 1.0)
             seen = torch.cat([inputs @ weight.T / len(inputs) ** 0.5, floor * weight.T])
         _, values, turned = torch.linalg.svd(seen, full_matrices=False)
@@ -217,16 +204,16 @@ class _Spectrum:
         return cls(axes * values, axes.T @ weight / values[:, None])
 
     def linear(self, rank: int) -> Factors:
-        return Factors(self.places[:, :rank], self.basis[:rank]).balanced()
+        return Factors(self.coordinates[:, :rank], self.basis[:rank]).balanced()
 
     def relu(self, chosen: Tensor) -> Factors:
         """Give each output its best column within chosen directions, (k, rank), orthonormal."""
-        inside, norms = self.places @ chosen, self.places.norm(dim=1)
-        shares = inside.norm(dim=1) / norms.clamp(min=1e-300)
+        inside, norms = self.coordinates @ chosen, self.coordinates.norm(dim=1)
+        fractions = inside.norm(dim=1) / norms.clamp(min=1e-300)
         directions = normalize(inside, eps=1e-300)
-        # Where nothing of it lies within them, all directions are equally good.
-        directions[shares == 0, 0] = 1.0
-        up = directions * (norms * relu_correlation(shares))[:, None]
+        # An output that is orthogonal to all of them may take any.
+        directions[fractions == 0, 0] = 1.0
+        up = directions * (norms * relu_correlation(fractions))[:, None]
         return Factors(up, chosen.T @ self.basis).balanced()
 
 
@@ -250,16 +237,16 @@ def _lfai(block: Block, ranks: Sequence[int], inputs: Tensor | None, seed: int) 
 
 
 def _over_subspaces(spectrum: _Spectrum, rank: int, seed: int) -> Factors:
-    places = spectrum.places / spectrum.places.norm()
-    k, norms = places.shape[1], places.norm(dim=1)
-    start = torch.eye(k, rank).to(places)
+    rows = spectrum.coordinates / spectrum.coordinates.norm()
+    k, norms = rows.shape[1], rows.norm(dim=1)
+    start = torch.eye(k, rank).to(rows)
     chance = torch.Generator().manual_seed(seed)
-    nudge = torch.randn(k, rank, generator=chance, dtype=torch.float64).to(places)
-    # Where an output has no share in the subspace the risk has a kink, and descent stands still.
+    nudge = torch.randn(k, rank, generator=chance, dtype=torch.float64).to(rows)
+    # Where an output is orthogonal to the subspace the risk has a kink, and descent stands still.
     free = (start + _NUDGE * nudge).requires_grad_()
 
     def loss(frame: Tensor = free) -> Tensor:
-        inside = (places @ torch.linalg.qr(frame)[0]).norm(dim=1)
+        inside = (rows @ torch.linalg.qr(frame)[0]).norm(dim=1)
         gains = norms * relu_correlation(inside / norms.clamp(min=1e-300))
         lost: Tensor = (norms.square() - gains.square()).sum() / 2
         return lost
@@ -276,10 +263,14 @@ def _on_rows(block: Block, ranks: Sequence[int], inputs: Tensor | None, seed: in
     held = held if len(held) else used
     goal, held_goal = (block.outputs(part, block.weights) for part in (used, held))
 
-    def held_risk(weights: Sequence[Weight]) -> float:
+    def held_risk(weights: Sequence[Matrix]) -> float:
         return float(_distance(block.outputs(held, weights).detach(), held_goal))
 
-    start = min(_starts(block, ranks, used), key=held_risk)
+    pairs = list(zip(block.weights, ranks, strict=True))
+    starts = [_spectral(block, ranks, None, 0)]
+    starts += [[_Spectrum.of(weight, used).linear(rank) for weight, rank in pairs]]
+    starts += [_nkp(block, ranks, used, 0)] if block.is_relu else []
+    start = min(starts, key=held_risk)
     parts = [(f.up.clone().requires_grad_(), f.down.clone().requires_grad_()) for f in start]
     found = [Factors(*part) for part in parts]
     scale = goal.square().sum(1).mean().clamp(min=1e-300)
@@ -291,17 +282,10 @@ def _on_rows(block: Block, ranks: Sequence[int], inputs: Tensor | None, seed: in
     return [Factors(f.up.detach(), f.down.detach()).balanced() for f in found]
 
 
-def _starts(block: Block, ranks: Sequence[int], rows: Tensor) -> list[list[Factors]]:
-    pairs = list(zip(block.weights, ranks, strict=True))
-    by_outputs = [_Spectrum.of(weight, rows).linear(rank) for weight, rank in pairs]
-    closed = [_nkp(block, ranks, rows, 0)] if block.is_relu else []
-    return [_spectral(block, ranks, None, 0), by_outputs, *closed]
-
-
 def _go_down(
     parameters: list[Tensor], loss: Callable[[], Tensor], measure: Callable[[], float]
 ) -> float:
-    """Change parameters down a loss, to where the measure is lowest, and return it there."""
+    """Descend a loss by L-BFGS to where the measure is lowest, and return it there."""
     optimizer = torch.optim.LBFGS(
         parameters, max_iter=_STEPS, history_size=_STEPS, line_search_fn="strong_wolfe"
     )
@@ -312,19 +296,17 @@ def _go_down(
         value.backward()  # type: ignore[no-untyped-call]
         return float(value.detach())
 
-    best, kept = measure(), [parameter.detach().clone() for parameter in parameters]
+    best, kept = measure(), [each.detach().clone() for each in parameters]
     for _ in range(_ROUNDS):
         with torch.enable_grad():
             optimizer.step(evaluate)  # type: ignore[no-untyped-call]
-        if not (value := measure()) < best:
+        before, value = best, measure()
+        if value < best:
+            best, kept = value, [each.detach().clone() for each in parameters]
+        if not value <= before * (1 - _GAIN):
             break
-        enough = value > best * (1 - _GAIN)
-        best, kept = value, [parameter.detach().clone() for parameter in parameters]
-        if enough:
-            break
-    with torch.no_grad():
-        for parameter, weights in zip(parameters, kept, strict=True):
-            parameter.copy_(weights)
+    for parameter, weights in zip(parameters, kept, strict=True):
+        parameter.data.copy_(weights)
     return best
 
 

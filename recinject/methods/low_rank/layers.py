@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from pydantic import Field
@@ -22,6 +23,7 @@ from recinject.methods.low_rank.factors import (
 )
 from recinject.models.building import Initialization, StandIn
 
+Blocks: TypeAlias = list[tuple[tuple[str, ...], Block]]  # with the full names of their layers
 _FACTORS = "factors.safetensors"
 BY_WEIGHT = "spectral"  # the method that looks at no inputs
 FEED_FORWARD = ("wi", "wi_0", "wi_1", "wo")
@@ -30,7 +32,7 @@ _JOINED = {("wi_0", "wi_1"): "act", ("gate_proj", "up_proj"): "act_fn", ("wi",):
 
 
 class LowRankLinear(StandIn):
-    """A linear layer of two factors, (outputs, rank) and (rank, inputs): (x down^T) up^T + bias."""
+    """A linear layer of two factors: ``(x down^T) up^T + bias``."""
 
     def __init__(self, up: Tensor, down: Tensor, bias: Tensor | None = None) -> None:
         super().__init__()
@@ -39,14 +41,14 @@ class LowRankLinear(StandIn):
 
     @classmethod
     def from_linear(cls, layer: nn.Linear, factors: Factors) -> LowRankLinear:
-        """Put factors in the place of a layer's weight; they train if it did."""
+        """Replace a layer's weight by factors, which train if it did."""
         bias = None if layer.bias is None else layer.bias.detach().clone()
         made = cls(factors.up.detach(), factors.down.detach(), bias)
         return made.requires_grad_(layer.weight.requires_grad)
 
     @property
     def weight(self) -> Tensor:
-        """The factor that gives the outputs: T5 asks its layers for the type of their weight."""
+        """The factor of the outputs: T5 reads its layers' type off their weight."""
         return self.up
 
     def forward(self, inputs: Tensor) -> Tensor:
@@ -55,7 +57,7 @@ class LowRankLinear(StandIn):
 
     @torch.no_grad()
     def plain(self) -> nn.Linear:
-        """Return the same layer with one matrix."""
+        """Return the layer with one matrix."""
         (outputs, _), (_, inputs) = self.up.shape, self.down.shape
         made = nn.Linear(inputs, outputs, self.bias is not None).to(self.up)
         made.weight.copy_(self.up @ self.down)
@@ -67,13 +69,13 @@ class LowRankLinear(StandIn):
 class LowRank(Initialization):
     """The initialization ``low_rank``: linear layers become two thin factors before training.
 
-    The trained model is written with whole matrices, as plain transformers loads it.
+    ``model/`` has whole matrices again, so that plain transformers loads it.
 
     Args:
-        targets: the layers' own names, such as ``wo``; those of T5's feed-forward layers if None.
+        targets: the layers' own names, such as ``wo``; None takes T5's feed-forward layers.
         rank: of each layer.
         energy: in place of a rank, the fraction of a weight's squared singular values to keep at
-            least, from above 0 to 1.
+            least, above 0 and up to 1.
         method: see :func:`~recinject.methods.low_rank.factors.find_factors`.
     """
 
@@ -89,32 +91,32 @@ class LowRank(Initialization):
         self.reads_batches = method != BY_WEIGHT
 
     def ranks(self, model: nn.Module) -> dict[str, int]:
-        """Return the rank of each layer by its full name.
-
-        Raises:
-            RecinjectError: the model has no such layer, or a rank, energy or method is not for it.
-        """
+        """Return each layer's rank by its full name, or refuse what does not fit the model."""
         rank, energy = self.rank, self.energy
         if (rank is None) == (energy is None) or not (energy is None or 0 < energy <= 1):
             raise RecinjectError(
                 f"low rank: rank {rank} and energy {energy}",
                 hint="give one of them: a rank from 1 on, or a fraction of energy above 0, up to 1",
             )
-        layers = find_layers(model, self.targets)
+        layers, ranks = find_layers(model, self.targets), dict[str, int]()
         for _, block in find_blocks(model, layers):
             check_method(block, self.method)
-        if rank is None:
-            return {name: _rank_of(each.weight, energy or 1.0) for name, each in layers.items()}
         for name, layer in layers.items():
-            check_rank(name, layer.weight, rank)
-        return dict.fromkeys(layers, rank)
+            if rank is None:
+                kept = torch.linalg.svdvals(layer.weight.detach().double()).square().cumsum(0)
+                least = (energy or 1.0) * kept[-1]
+                ranks[name] = min(len(kept), 1 + int((kept < least).sum()))
+            else:
+                check_rank(name, layer.weight, rank)
+                ranks[name] = rank
+        return ranks
 
     def check(self, model: nn.Module) -> None:
-        """Give the layers their ranks, filled with ones."""
+        """Make the layers low-rank, with factors of ones."""
         shape_low_rank(model, self.ranks(model))
 
     def start(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int) -> None:
-        """Make the layers low-rank by what they read in the batches."""
+        """Make the layers low-rank, given their inputs in the batches."""
         layers = find_layers(model, self.targets)
         inputs = capture_inputs(model, batches, layers) if self.reads_batches else {}
         self.factorise(model, inputs, seed)
@@ -125,10 +127,9 @@ class LowRank(Initialization):
         """Make the layers low-rank, in place.
 
         Args:
-            model: the model; nothing is replaced before all of it is known to work.
-            inputs: what layers read, by full name, from :func:`capture_inputs`; a layer without
-                any is taken to read x ~ N(0, I).
-            seed: of what is sampled.
+            model: nothing in it changes if anything is refused.
+            inputs: of layers by full name, see :func:`capture_inputs`; x ~ N(0, I) for the others.
+            seed: of samples.
         """
         ranks, layers = self.ranks(model), find_layers(model, self.targets)
         made: dict[str, Factors] = {}
@@ -139,13 +140,13 @@ class LowRank(Initialization):
             model.set_submodule(name, LowRankLinear.from_linear(layers[name], factors))
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write the weights of the low-rank layers."""
+        """Write the low-rank layers' weights."""
         layers = {n: m for n, m in model.named_modules() if isinstance(m, LowRankLinear)}
         weights = {f"{n}.{k}": t for n, m in layers.items() for k, t in m.state_dict().items()}
         save_file(weights, folder / _FACTORS)
 
     def load(self, model: nn.Module, folder: Path) -> None:
-        """Make the layers low-rank as :meth:`save` found them."""
+        """Make the layers low-rank, with the weights that :meth:`save` wrote."""
         weights = load_file(folder / _FACTORS)
         downs = {name: len(weight) for name, weight in weights.items() if name.endswith(".down")}
         shape_low_rank(model, {name.removesuffix(".down"): rank for name, rank in downs.items()})
@@ -161,17 +162,8 @@ def shape_low_rank(model: nn.Module, ranks: Mapping[str, int]) -> None:
         model.set_submodule(name, LowRankLinear.from_linear(layer, factors))
 
 
-def _rank_of(weight: Tensor, energy: float) -> int:
-    kept = torch.linalg.svdvals(weight.detach().double()).square().cumsum(0)
-    return min(len(kept), 1 + int((kept < energy * kept[-1]).sum()))
-
-
 def find_layers(model: nn.Module, targets: Collection[str] | None = None) -> dict[str, nn.Linear]:
-    """Return the linear layers that have one of these own names, by their full names.
-
-    Raises:
-        RecinjectError: there is none of a name.
-    """
+    """Return the linear layers of these own names by full name; refuse a name without a layer."""
     every = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
     known = {name.rpartition(".")[2] for name in every}
     chosen = known & set(FEED_FORWARD) if targets is None else set(targets)
@@ -183,21 +175,18 @@ def find_layers(model: nn.Module, targets: Collection[str] | None = None) -> dic
     return {name: layer for name, layer in every.items() if name.rpartition(".")[2] in chosen}
 
 
-def find_blocks(
-    model: nn.Module, layers: Mapping[str, nn.Linear]
-) -> list[tuple[tuple[str, ...], Block]]:
-    """Group layers, by full name, into what one activation joins; the others are linear."""
-    blocks: list[tuple[tuple[str, ...], Block]] = []
+def find_blocks(model: nn.Module, layers: Mapping[str, nn.Linear]) -> Blocks:
+    """Group layers, by full name, by the activation that joins them; the others are linear."""
+    blocks: Blocks = []
     left = dict(layers)
-    for name in layers:
-        if name not in left:
-            continue
+    while left:
+        name = next(iter(left))
         parent, _, own = name.rpartition(".")
         names: tuple[str, ...] = (name,)
         activation: nn.Module = nn.Identity()
         for joined, by in _JOINED.items():
             together = tuple(f"{parent}.{part}" for part in joined)
-            if own in joined and all(part in left for part in together):
+            if own in joined and left.keys() >= set(together):
                 names, activation = together, model.get_submodule(f"{parent}.{by}")
         chosen = [left.pop(part) for part in names]
         block = Block([m.weight for m in chosen], [m.bias for m in chosen], activation)
@@ -212,34 +201,30 @@ def capture_inputs(
     names: Iterable[str],
     rows: int = 2048,
 ) -> dict[str, Tensor]:
-    """Run a model over batches and collect what some of its layers read, padding left out.
+    """Run a model over batches and collect the inputs of some layers, padding left out.
 
     Args:
-        model: run as it is, in evaluation mode.
+        model: is run in evaluation mode.
         batches: the arguments of its forward.
         names: of the layers, in full.
-        rows: how many inputs are kept of each layer at most: as many of each batch, evenly over it.
+        rows: how many inputs of each layer to keep at most, evenly over the batches.
 
     Returns:
         By layer, at most (rows, inputs), on the CPU.
-
-    Raises:
-        RecinjectError: no layer read anything.
     """
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
     masks: dict[torch.Size, Tensor] = {}
     most = -(-rows // max(1, len(batches)))
 
-    def read(name: str, states: Tensor) -> None:
-        shape = states.shape[:-1]
-        useful = masks.get(shape, torch.ones(shape, dtype=torch.bool)).to(states.device)
-        new = states[useful]
-        kept[name].append(new[:: max(1, len(new) // most)][:most].float().cpu())
+    def read(_: nn.Module, inputs: tuple[Tensor], name: str) -> None:
+        states = inputs[0]
+        if (mask := masks.get(states.shape[:-1])) is not None:
+            states = states[mask.to(states.device)]
+        states = states.flatten(0, -2)
+        kept[name].append(states[:: max(1, len(states) // most)][:most].float().cpu())
 
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(
-            lambda _, given, n=name: read(n, given[0])
-        )
+        model.get_submodule(name).register_forward_pre_hook(partial(read, name=name))
         for name in kept
     ]
     training, device = model.training, next(model.parameters()).device
@@ -252,24 +237,15 @@ def capture_inputs(
         model.train(training)
         for hook in hooks:
             hook.remove()
-    for name, parts in kept.items():
-        if not sum(map(len, parts)):
-            raise RecinjectError(
-                f"low rank: {name} read nothing", hint="give batches that the model reads"
-            )
     return {name: torch.cat(parts)[:rows] for name, parts in kept.items()}
 
 
 def _masks(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[torch.Size, Tensor]:
-    """Return by shape what is no padding: of prompts, and of what a decoder reads.
-
-    An encoder's batch and its decoder's may be of one shape: then both must agree.
-    """
+    """Return by shape which tokens are no padding; where prompts and labels have one, in both."""
     config: Any = model.config
-    ignored = {"attention_mask": 0, **({"labels": -100} if config.is_encoder_decoder else {})}
-    found: dict[torch.Size, Tensor] = {}
-    for name, blank in ignored.items():
-        if name in batch:
-            mask = batch[name].cpu() != blank
-            found[mask.shape] = mask & found.get(mask.shape, mask)
-    return found
+    padding = {"attention_mask": 0, **({"labels": -100} if config.is_encoder_decoder else {})}
+    masks: dict[torch.Size, Tensor] = {}
+    for name in padding.keys() & batch.keys():
+        mask = batch[name].cpu() != padding[name]
+        masks[mask.shape] = mask & masks.get(mask.shape, mask)
+    return masks

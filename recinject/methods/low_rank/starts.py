@@ -14,8 +14,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.low_rank.factors import Block, check_method, check_rank, find_factors
-from recinject.methods.low_rank.layers import BY_WEIGHT, capture_inputs, find_blocks
+from recinject.methods.low_rank.factors import check_method, check_rank, find_factors
+from recinject.methods.low_rank.layers import BY_WEIGHT, Blocks, capture_inputs, find_blocks
 from recinject.models.building import Initialization
 
 _ADAPTER = "default"
@@ -23,12 +23,11 @@ _Batches = Sequence[Mapping[str, Tensor]]
 
 
 class LoraStart(Initialization):
-    """LoRA's matrices take over a layer's low-rank part, which the base weight gives up.
+    """LoRA's matrices take over a layer's low-rank part, which is subtracted from the base weight.
 
-    The model computes what it did before, to the precision of its weights. As a base weight
-    without its part is stored nowhere, the adapter at its start is stored before training: it is
-    read when a training goes on, and when the trained adapter is exported. With ``spectral`` it
-    is peft's ``pissa``, whose base weights a resumed training would have to find again.
+    The model's outputs stay the same, to the precision of its weights. The reduced base weight is
+    stored nowhere: resuming a training and exporting the adapter read the adapter that
+    :meth:`save` wrote before training. ``spectral`` equals peft's ``pissa``.
 
     Args:
         rows: how many inputs of each layer are read, at most.
@@ -40,18 +39,18 @@ class LoraStart(Initialization):
         self.rows, self.reads_batches = rows, self.method != BY_WEIGHT
 
     def check(self, model: nn.Module) -> None:
-        """Fill the matrices that a start must find at zero with ones."""
-        for layer in check_start(model, self.method).values():
+        """Fill B, which must be zero before, with ones."""
+        for layer in self._layers(model).values():
             nn.init.ones_(layer.lora_B[_ADAPTER].weight)
 
     @torch.no_grad()
     def start(self, model: nn.Module, batches: _Batches, seed: int) -> None:
-        """Fill the matrices; without batches layers are taken to read x ~ N(0, I).
+        """Fill the matrices; without batches, for inputs x ~ N(0, I).
 
         Raises:
-            RecinjectError: the adapter or the base is of a kind that this cannot be done with.
+            RecinjectError: the adapter or the base cannot start so.
         """
-        layers = check_start(model, self.method)
+        layers = self._layers(model)
         blocks = _blocks(model, layers)
         first = [names[0] for names, _ in blocks]
         inputs = capture_inputs(model, batches, first, self.rows) if batches else {}
@@ -63,7 +62,7 @@ class LoraStart(Initialization):
                 root = layer.scaling[_ADAPTER] ** 0.5
                 layer.lora_A[_ADAPTER].weight.copy_(factors.down / root)
                 layer.lora_B[_ADAPTER].weight.copy_(factors.up / root)
-        _give_up(layers)
+        _subtract(layers)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write the adapter."""
@@ -72,10 +71,38 @@ class LoraStart(Initialization):
 
     @torch.no_grad()
     def load(self, model: nn.Module, folder: Path) -> None:
-        """Take the matrices that :meth:`save` wrote; the base gives up just those."""
-        layers = check_start(model, self.method)
+        """Take the matrices that :meth:`save` wrote, and subtract them from the base."""
+        layers = self._layers(model)
         set_peft_model_state_dict(model, load_peft_weights(str(folder), device="cpu"))
-        _give_up(layers)
+        _subtract(layers)
+
+    def _layers(self, model: nn.Module) -> dict[str, LoraLinear]:
+        """Return the layers to fill, or refuse the adapter or the base."""
+        assert isinstance(model, PeftModel)
+        config: LoraConfig = model.peft_config[_ADAPTER]
+        if config.use_dora or (config.use_rslora and (config.rank_pattern or config.alpha_pattern)):
+            raise RecinjectError(
+                "lora: DoRA, and rsLoRA with patterns, cannot start from a layer's function",
+                hint="drop lora.use_dora, or lora.rank_pattern and lora.alpha_pattern",
+            )
+        layers = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
+        for name, layer in layers.items():
+            base = layer.get_base_layer()
+            if not isinstance(base, nn.Linear) or not base.weight.is_floating_point():
+                raise RecinjectError(
+                    f"lora: {name} is a {type(base).__name__}; only linear layers in floating "
+                    "point can start from their function",
+                    hint="name other layers in lora.target_modules, and do not quantise the base",
+                )
+            if layer.lora_B[_ADAPTER].weight.any():
+                raise RecinjectError(
+                    f"lora: {name} does not start at zero",
+                    hint="leave out lora.init_lora_weights, and initialize once, before training",
+                )
+            check_rank(name, base.weight, layer.r[_ADAPTER])
+        for _, block in _blocks(model, layers):
+            check_method(block, self.method)
+        return layers
 
 
 class SpectralStart(LoraStart):
@@ -96,41 +123,10 @@ class LfaiStart(LoraStart):
     method = "lfai"
 
 
-def _give_up(layers: Mapping[str, LoraLinear]) -> None:
+def _subtract(layers: Mapping[str, LoraLinear]) -> None:
     for layer in layers.values():
         layer.get_base_layer().weight -= layer.get_delta_weight(_ADAPTER)
 
 
-def _blocks(
-    model: nn.Module, layers: Mapping[str, LoraLayer]
-) -> list[tuple[tuple[str, ...], Block]]:
+def _blocks(model: nn.Module, layers: Mapping[str, LoraLayer]) -> Blocks:
     return find_blocks(model, {name: layer.get_base_layer() for name, layer in layers.items()})
-
-
-def check_start(model: nn.Module, method: str) -> dict[str, LoraLinear]:
-    """Return the layers that :meth:`LoraStart.start` fills; errors are its own."""
-    assert isinstance(model, PeftModel)
-    config: LoraConfig = model.peft_config[_ADAPTER]
-    if config.use_dora or (config.use_rslora and (config.rank_pattern or config.alpha_pattern)):
-        raise RecinjectError(
-            "lora: DoRA, and rsLoRA with patterns, cannot start from a layer's function",
-            hint="drop lora.use_dora, or lora.rank_pattern and lora.alpha_pattern",
-        )
-    every = {n: m for n, m in model.named_modules() if isinstance(m, LoraLayer)}
-    for name, layer in every.items():
-        base = layer.get_base_layer()
-        if not isinstance(base, nn.Linear) or not base.weight.is_floating_point():
-            raise RecinjectError(
-                f"lora: {name} is a {type(base).__name__}; only linear layers in floating point "
-                "can start from their function",
-                hint="name other layers in lora.target_modules, and do not quantise the base",
-            )
-        if layer.lora_B[_ADAPTER].weight.any():
-            raise RecinjectError(
-                f"lora: {name} does not start at zero",
-                hint="leave out lora.init_lora_weights, and initialize once, before training",
-            )
-        check_rank(name, base.weight, layer.r[_ADAPTER])
-    for _, block in _blocks(model, every):
-        check_method(block, method)
-    return every

@@ -6,7 +6,6 @@ Index 0 stands for an unknown user, item or attribute: its embedding is zero and
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,22 +15,13 @@ from recinject.training.networks import Tensors
 
 
 class ZeroPaddedEmbedding(nn.Embedding):
-    """An embedding of things numbered from 1, whose row 0 stays zero.
-
-    ``deviation`` is the standard deviation of the first values.
-    """
+    """An embedding whose row 0 stays zero; ``deviation`` is that of the first values."""
 
     def __init__(self, rows: int, width: int, deviation: float = 0.0) -> None:
         super().__init__(rows + 1, width, padding_idx=0)
         with torch.no_grad():
             self.weight.normal_(std=deviation)
             self.weight[0] = 0.0
-
-
-def _embeddings(
-    sizes: Sequence[int], width: int, deviation: float = 0.0
-) -> Iterator[ZeroPaddedEmbedding]:
-    return (ZeroPaddedEmbedding(size, width, deviation) for size in sizes)
 
 
 class RatingModule(nn.Module, ABC):
@@ -51,7 +41,7 @@ class RatingModule(nn.Module, ABC):
         return {"loss": (errors**2).mean() + self.penalty(**inputs)}
 
     def penalty(self, **inputs: Tensor) -> Tensor | float:
-        """Return what the loss has beside the error."""
+        """Return what joins the error in the loss."""
         return 0.0
 
 
@@ -65,8 +55,9 @@ class MatrixFactorisationModule(RatingModule):
         self, mean: float, n_users: int, n_items: int, width: int, regularization: float
     ) -> None:
         super().__init__(mean)
-        self.users, self.items = _embeddings((n_users, n_items), width, 0.05)
-        self.user_offsets, self.item_offsets = _embeddings((n_users, n_items), 1)
+        sizes = (n_users, n_items)
+        self.users, self.items = (ZeroPaddedEmbedding(size, width, 0.05) for size in sizes)
+        self.user_offsets, self.item_offsets = (ZeroPaddedEmbedding(size, 1) for size in sizes)
         self.regularization = regularization
 
     def rate(self, users: Tensor, items: Tensor) -> Tensor:  # type: ignore[override]
@@ -90,7 +81,8 @@ class MLPModule(RatingModule):
         self, mean: float, n_users: int, n_items: int, width: int, dropout: float, more: int = 0
     ) -> None:
         super().__init__(mean)
-        self.users, self.items = _embeddings((n_users, n_items), width, 0.05)
+        sizes = (n_users, n_items)
+        self.users, self.items = (ZeroPaddedEmbedding(size, width, 0.05) for size in sizes)
         self.deep = mlp(2 * width + more, 2 * width, dropout)
 
     def rate(self, users: Tensor, items: Tensor) -> Tensor:  # type: ignore[override]
@@ -103,9 +95,8 @@ class WideDeepModule(MLPModule):
     """A linear model of single and crossed features beside an MLP (Cheng et al., DLRS 2016).
 
     Wide are user, item, the item's attributes and each of these crossed with the user, which share
-    at most ``buckets`` weights; deep are the embeddings of user, item and attributes. The
-    attributes of each item are numbered from 1 and padded with 0, shape (items + 1, most); row 0
-    is an unknown item's.
+    at most ``buckets`` weights; deep are the embeddings of user, item and attributes. Row n of
+    ``attributes`` has those of item n, from 1 and padded with 0; row 0 is an unknown item's.
     """
 
     attributes: Tensor
@@ -124,15 +115,14 @@ class WideDeepModule(MLPModule):
         self.register_buffer("attributes", attributes, persistent=False)
         self.n_attributes = int(attributes.max())
         self.kinds = ZeroPaddedEmbedding(self.n_attributes, width)
-        self.user_offsets, self.item_offsets = _embeddings((n_users, n_items), 1)
+        self.user_offsets, self.item_offsets = (
+            ZeroPaddedEmbedding(size, 1) for size in (n_users, n_items)
+        )
         self.kind_offsets = ZeroPaddedEmbedding(self.n_attributes, 1)
         self.crossed = ZeroPaddedEmbedding(min(n_users * self.n_attributes, buckets), 1)
 
     def cross(self, users: Tensor, kinds: Tensor) -> Tensor:
-        """Number the pairs of a user and an attribute, from 1: shape of ``kinds``, (n, most).
-
-        A pair with anything unknown has number 0. Pairs beyond the number of weights share them.
-        """
+        """Index pairs of a user and an attribute, (n, most), from 1; 0 with either unknown."""
         numbers = (users[:, None] - 1) * self.n_attributes + kinds - 1
         numbers = 1 + numbers % (self.crossed.num_embeddings - 1) if self.n_attributes else kinds
         return torch.where((users[:, None] > 0) & (kinds > 0), numbers, 0)
@@ -151,10 +141,9 @@ class WideDeepModule(MLPModule):
 class TransformerMLPModule(RatingModule):
     """A candidate attends to the rated items before it, and an MLP rates the result.
 
-    No user is known by number. An event's key is its item, its value what the rating says beyond
-    the item's offset. Many candidates of one user are rated at once: events lie in a row, and
-    candidate ``i`` attends to the ``history_length`` events from the ``i``-th on. Attributes are as
-    in :class:`WideDeepModule`.
+    An event's key is its item, its value the rating less the item's offset. Many candidates of one
+    user are rated at once: candidate ``i`` attends to the ``history_length`` events from the
+    ``i``-th on. Attributes are as in :class:`WideDeepModule`.
     """
 
     attributes: Tensor
@@ -173,7 +162,7 @@ class TransformerMLPModule(RatingModule):
         n_items = len(attributes) - 1
         self.register_buffer("attributes", attributes, persistent=False)
         self.history_length = history_length
-        self.items, self.liked = _embeddings((n_items, n_items), width, 0.1)
+        self.items, self.liked = (ZeroPaddedEmbedding(n_items, width, 0.1) for _ in range(2))
         self.kinds = ZeroPaddedEmbedding(int(attributes.max()), width)
         self.item_offsets = ZeroPaddedEmbedding(n_items, 1)
         self.rating = nn.Linear(1, width)
@@ -250,5 +239,5 @@ def mlp(width: int, hidden: int, dropout: float, out: int = 1) -> nn.Sequential:
 
 
 def mean_embedding(table: nn.Embedding, numbers: Tensor) -> Tensor:
-    """Return the mean embedding of each row of numbers, 0 left out: shape (n, width)."""
+    """Return the mean embedding of each row of indices, 0 left out: shape (n, width)."""
     return embedding_bag(numbers, table.weight, mode="mean", padding_idx=0)

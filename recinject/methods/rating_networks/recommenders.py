@@ -14,7 +14,6 @@ from torch import Tensor
 
 from recinject.data.schema import Catalog, Floats, Integers, Interactions
 from recinject.foundation.ragged import Array, Ragged
-from recinject.foundation.randomness import derive_rng
 from recinject.methods.rating_networks import networks
 from recinject.methods.rating_networks.networks import RatingModule
 from recinject.recommenders.baselines import GlobalMean
@@ -33,18 +32,15 @@ from recinject.training.networks import (
 )
 
 _ATTRIBUTES = ("brand", "category", "categories")
-_CELLS = 2**16
-"""About how many numbers of a column are rated at once."""
-_CANDIDATES = 50
-"""How many ratings of a user share a row of the transformer's batch, at most."""
+_CELLS = 2**16  # about how many numbers of a column are rated at once
+_CANDIDATES = 50  # the most ratings of a user that share a row of the transformer's batch
 
 
 @dataclass(eq=False)
 class Biases(GlobalMean):
     """Predicts the mean plus the user's and the item's offset from it.
 
-    The offsets are those of ridge regression (Koren, KDD 2008, section 2.1), found by solving for
-    users and items in turn.
+    Ridge regression (Koren, KDD 2008, section 2.1), solved for users and items in turn.
 
     Args:
         user_ridge: weight of the users' squared offsets; a rating's squared error has weight 1.
@@ -67,7 +63,9 @@ class Biases(GlobalMean):
             np.bincount(group, minlength=size) + ridge
             for group, size, ridge in zip(groups, sizes, ridges, strict=True)
         ]
-        self._range, ratings = _rating_range(training), np.asarray(training.ratings) - self._mean
+        ratings = np.asarray(training.ratings)
+        self._range = ratings.min(), ratings.max()
+        ratings = ratings - self._mean
         self._offsets = [np.zeros(size) for size in sizes]
         for _ in range(self.iterations):
             before = self._offsets[1]
@@ -85,18 +83,16 @@ class Biases(GlobalMean):
 
 @dataclass(eq=False)
 class RatingNetwork(GlobalMean):
-    """A network that learns to rate.
+    """A network that learns to rate, within the range of the training ratings.
 
-    The epoch is chosen by the RMSE on a seeded fraction of the training ratings, which are not
-    learned from. Predictions keep to the range of the training ratings. An unknown user or item
-    has a zero embedding.
+    An unknown user or item has a zero embedding.
 
     Args:
         learning_rate: AdamW's first one; it falls linearly to 0 over the epochs.
         batch_size: ratings a step; of a small log a hundredth of its ratings.
-        epochs: how often the ratings are gone through at most.
+        epochs: at most.
         patience: after how many epochs without gain training ends.
-        held_out: the fraction of ratings that chooses the epoch.
+        held_out: the fraction of ratings whose RMSE chooses the epoch.
         weight_decay: AdamW's.
     """
 
@@ -113,27 +109,25 @@ class RatingNetwork(GlobalMean):
     def fit(self, training: Interactions, seed: int) -> None:
         """Learn from the training ratings but those held out, and keep the best epoch."""
         super().fit(training, seed)
-        self._range = _rating_range(training)
+        ratings = np.asarray(training.ratings)
+        self._range = float(ratings.min()), float(ratings.max())
         columns = self._columns(training)
-        rng = derive_rng(seed, self.name, "held_out")
-        learned, held_out = hold_out(columns, self.held_out, rng)
-        with global_chance(int(derive_rng(seed, self.name).integers(2**31))):
+        learned, held_out = hold_out(columns, self.held_out, self._chance(seed, "held_out"))
+        with global_chance(int(self._chance(seed).integers(2**31))):
             self._module = self._build(training)
         if len(learned):
             validate = partial(negative_rmse, held_out=held_out) if len(held_out) else None
-            ratings = min(self.batch_size, max(32, len(training) // 100))
+            batch_size = min(self.batch_size, max(32, len(training) // 100))
             per_row = int((~learned.columns["labels"].isnan()).sum()) / len(learned)
-            rows = max(1, round(ratings / per_row))
-            settings = FitSettings.of(self, batch_size=rows, schedule="linear")
-            self.training_history = fit_network(
-                self._module, learned, dict, settings, seed, validate
-            )
+            rows = max(1, round(batch_size / per_row))
+            how = FitSettings.of(self, batch_size=rows, schedule="linear")
+            self.training_history = fit_network(self._module, learned, dict, how, seed, validate)
         # In double precision a query's rating does not depend on which queries share its batch.
         self._module.double().eval()
 
     @abstractmethod
     def _columns(self, training: Interactions) -> Tensors:
-        """Return the module's inputs and ``labels``, NaN where there is nothing to learn."""
+        """Return the module's inputs and ``labels``, NaN for none."""
 
     @abstractmethod
     def _build(self, training: Interactions) -> RatingModule:
@@ -155,11 +149,11 @@ class RatingNetwork(GlobalMean):
 
 @dataclass(eq=False)
 class PairNetwork(RatingNetwork):
-    """A network that knows a user and an item by number."""
+    """A network that knows a user and an item by index."""
 
     def _columns(self, training: Interactions) -> Tensors:
-        self._users = number_known(training.users, training.n_users)
-        self._items = number_known(training.items, training.n_items)
+        self._users = encode_known(training.users, training.n_users)
+        self._items = encode_known(training.items, training.n_items)
         labels = torch.tensor(training.ratings, dtype=torch.float32)
         return {**self._pairs(training.users, training.items), "labels": labels}
 
@@ -213,11 +207,10 @@ class WideDeep(MLP):
 
 @dataclass(eq=False)
 class TransformerMLP(RatingNetwork):
-    """A transformer over what the language model reads, then an MLP (Kang et al., 2023).
+    """A transformer over rated histories, then an MLP (Kang et al., 2023, arXiv 2305.06474).
 
-    It knows the history's latest items with their ratings and attributes, and the candidate with
-    its attributes, but no user (arXiv 2305.06474). A query whose history has no ratings is
-    answered as one without a history.
+    It reads the history's latest items and the candidate, with ratings and attributes, but no user.
+    A history without ratings counts as none.
 
     Args:
         history_length: the most items of a history that are read, the latest.
@@ -250,7 +243,7 @@ class TransformerMLP(RatingNetwork):
         log = view.interactions
         lengths = np.diff(log.offsets)
         length = self._length = min(self.history_length, int(lengths.max(initial=1)))
-        self._items = number_known(log.items, log.n_items)
+        self._items = encode_known(log.items, log.n_items)
         # Each user's events are cut into rows of candidates, with their history before them.
         rows = -(-lengths // _CANDIDATES)
         cuts = Ragged.from_lengths(np.empty(rows.sum()), rows)
@@ -286,24 +279,19 @@ class TransformerMLP(RatingNetwork):
 def hold_out(
     columns: Tensors, fraction: float, rng: np.random.Generator
 ) -> tuple[TensorRows, TensorRows]:
-    """Split the labelled entries into those to learn from and a fraction that is held out.
-
-    A row of several labels may be in both, each time without the other's labels.
-    """
-    labels = columns["labels"]
-    entries = (~labels.isnan()).nonzero()
+    """Split labels into those to learn and a fraction held out; a row may be in both."""
+    entries = (~columns["labels"].isnan()).nonzero()
     count = round(fraction * len(entries))
     chosen = entries[torch.from_numpy(rng.permutation(len(entries))[:count])]
-    held_out = torch.zeros_like(labels, dtype=torch.bool)
-    held_out[tuple(chosen.T)] = True
-    return _labelled(columns, ~held_out), _labelled(columns, held_out)
-
-
-def _labelled(columns: Tensors, flags: Tensor) -> TensorRows:
-    """Keep the flagged labels, and the rows that have any."""
-    labels = columns["labels"].masked_fill(~flags, torch.nan)
-    kept = ~labels.isnan().reshape(len(labels), -1).all(1)
-    return TensorRows({name: each[kept] for name, each in {**columns, "labels": labels}.items()})
+    flags = torch.zeros_like(columns["labels"], dtype=torch.bool)
+    flags[tuple(chosen.T)] = True
+    parts = []
+    for hidden in (flags, ~flags):
+        labels = columns["labels"].masked_fill(hidden, torch.nan)
+        kept = ~labels.isnan().reshape(len(labels), -1).all(1)
+        whole = {**columns, "labels": labels}
+        parts.append(TensorRows({name: each[kept] for name, each in whole.items()}))
+    return parts[0], parts[1]
 
 
 def rate(module: RatingModule, inputs: Tensors) -> Tensor:
@@ -321,22 +309,17 @@ def negative_rmse(module: RatingModule, held_out: TensorRows) -> float:
     return -float(((rate(module, inputs) - held_out.columns["labels"]) ** 2).nanmean().sqrt())
 
 
-def number_known(seen: Integers, count: int) -> Array:
-    """Number what was seen, from 1; all else has number 0.
-
-    Examples:
-        >>> number_known(np.array([3, 1, 1], np.int32), 4).tolist()
-        [0, 2, 0, 4]
-    """
+def encode_known(seen: Integers, count: int) -> Array:
+    """Return each index plus 1 where it was seen, else 0: shape (count,)."""
     return np.where(np.bincount(seen, minlength=count) > 0, np.arange(1, count + 1), 0)
 
 
 def attribute_numbers(catalog: Catalog) -> Array:
-    """Number the items' brand, category and categories, as far as the log has them.
+    """Index the items' brands and categories from 1.
 
     Returns:
-        Each item's attributes, numbered from 1 and padded with 0, shape (items + 1, most): row 0
-        is an unknown item's, and item ``n``'s is row ``n + 1``.
+        Each item's attributes, padded with 0, shape (items + 1, most): item ``n``'s are row
+        ``n + 1``, and row 0 is an unknown item's.
     """
     numbers: dict[tuple[str, str], int] = {}
     rows: list[list[int]] = [[0], *([] for _ in range(len(catalog)))]
@@ -346,11 +329,6 @@ def attribute_numbers(catalog: Catalog) -> Array:
             keys = dict.fromkeys((name, text) for text in several if isinstance(text, str))
             rows[row] += [numbers.setdefault(key, len(numbers) + 1) for key in keys]
     return Ragged.from_rows(rows, np.int64).to_grid(0)
-
-
-def _rating_range(training: Interactions) -> tuple[float, float]:
-    ratings = np.asarray(training.ratings)
-    return float(np.min(ratings)), float(np.max(ratings))
 
 
 def _tensors(**columns: Array) -> Tensors:

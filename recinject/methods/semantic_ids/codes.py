@@ -32,10 +32,10 @@ _STORED: dict[str, type[Quantiser]] = {
 
 @dataclass(frozen=True, eq=False)
 class SemanticCodes:
-    """The codes of each item, coarse to fine, and a last one that tells apart those alike."""
+    """The codes of each item, coarse to fine, and a last one that tells equal ones apart."""
 
-    rows: Integers  # (items, levels + 1); no two are the same
-    sizes: tuple[int, ...]  # how many codes there may be at each level, the last among them
+    rows: Integers  # (items, levels + 1), all different
+    sizes: tuple[int, ...]  # how many codes each level may have
 
     def __post_init__(self) -> None:
         over = np.flatnonzero(self.rows[:, -1] >= self.sizes[-1])
@@ -50,7 +50,7 @@ class SemanticCodes:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The identifier of each item, such as ``<a_12><b_201><c_7><d_0>``."""
+        """The identifier of each item."""
         return tuple(map(code_text, self.rows.tolist()))
 
     @property
@@ -68,12 +68,12 @@ class SemanticCodes:
 def make_unique(
     prefixes: Integers, sizes: Sequence[int], seed: int, first: Flags | None = None
 ) -> SemanticCodes:
-    """Add a last code that numbers the items alike from zero.
+    """Add a last code that numbers the items with equal codes from zero, in random order.
 
     Args:
         prefixes: shape (items, levels).
-        sizes: how many codes each level has, and how many the last one may have.
-        seed: decides which of the items alike gets which number: their order says nothing.
+        sizes: how many codes each level may have, the last one among them.
+        seed: of the order.
         first: items that are numbered before the others, shape (items,).
 
     Raises:
@@ -84,7 +84,7 @@ def make_unique(
 
 
 def number_alike(prefixes: Integers, seed: int, first: Flags | None = None) -> Integers:
-    """Number the rows that are the same from zero, in random order, those flagged first."""
+    """Number equal rows from zero, in random order, those flagged first."""
     order = derive_rng(seed, "identifiers", "semantic").permutation(len(prefixes))
     if first is not None:
         order = order[np.argsort(~first[order], kind="stable")]
@@ -97,12 +97,7 @@ def number_alike(prefixes: Integers, seed: int, first: Flags | None = None) -> I
 
 
 def code_text(codes: Sequence[int] | Integers) -> str:
-    """Write codes as tokens, a letter a level.
-
-    Examples:
-        >>> code_text([12, 201, 7, 0])
-        '<a_12><b_201><c_7><d_0>'
-    """
+    """Write codes as tokens, a letter a level, such as ``<a_12><b_201><c_7><d_0>``."""
     pairs = zip(string.ascii_lowercase, codes, strict=False)
     return "".join(f"<{letter}_{code}>" for letter, code in pairs)
 
@@ -136,7 +131,11 @@ def load_codes(folder: Path, texts: Sequence[str]) -> tuple[SemanticCodes, Quant
         with np.load(path) as stored:
             arrays = dict(stored)
         facts = json.loads(str(arrays.pop("facts")))
-        quantiser = _STORED[facts["kind"]](**_grouped(arrays))
+        fields: dict[str, Any] = {}
+        for name in sorted(arrays):  # NAME, or NAME.00, NAME.01 where there are several
+            field, dot, _ = name.partition(".")
+            fields[field] = (*fields.get(field, ()), arrays[name]) if dot else arrays[name]
+        quantiser = _STORED[facts["kind"]](**fields)
     except (*UNREADABLE_ARRAYS, KeyError, TypeError) as error:
         raise RecinjectError(
             f"{path}: no codebooks to read ({error})".split("\n")[0],
@@ -152,15 +151,6 @@ def load_codes(folder: Path, texts: Sequence[str]) -> tuple[SemanticCodes, Quant
     return codes, quantiser
 
 
-def _grouped(arrays: dict[str, Any]) -> dict[str, Any]:
-    """Put together again what a quantiser has several of."""
-    found: dict[str, Any] = {name: array for name, array in arrays.items() if "." not in name}
-    for name in sorted(arrays.keys() - found):
-        part = name.partition(".")[0]
-        found[part] = (*found.get(part, ()), arrays[name])
-    return found
-
-
 Row = dict[str, float | int | None]
 _ASKED = 2000
 _NEIGHBOURS = 10
@@ -172,23 +162,23 @@ def describe_codes(
     """Measure codes level by level.
 
     Args:
-        prefixes: the codes of the items but the last one, which tells apart, shape (items, levels).
-        embeddings: what they were made of, shape (items, width).
-        quantiser: what made them.
+        prefixes: the codes without the last one, shape (items, levels).
+        embeddings: of the items, shape (items, width).
+        quantiser: made the codes.
         codes: how many codes a level has.
-        seed: of the items whose neighbours are looked at, where there are more than 2,000.
+        seed: of the 2,000 items whose neighbours are counted, where there are more.
 
     Returns:
-        One row a level: ``level`` from 1; ``used``, the share of its codes that an item has;
-        ``entropy`` of their use in bits, and ``perplexity``, the number of codes that used evenly
-        would have as much; ``error``, the squared error of what the first levels stand for, as a
-        share of the vectors' variance, None where codes stand for no vector; ``groups``, how many
-        different codes the items have up to this level, ``largest``, the items in the largest
-        group, and ``collisions``, the items that share theirs with another one; ``neighbours``,
-        the share of the ten nearest items by cosine that are in an item's own group.
+        One row a level: ``level`` from 1; ``used``, the fraction of its codes that an item has;
+        ``entropy`` of their use in bits, and ``perplexity``, two to that power; ``error``, the
+        squared error of the vectors decoded up to this level as a fraction of the variance, None
+        where codes have no vectors; ``groups`` of items with equal codes up to this level,
+        ``largest``, the size of the largest, and ``collisions``, the items in groups of several;
+        ``neighbours``, the fraction of the ten nearest items by cosine that share the group.
     """
     near, asked = _neighbours(embeddings, seed)
-    spread = float(np.square(embeddings - embeddings.mean(0)).sum(dtype=np.float64))
+    variance = np.square(embeddings - embeddings.mean(0)).sum(dtype=np.float64)
+    spread = max(float(variance), 1e-12)
     rows: list[Row] = []
     for level in range(1, prefixes.shape[1] + 1):
         shares = np.bincount(prefixes[:, level - 1], minlength=codes) / len(prefixes)
@@ -202,7 +192,9 @@ def describe_codes(
                 "used": float((shares > 0).mean()),
                 "entropy": entropy,
                 "perplexity": 2**entropy,
-                "error": None if decoded is None else _error(embeddings, decoded, spread),
+                "error": None
+                if decoded is None
+                else float(np.square(embeddings - decoded).sum(dtype=np.float64) / spread),
                 "groups": len(counts),
                 "largest": int(counts.max()),
                 "collisions": int(counts[counts > 1].sum()),
@@ -212,12 +204,8 @@ def describe_codes(
     return rows
 
 
-def _error(embeddings: Vectors, decoded: Vectors, spread: float) -> float:
-    return float(np.square(embeddings - decoded).sum(dtype=np.float64) / max(spread, 1e-12))
-
-
 def _neighbours(embeddings: Vectors, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the nearest items of some, shape (asked, neighbours), and which were asked."""
+    """Return the nearest items of a sample, shape (sampled, neighbours), and the sample."""
     count = len(embeddings)
     order = derive_rng(seed, "identifiers", "quality").permutation(count)
     asked = np.sort(order[:_ASKED])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -21,14 +21,12 @@ def join_cold_items(
 
     Source: TIGER, arXiv 2305.05065, section 4.3, whose epsilon is ``fraction``. It holds for the
     first r items of a list at every r, so one list serves every cutoff; a cold item that comes
-    too early waits. Scores are minus the places, since a cold item need not have one.
+    too early waits. Scores are minus the ranks, since a cold item need not have one.
 
     Args:
-        listed: what the model found in the whole catalogue; longer than ``k``, as cold items may
-            have to go.
-        queries: what was asked; items of a history are not joined.
-        prefixes: the codes of each item without the last, which nothing is learnt of where the
-            item is cold; shape (items, levels).
+        listed: lists longer than ``k``, as cold items in them may have to go.
+        queries: their histories' items do not join.
+        prefixes: the codes of each item without the last, shape (items, levels).
         cold: the items without training events, shape (items,).
         fraction: from 0, which leaves out cold items, to 1.
         k: the length of the lists.
@@ -42,9 +40,15 @@ def join_cold_items(
             hint="ask for retrieval",
         )
     joined = np.full((len(queries), k), -1, np.int32)
-    siblings = _siblings(prefixes, cold)
+    siblings: defaultdict[Codes, list[int]] = defaultdict(list)
+    for item in np.flatnonzero(cold).tolist():
+        siblings[tuple(prefixes[item].tolist())].append(item)
     for row, (items, history) in enumerate(zip(listed.items, queries.histories, strict=True)):
-        wanted = _with_siblings(items[items >= 0].tolist(), prefixes, siblings)
+        wanted = dict.fromkeys(  # each item, then the cold ones that share its codes, once
+            each
+            for item in items[items >= 0].tolist()
+            for each in (item, *siblings.get(tuple(prefixes[item].tolist()), ()))
+        )
         barred = set(history.tolist())
         chosen = _within_fraction([i for i in wanted if i not in barred], cold, fraction, k)
         joined[row, : len(chosen)] = chosen
@@ -59,30 +63,10 @@ def join_cold_items(
     )
 
 
-def _siblings(prefixes: Integers, cold: Flags) -> Mapping[Codes, Sequence[int]]:
-    """Return the cold items that have the same codes but the last."""
-    found: defaultdict[Codes, list[int]] = defaultdict(list)
-    for item in np.flatnonzero(cold).tolist():
-        found[tuple(prefixes[item].tolist())].append(item)
-    return found
-
-
-def _with_siblings(
-    items: Sequence[int], prefixes: Integers, siblings: Mapping[Codes, Sequence[int]]
-) -> Iterable[int]:
-    """Put behind each item the cold ones that share its codes; every item comes once."""
-    codes = map(tuple, prefixes[items].tolist())
-    return dict.fromkeys(
-        each
-        for item, own in zip(items, codes, strict=True)
-        for each in (item, *siblings.get(own, ()))
-    )
-
-
 def _within_fraction(items: Sequence[int], cold: Flags, fraction: float, k: int) -> list[int]:
     """Take items in order; cold ones wait until those above them leave them room."""
-    places = list(enumerate(items))
-    known, waiting = (deque(p for p in places if cold[p[1]] == is_cold) for is_cold in (0, 1))
+    ranked = list(enumerate(items))
+    known, waiting = (deque(p for p in ranked if cold[p[1]] == is_cold) for is_cold in (0, 1))
     chosen: list[int] = []
     joined = 0
     while len(chosen) < k and (known or waiting):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,12 +18,10 @@ from recinject.foundation.randomness import derive_rng
 Vectors = NDArray[np.float32]
 Layers = tuple[Vectors, ...]
 _ROWS_AT_ONCE = 2**16
-Fitter = Callable[..., "Quantiser"]
-"""Learns codes: of vectors, levels, codes a level, a seed and settings of its own."""
 
 
 class Quantiser(ABC):
-    """Codebooks that no longer change: any item, new ones too, gets its codes from them."""
+    """Frozen codebooks, which give codes to any item, new ones too."""
 
     kind: ClassVar[str]
 
@@ -33,16 +30,15 @@ class Quantiser(ABC):
         """Return the codes of vectors, shape (items, levels)."""
 
     def decode(self, codes: Integers) -> Vectors | None:
-        """Return the vectors that the first levels' codes stand for; None where they do not."""
+        """Return the vectors of the first levels' codes; None for codes without vectors."""
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class Residual(Quantiser):
-    """At each level the code next to what the levels before it left over.
+    """At each level the code nearest to the residual of the levels before.
 
-    Vectors may pass a network with ReLU between its layers first, and another on the way back:
-    weights, shape (out, in), and biases in turn.
+    Networks with ReLU may stand before and after it: weights, (out, in), and biases in turn.
     """
 
     kind: ClassVar[str] = "residual"
@@ -88,21 +84,14 @@ class RandomCodes(Quantiser):
     def encode(self, embeddings: Vectors) -> Integers:
         """Return the codes of vectors, shape (items, levels)."""
         levels, codes, seed = map(int, self.shape)
-        rng = [derive_rng(seed, "random_codes", _digest(row)) for row in embeddings]
-        drawn = [stream.integers(codes, size=levels) for stream in rng]
+        keys = (hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest() for row in embeddings)
+        streams = (derive_rng(seed, "random_codes", key) for key in keys)
+        drawn = [stream.integers(codes, size=levels) for stream in streams]
         return np.array(drawn, np.int32).reshape(-1, levels)
 
 
-def _digest(row: Vectors) -> str:
-    return hashlib.blake2b(np.ascontiguousarray(row).tobytes(), digest_size=16).hexdigest()
-
-
 def residual_codes(vectors: Vectors, codebooks: Vectors) -> tuple[Integers, Vectors]:
-    """Choose codes greedily: at each level the one nearest to what is left; ties go to the first.
-
-    Returns:
-        Codes, shape (items, levels), and what they leave over, shape (items, width).
-    """
+    """Choose the nearest code at each level, the first of equals; return codes and residuals."""
     left = np.array(vectors, np.float32)
     codes = np.empty((len(left), len(codebooks)), np.int32)
     for level, book in enumerate(codebooks):
@@ -112,7 +101,7 @@ def residual_codes(vectors: Vectors, codebooks: Vectors) -> tuple[Integers, Vect
 
 
 def nearest(vectors: Vectors, centres: Vectors) -> NDArray[np.int64]:
-    """Return the number of the centre nearest to each vector."""
+    """Return the index of the centre nearest to each vector."""
     half = (centres * centres).sum(1) / 2
     starts = range(0, len(vectors), _ROWS_AT_ONCE)
     parts = [np.argmax(vectors[s : s + _ROWS_AT_ONCE] @ centres.T - half, axis=1) for s in starts]
@@ -120,10 +109,9 @@ def nearest(vectors: Vectors, centres: Vectors) -> NDArray[np.int64]:
 
 
 def kmeans(vectors: Vectors, count: int, seed: int) -> Vectors:
-    """Find the centres of clusters by Lloyd's algorithm from a k-means++ start.
+    """Return centres by Lloyd's algorithm from a k-means++ start, shape (count, width).
 
-    There must be no fewer vectors than centres; where vectors repeat, so may centres. The same
-    call gives the same centres, shape (count, width).
+    Equal vectors may give equal centres.
     """
     # Seconds to import, for this kind alone.
     from sklearn.cluster import KMeans
@@ -137,7 +125,7 @@ def kmeans(vectors: Vectors, count: int, seed: int) -> Vectors:
 
 
 def fit_rq_kmeans(embeddings: Vectors, levels: int, codes: int, seed: int) -> Residual:
-    """Cluster vectors, then what each is off its cluster's centre, and so on."""
+    """Cluster vectors, then their residuals, and so on."""
     check_enough(embeddings, codes)
     left, books = embeddings, []
     for level in range(levels):

@@ -12,13 +12,7 @@ from torch import Tensor, nn
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
-from recinject.methods.semantic_ids.quantising import (
-    Layers,
-    Residual,
-    Vectors,
-    check_enough,
-    kmeans,
-)
+from recinject.methods.semantic_ids.quantising import Residual, Vectors, check_enough, kmeans
 from recinject.training.networks import (
     FitSettings,
     TensorRows,
@@ -35,8 +29,8 @@ class RQVAE(nn.Module):
 
     The loss is ``|x - decoded|^2 + sum_l |sg[r_l] - e_l|^2 + beta |r_l - sg[e_l]|^2``, summed over
     dimensions and averaged over the batch; the decoder's gradient goes straight through the codes
-    to the encoder. K-means on the first batch initialises the codebooks. A code that no item
-    chose for a while is moved to an item of the present batch.
+    to the encoder. K-means on the first batch initialises the codebooks. A code without use moves
+    to an item of the batch.
 
     Source: Rajput et al. 2023 (arXiv 2305.05065), section 3.1 and appendix; Zeghidour et al. 2021
     (arXiv 2107.03312) for the initialisation and the moves.
@@ -48,7 +42,7 @@ class RQVAE(nn.Module):
         latent: the width of an encoded vector.
         hidden: widths of the encoder's hidden layers; the decoder mirrors them.
         beta: weight of the commitment to the chosen codes.
-        revive_after: after how many steps without use a code is moved.
+        revive_after: the steps without use before a code moves.
     """
 
     codebooks: nn.Parameter
@@ -121,8 +115,9 @@ class RQVAE(nn.Module):
         return torch.from_numpy(kmeans(left.cpu().numpy(), codes, seed)).to(left)
 
     def frozen(self) -> Residual:
-        """Return the quantiser that gives codes to items, without torch."""
-        return Residual(_array(self.codebooks), _layers(self.encoder), _layers(self.decoder))
+        """Return the trained quantiser, in numpy."""
+        layers = (tuple(map(_array, each.parameters())) for each in (self.encoder, self.decoder))
+        return Residual(_array(self.codebooks), *layers)
 
 
 def fit_rq_vae(
@@ -145,14 +140,13 @@ def fit_rq_vae(
         codes: how many codes a level has.
         seed: of the weights, the batches' order and the codebooks' start.
         learning_rate: see :class:`~recinject.training.networks.FitSettings`, as for the others.
-        batch_size: how many items a step; at least as many as ``codes``.
-        steps: how many are taken.
-        optimizer: ``adamw``, ``adagrad``, or a name in the registry.
+        batch_size: items a step, at least as many as ``codes``.
+        steps: of the optimizer.
+        optimizer: ``adamw``, or a name in the registry.
         optimizer_settings: arguments of the optimizer's class.
 
     Raises:
         RecinjectError: there are fewer items than codes, or training diverges.
-        pydantic.ValidationError: a setting is out of its range.
     """
     check_enough(embeddings, codes)
     settings = FitSettings(
@@ -170,7 +164,7 @@ def fit_rq_vae(
 
 
 def straight_through(latents: Tensor, chosen: Tensor) -> Tensor:
-    """Return the chosen vectors, with the gradient of the latents as if nothing were chosen."""
+    """Return the chosen vectors, with the latents' gradient."""
     return latents + (chosen - latents).detach()
 
 
@@ -185,9 +179,5 @@ def _nearest(vectors: Tensor, centres: Tensor) -> Tensor:
     return (vectors @ centres.T - centres.square().sum(1) / 2).argmax(1)
 
 
-def _layers(network: nn.Sequential) -> Layers:
-    return tuple(_array(weight) for weight in network.parameters())
-
-
-def _array(tensor: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+def _array(tensor: Tensor) -> Vectors:
     return np.asarray(tensor.detach().cpu().float().numpy(), np.float32)

@@ -42,7 +42,7 @@ def _known_quantiser(name: str) -> str:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SemanticIdentifiers(Identifiers):
-    """Items named by a token for each of their codes, with what made the codes.
+    """Items named by a token for each of their codes.
 
     Source: TIGER, Rajput et al. 2023 (arXiv 2305.05065).
 
@@ -50,8 +50,8 @@ class SemanticIdentifiers(Identifiers):
         codes: of every item of the catalogue.
         quantiser: gives codes to new items.
         quality: see :func:`~recinject.methods.semantic_ids.codes.describe_codes`.
-        vectors: what the codes were made of, with the key of the texts and settings behind them;
-            None where they are a file of the user's own.
+        vectors: of the items' content, with the key of their texts and settings; None where they
+            are a file of the user's own.
     """
 
     has_tokens: ClassVar[bool] = True
@@ -80,8 +80,7 @@ class SemanticIdentifiers(Identifiers):
     ) -> SemanticIdentifiers:
         """Give every item of a catalogue codes of its content.
 
-        The codebooks are learnt from the items with training events. The frozen codebooks encode
-        all others, as they would encode new items.
+        Items with training events give the codebooks, which then encode the others too.
 
         Args:
             catalog: the items.
@@ -89,16 +88,16 @@ class SemanticIdentifiers(Identifiers):
             seed: of whatever is random.
             content: ``tfidf``, a ``.npy`` or ``.parquet`` of vectors, or a sentence-transformers
                 model.
-            dimensions: the most numbers in a vector that ``tfidf`` makes.
-            quantiser: how codes are learnt from vectors, by its name in the registry.
-            levels: how many codes an item has, but for the last one that tells items apart.
+            dimensions: of ``tfidf``'s vectors, at most.
+            quantiser: its name in the registry.
+            levels: how many codes an item has, without the last one that tells items apart.
             codes: how many codes a level has.
             last_codes: how many items may share all other codes.
-            training: keyword arguments of the quantiser, such as those of ``rq_vae``.
-            earlier: a folder whose vectors are taken if they are of the same texts and settings.
+            training: keyword arguments of the quantiser.
+            earlier: a folder with vectors to take if their texts and settings are the same.
 
         Raises:
-            RecinjectError: the content, the number of codes or a setting is at fault.
+            RecinjectError: the content, the number of codes or a setting is wrong.
         """
         key = embedding_key(content, catalog, dimensions, seed)
         vectors = _stored(earlier / CONTENT, key) if key and earlier else None
@@ -126,7 +125,7 @@ class SemanticIdentifiers(Identifiers):
         return code_tokens(self.codes.sizes)
 
     def save(self, folder: Path, catalog: Catalog) -> None:
-        """Write the table, codes, codebooks, quality and vectors."""
+        """Write the table and what made it."""
         super().save(folder, catalog)
         save_codes(folder, self.codes, self.quantiser)
         write_json(folder / QUALITY, self.quality)
@@ -136,11 +135,7 @@ class SemanticIdentifiers(Identifiers):
 
     @classmethod
     def restore(cls, folder: Path, table: pd.DataFrame) -> SemanticIdentifiers:
-        """Read all but the vectors.
-
-        Raises:
-            RecinjectError: the codes cannot be read, or are not those of the table.
-        """
+        """Read all but the vectors; refuse codes that are not the table's."""
         codes, quantiser = load_codes(folder, tuple(table["identifier"]))
         return cls(
             kind="semantic",
@@ -164,10 +159,7 @@ class SemanticIdentifiers(Identifiers):
     def join_cold_items(
         self, listed: Prediction, queries: Queries, cold: Flags, fraction: float, k: int
     ) -> Prediction:
-        """Let cold items follow the items that share all their codes but the last.
-
-        See :func:`~recinject.methods.semantic_ids.cold_items.join_cold_items`.
-        """
+        """See :func:`~recinject.methods.semantic_ids.cold_items.join_cold_items`."""
         return join_cold_items(listed, queries, self.codes.prefixes, cold, fraction, k)
 
 

@@ -42,12 +42,12 @@ class SharedTrunk(Trunk):
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class ExpertTrunkSettings:
-    """The experts of a trunk; a wrong value raises pydantic's ``ValidationError``.
+    """The experts of a trunk.
 
     Attributes:
         experts: how many networks there are.
         k: how many of them a task gets.
-        gate: what chooses them.
+        gate: chooses them.
         gamma: the width of DSelect-k's smooth step.
         regularization: weight of the selectors' entropy.
     """
@@ -64,10 +64,9 @@ class ExpertTrunkSettings:
 
 
 class ExpertTrunk(Trunk):
-    """Several networks, and for each task a gate that mixes their outputs (arXiv 2106.03760).
+    """Several networks, whose outputs a gate mixes for each task (arXiv 2106.03760).
 
-    A network on which no task has a weight is not run, and gets no gradient; nor does a DSelect-k
-    or top-k gate through it.
+    A network on which no task has a weight does not run.
     """
 
     def __init__(
@@ -79,10 +78,10 @@ class ExpertTrunk(Trunk):
         settings: ExpertTrunkSettings | None = None,
     ) -> None:
         super().__init__()
-        self._tasks, self._settings = tasks, settings or ExpertTrunkSettings()
-        experts, k, gamma = self._settings.experts, self._settings.k, self._settings.gamma
-        self.experts = nn.ModuleList(_network(inputs, width, dropout) for _ in range(experts))
-        self.gate: Gate = GATES[self._settings.gate](experts, k, gamma, tasks=len(tasks))
+        own = self._settings = settings or ExpertTrunkSettings()
+        self._tasks = tasks
+        self.experts = nn.ModuleList(_network(inputs, width, dropout) for _ in range(own.experts))
+        self.gate: Gate = GATES[own.gate](own.experts, own.k, own.gamma, tasks=len(tasks))
 
     def routing(self) -> Routing:
         """Return the decision for each task, in their order."""
@@ -113,21 +112,20 @@ class Ranker(nn.Module):
     """Predicts how a user would rate an item, and whether they would click it.
 
     An item's embedding is the sum of its rows; a user is the latest items of a history with their
-    ratings, pooled by attention from the candidate. A candidate may also attend to nothing, as
-    every candidate of an empty history does.
+    ratings, pooled by attention from the candidate, which may also attend to nothing.
 
     Args:
-        item_rows: each item's rows of the table; the item number after the last one is padding.
+        item_rows: each item's rows of the table; the index after the last item is padding.
         rows: of the table.
         negatives_from: the items that negatives are drawn from.
         mean: of the training ratings.
         deviation: their standard deviation, the unit of the rating task's loss.
         width: of an embedding.
-        hidden: the width of a head's input, after dropout.
-        dropout: of what the trunk returns.
-        negatives: how many an observed item has in the click task.
+        hidden: the width of a head's input.
+        dropout: of the trunk's output.
+        negatives: of an observed item in the click task.
         weights: of each task's loss, in the order of :data:`TASKS`.
-        trunk: makes the layers between features and heads, from the tasks, the width of its input
+        trunk: makes the layers between features and heads from the tasks, the width of its input
             (``3 * width``) and of its output (``hidden``), and ``dropout``.
     """
 
@@ -163,15 +161,10 @@ class Ranker(nn.Module):
         self.heads = nn.ModuleDict({task: nn.Linear(hidden, 1) for task in TASKS})
 
     def score(self, candidates: Tensor, history: Tensor, history_ratings: Tensor) -> Tensors:
-        """Answer both tasks.
+        """Return ``rating`` in standard deviations and ``click`` as a logit, shape (n, c).
 
-        Args:
-            candidates: item numbers, shape (n, c).
-            history: item numbers, padded with ``self.padding``, shape (n, h).
-            history_ratings: their ratings, NaN where unknown, shape (n, h).
-
-        Returns:
-            ``rating`` in standard deviations from the mean and ``click`` as a logit, shape (n, c).
+        Candidates are items, shape (n, c); histories are items, padded with ``self.padding``, and
+        ratings, NaN where unknown, shape (n, h).
         """
         wanted, past = self._vectors(candidates), self._vectors(history)
         rated = self._standardise(history_ratings).nan_to_num(0.0)[..., None].to(past)
@@ -195,11 +188,10 @@ class Ranker(nn.Module):
     def forward(
         self, candidates: Tensor, history: Tensor, history_ratings: Tensor, ratings: Tensor
     ) -> Tensors:
-        """Return the loss of observed events, against negatives drawn anew.
+        """Return the loss of observed events, shape (n,), against negatives drawn anew.
 
-        Candidates and their ratings, NaN where unknown, have the shape (n,); histories are as in
-        :meth:`score`. ``loss`` is the weighted sum of ``rating_loss`` and ``click_loss``, and in
-        training what the trunk adds.
+        ``loss`` is the weighted sum of ``rating_loss`` and ``click_loss``, and in training the
+        trunk's penalty.
         """
         shape = (len(candidates), self._negatives)
         draws = torch.randint(len(self.negatives_from), shape, device=candidates.device)

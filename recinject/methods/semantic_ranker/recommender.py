@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import field
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,19 +17,9 @@ from recinject.data.schema import Floats, Integers, Interactions
 from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
-from recinject.foundation.randomness import derive_rng
 from recinject.identifiers.content import TFIDF, embed_items
-from recinject.methods.semantic_ranker.networks import (
-    ExpertTrunk,
-    ExpertTrunkSettings,
-    Ranker,
-    SharedTrunk,
-)
-from recinject.methods.semantic_ranker.representations import (
-    REPRESENTATIONS,
-    CodedItems,
-    item_rows,
-)
+from recinject.methods.semantic_ranker import networks
+from recinject.methods.semantic_ranker.representations import REPRESENTATIONS, CodedItems, item_rows
 from recinject.recommenders.protocol import Prediction, Queries, Recommender, rank_candidates
 from recinject.registry import find, pick
 from recinject.training.networks import (
@@ -50,9 +40,8 @@ _ROWS_AT_ONCE = 512
 class SemanticRanker(Recommender):
     """A ranker whose items are n-grams of the codes of their content (arXiv 2306.08121).
 
-    An item without training events shares its n-grams with items that have some. Codebooks are
-    learned from the items with training events and encode the others. Both tasks read the query's
-    history and its ratings, and nothing else of the user.
+    An item without training events shares n-grams with items that have some, which give the
+    codebooks. Both tasks read the query's history and its ratings, and nothing else of the user.
 
     Args:
         representation: see
@@ -69,7 +58,7 @@ class SemanticRanker(Recommender):
         epochs: how often the training events are gone through.
         width: see :class:`~recinject.methods.semantic_ranker.networks.Ranker`, as for ``hidden``,
             ``dropout``, ``negatives`` and ``weights``.
-        experts: put experts behind a gate a task in place of the layers that the tasks share.
+        experts: replace the layers that the tasks share.
     """
 
     name: ClassVar[str] = "semantic_ranker"
@@ -91,18 +80,14 @@ class SemanticRanker(Recommender):
     dropout: Dropout = 0.1
     negatives: PositiveInt = 4
     weights: tuple[Weight, Weight] = (1.0, 1.0)
-    experts: ExpertTrunkSettings | None = None
+    experts: networks.ExpertTrunkSettings | None = None
 
     def __post_init__(self) -> None:
         pick(self.representation, REPRESENTATIONS, f"{self.name}: unknown representation")
         find("quantiser", self.quantiser, f"{self.name}.quantiser")
 
     def fit(self, training: Interactions, seed: int) -> None:
-        """Make the items' codes, and learn both tasks from the training events.
-
-        Raises:
-            RecinjectError: the items' texts were not read, or a setting does not fit them.
-        """
+        """Make the items' codes, and learn both tasks from the training events."""
         view = self._training_view(training)
         items = self._coded(np.bincount(training.items, minlength=training.n_items), seed)
         ratings = training.ratings
@@ -115,12 +100,7 @@ class SemanticRanker(Recommender):
         self._module = module.double().eval()
 
     def predict(self, queries: Queries, k: int) -> Prediction:
-        """Rate the targets by the one head, or rank the candidates by the other.
-
-        Raises:
-            RecinjectError: the task is rating and the training events have no ratings, or it is
-                another and there are no candidates.
-        """
+        """Rate the targets by the one head, or rank the candidates by the other."""
         if queries.kind == "rating":
             if self._range is None:
                 raise RecinjectError(
@@ -136,11 +116,13 @@ class SemanticRanker(Recommender):
         ranked = rank_candidates(scores, candidates, queries.targets, k)
         return Prediction(self.name, queries.task, *ranked)
 
-    def _build(self, items: CodedItems, ratings: Floats | None, seed: int) -> Ranker:
-        trunk = partial(ExpertTrunk, settings=self.experts) if self.experts else SharedTrunk
+    def _build(self, items: CodedItems, ratings: Floats | None, seed: int) -> networks.Ranker:
+        trunk: Any = networks.SharedTrunk
+        if self.experts:
+            trunk = partial(networks.ExpertTrunk, settings=self.experts)
         shape = ("width", "hidden", "dropout", "negatives", "weights")
-        with global_chance(int(derive_rng(seed, self.name).integers(2**31))):
-            return Ranker(
+        with global_chance(int(self._chance(seed).integers(2**31))):
+            return networks.Ranker(
                 item_rows(self.representation, items, self.rows, seed),
                 self.rows,
                 np.flatnonzero(items.events),
@@ -169,13 +151,9 @@ class SemanticRanker(Recommender):
         answers = [np.empty((0, candidates.shape[1]))]
         for start in range(0, len(queries), _ROWS_AT_ONCE):
             rows = slice(start, start + _ROWS_AT_ONCE)
-            ratings = queries.history_ratings
-            history = _history_grids(
-                Ragged.from_rows(queries.histories[rows]),
-                None if ratings is None else Ragged.from_rows(ratings[rows], np.float64),
-                self.longest,
-                self._module.padding,
-            )
+            items, ratings = Ragged.from_rows(queries.histories[rows]), queries.history_ratings
+            rated = None if ratings is None else Ragged.from_rows(ratings[rows], np.float64)
+            history = _history_grids(items, rated, self.longest, self._module.padding)
             wanted = torch.from_numpy(candidates[rows].astype(np.int64))
             with torch.inference_mode():
                 answers.append(head(wanted, **history).float().double().numpy())
@@ -192,12 +170,7 @@ class HashedRanker(SemanticRanker):
 
 
 class RankerEvents(Dataset[Tensors]):
-    """A view's events as the ranker learns from them; a batch is fetched at once.
-
-    Args:
-        view: the events, each with what its user had used before.
-        longest: the most items of a history that are read, the latest.
-    """
+    """A view's events, each with the latest items of its history; a batch is fetched at once."""
 
     def __init__(self, view: View, longest: int) -> None:
         self._view, self._longest = view, longest
@@ -219,7 +192,7 @@ class RankerEvents(Dataset[Tensors]):
 
 
 def _history_grids(items: Ragged, ratings: Ragged | None, longest: int, padding: int) -> Tensors:
-    """Return the latest items of histories, and their ratings, as grids."""
+    """Return the latest items of histories and their ratings as grids."""
     latest = items.last(longest)
     rated = np.full(len(latest.values), np.nan) if ratings is None else ratings.last(longest).values
     grids = {

@@ -39,17 +39,11 @@ _SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True, eq=False)
 class CodedItems:
-    """Items with what a representation may read of them.
+    """Items as representations read them."""
 
-    Attributes:
-        codes: of each item, coarse to fine, shape (items, levels).
-        size: how many codes a level has.
-        events: how many training events each item has, shape (items,).
-    """
-
-    codes: Integers
-    size: int
-    events: NDArray[np.integer[Any]]
+    codes: Integers  # coarse to fine, (items, levels)
+    size: int  # how many codes a level has
+    events: NDArray[np.integer[Any]]  # how many training events each item has, (items,)
 
 
 def item_rows(kind: str, items: CodedItems, rows: int, seed: int) -> Ragged:
@@ -59,17 +53,13 @@ def item_rows(kind: str, items: CodedItems, rows: int, seed: int) -> Ragged:
     n-grams to rows.
 
     Args:
-        kind: ``hashed_id`` (one row, by a hash of the item's number: the control), ``unigram``
-            (each code at its level), ``ngram`` (each pair of neighbouring codes), ``prefix_ngram``
-            (the first code, the first two, and so on, always hashed) or ``sentencepiece`` (runs of
-            codes that are frequent in training, see :func:`learn_pieces`).
-        items: the items; ``hashed_id`` reads only how many there are.
+        kind: ``hashed_id`` (one row, by a hash of the item: the control), ``unigram`` (each code
+            at its level), ``ngram`` (each pair of neighbouring codes), ``prefix_ngram`` (the first
+            code, the first two, and so on, always hashed) or ``sentencepiece`` (runs of codes that
+            are frequent in training, see :func:`learn_pieces`).
+        items: ``hashed_id`` needs no codes.
         rows: of the table.
         seed: of the hash.
-
-    Returns:
-        The rows of each item, below ``rows``: at least one and, but for ``hashed_id``, at most one
-        a level.
 
     Raises:
         RecinjectError: the kind is unknown, or the table's size does not fit it.
@@ -104,9 +94,9 @@ def _prefix_ngram(items: CodedItems, rows: int, seed: int) -> Ragged:
 
 
 def _sentencepiece(items: CodedItems, rows: int, seed: int) -> Ragged:
-    pieces = learn_pieces(items, rows).encode(spell(items.codes, items.size))
-    found = Ragged.from_rows(pieces, np.int64)
-    return found.of(found.values - 1)  # piece 0 is <unk>, which no item has
+    words = spell(items.codes, items.size)
+    pieces = Ragged.from_rows(learn_pieces(items, rows).encode(words), np.int64)
+    return pieces.of(pieces.values - 1)  # piece 0 is <unk>, which no item has
 
 
 def _fold(bits: Bits, rows: int) -> Array:
@@ -132,15 +122,13 @@ def spell(codes: Integers, size: int) -> list[str]:
 def learn_pieces(items: CodedItems, rows: int) -> Any:
     """Learn the most frequent runs of codes, each item counted once a training event.
 
-    The pieces are all single codes, so that every item can be spelled, and byte-pair merges, as
-    SentencePiece's ``bpe`` finds them.
-
     Returns:
-        A ``SentencePieceProcessor`` for words of :func:`spell`; piece 0 is ``<unk>``.
+        A ``SentencePieceProcessor`` for words of :func:`spell`: all single codes, and the byte-pair
+        merges of SentencePiece's ``bpe``; piece 0 is ``<unk>``.
 
     Raises:
-        RecinjectError: there are more single codes than rows, or fewer than half as many runs as
-            there is room for.
+        RecinjectError: there are more single codes than rows, or runs for less than half of the
+            other rows.
     """
     import sentencepiece  # no other representation needs it
 
@@ -150,7 +138,7 @@ def learn_pieces(items: CodedItems, rows: int) -> Any:
     seen = items.events > 0
     words = zip(spell(items.codes[seen], items.size), items.events[seen].tolist(), strict=True)
     letters = [chr(_FIRST_CHARACTER + number) for number in range(single)]
-    # Each letter also stands by itself once: one that no item has would not become a piece.
+    # Each letter is also a word of its own, as one that no item has would become no piece.
     lines = [f"{word}\t{count}" for word, count in (*words, *((letter, 1) for letter in letters))]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
