@@ -91,9 +91,12 @@ def is_first_process() -> bool:
     """Say whether this is the process that writes, of those that were launched together."""
     if _one_process():
         return True
-    from accelerate import PartialState  # with it comes torch
+    import torch
+    from accelerate import PartialState
 
-    return bool(PartialState(timeout=_LONGEST_WAIT).is_main_process)
+    # Unless it is told so, accelerate takes processes without a GPU for strangers to each other.
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
+    return bool(state.is_main_process)
 
 
 @contextmanager

@@ -164,6 +164,7 @@ def test_when_the_first_process_fails_the_others_end_with_its_message(tiny_recip
     assert first == second == 2, said + repeated
     message = re.search(r"^error: data.k_core=50: nothing is left of .*\n  fix: .*$", said, re.M)
     assert message[0] in repeated and "Traceback" not in repeated
+    assert "data: starting" in said and "data: starting" not in repeated
 
 
 def test_a_stage_that_is_not_there_is_refused_with_the_command_that_makes_it(tiny_recipe, tmp_path):

@@ -132,6 +132,7 @@ ELSEWHERE = {
     "sweep.seeds": "tests/pipeline/test_sweep.py",
     "sweep.reference": "tests/pipeline/test_sweep.py",
     "name": "tests/pipeline/test_recipe.py",
+    "plugins": "tests/pipeline/test_recipe.py",
     "runs": "tests/conftest.py",
     "samples.workers": "tests/samples/test_store.py",
     "evaluation.batch_size": "tests/recommenders/test_language_model.py",
