@@ -20,7 +20,6 @@ from recinject.data.splitting import Part, time_facts
 from recinject.evaluation.evaluate import Evaluation, EvaluationSettings, fit_recommenders
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import bind, explain, fields_of
-from recinject.foundation.storage import shipped_folder
 from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import name_items
 from recinject.models.building import embed_all_tokens, load_model
@@ -30,7 +29,7 @@ from recinject.pipeline.prepare import dialect_of, given_tokenizer
 from recinject.pipeline.recipe import Recipe, load_recipe
 from recinject.pipeline.report import report
 from recinject.pipeline.run import Run
-from recinject.pipeline.sections import ModelSection
+from recinject.pipeline.sections import ModelSection, own_or_shipped
 from recinject.pipeline.train import fine_tune as train_model
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Recommender, make_recommender
@@ -43,7 +42,6 @@ from recinject.tasks.shipped import TASKS, task_type
 
 Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
 """A recommender by name, by name with its settings, or as it is."""
-_SHIPPED_PROMPTS = ("zero_shot", "tiger", "tiger_users")
 
 
 def prepare(
@@ -72,7 +70,8 @@ def prepare(
         RecinjectError: a name or a setting is unknown, or nothing is left to train or test on.
 
     Examples:
-        >>> data = prepare(_example_log(), k_core=2)
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
         >>> data.to_pandas()["part"].value_counts().to_dict()
         {'train': 36, 'validation': 11, 'test': 11}
     """
@@ -115,13 +114,15 @@ def build_samples(
         RecinjectError: a task or a setting is unknown, or a sample cannot be made to fit.
 
     Examples:
-        >>> samples = build_samples(prepare(_example_log(), k_core=2), ["retrieval"])
+        >>> from recinject.data.simulator import simulate_shop
+        >>> log = simulate_shop(users=12, items=30, events_per_user=6, seed=1)
+        >>> samples = build_samples(prepare(log, k_core=2), ["retrieval"])
         >>> samples["retrieval"]["train"].column_names[:4]
         ['sample_id', 'task', 'template', 'split']
     """
     forms = Forms(tokens=settings.pop("tokens", True), jsonl=settings.pop("jsonl", False))
-    if settings.get("prompts") in _SHIPPED_PROMPTS:
-        settings["prompts"] = shipped_folder("prompts") / settings["prompts"]
+    if settings.get("prompts") is not None:
+        settings["prompts"] = own_or_shipped(Path(settings["prompts"]))
     made = bind(SampleSettings, settings, "build_samples", seed=seed)
     if tasks is None:
         rated = data.split.interactions.ratings is not None
@@ -132,8 +133,8 @@ def build_samples(
         for name, given in named.items()
     ]
     source = None if isinstance(tokenizer, Tokenizer) or tokenizer is None else str(tokenizer)
-    given = tokenizer if isinstance(tokenizer, Tokenizer) else given_tokenizer(source)
-    factory = make_factory(data, bound, made, given, **_dialect(source))
+    reader = tokenizer if isinstance(tokenizer, Tokenizer) else given_tokenizer(source)
+    factory = make_factory(data, bound, made, reader, **_dialect(source))
     kept = TemporaryDirectory(prefix="recinject-") if folder is None else None
     place = Path(folder or (kept.name if kept else ""))
     place.mkdir(parents=True, exist_ok=True)
@@ -178,19 +179,20 @@ def fine_tune(
     Raises:
         RecinjectError: a setting is unknown, or the model is not to be had.
     """
-    section = _model_section(model)
-    settings = samples.settings
-    limits = {"max_prompt_tokens": settings.limits[0], "max_completion_tokens": settings.limits[1]}
+    known = ("prompts", "max_prompt_tokens", "max_completion_tokens")
     content = {
         "name": "fine_tune",
         "seed": seed,
-        "samples": {"tasks": samples.tasks, "prompts": settings.prompts, **limits},
-        "model": section,
+        "samples": {"tasks": samples.tasks, **{k: getattr(samples.settings, k) for k in known}},
+        "model": _model_section(model),
         "lora": lora,
         "experts": experts,
         "training": training,
     }
-    recipe = _recipe(content)
+    try:
+        recipe = Recipe.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, "fine_tune: ", fields_of(Recipe)) from error
     with TemporaryDirectory(prefix="recinject-") as temporary:
         place = Path(folder or temporary)
         trained, _ = train_model(recipe, samples, place / "checkpoints", place / "log.jsonl")
@@ -209,7 +211,8 @@ def fit(recommender: Asked, data: Data, seed: int = 1) -> Recommender:
         RecinjectError: it is unknown, a setting is, or it needs ratings and the log has none.
 
     Examples:
-        >>> data = prepare(_example_log(), k_core=2)
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
         >>> model = fit({"ease": {"regularization": 10.0}}, data)
         >>> list(model.recommend([data.catalog.titles[:2]], k=3).columns)
         ['query', 'rank', 'item_id', 'title', 'score']
@@ -252,7 +255,8 @@ def evaluate(
         RecinjectError: a name or a setting is unknown, or two recommenders have one name.
 
     Examples:
-        >>> data = prepare(_example_log(), k_core=2)
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
         >>> result = evaluate(["popularity", "markov_chain"], data, resamples=100)
         >>> sorted(set(result.metrics["recommender"]))
         ['markov_chain', 'popularity']
@@ -308,22 +312,18 @@ def benchmark_ratings(
     Raises:
         RecinjectError: the log has no ratings, or a model is not to be had.
     """
-    task = {"history_length": settings.pop("history_length", 10)}
-    words = {
-        "prompts": settings.pop("prompts", "zero_shot"),
-        "phrases": settings.pop("phrases", {}),
-    }
-    most, batch = settings.pop("max_prompt_tokens", 512), settings.pop("rows_at_once", 80)
+    own: dict[str, Any] = {"prompts": "zero_shot", "phrases": {}, "max_prompt_tokens": 512}
+    own |= {name: settings.pop(name) for name in own.keys() & settings.keys()}
+    most, batch = own.pop("max_prompt_tokens"), settings.pop("rows_at_once", 80)
+    tasks = {"rating": {"history_length": settings.pop("history_length", 10)}}
     settings = {"reworded": False, "shuffled": False, "limit": limit, **settings}
     rows: dict[str, dict[Any, Any]] = {}
     predictions: dict[tuple[str, str], Any] = {}
     named: list[str] = []
     for model in map(str, models):
         for count in shots:
-            own = {**words, "max_prompt_tokens": most * (count + 1), "shots": count}
-            samples = build_samples(
-                data, {"rating": task}, tokenizer=model, seed=seed, tokens=False, **own
-            )
+            own |= {"max_prompt_tokens": most * (count + 1), "shots": count, "seed": seed}
+            samples = build_samples(data, tasks, tokenizer=model, tokens=False, **own)
             name = Path(model).stem + (f"_{count}_shots" if count else "")
             named.append(name)
             loaded = embed_all_tokens(load_model(model), samples.tokenizer, seed)
@@ -361,9 +361,7 @@ def load(run: str | Path) -> OpenRun:
     Raises:
         RecinjectError: there is no such run.
     """
-    opened = OpenRun.open(run)
-    assert isinstance(opened, OpenRun)
-    return opened
+    return OpenRun.open(run)
 
 
 def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun:
@@ -399,22 +397,8 @@ def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     return dict(model) if whole else {"config": dict(model)}
 
 
-def _recipe(content: Mapping[str, Any]) -> Recipe:
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise explain(error, "fine_tune: ", fields_of(Recipe)) from error
-
-
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:
     counts = {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
     times: dict[str, Any] = dict(time_facts(data.split))
     about = DataFacts(data.source, data.rule, cleaning=data.cleaning, **counts, **times)
     return {"seed": seed, "samples": sample_rows(samples.rows), "data": about}
-
-
-def _example_log() -> Log:
-    """Return a small log for the examples of this page."""
-    from recinject.data.simulator import simulate_shop
-
-    return simulate_shop(users=12, items=30, events_per_user=6, seed=1)

@@ -33,6 +33,9 @@ app = typer.Typer(
 )
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a .yaml file")]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's folder, or its name below runs/")
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's"),
@@ -55,13 +58,12 @@ def _run(recipe: str, overrides: list[str] | None) -> Any:
     return Run(load_recipe(recipe, overrides or []))
 
 
-def _do(module: str, recipe: str, overrides: list[str] | None, verb: str = "") -> None:
-    started = _run(recipe, overrides)
+def _do(module: str, verb: str, run: Any) -> None:
     if module != "prepare":
         from recinject.pipeline.check import check_settings
 
-        check_settings(started.recipe)
-    getattr(import_module(f"recinject.pipeline.{module}"), verb or module)(started)
+        check_settings(run.recipe)
+    getattr(import_module(f"recinject.pipeline.{module}"), verb)(run)
 
 
 @app.command()
@@ -71,12 +73,8 @@ def run(recipe: RecipeName, overrides: Overrides = None) -> None:
     Example: `recinject run quickstart name=short training.max_steps=100`
     """
     started = _run(recipe, overrides)
-    from recinject.pipeline.check import check_settings
-    from recinject.pipeline.report import report
-    from recinject.pipeline.sweep import make_sweep
-
-    check_settings(started.recipe)
-    (report if started.recipe.sweep is None else make_sweep)(started)
+    last = ("report", "report") if started.recipe.sweep is None else ("sweep", "make_sweep")
+    _do(*last, started)
 
 
 @app.command()
@@ -98,12 +96,7 @@ def sweep(
     varied = ", ".join(f"{key}: [{values}]" for key, _, values in pairs)
     settings = [f"sweep.vary={{{varied}}}"] if vary else []
     settings += [f"sweep.seeds=[{seeds}]"] if seeds else []
-    started = _run(recipe, [*(overrides or []), *settings])
-    from recinject.pipeline.check import check_settings
-    from recinject.pipeline.sweep import make_sweep
-
-    check_settings(started.recipe)
-    make_sweep(started)
+    _do("sweep", "make_sweep", _run(recipe, [*(overrides or []), *settings]))
 
 
 @app.command()
@@ -112,7 +105,7 @@ def prepare(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject prepare quickstart data.path=log.csv data.columns.item_id=sku`
     """
-    _do("prepare", recipe, overrides)
+    _do("prepare", "prepare", _run(recipe, overrides))
 
 
 @app.command()
@@ -121,7 +114,7 @@ def build(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject build quickstart samples.jsonl=true samples.workers=2`
     """
-    _do("prepare", recipe, overrides, "build")
+    _do("prepare", "build", _run(recipe, overrides))
 
 
 @app.command()
@@ -130,7 +123,7 @@ def train(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `accelerate launch -m recinject train quickstart`
     """
-    _do("train", recipe, overrides)
+    _do("train", "train", _run(recipe, overrides))
 
 
 @app.command()
@@ -139,7 +132,7 @@ def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject evaluate quickstart evaluation.limit=200`
     """
-    _do("evaluate", recipe, overrides)
+    _do("evaluate", "evaluate", _run(recipe, overrides))
 
 
 @app.command()
@@ -153,20 +146,14 @@ def report(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command()
 def recommend(
-    name: Annotated[
-        str, typer.Argument(metavar="RUN", help="A run's folder, or its name below runs/")
-    ],
+    name: RunName,
     liked: Annotated[
-        list[str] | None,
-        typer.Option(help="A title or an item id; repeat it for each item, oldest first"),
+        list[str] | None, typer.Option(help="A title or an item id; once an item, oldest first")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many items to recommend")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line")] = False,
     questions: Annotated[
-        Path | None,
-        typer.Option(
-            "--input", help="A file of JSON lines, answered as JSON lines; - reads standard input"
-        ),
+        Path | None, typer.Option("--input", help="JSON lines in a file, or - for standard input")
     ] = None,
     recommender: Annotated[
         str | None, typer.Option(help="A baseline to ask in place of the model, such as ease")
@@ -179,16 +166,11 @@ def recommend(
     For many people at once: `recinject recommend quickstart --input people.jsonl > lists.jsonl`,
     with lines such as `{"liked": ["P00009", "P00219"]}`.
     """
-    if bool(liked) == bool(questions):
-        raise RecinjectError(
-            f"recommend: {'both' if liked else 'neither'} of --liked and --input given",
-            hint='name what was liked with --liked "Title", or a file of JSON lines with --input',
-        )
     from recinject.pipeline.recommend import read_questions, recommender_of
     from recinject.pipeline.recommend import recommend as answer
     from recinject.pipeline.run import Run
 
-    rows: list[dict[str, Any]] = read_questions(questions) if questions else [{"liked": liked}]
+    rows = read_questions(questions, liked)
     asked = recommender_of(Run.open(name), recommender)
     for row, items in zip(rows, answer(asked, [row["liked"] for row in rows], k), strict=True):
         if questions or as_json:
@@ -203,8 +185,8 @@ def _print_list(items: list[dict[str, Any]]) -> None:
 
     table = Table("", "title", "item id", "score")
     for item in items:
-        title, item_id, score = escape(item["title"]), escape(item["item_id"]), item["score"]
-        table.add_row(str(item["rank"]), title, item_id, f"{score:.2f}")
+        texts = escape(item["title"]), escape(item["item_id"]), f"{item['score']:.2f}"
+        table.add_row(str(item["rank"]), *texts)
     Console().print(table)
 
 
@@ -213,9 +195,7 @@ def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/mine")],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub")],
     public: Annotated[bool, typer.Option("--public", help="Make the repository public")] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Upload the files, and do not only list them")
-    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload the files listed")] = False,
 ) -> None:
     """List the files of a trained model that would be uploaded to a hub; --yes uploads them.
 
@@ -256,8 +236,7 @@ def identifiers(recipe: RecipeName, overrides: Overrides = None) -> None:
     from recinject.pipeline.identifiers_view import view_identifiers
     from recinject.pipeline.prepare import prepare as stage
 
-    started = _run(recipe, overrides)
-    stage(started)
+    stage(started := _run(recipe, overrides))
     Console().print(view_identifiers(started))
 
 
@@ -267,10 +246,9 @@ def check(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject check my_recipe.yaml`
     """
-    started = _run(recipe, overrides)
     from recinject.pipeline.check import check_run
 
-    for line in check_run(started):
+    for line in check_run(_run(recipe, overrides)):
         say(line)
 
 
@@ -293,9 +271,7 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject show quickstart training.max_steps=10`
     """
-    from recinject.pipeline.recipe import load_recipe
-
-    typer.echo(load_recipe(recipe, overrides or []).text(), nl=False)
+    typer.echo(_run(recipe, overrides).recipe.text(), nl=False)
 
 
 @app.command()

@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.errors import pick as pick  # asked for beside `find`
-from recinject.foundation.settings import bind_arguments as bind_arguments
 
 T = TypeVar("T")
 
@@ -43,14 +42,11 @@ _plugins: dict[Path, str] = {}
 
 
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
-    """Make a thing known by a name; a later registration of the same name replaces the earlier.
+    """Make a decorated thing known by a name; a later one of the same name replaces it.
 
     Args:
         kind: one of :data:`HOMES`, such as ``"metric"`` or ``"recommender"``.
         name: how recipes and functions ask for it; the thing's own ``name`` if not given.
-
-    Returns:
-        A decorator that returns what it decorates.
 
     Raises:
         RecinjectError: there is no such kind.
@@ -71,12 +67,7 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
 
 
 def find(kind: str, name: str, place: str | None = None) -> Any:
-    """Return the thing of a kind that goes by a name.
-
-    Args:
-        kind: one of :data:`HOMES`.
-        name: its name.
-        place: where it was asked for, such as a recipe's key, for the error message.
+    """Return the thing of a kind that goes by a name; ``place`` is the recipe's key, for errors.
 
     Raises:
         RecinjectError: there is none, or the package that offers it cannot be imported.

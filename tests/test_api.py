@@ -87,13 +87,19 @@ def result(model, data, samples):
     return ri.evaluate(asked, data, samples, **LESS)
 
 
+def microseconds(module):
+    """How long the import of a module takes, with all that it imports."""
+    timed = [sys.executable, "-X", "importtime", "-c", f"import {module}"]
+    lines = subprocess.run(timed, capture_output=True, text=True, check=True).stderr.splitlines()
+    own = next(line for line in lines if line.split("|")[-1].strip() == module)
+    return int(own.split("|")[1])
+
+
 def test_importing_takes_neither_torch_nor_pandas_nor_time():
     code = "import sys, recinject; assert not {'torch', 'pandas', 'numpy'} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)
-    timed = [sys.executable, "-X", "importtime", "-c", "import recinject"]
-    lines = subprocess.run(timed, capture_output=True, text=True, check=True).stderr.splitlines()
-    own = next(line for line in lines if line.split("|")[-1].strip() == "recinject")
-    assert int(own.split("|")[1]) < 100_000, "microseconds, with all that it imports"
+    # The shortest of several: another process may have held the machine during the others.
+    assert min(microseconds("recinject") for _ in range(5)) < 100_000
     assert {"Log", "evaluate", "register"} <= set(dir(ri))
     for name in ri.__all__:
         assert getattr(ri, name) is not None
@@ -300,3 +306,5 @@ def test_a_shipped_recipe_runs_on_a_frame_and_opens_again(log, tmp_path, tiny_re
     title = run.data.catalog.titles[0]
     assert run.model is run.model and len(run.model.recommend([[title]], k=3)) == 3
     assert run.result.headline == made.result.headline
+    with pytest.raises(ri.RecinjectError, match="its log was given from Python"):
+        ri.run(folder / "recipe.yaml")

@@ -148,7 +148,8 @@ def test_a_command_of_recinject_runs(command, place, recinject, monkeypatch):
         succeed("prepare", *words, *small(words[0], ["data.path=ml-100k"]))
         words += small(words[0], ["data.path=ml-100k"])
     elif verb in ("run", "build", "evaluate", "check", "sweep"):
-        words = [words[0], *small(words[0], words[1:])]
+        end = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
+        words = [words[0], *small(words[0], words[1:end]), *words[end:]]
     succeed(verb, *words)
 
 

@@ -97,13 +97,16 @@ def clean_catalog(catalog: Catalog) -> tuple[Catalog, dict[str, int]]:
     becomes ``Cord (/s) (extra_id_0)``. Ids stay as they are: they are names, never prompts.
 
     Returns:
-        The clean catalogue, and by name the counts that are not zero: of texts tidied, of special
-        tokens disarmed, and of items without a title.
+        The clean catalogue, and by name the counts that are not zero.
     """
     counts: Counter[str] = Counter()
 
     def tidy(text: str) -> str:
-        clean_text, tokens = SPECIAL_TOKENS.subn(r"(\1)", _plain_text(text))
+        plain, before = text, ""
+        # Shops escape twice ("&amp;amp;"), and what unescaping uncovers must not escape disarming.
+        while plain != before:
+            plain, before = html.unescape(plain), plain
+        clean_text, tokens = SPECIAL_TOKENS.subn(r"(\1)", _BLANK.sub(" ", plain).strip())
         counts["special tokens disarmed"] += tokens
         counts["texts tidied"] += clean_text != text
         return clean_text
@@ -114,13 +117,6 @@ def clean_catalog(catalog: Catalog) -> tuple[Catalog, dict[str, int]]:
     frame["title"] = frame["title"].fillna("")
     counts["items without a title"] += int((frame["title"] == "").sum())
     return Catalog(frame), {what: count for what, count in counts.items() if count}
-
-
-def _plain_text(text: str) -> str:
-    # Shops escape twice ("&amp;amp;"), and what unescaping uncovers must not escape disarming.
-    while (plain := html.unescape(text)) != text:
-        text = plain
-    return _BLANK.sub(" ", text).strip()
 
 
 def _each(value: Any, tidy: Callable[[str], str]) -> Any:
@@ -148,23 +144,16 @@ def _repeated(interactions: Interactions) -> Flags:
 
 
 def _count(name: str, detail: str, interactions: Interactions, keep: Flags) -> CleaningStep:
-    users, items = (
-        int(np.count_nonzero(np.bincount(numbers[keep])))
-        for numbers in (interactions.users, interactions.items)
-    )
-    return CleaningStep(name, detail, users, items, int(np.count_nonzero(keep)))
+    both = interactions.users[keep], interactions.items[keep]
+    users, items = (int(np.count_nonzero(np.bincount(numbers))) for numbers in both)
+    return CleaningStep(name, detail, users, items, len(both[0]))
 
 
 def _number_anew(interactions: Interactions, catalog: Catalog) -> tuple[Interactions, Catalog]:
     kept_users, users = _dense(interactions.users)
     kept_items, items = _dense(interactions.items)
-    dense = replace(
-        interactions,
-        users=users,
-        items=items,
-        user_ids=[interactions.user_ids[user] for user in kept_users],
-        n_items=len(kept_items),
-    )
+    ids = [interactions.user_ids[user] for user in kept_users]
+    dense = replace(interactions, users=users, items=items, user_ids=ids, n_items=len(kept_items))
     return dense, Catalog(catalog.frame.iloc[kept_items].reset_index(drop=True))
 
 

@@ -34,13 +34,8 @@ ALL = Wanted()
 def read_table(path: Path, wanted: Wanted = ALL) -> Table:
     """Read a csv, tsv, jsonl, parquet, RecBole ``.inter`` or ``.item`` file, plain or ``.gz``.
 
-    Args:
-        path: the file.
-        wanted: which columns are used; others may be missing from the table.
-
     Raises:
-        RecinjectError: the file is absent, empty, broken, of an unknown kind, or a line of it
-            does not have the header's columns.
+        RecinjectError: the file is absent, empty, broken, or of an unknown kind.
     """
     kind = kind_of(path)
     if kind not in KINDS:
@@ -51,17 +46,12 @@ def read_table(path: Path, wanted: Wanted = ALL) -> Table:
     return KINDS[kind](path, wanted)
 
 
-def read_text(path: Path) -> str:
-    """Return the text of a file in UTF-8 or Latin-1, plain or ``.gz``.
+def read_utf8(path: Path) -> bytes:
+    """Return the text of a file in UTF-8 or Latin-1, plain or ``.gz``, as UTF-8 without its mark.
 
     Raises:
         RecinjectError: the file is absent, empty, broken or no text.
     """
-    return _read_utf8(path).decode()
-
-
-def _read_utf8(path: Path) -> bytes:
-    """Return a file's text as UTF-8, whatever it is stored as, without a byte order mark."""
     data = _read_bytes(path)
     if b"\0" in data:
         raise RecinjectError(
@@ -94,11 +84,7 @@ def kind_of(path: Path) -> str:
 
 
 def require_path(path: Path, setting: str) -> None:
-    """Refuse a path that is not there, naming what lies near it.
-
-    Raises:
-        RecinjectError: neither a file nor a folder has this path.
-    """
+    """Refuse a path that is neither a file nor a folder, naming what lies near it."""
     if path.exists():
         return
     parent = next(folder for folder in path.absolute().parents if folder.is_dir())
@@ -138,16 +124,10 @@ def read_json_lines(
     parse: Callable[[str], Any] = json.loads,
     keep: Callable[[str], bool] = lambda line: True,
 ) -> Table:
-    """Read a file that has one object a line; lines that hold none are problems of the table.
-
-    Args:
-        path: the file.
-        parse: makes a line's object, or raises ValueError.
-        keep: tells which lines are read.
-    """
+    """Read the objects of the lines to keep; lines that ``parse`` refuses are problems."""
     records, numbers, wrong = [], [], []
     # Only \n ends a line of JSON: str.splitlines would also cut at U+2028 inside a title.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_utf8(path).decode().split("\n"), start=1):
         if line and not line.isspace() and keep(line):
             record = _json_object(line, parse)
             if isinstance(record, dict):
@@ -182,7 +162,8 @@ def _read_parquet(path: Path, wanted: Wanted) -> Table:
         refuse_repeated(path, schema.names)
         columns = list(wanted.columns(schema.names)) if wanted.names else schema.names
         # Texts of events recur: as categories, each is held once.
-        recurring = [name for name in columns if wanted.names and _is_text(schema.field(name).type)]
+        texts = (pa.string(), pa.large_string()) if wanted.names else ()
+        recurring = [name for name in columns if schema.field(name).type in texts]
         table = parquet.ParquetFile(source, read_dictionary=recurring).read(columns)
         table.validate(full=True)  # a broken page may hold texts that are none
         gaps = any(column.null_count for column in table.columns)
@@ -203,31 +184,18 @@ def _exact(kind: pa.DataType) -> Any:
     return pd.UInt64Dtype() if pa.types.is_unsigned_integer(kind) else None
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
 @dataclass(frozen=True)
-class Dialect:
+class CsvDialect:
     """How the lines of a file are cut into columns.
 
-    Attributes:
-        separator: one ASCII letter, or ``::``; None takes the header's most frequent of ``,;|``
-            and tab.
-        quoted: whether quotes may enclose a value.
-        header: the columns' names, when the first line does not name them.
-        typed: whether the first line names them as ``NAME:TYPE``, as RecBole does.
+    The separator is one ASCII letter, or ``::``; None takes the header's most frequent of ``,;|``
+    and tab.
     """
 
     separator: str | None
-    quoted: bool = False
-    header: tuple[str, ...] = ()
-    typed: bool = False
-
-    def settled(self, text: str) -> Dialect:
-        """Return the same with the separator that a text's first line has."""
-        line = text.lstrip().split("\n", 1)[0]
-        return replace(self, separator=self.separator or max(",;\t|", key=line.count))
+    quoted: bool = False  # whether quotes may enclose a value
+    header: tuple[str, ...] = ()  # the columns' names, when the first line does not name them
+    typed: bool = False  # whether the first line names them as ``NAME:TYPE``, as RecBole does
 
     @property
     def letter(self) -> str:
@@ -262,29 +230,29 @@ class Dialect:
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
 DIALECTS = {
-    ".csv": Dialect(None, quoted=True),
-    ".tsv": Dialect("\t", quoted=True),
-    ".inter": Dialect("\t", typed=True),
-    ".item": Dialect("\t", typed=True),
+    ".csv": CsvDialect(None, quoted=True),
+    ".tsv": CsvDialect("\t", quoted=True),
+    ".inter": CsvDialect("\t", typed=True),
+    ".item": CsvDialect("\t", typed=True),
 }
 
 
-def read_delimited(path: Path, dialect: Dialect, wanted: Wanted = ALL) -> Table:
+def read_delimited(path: Path, dialect: CsvDialect, wanted: Wanted = ALL) -> Table:
     """Read a file whose lines are rows of columns; texts of events become categories.
 
-    Rows that have not the header's columns, and a quote that never closes, are problems of the
-    table.
+    Rows that have not the header's columns, and a quote that never closes, are its problems.
 
     Raises:
         RecinjectError: the file or its header is at fault, or it is no table at all.
     """
-    data = _read_utf8(path)
+    data = read_utf8(path)
     head = data[:_FIRST_BYTES]
     start = (head if b"\n" in head.lstrip() else data).decode(errors="ignore")
-    dialect = dialect.settled(start)
+    line = start.lstrip().split("\n", 1)[0]
+    dialect = replace(dialect, separator=dialect.separator or max(",;\t|", key=line.count))
     header = list(dialect.header) or dialect.header_of(start)
     refuse_repeated(path, header)
-    kinds = plain_names(path, header, dialect)
+    kinds = _plain_names(path, header, dialect)
     raw = dict(zip(kinds, header, strict=True))
     used = wanted.columns(list(kinds))
     category = pa.dictionary(pa.int32(), pa.string())
@@ -312,11 +280,8 @@ def read_delimited(path: Path, dialect: Dialect, wanted: Wanted = ALL) -> Table:
     )
 
 
-def plain_names(path: Path, names: Sequence[str], dialect: Dialect) -> dict[str, str]:
-    """Return the columns' names without types, in the file's order, each with its type.
-
-    Names that are there twice are refused, and types that are missing or none of RecBole's.
-    """
+def _plain_names(path: Path, names: Sequence[str], dialect: CsvDialect) -> dict[str, str]:
+    """Return the columns' names without types, each with its type; refuse what is no header."""
     parts = [name.rpartition(":") if dialect.typed else (name, "", "") for name in names]
     for name, (_, _, kind) in zip(names, parts, strict=True):
         if dialect.typed and kind not in _RECBOLE_TYPES:
@@ -332,7 +297,7 @@ def plain_names(path: Path, names: Sequence[str], dialect: Dialect) -> dict[str,
 def _parse_rows(
     path: Path,
     data: bytes,
-    dialect: Dialect,
+    dialect: CsvDialect,
     header: Sequence[str],
     types: Mapping[str, pa.DataType],
 ) -> tuple[pa.Table, list[Problem]]:
@@ -384,13 +349,13 @@ def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
     return column if pc.all(pc.is_finite(numbers)).as_py() is False else numbers
 
 
-def _rows_of(path: Path, dialect: Dialect, end: str = "") -> Iterator[tuple[int, list[str]]]:
+def _rows_of(path: Path, dialect: CsvDialect, end: str = "") -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a file, and of a text after it, with their lines, its header first."""
-    text = read_text(path) + end
+    text = read_utf8(path).decode() + end
     return dialect.rows(text.replace("::", dialect.letter) if dialect.separator == "::" else text)
 
 
-def _wrong_rows(path: Path, dialect: Dialect, width: int) -> list[Problem]:
+def _wrong_rows(path: Path, dialect: CsvDialect, width: int) -> list[Problem]:
     """Find the rows of another length than the header, and a quote that never closes."""
     end = ["end of the file"]
     line, row, ragged = 1, end, []
@@ -404,7 +369,7 @@ def _wrong_rows(path: Path, dialect: Dialect, width: int) -> list[Problem]:
     return problems + Problem.of(opened, 'close the quote, or write it as "" inside a quoted value')
 
 
-def _lines(path: Path, dialect: Dialect, width: int, rows: Sequence[int]) -> list[int]:
+def _lines(path: Path, dialect: CsvDialect, width: int, rows: Sequence[int]) -> list[int]:
     """Return the lines on which some rows of the header's length stand."""
     wanted, first = set(rows), 0 if dialect.header else 1
     whole = (line for line, row in _rows_of(path, dialect) if len(row) == width)

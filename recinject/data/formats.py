@@ -15,17 +15,16 @@ from typing import Any
 import pandas as pd
 
 from recinject.data.files import (
-    ALL,
     JSON_LINES,
     KINDS,
-    Dialect,
+    CsvDialect,
     kind_of,
     listing,
     open_bytes,
     read_delimited,
     read_json_lines,
     read_table,
-    read_text,
+    read_utf8,
     shown,
     without_gz,
 )
@@ -36,8 +35,8 @@ from recinject.registry import find, names, pick, register
 _FILES = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _DIALECTS = {
-    "u.data": Dialect("\t", header=_RATINGS),
-    "ratings.dat": Dialect("::", header=_RATINGS),
+    "u.data": CsvDialect("\t", header=_RATINGS),
+    "ratings.dat": CsvDialect("::", header=_RATINGS),
 }
 _NO_GENRES = "(no genres listed)"
 _GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"]
@@ -45,8 +44,7 @@ _GENRES += ["Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical",
 _GENRES += ["Romance", "Sci-Fi", "Thriller", "War", "Western"]
 
 
-def ratings_files(path: Path) -> list[Path]:
-    """Return the files of ratings in a folder, or a file itself, known by their names."""
+def _ratings_files(path: Path) -> list[Path]:
     files = [path] if path.is_file() else [path / name for name in _FILES]
     # Many a log calls its file ratings.csv; only MovieLens has movies.csv beside it.
     return [
@@ -58,24 +56,14 @@ def ratings_files(path: Path) -> list[Path]:
     ]
 
 
-def movies_file(ratings: Path) -> Path:
-    """Return where the file of movies belongs."""
-    return ratings.with_name(_FILES.get(ratings.name, "movies.csv"))
-
-
-def read_movielens(path: Path, wanted: Wanted = ALL) -> Table:
-    """Read one of MovieLens's files, or any table, by its name.
-
-    Movies get ``genres`` separated by ``|``, an empty text for none (``unknown`` in 100K).
-    """
+def _read_movielens(path: Path, wanted: Wanted) -> Table:
+    """Read a file by its name; movies get ``genres`` parted by ``|``, an empty text for none."""
     if path.name in _DIALECTS:
         return read_delimited(path, _DIALECTS[path.name], wanted)
     if path.name == "u.item":
         return _with_flags(path)
-    if path.name == "movies.dat":
-        table = _titled(path, "::", ["genres"])
-    else:
-        table = read_table(path, wanted)
+    is_dat = path.name == "movies.dat"
+    table = _titled(path, "::", ["genres"]) if is_dat else read_table(path, wanted)
     if "genres" in table.frame:
         table.frame["genres"] = table.frame["genres"].replace(_NO_GENRES, "")
     return table
@@ -84,7 +72,7 @@ def read_movielens(path: Path, wanted: Wanted = ALL) -> Table:
 def _titled(path: Path, separator: str, tail: Sequence[str]) -> Table:
     """Read lines of an id, a title that may hold the separator, and a tail of fields."""
     rows, numbers, wrong = [], [], []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_utf8(path).decode().split("\n"), start=1):
         if not line.strip():
             continue
         item_id, *rest = line.rstrip("\r").split(separator, 1)
@@ -93,8 +81,7 @@ def _titled(path: Path, separator: str, tail: Sequence[str]) -> Table:
             rows.append(fields)
             numbers.append(number)
         else:
-            what = f"{len(fields)} fields where there must be {len(tail) + 2}"
-            wrong.append((number, what))
+            wrong.append((number, f"{len(fields)} fields where there must be {len(tail) + 2}"))
     frame = pd.DataFrame(rows, columns=["item_id", "title", *tail], dtype=object)
     hint = f"mend or remove that line; fields are separated by {separator}"
     return Table(path, frame, numbers, problems=Problem.of(wrong, hint))
@@ -121,7 +108,11 @@ def _genre_names(path: Path) -> list[str]:
     """Return the genre of each flag, from ``u.genre`` where it is there."""
     if not path.is_file():
         return _GENRES
-    lines = [line.strip().rpartition("|") for line in read_text(path).split("\n") if line.strip()]
+    lines = [
+        line.strip().rpartition("|")
+        for line in read_utf8(path).decode().split("\n")
+        if line.strip()
+    ]
     if [number for _, _, number in lines] != [str(number) for number in range(len(lines))]:
         raise RecinjectError(
             f"{path}: is no list of genres numbered from 0",
@@ -137,44 +128,27 @@ _ASIN = re.compile(r"""["'](?:parent_asin|asin)["']\s*:\s*["']([^"']*)["']""")
 # ratings and what others bought tell of the events that are held out.
 _LEFT_OUT = {"reviewText", "text", "summary", "style", "helpful", "vote", "image", "images"}
 _LEFT_OUT |= {"imUrl", "imageURL", "imageURLHighRes", "videos", "tech1", "tech2", "fit", "date"}
-_LEFT_OUT |= {"details", "feature", "features", "salesRank", "rank", "average_rating"}
-_LEFT_OUT |= {"rating_number", "related", "also_buy", "also_view", "similar_item"}
-_LEFT_OUT.add("bought_together")
+_LEFT_OUT |= {"details", "feature", "features", "salesRank", "rank", "average_rating", "related"}
+_LEFT_OUT |= {"rating_number", "also_buy", "also_view", "similar_item", "bought_together"}
 
 
-def reviews_files(path: Path) -> list[Path]:
-    """Return the reviews of a folder, or a file itself, by names or by a first line's keys."""
-    files = [path] if path.is_file() else sorted(path.iterdir())
-    return [file for file in files if _is_reviews(file)]
-
-
-def metadata_file(reviews: Path) -> Path | None:
+def _metadata_file(reviews: Path) -> Path | None:
     """Return the metadata that lie beside reviews: ``meta_X`` for ``reviews_X_5`` or ``X``."""
     stem = without_gz(reviews).stem.removeprefix("reviews_").removesuffix("_5")
-    files = sorted(reviews.parent.glob("meta_*"))
-    same = (file for file in files if without_gz(file).stem == f"meta_{stem}")
-    return next((file for file in same if kind_of(file) in JSON_LINES), None)
+    files = _matching(reviews.parent, "meta_*", JSON_LINES)
+    return next((file for file in files if without_gz(file).stem == f"meta_{stem}"), None)
 
 
-def read_amazon(path: Path, wanted: Wanted = ALL) -> Table:
-    """Read a file of reviews or metadata: JSON, or Python literals (metadata of 2014).
-
-    Args:
-        path: the file; of another kind than JSON lines, it is read as any table.
-        wanted: whose metadata to read; a collection describes many times more items.
-
-    Raises:
-        RecinjectError: the metadata are of other items.
-    """
+def _read_amazon(path: Path, wanted: Wanted) -> Table:
+    """Read reviews or metadata: JSON lines, Python literals (metadata of 2014), or any table."""
     if kind_of(path) not in JSON_LINES:
         return read_table(path, wanted)
     used = wanted.items
 
-    def keep(line: str) -> bool:
-        if used is None:
+    def keep(line: str) -> bool:  # metadata describe many times more items than a log uses
+        if used is None or not (found := _ASIN.findall(line)):
             return True
-        found = _ASIN.findall(line)
-        return not found or any(name in used for name in found)
+        return any(name in used for name in found)
 
     table = read_json_lines(path, _parse, keep)
     if table.frame.empty and not table.problems and used is not None:
@@ -191,28 +165,21 @@ def _parse(line: str) -> Any:
     except ValueError:
         if not line.lstrip().startswith("{'"):
             raise
-        record = _literal(line.strip())
+        try:
+            record = ast.literal_eval(line.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            raise ValueError(f"nor a Python dictionary: {error}") from error
     if not isinstance(record, dict):
         return record
     return {str(name): value for name, value in record.items() if name not in _LEFT_OUT}
 
 
-def _literal(line: str) -> Any:
-    try:
-        return ast.literal_eval(line)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-        raise ValueError(f"nor a Python dictionary: {error}") from error
-
-
 def _is_reviews(file: Path) -> bool:
     name = without_gz(file).stem
-    others = name in ("interactions", "items") or name.startswith("meta_")
-    if others or kind_of(file) not in JSON_LINES:
+    if name in ("interactions", "items") or name.startswith("meta_"):
         return False
-    return name.startswith("reviews_") or bool(metadata_file(file)) or _has_keys(file)
-
-
-def _has_keys(file: Path) -> bool:
+    if name.startswith("reviews_") or _metadata_file(file):
+        return True
     try:
         with open_bytes(file) as stream:
             line = stream.readline(_FIRST_BYTES)
@@ -225,21 +192,13 @@ def _has_keys(file: Path) -> bool:
 class Format:
     """One form that logs come in: which files it has, and how they are read.
 
-    A form of one's own is a ``Format`` that is registered as a reader, by
-    ``@register("reader", NAME)``, by an entry point of the group ``recinject.reader``, or in a
-    file that a recipe names under ``plugins``. ``data.format=NAME`` asks for it; where no format
-    is asked for, it is guessed like the others. :func:`files.read_table` reads the usual kinds of
-    files, so a form needs a ``read`` of its own only for others.
+    A form of one's own is a ``Format`` that is registered as a reader. ``data.format=NAME`` asks
+    for it; where no format is asked for, it is guessed like the others. :func:`files.read_table`
+    reads the usual kinds of files, so a form needs a ``read`` of its own only for others.
 
-    Attributes:
-        name: what messages call it.
-        expects: what a path of this form is, in words.
-        events: the files of events that a path holds; a file holds itself or nothing.
-        items: the items file that belongs to an events file, None when there is none.
-        read: makes a table of one of these files, with the columns ``user_id`` and ``item_id``
-            or whatever ``data.columns`` says. :class:`tables.Wanted` tells which columns and items
-            are used; a reader may leave the others out, or ignore it.
-        guess_items: whether a column such as ``title`` in the file of events may be the item's.
+    ``read`` makes a table of one of its files, with the columns ``user_id`` and ``item_id`` or
+    whatever ``data.columns`` says. :class:`tables.Wanted` tells which columns and items are used; a
+    reader may leave the others out, or ignore it.
 
     Examples:
         A reader of lines such as ``Ann likes tea``:
@@ -259,30 +218,31 @@ class Format:
         >>> register("reader", "likes")(likes)  # doctest: +SKIP
     """
 
-    name: str
-    expects: str
-    events: Callable[[Path], list[Path]]
-    items: Callable[[Path], Path | None]
+    name: str  # what messages call it
+    expects: str  # what a path of this form is, in words
+    events: Callable[[Path], list[Path]]  # the files of events in a path; a file is itself or none
+    items: Callable[[Path], Path | None]  # the items file that belongs to an events file
     read: Callable[[Path, Wanted], Table] = read_table
-    guess_items: bool = True
+    guess_items: bool = (
+        True  # whether a column such as ``title`` among the events may be the item's
+    )
 
 
 def find_formats() -> dict[str, Format]:
     """Return every form that ``data.format`` may name: the project's own, and everybody's own."""
-    return {name: _load(name) for name in names("reader")}
-
-
-def _load(name: str) -> Format:
-    try:
-        found = find("reader", name)
-    except Exception as error:  # somebody else's package may raise anything
-        found = f"{type(error).__name__}: {error}"
-    if isinstance(found, Format):
-        return found
-    raise RecinjectError(
-        f"data.format: the reader {name!r} of a package or plugin is no Format ({found})",
-        hint="mend or remove the package that offers it",
-    )
+    formats = {}
+    for name in names("reader"):
+        try:
+            formats[name] = find("reader", name)
+        except Exception as error:  # somebody else's package may raise anything
+            formats[name] = f"{type(error).__name__}: {error}"
+        if not isinstance(formats[name], Format):
+            raise RecinjectError(
+                f"data.format: the reader {name!r} of a package or plugin is no Format "
+                f"({formats[name]})",
+                hint="mend or remove the package that offers it",
+            )
+    return formats
 
 
 def find_files(
@@ -290,14 +250,9 @@ def find_files(
 ) -> tuple[Format, Path, Path | None]:
     """Return the format of a path, and its files of events and of items.
 
-    Args:
-        path: a file of events or a folder.
-        asked: a name of :func:`find_formats`; None takes the one that the path looks like.
-        items: the file of items; None looks for it where the format expects it.
-
     Raises:
-        RecinjectError: there is no such name; the path looks like no format, or a folder like
-            several; or one of its files is not to be told from others.
+        RecinjectError: the format that is asked for is unknown; the path looks like no format, or a
+            folder like several; or one of its files is not to be told from others.
     """
     known = find_formats()
     if asked is not None:
@@ -357,9 +312,9 @@ register("reader", "movielens")(
         name="MovieLens",
         expects="a folder with u.data and u.item (100K), ratings.dat and movies.dat (1M, 10M), or "
         "ratings.csv and movies.csv (20M and later)",
-        events=ratings_files,
-        items=movies_file,
-        read=read_movielens,
+        events=_ratings_files,
+        items=lambda events: events.with_name(_FILES.get(events.name, "movies.csv")),
+        read=_read_movielens,
     )
 )
 register("reader", "amazon")(
@@ -367,9 +322,9 @@ register("reader", "amazon")(
         name="Amazon reviews",
         expects="a folder with reviews_X_5.json (2014), X_5.json (2018) or X.jsonl (2023) and "
         "maybe meta_X of the same ending, or the file of reviews (each also .gz)",
-        events=reviews_files,
-        items=metadata_file,
-        read=read_amazon,
+        events=lambda path: list(filter(_is_reviews, _matching(path, "*", JSON_LINES))),
+        items=_metadata_file,
+        read=_read_amazon,
         guess_items=False,  # a review has a title of its own
     )
 )

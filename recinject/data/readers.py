@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,14 +33,6 @@ from recinject.data.tables import (
 from recinject.foundation.errors import RecinjectError
 
 
-@runtime_checkable
-class Tabular(Protocol):
-    """What makes itself a pandas frame: an Arrow table, a ``datasets.Dataset``, polars."""
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return the rows as a frame."""
-
-
 def read_log(
     path: str | Path,
     *,
@@ -48,7 +40,7 @@ def read_log(
     columns: Mapping[str, str] | None = None,
     format: str | None = None,  # noqa: A002 (the name of the recipe's setting)
 ) -> Log:
-    """Read a log of events, and what is known of its items.
+    """Read a log of events, and what is known of its items; ``findings`` tell what was found.
 
     Args:
         path: a folder of RecBole, MovieLens or Amazon reviews, or its file of events; a csv, tsv,
@@ -60,9 +52,6 @@ def read_log(
             read from the events file, and well-known ones where no item has two values in them.
         format: the name of a registered reader, such as ``"movielens"``; detected from the files
             when None.
-
-    Returns:
-        The log; its ``findings`` tell the format, the columns that were taken, and what is missing.
 
     Raises:
         RecinjectError: a file or column is absent or broken, or a value is missing or not what its
@@ -78,12 +67,12 @@ def read_log(
         >>> print(log.findings[0])
         The format was detected: table log.csv.
     """
-    path, columns = Path(path), columns or {}
+    path, columns, items = Path(path), columns or {}, Path(items) if items else None
     require_path(path, "data.path")
     check_names(columns)
     if items is not None:
-        require_path(Path(items), "data.items")
-    chosen, events_path, items_path = find_files(path, format, Path(items) if items else None)
+        require_path(items, "data.items")
+    chosen, events_path, items_path = find_files(path, format, items)
     source = f"{chosen.name} {events_path.name}"
     if items_path is not None:
         source += f" and {items_path.name}"
@@ -119,19 +108,20 @@ def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> L
     the numbers could guess the next item by counting.
 
     A user's order is the ``position`` when there is one; else the timestamp, ties and unknown
-    times staying where the log has them; else the log's own order.
-
-    Args:
-        events: columns ``user_id`` and ``item_id`` (text, or categories that are text in order and
-            all in use), optionally ``rating``, ``timestamp`` (seconds, NaN where unknown) and
-            ``position``; a row an event.
-        items: columns ``item_id`` and whatever is known; of rows with one id the first counts,
-            rows that no event uses are left out, items without a row get an empty title.
-        source: where it came from, in words.
+    times staying where the log has them; else the log's own order. Ids are text, or categories that
+    are text in order and all in use. Of rows of ``items`` with one id the first counts, rows that
+    no event uses are left out, and items without a row get an empty title.
     """
     users, user_ids = _numbered(events["user_id"])
     items_used, item_ids = _numbered(events["item_id"])
-    order = np.lexsort((_time_order(events, users), users))
+    if "position" in events:
+        times = events["position"].to_numpy(np.float64)
+    elif "timestamp" in events:
+        # An event of unknown time stays behind the event that it follows in the log.
+        times = known_times(events["timestamp"].to_numpy(np.float64), users)
+    else:
+        times = np.zeros(len(events))
+    order = np.lexsort((times, users))
 
     def ordered(name: str) -> NDArray[np.float64] | None:
         return events[name].to_numpy(np.float64)[order] if name in events else None
@@ -144,7 +134,8 @@ def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> L
         user_ids=user_ids,
         n_items=len(item_ids),
     )
-    return Log(interactions, _catalog(item_ids, items), source)
+    log = Log(interactions, _catalog(item_ids, items), source)
+    return replace(log, findings=_findings(log, "position" in events, items))
 
 
 def _numbered(ids: pd.Series[Any]) -> tuple[Integers, list[str]]:
@@ -152,15 +143,6 @@ def _numbered(ids: pd.Series[Any]) -> tuple[Integers, list[str]]:
     found = ids.astype("category").cat
     codes: Integers = np.asarray(found.codes, np.int32)
     return codes, [str(name) for name in found.categories]
-
-
-def _time_order(events: pd.DataFrame, users: Integers) -> NDArray[np.float64]:
-    if "position" in events:
-        return events["position"].to_numpy(np.float64)
-    if "timestamp" in events:
-        # An event of unknown time stays behind the event that it follows in the log.
-        return known_times(events["timestamp"].to_numpy(np.float64), users)
-    return np.zeros(len(events))
 
 
 def _catalog(item_ids: list[str], items: pd.DataFrame | None) -> Catalog:
@@ -205,33 +187,37 @@ def _join(
     events: _Events, about: Table | None, columns: Mapping[str, str], source: str, found: str
 ) -> Log:
     """Join events with what is known of their items, by their own table or among the events."""
-    names, taken = events.names, dict[str, str]()
+    names = {ours: name for ours, name in events.names.items() if ours in events.frame}
+    taken: dict[str, str] = {}
     items: pd.DataFrame | None = None
     if about is not None:
         # The item table may name its id otherwise than the events do.
         own = {k: name for k, name in columns.items() if k != "item_id" or name in about.frame}
-        item_names = _match(about, ITEM_COLUMNS, ("item_id",), own)
-        names, items = {**names, **item_names}, item_frame(about, item_names)
+        item_names = _match(about, ITEM_COLUMNS, IDS[1:], own)
+        items, item_id = item_frame(about, item_names), item_names.pop("item_id")
+        names |= item_names
+        if item_id != names["item_id"]:
+            names["item_id of items"] = item_id
     elif taken := _among_events(events, columns):
         items = _first_of_each(events, taken)
     renamed = {ours: name for ours, name in names.items() if ours != name} | taken
     listed = ", ".join(f"{ours} from {name!r}" for ours, name in renamed.items())
     log = make_log(events.frame, items, f"{source} ({listed})" if listed else source)
-    findings = [found]
-    if listed:
-        findings.append(f"{listed.replace(' from ', ' is read from ', 1)}.")
-    findings += _findings(log, events.frame, None if about is None else items)
-    return replace(log, findings=findings)
+    read = [f"{listed.replace(' from ', ' is read from ', 1)}."] if listed else []
+    return replace(log, findings=[found, *read, *log.findings])
 
 
-def _findings(log: Log, frame: pd.DataFrame, items: pd.DataFrame | None) -> list[str]:
+def _findings(log: Log, by_position: bool, items: pd.DataFrame | None) -> list[str]:
     """Say how large a log is, what is missing in it, and which rows of items were left out."""
     events, said = log.interactions, []
     if events.timestamps is None:
-        order = "position" if "position" in frame else "order of the rows"
+        order = "position" if by_position else "order of the rows"
         said.append(f"It has no timestamps: the {order} is each user's order.")
-    elif unknown := int(np.isnan(events.timestamps).sum()):
-        said.append(f"Events without a timestamp, kept behind the event before: {unknown:,}.")
+    else:
+        kept = "" if by_position else ", kept behind the event before"
+        if unknown := int(np.isnan(events.timestamps).sum()):
+            said.append(f"Events without a timestamp{kept}: {unknown:,}.")
+        said += ["The position is each user's order, not the timestamp."] * by_position
     if events.ratings is None:
         said.append("It has no ratings.")
     counts = {"Items without a title": log.catalog.titles.count("")}
@@ -246,10 +232,9 @@ def _findings(log: Log, frame: pd.DataFrame, items: pd.DataFrame | None) -> list
 
 
 def _among_events(events: _Events, columns: Mapping[str, str]) -> dict[str, str]:
-    """Find item columns among the events: those that the settings name, and guessed ones.
+    """Find item columns among the events: those that are asked for, and guessed ones.
 
-    A guess holds where no item has two values: the title of a review, or the name of a customer,
-    differs from row to row.
+    A guess holds where no item has two values: the title of a review differs from row to row.
     """
     table, items = events.table, events.frame["item_id"].cat.codes.to_numpy()
     theirs = list(table.frame.columns)
@@ -290,7 +275,8 @@ def _match(
 
 
 def _frame_table(name: str, rows: object) -> Table:
-    frame = rows.to_pandas() if isinstance(rows, Tabular) else rows
+    convert = getattr(rows, "to_pandas", None)  # of Arrow tables, datasets.Dataset, polars
+    frame = convert() if callable(convert) else rows
     if not isinstance(frame, pd.DataFrame):
         raise RecinjectError(
             f"{name}: a {type(rows).__name__} is no table",

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,36 +28,16 @@ _LOG = "recinject.log"
 _EVENTS_AT_ONCE = 1 << 20
 
 
-class Columns(StrEnum):
-    """The names that a log's columns have after reading; only the first two are required."""
-
-    USER = "user_id"
-    ITEM = "item_id"
-    RATING = "rating"
-    TIMESTAMP = "timestamp"
-    POSITION = "position"
-
-
 @dataclass(frozen=True, eq=False)
 class Interactions:
-    """Who used what, when: one array a column, events ordered by user, then by time.
+    """Who used what, when: one array of shape (events,) a column, by user, then by time."""
 
-    Attributes:
-        users: user numbers, ascending, shape (events,).
-        items: item numbers, which are rows of the catalogue, shape (events,).
-        ratings: shape (events,), or None when the log has none.
-        timestamps: seconds since 1970, NaN where unknown, shape (events,); None when the log has
-            none.
-        user_ids: the log's own id of each user number.
-        n_items: the number of items in the catalogue.
-    """
-
-    users: Integers
-    items: Integers
-    ratings: Floats | None
-    timestamps: Floats | None
-    user_ids: Sequence[str]
-    n_items: int
+    users: Integers  # user numbers, ascending
+    items: Integers  # item numbers, which are rows of the catalogue
+    ratings: Floats | None  # None when the log has none
+    timestamps: Floats | None  # seconds since 1970, NaN where unknown; None when the log has none
+    user_ids: Sequence[str]  # the log's own id of each user number
+    n_items: int  # of the catalogue
 
     def __len__(self) -> int:
         return len(self.users)
@@ -93,6 +72,16 @@ class Interactions:
             ratings=None if self.ratings is None else self.ratings[keep],
             timestamps=None if self.timestamps is None else self.timestamps[keep],
         )
+
+
+def event_table(
+    events: Interactions, *, parts: NDArray[np.object_] | None = None, **of_items: Sequence[str]
+) -> pd.DataFrame:
+    """Return a row an event for people: the user's id, what is known of the item, and so on."""
+    columns: dict[str, Any] = {"user_id": np.array(events.user_ids, object)[events.users]}
+    columns |= {name: np.array(own, object)[events.items] for name, own in of_items.items()}
+    columns |= {"part": parts, "rating": events.ratings, "timestamp": events.timestamps}
+    return pd.DataFrame({name: own for name, own in columns.items() if own is not None})
 
 
 def known_times(times: Floats, users: Integers) -> Floats:
@@ -138,13 +127,6 @@ class Log:
 
     :func:`read_log` makes one of files, :meth:`from_frame` of tables in memory.
 
-    Attributes:
-        interactions: the events, as arrays.
-        catalog: the items that the events name; ``catalog.titles`` are their titles.
-        source: where the log came from, in words.
-        findings: what reading found, a sentence each: the format, the columns taken, items
-            without a title, events without a time.
-
     Examples:
         >>> import pandas as pd
         >>> events = pd.DataFrame(
@@ -166,9 +148,9 @@ class Log:
     """
 
     interactions: Interactions
-    catalog: Catalog
-    source: str
-    findings: Sequence[str] = ()
+    catalog: Catalog  # the items that the events name
+    source: str  # where the log came from, in words
+    findings: Sequence[str] = ()  # what reading found, a sentence each; cleaning leaves them alone
 
     @classmethod
     def from_frame(
@@ -179,8 +161,7 @@ class Log:
         Args:
             events: a row an event: a pandas frame, or whatever has ``to_pandas``, such as an Arrow
                 table or a ``datasets.Dataset``. The columns of users and items are required;
-                ``rating``, ``timestamp`` (seconds, milliseconds or dates) and ``position`` are
-                taken where they are there.
+                ``rating``, ``timestamp`` (seconds, milliseconds or dates) and ``position`` are not.
             items: a row an item, in any of these forms; only the item's id is required.
             columns: our column names to the tables', where the well-known names do not do; an
                 empty text leaves a column out.
@@ -205,14 +186,7 @@ class Log:
 
         Events are ordered by user, then by time; a column that the log has not is left out.
         """
-        events = self.interactions
-        columns: dict[str, NDArray[Any] | None] = {
-            "user_id": np.array(events.user_ids, object)[events.users],
-            "item_id": np.array(self.catalog.item_ids, object)[events.items],
-            "rating": events.ratings,
-            "timestamp": events.timestamps,
-        }
-        return pd.DataFrame({name: own for name, own in columns.items() if own is not None})
+        return event_table(self.interactions, item_id=self.catalog.item_ids)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -227,11 +201,10 @@ class Log:
         return digest.hexdigest()
 
     def _content(self) -> Iterator[bytes | memoryview]:
-        events = self.interactions
+        events, items = self.interactions, self.catalog.frame
         for column in (events.users, events.items, events.ratings, events.timestamps):
             yield b"" if column is None else np.ascontiguousarray(column).view(np.uint8).data
         yield json.dumps(list(events.user_ids)).encode()
-        items = self.catalog.frame
         for name in items.columns:
             yield json.dumps([name, items[name].tolist()], default=str).encode()
 
@@ -246,14 +219,6 @@ class Log:
 
         Raises:
             RecinjectError: the folder holds no log.
-
-        Examples:
-            >>> import tempfile
-            >>> log = Log.from_frame(pd.DataFrame({"user": ["ann"], "item": ["tea"]}))
-            >>> with tempfile.TemporaryDirectory() as folder:
-            ...     log.save(folder)
-            ...     Log.load(folder).fingerprint == log.fingerprint
-            True
         """
         interactions, catalog, _, about = load_tables(Path(folder))
         if _LOG not in about:
@@ -272,12 +237,7 @@ def save_tables(
 ) -> None:
     """Write events with their users and items; numbers stand for both, tables name them.
 
-    Args:
-        folder: is made if it is not there.
-        events: the events.
-        catalog: the items.
-        more: further columns of the events, each of shape (events,).
-        about: what else to say of them, stored with the events.
+    ``more`` are further columns of the events, and ``about`` is stored beside all of them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     columns = {
@@ -288,12 +248,13 @@ def save_tables(
         **more,
     }
     known = {name: column for name, column in columns.items() if column is not None}
-    schema = pa.schema([(name, pa.from_numpy_dtype(own.dtype)) for name, own in known.items()])
-    with parquet.ParquetWriter(folder / _EVENTS, schema.with_metadata(about)) as writer:
+    fields = [(name, pa.from_numpy_dtype(own.dtype)) for name, own in known.items()]
+    schema = pa.schema(fields, metadata=about)
+    with parquet.ParquetWriter(folder / _EVENTS, schema) as writer:
         for start in range(0, len(events), _EVENTS_AT_ONCE):
             stop = start + _EVENTS_AT_ONCE
             rows = [pa.array(column[start:stop]) for column in known.values()]
-            writer.write_table(pa.table(rows, schema=schema.with_metadata(about)))
+            writer.write_table(pa.table(rows, schema=schema))
     pd.DataFrame({"user_id": list(events.user_ids)}).to_parquet(folder / _USERS, index=False)
     catalog.frame.to_parquet(folder / _ITEMS, index=False)
 
@@ -301,11 +262,7 @@ def save_tables(
 def load_tables(
     folder: Path,
 ) -> tuple[Interactions, Catalog, dict[str, NDArray[Any]], dict[str, str]]:
-    """Read what :func:`save_tables` wrote: events, items, further columns, and what else is said.
-
-    Raises:
-        RecinjectError: the folder holds nothing of the kind.
-    """
+    """Read what :func:`save_tables` wrote: events, items, further columns, and ``about``."""
     if not (folder / _EVENTS).is_file():
         raise RecinjectError(f"{folder}: holds no {_EVENTS}", hint="name a folder that was saved")
     # pandas would read None as NaN and lists as arrays, which a phrase takes for something there.

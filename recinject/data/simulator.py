@@ -25,68 +25,41 @@ _USERS_AT_ONCE = 1024
 _ADJECTIVES = (
     "Classic,Compact,Everyday,Heritage,Lightweight,Premium,Pro,Slim,Travel,Ultra,Junior,Deluxe"
 )
-# category: brands; materials and makes; products
-_SHELVES = {
-    "camping": (
-        "Alpenfell,Northcairn,Wildmark,Tarnside,Emberpine",
-        "Titanium,Ripstop,Waterproof,Down,Folding,Insulated",
-        "Tent,Sleeping Bag,Stove,Headlamp,Cook Set,Hammock,Lantern,Tarp,Camp Chair,Water Filter",
-    ),
-    "coffee": (
-        "Beanworth,Crema Lane,Mokador,Slowpour,Kettle & Oak",
-        "Ceramic,Stainless Steel,Glass,Copper,Burr,Matte Black",
-        "Grinder,Dripper,French Press,Kettle,Tamper,Milk Frother,Coffee Scale,Filter Set,Mug,"
-        "Moka Pot",
-    ),
-    "cycling": (
-        "Velmont,Spokeworks,Chainline,Ridgepedal,Cadenza",
-        "Carbon,Alloy,Reflective,Gel,Tubeless,Aero",
-        "Helmet,Saddle,Pedal Set,Tail Light,Bottle Cage,Bar Tape,Floor Pump,Multi-Tool,Frame Bag,"
-        "Gloves",
-    ),
-    "gardening": (
-        "Greenhollow,Thistle & Spade,Loamcraft,Fernwick,Rootwell",
-        "Cedar,Galvanised,Bamboo,Terracotta,Forged,Recycled",
-        "Planter,Shears,Watering Can,Trowel,Seed Tray,Hose,Compost Bin,Trellis,Kneeling Pad,"
-        "Plant Labels",
-    ),
-    "baking": (
-        "Crumb & Co,Ovenbird,Flourish,Doughmaster,Butterfield",
-        "Silicone,Cast Iron,Nonstick,Wooden,Aluminium,Marble",
-        "Rolling Pin,Loaf Pan,Bowl,Muffin Tin,Piping Set,Dough Scraper,Rack,Cake Stand,Basket,"
-        "Cutters",
-    ),
-    "board games": (
-        "Meeple House,Dicewell,Foxglove Games,Tabletop North,Gambit Hall",
-        "Cooperative,Two-Player,Wooden,Magnetic,Illustrated,Strategy",
-        "Tile Game,Card Game,Dice Set,Puzzle,Word Game,Quiz,Chess Set,Party Game,Expansion,"
-        "Card Sleeves",
-    ),
-    "photography": (
-        "Lumenar,Apertura,Stillframe,Optiq,Shutterhill",
-        "Carbon Fibre,Leather,Padded,Magnetic,Bicolour,Weatherproof",
-        "Tripod,Strap,Lens Filter,Camera Bag,LED Panel,Lens Cap,Card Case,Gimbal,Softbox,"
-        "Shutter Remote",
-    ),
-    "fitness": (
-        "Ironbloom,Pulseform,Kinetra,Stridewell,Corelift",
-        "Cork,Foam,Adjustable,Textured,Weighted,Neoprene",
-        "Yoga Mat,Dumbbells,Bands,Roller,Jump Rope,Kettlebell,Pull-Up Bar,Gym Bag,Vest,"
-        "Balance Board",
-    ),
-    "stationery": (
-        "Inkwell & Sons,Papermoon,Quillon,Marginalia,Notabene",
-        "Linen,Dotted,Brass,Leather,Pastel,Refillable",
-        "Notebook,Fountain Pen,Gel Pens,Tape,Organiser,Sketchbook,Planner,Pencil Case,Ink,"
-        "Sticky Notes",
-    ),
-    "pet care": (
-        "Pawsome & Kin,Whiskerfield,Tailmates,Barkley Row,Furrow",
-        "Orthopaedic,Plush,Rope,Washable,Elevated,Chew-Proof",
-        "Dog Bed,Leash,Cat Tree,Food Bowl,Brush,Chew Toy,Pet Carrier,Scratching Post,Pouch,"
-        "Fountain",
-    ),
-}
+# Three lines a category: its name and brands, its materials and makes, its products.
+_ASSORTMENT = """
+camping: Alpenfell,Northcairn,Wildmark,Tarnside,Emberpine
+Titanium,Ripstop,Waterproof,Down,Folding,Insulated
+Tent,Sleeping Bag,Stove,Headlamp,Cook Set,Hammock,Lantern,Tarp,Camp Chair,Water Filter
+coffee: Beanworth,Crema Lane,Mokador,Slowpour,Kettle & Oak
+Ceramic,Stainless Steel,Glass,Copper,Burr,Matte Black
+Grinder,Dripper,French Press,Kettle,Tamper,Milk Frother,Coffee Scale,Filter Set,Mug,Moka Pot
+cycling: Velmont,Spokeworks,Chainline,Ridgepedal,Cadenza
+Carbon,Alloy,Reflective,Gel,Tubeless,Aero
+Helmet,Saddle,Pedal Set,Tail Light,Bottle Cage,Bar Tape,Floor Pump,Multi-Tool,Frame Bag,Gloves
+gardening: Greenhollow,Thistle & Spade,Loamcraft,Fernwick,Rootwell
+Cedar,Galvanised,Bamboo,Terracotta,Forged,Recycled
+Planter,Shears,Watering Can,Trowel,Seed Tray,Hose,Compost Bin,Trellis,Kneeling Pad,Plant Labels
+baking: Crumb & Co,Ovenbird,Flourish,Doughmaster,Butterfield
+Silicone,Cast Iron,Nonstick,Wooden,Aluminium,Marble
+Rolling Pin,Loaf Pan,Bowl,Muffin Tin,Piping Set,Dough Scraper,Rack,Cake Stand,Basket,Cutters
+board games: Meeple House,Dicewell,Foxglove Games,Tabletop North,Gambit Hall
+Cooperative,Two-Player,Wooden,Magnetic,Illustrated,Strategy
+Tile Game,Card Game,Dice Set,Puzzle,Word Game,Quiz,Chess Set,Party Game,Expansion,Card Sleeves
+photography: Lumenar,Apertura,Stillframe,Optiq,Shutterhill
+Carbon Fibre,Leather,Padded,Magnetic,Bicolour,Weatherproof
+Tripod,Strap,Lens Filter,Camera Bag,LED Panel,Lens Cap,Card Case,Gimbal,Softbox,Shutter Remote
+fitness: Ironbloom,Pulseform,Kinetra,Stridewell,Corelift
+Cork,Foam,Adjustable,Textured,Weighted,Neoprene
+Yoga Mat,Dumbbells,Bands,Roller,Jump Rope,Kettlebell,Pull-Up Bar,Gym Bag,Vest,Balance Board
+stationery: Inkwell & Sons,Papermoon,Quillon,Marginalia,Notabene
+Linen,Dotted,Brass,Leather,Pastel,Refillable
+Notebook,Fountain Pen,Gel Pens,Tape,Organiser,Sketchbook,Planner,Pencil Case,Ink,Sticky Notes
+pet care: Pawsome & Kin,Whiskerfield,Tailmates,Barkley Row,Furrow
+Orthopaedic,Plush,Rope,Washable,Elevated,Chew-Proof
+Dog Bed,Leash,Cat Tree,Food Bowl,Brush,Chew Toy,Pet Carrier,Scratching Post,Pouch,Fountain
+""".strip().split("\n")
+_CATEGORIES, _BRANDS = zip(*(line.split(": ") for line in _ASSORTMENT[::3]), strict=True)
+_SHELVES = list(zip(_BRANDS, _ASSORTMENT[1::3], _ASSORTMENT[2::3], strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,43 +75,23 @@ class _Shop:
 def simulate_shop(*, users: int, items: int, events_per_user: int, seed: int) -> Log:
     """Simulate a shop whose customers have tastes and follow up on what they just bought.
 
-    The story:
+    Items belong to one of ten categories and to one of its five brands. Their popularity falls as a
+    power of a random rank, and their quality is independent of it. Every item has three
+    *successors* of its own category, drawn evenly: what follows an item is mostly not popular.
 
-    1. Items belong to one of ten categories and to one of its five brands. Their popularity
-       falls as a power of a random rank; their quality is independent of it.
-    2. Every item goes well with three *successors* of its own category, drawn evenly, so that
-       what follows an item is mostly not what is popular.
-    3. A user has a taste, drawn from a sparse Dirichlet over categories, and in each category
-       a favourite brand.
-    4. About every second event is a successor of the last item, or of the one before it; the
-       others are drawn by taste times popularity. Nobody uses an item twice.
-    5. A rating is the item's quality plus the user's taste for it, the user's leniency and
-       noise, rounded to 1 to 5 stars.
-    6. Each user's events fall, in order, in a span of their own within two years.
+    A user has a taste, drawn from a sparse Dirichlet over categories, and in each category a
+    favourite brand. About every second event is a successor of the last item, or of the one before
+    it; the others are drawn by taste times popularity. Nobody uses an item twice. A rating is the
+    item's quality plus the user's taste for it, the user's leniency and noise, rounded to 1 to 5
+    stars. Each user's events fall, in order, in a span of their own within two years.
 
-    So popularity beats chance, co-occurrence beats popularity and order beats co-occurrence,
-    while half of the events stay hard to foresee for anything.
-
-    Args:
-        users: how many users.
-        items: how many items the shop has; those that nobody uses are not in the log.
-        events_per_user: the mean number of events of a user; everyone has at least five.
-        seed: the seed of all chance in it.
+    So popularity beats chance, co-occurrence beats popularity and order beats co-occurrence, while
+    half of the events stay hard to foresee. Items that nobody uses are not in the log, and everyone
+    has five events or more, on average ``events_per_user``.
 
     Raises:
         RecinjectError: a number is too small, or too few items for so many events.
     """
-    _check(users, items, events_per_user)
-    shop = _stock(items, seed)
-    blocks = [
-        _visit(shop, np.arange(start, min(start + _USERS_AT_ONCE, users)), events_per_user, seed)
-        for start in range(0, users, _USERS_AT_ONCE)
-    ]
-    source = f"simulated shop, seed {seed}"
-    return make_log(pd.concat(blocks, ignore_index=True), shop.frame, source)
-
-
-def _check(users: int, items: int, events_per_user: int) -> None:
     if users < 1:
         raise RecinjectError(f"data: {users} users make no shop", hint="ask for at least one user")
     if events_per_user < MIN_EVENTS:
@@ -151,6 +104,13 @@ def _check(users: int, items: int, events_per_user: int) -> None:
             f"data: {items} items are too few for {events_per_user} events a user",
             hint=f"nobody uses an item twice: ask for at least {3 * events_per_user} items",
         )
+    shop = _stock(items, seed)
+    blocks = [
+        _visit(shop, np.arange(start, min(start + _USERS_AT_ONCE, users)), events_per_user, seed)
+        for start in range(0, users, _USERS_AT_ONCE)
+    ]
+    events = pd.concat(blocks, ignore_index=True)
+    return make_log(events, shop.frame, f"simulated shop, seed {seed}")
 
 
 def _stock(items: int, seed: int) -> _Shop:
@@ -169,16 +129,15 @@ def _stock(items: int, seed: int) -> _Shop:
 
 
 def _label(category: Integers, rng: np.random.Generator) -> tuple[pd.DataFrame, Integers]:
-    names = list(_SHELVES)
     draws = rng.integers(1 << 30, size=(len(category), 4))
     rows = []
     for item, (shelf, draw) in enumerate(zip(category, draws, strict=True)):
-        words = [text.split(",") for text in (*_SHELVES[names[shelf]], _ADJECTIVES)]
+        words = [text.split(",") for text in (*_SHELVES[shelf], _ADJECTIVES)]
         brand, make, product, adjective = (
             options[number % len(options)] for options, number in zip(words, draw, strict=True)
         )
         title = f"{brand} {adjective} {make} {product}"
-        rows.append((f"P{item:05d}", title, brand, names[shelf]))
+        rows.append((f"P{item:05d}", title, brand, _CATEGORIES[shelf]))
     frame = pd.DataFrame(rows, columns=["item_id", "title", "brand", "category"], dtype=object)
     return frame, (draws[:, 0] % 5).astype(np.int32)
 
@@ -206,8 +165,7 @@ def _visit(shop: _Shop, users: NDArray[np.int64], events_per_user: int, seed: in
     lengths = np.minimum(MIN_EVENTS + extra, items // 2)
     baskets = _shop_along(shop, (match + 1e-3) * shop.popularity, int(lengths.max()), rng)
     taken = np.arange(baskets.shape[1]) < lengths[:, None]
-    ratings = _rate(shop, match, baskets, rng)
-    times = _times(taken, rng)
+    ratings, times = _rate(shop, match, baskets, rng), _times(taken, rng)
     return pd.DataFrame(
         {
             "user_id": np.repeat([f"U{user:05d}" for user in users], lengths),

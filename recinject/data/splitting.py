@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from recinject.data.schema import (
     Catalog,
     Flags,
-    Floats,
     Integers,
     Interactions,
     Log,
@@ -138,8 +137,7 @@ class Split:
 def leave_one_out(interactions: Interactions, share: float = 0, seed: int = 0) -> Split:
     """Hold out each user's last event for the test and the second last for validation.
 
-    Users with fewer than three events stay whole in the training part. ``share`` and ``seed`` have
-    no part in it.
+    Users with fewer than three events stay whole in the training part.
     """
     counts = np.diff(interactions.offsets)
     parts = np.full(len(interactions), Part.TRAIN, np.int8)
@@ -189,11 +187,7 @@ def cold_items(interactions: Interactions, share: float, seed: int) -> Split:
 
     Training never meets these items; their events stand anywhere in a user's history.
     """
-    order = derive_rng(seed, "cold_items").permutation(interactions.n_items)
-    held_out = max(1, round(share * interactions.n_items))
-    parts = np.full(interactions.n_items, Part.TRAIN, np.int8)
-    parts[order[: 2 * held_out]] = Part.VALIDATION
-    parts[order[:held_out]] = Part.TEST
+    parts = _draw_parts(interactions.n_items, share, derive_rng(seed, "cold_items"))
     return Split(interactions, parts[interactions.items], by_item=True)
 
 
@@ -203,12 +197,15 @@ def random(interactions: Interactions, share: float, seed: int) -> Split:
 
     Events later than a tested one train, as in most published figures for ratings.
     """
-    order = derive_rng(seed, "random").permutation(len(interactions))
-    held_out = max(1, round(share * len(interactions)))
-    parts = np.full(len(interactions), Part.TRAIN, np.int8)
+    return Split(interactions, _draw_parts(len(interactions), share, derive_rng(seed, "random")))
+
+
+def _draw_parts(count: int, share: float, rng: np.random.Generator) -> Parts:
+    order, held_out = rng.permutation(count), max(1, round(share * count))
+    parts = np.full(count, Part.TRAIN, np.int8)
     parts[order[: 2 * held_out]] = Part.VALIDATION
     parts[order[:held_out]] = Part.TEST
-    return Split(interactions, parts)
+    return parts
 
 
 def split_by(name: str, interactions: Interactions, share: float = 0.1, seed: int = 0) -> Split:
@@ -224,14 +221,9 @@ def split_by(name: str, interactions: Interactions, share: float = 0.1, seed: in
     ...     parts[newest] = Part.TEST
     ...     return Split(interactions, parts)
 
-    ``data.split=newest_half`` asks for it in a recipe.
-
-    Args:
-        name: of the rule.
-        interactions: every event of the log.
-        share: how much is the test, and how much more the validation, below one half: of the
-            events, of each user's (``user_ratio``) or of the items (``cold_items``).
-        seed: decides what ``random`` and ``cold_items`` hold out.
+    ``data.split=newest_half`` asks for it in a recipe. ``share`` is the fraction that is tested,
+    and as much again validates: of the events, of each user's (``user_ratio``) or of the items
+    (``cold_items``).
 
     Raises:
         RecinjectError: the name is unknown, the log lacks what the rule needs, or nothing is
@@ -270,10 +262,9 @@ def learn_from(split: Split, share: float, seed: int) -> Split:
 
 
 def order_ties(log: Log, seed: int) -> Log:
-    """Put neighbouring events of one user and one time in an order that the rows have no part in.
+    """Put neighbouring events of one user and one time in order of a hash of seed, user and item.
 
-    They are ordered by a hash of seed, user and item. Events of unknown time stay where they are,
-    and so does every event of a log without timestamps.
+    Events of unknown time stay where they are.
     """
     events, times = log.interactions, log.interactions.timestamps
     if times is None:
@@ -299,24 +290,20 @@ def time_facts(split: Split) -> dict[str, float]:
 
     Returns:
         ``tie_rate``: share of tested users with a test event that has the very time of the
-        event before it, one of an earlier part (their order is the log's word, or the hash's);
-        ``future_share``: share of training events later than the average test event. Empty
-        when the log has no timestamps.
+        event before it, one of an earlier part; ``future_share``: share of training events later
+        than the average test event. Empty when the log has no timestamps.
     """
     timestamps = split.interactions.timestamps
     if timestamps is None:
         return {}
     tests = np.flatnonzero(split.parts == Part.TEST)
-    test_times: Floats = timestamps[tests]
-    users: Integers = split.interactions.users
-    before = tests - 1
+    users, test_times, before = split.interactions.users, timestamps[tests], tests - 1
     same_user = (tests > 0) & (users[before] == users[tests])
     tied = same_user & (timestamps[before] == test_times) & (split.parts[before] < Part.TEST)
-    training = split.parts == Part.TRAIN
-    future = training & (timestamps > np.nanmean(test_times))
+    future = timestamps[split.parts == Part.TRAIN] > np.nanmean(test_times)
     return {
         "tie_rate": len(np.unique(users[tests[tied]])) / len(np.unique(users[tests])),
-        "future_share": float(np.count_nonzero(future) / np.count_nonzero(training)),
+        "future_share": float(np.mean(future)),
     }
 
 
@@ -344,14 +331,8 @@ def draw_negatives(view: View, users: Array, chance: Chance, count: int) -> Inte
     Ranks among the untouched items are drawn, then shifted past the touched ones: the work
     depends on the users' own items only, never on the size of the catalogue.
 
-    Args:
-        view: the events in sight.
-        users: the user of each row, shape (n,).
-        chance: the rows' random numbers.
-        count: how many to draw.
-
     Returns:
-        Item numbers, shape (n, count). The order within a row is not random.
+        Items for each of the ``users``, shape (n, count). The order in a row is not random.
 
     Raises:
         RecinjectError: a user has not left that many items untouched.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from recinject.data.schema import Columns, Flags, Floats
+from recinject.data.schema import Flags, Floats
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.registry import pick
 
@@ -24,10 +24,8 @@ _SHOWN = 5
 class Wanted:
     """What a reader may restrict itself to, so that a large file costs no more than is used of it.
 
-    Attributes:
-        names: given the file's own column names, returns those in use: our name to the file's.
-            None, or an empty result, means every column.
-        items: the ids of the items in use, for a file of items; None means all.
+    Of the file's own column names, ``names`` returns those in use: our name to the file's. None, or
+    an empty result, means every column. ``items`` are the ids of the items in use; None means all.
     """
 
     names: Callable[[Sequence[str]], Mapping[str, str]] | None = None
@@ -60,22 +58,16 @@ class Problem:
 class Table:
     """A file's rows under the file's own column names: what a reader returns.
 
-    Rows that cannot be made out are left out of the frame and reported as problems.
-
-    Attributes:
-        path: the file, or what a table from Python is called.
-        frame: the rows, with a range index; values of any type.
-        lines: the line of the file on which each row stands, ascending, or a function from some
-            row numbers to their lines. None: messages count rows from 1.
-        problems: what is wrong with the lines that are not in the frame.
-        sequences: columns of text that blanks divide into a list, as RecBole's do.
+    Rows that cannot be made out are left out of the frame and reported as problems. ``lines`` has
+    the line of the file on which each row stands, ascending, or is a function from some row
+    numbers to their lines. If it is None, messages count rows from 1.
     """
 
-    path: Path | str
-    frame: pd.DataFrame
+    path: Path | str  # or what a table from Python is called
+    frame: pd.DataFrame  # the rows, with a range index; values of any type
     lines: Sequence[int] | Callable[[Sequence[int]], Sequence[int]] | None = None
-    problems: Sequence[Problem] = ()
-    sequences: frozenset[str] = frozenset()
+    problems: Sequence[Problem] = ()  # what is wrong with the lines that are not in the frame
+    sequences: frozenset[str] = frozenset()  # columns of text that blanks divide, as RecBole's
 
     def find(self, bad: Flags, what: Callable[[int], str], hint: str) -> list[Problem]:
         """Return the problem of the rows that are flagged, shape (rows,), if any are."""
@@ -116,7 +108,9 @@ def refuse_repeated(path: Path | str, names: Sequence[str]) -> None:
         )
 
 
-EVENT_COLUMNS = tuple(column.value for column in Columns)
+IDS = ("user_id", "item_id")
+NUMBERS = ("rating", "timestamp", "position")
+EVENT_COLUMNS = (*IDS, *NUMBERS)
 ITEM_COLUMNS = ("item_id", "title", "brand", "category", "categories")
 GUESSES: dict[str, tuple[str, ...]] = {
     "user_id": ("userid", "user", "reviewerid", "uid", "customerid", "visitorid"),
@@ -129,8 +123,7 @@ GUESSES: dict[str, tuple[str, ...]] = {
     "category": ("category", "maincategory"),
     "categories": ("categories", "genres", "genre", "class", "categorylist"),
 }
-IDS = ("user_id", "item_id")
-NUMBERS = ("rating", "timestamp", "position")
+_LISTS = (list, tuple, np.ndarray)
 _WRONG = dict.fromkeys(IDS, "is empty")
 _WRONG["timestamp"] = "is neither seconds since 1970 nor a date such as 2014-03-01T10:00:00"
 _FIRST_NO_INTEGER = 2.0**63  # of 64 bits
@@ -151,17 +144,7 @@ def match_names(
     required: Sequence[str],
     columns: Mapping[str, str],
 ) -> dict[str, str]:
-    """Find the file's column for each of ours: as the settings say, else by well-known names.
-
-    Args:
-        path: the file, for errors.
-        theirs: the names of its columns.
-        wanted: our names that this file may hold.
-        required: those that it must hold.
-        columns: the settings, our name to the file's; an empty text leaves a column out.
-
-    Returns:
-        Our name to the file's, for those found.
+    """Return our name to the file's: as ``columns`` says, else for well-known names.
 
     Raises:
         RecinjectError: columns that were asked for or are required are not there; it names all.
@@ -188,10 +171,7 @@ def match_names(
 
 
 def match_items_among_events(
-    path: Path | str,
-    theirs: Sequence[str],
-    names: Mapping[str, str],
-    columns: Mapping[str, str],
+    path: Path | str, theirs: Sequence[str], names: Mapping[str, str], columns: Mapping[str, str]
 ) -> dict[str, str]:
     """Find columns about items in a file of events whose own columns are known by ``names``."""
     found = match_names(path, theirs, ITEM_COLUMNS[1:], (), columns)
@@ -204,14 +184,10 @@ def _plain(name: str) -> str:
 
 
 def event_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
-    """Return a file's events with checked values under our names.
+    """Return a file's events with checked values under our names, or raise all that is wrong.
 
     Ids are categories: text, in order. ``rating``, ``timestamp`` (seconds since 1970, NaN where
     unknown) and ``position`` are float64. A column without any value is left out.
-
-    Raises:
-        RecinjectError: there are no rows, or values are missing or not what their column holds;
-            the message lists all that is wrong with the file.
     """
     if table.frame.empty:
         raise RecinjectError(f"{table.path}: holds no events", hint="give a log with rows")
@@ -235,23 +211,18 @@ def event_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
 
 
 def item_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
-    """Return a file's items as text under our names, missing values None.
+    """Return a file's items as text under our names, or raise all that is wrong.
 
-    ``categories`` is a list of text. Columns that are none of ours keep their own name.
-
-    Raises:
-        RecinjectError: item ids are missing, or other lines of the file are at fault.
+    Missing values are None, ``categories`` is a list of text, and other columns keep their name.
     """
     problems = list(table.problems)
-    others = [
-        name
-        for name in table.frame.columns
-        if name not in ("", "__index_level_0__", *names.values(), *ITEM_COLUMNS)
-    ]
+    known = ("", "__index_level_0__", *names.values(), *ITEM_COLUMNS)
+    others = {name: name for name in table.frame.columns if name not in known}
     frame = pd.DataFrame(index=table.frame.index)
-    for ours, theirs in {**names, **{name: name for name in others}}.items():
+    for ours, theirs in {**names, **others}.items():
         column = table.frame[theirs]
-        lists = ours == "category" and "categories" not in names and _holds_lists(column)
+        first = next(iter(column.dropna()), None)
+        lists = isinstance(first, _LISTS) and ours == "category" and "categories" not in names
         if lists or ours == "categories":
             separator = None if theirs in table.sequences else "|"
             values = [_labels(value, separator) or None for value in column]
@@ -295,23 +266,20 @@ def as_ids(column: pd.Series[Any]) -> pd.Categorical[str]:
 
 def value_text(value: Any) -> str:
     """Return a value of any type as text that UTF-8 can store."""
-    if isinstance(value, (list, tuple, np.ndarray)):
+    if isinstance(value, _LISTS):
         return ", ".join(_flatten(value))
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, bytes):  # Parquet by writers that do not mark text as text
         return value.decode(errors="replace")
-    text = (
-        json.dumps(value, ensure_ascii=False, default=str)
-        if isinstance(value, dict)
-        else str(value)
-    )
+    is_dict = isinstance(value, dict)
+    text = json.dumps(value, ensure_ascii=False, default=str) if is_dict else str(value)
     # JSON can spell half of a surrogate pair, which no file can then store as UTF-8.
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _flatten(value: Any) -> Iterator[str]:
-    if isinstance(value, (list, tuple, np.ndarray)):
+    if isinstance(value, _LISTS):
         for part in value:
             yield from _flatten(part)
     elif value is not None:
@@ -322,14 +290,9 @@ def _labels(value: Any, separator: str | None) -> list[str]:
     """Split, flatten and tidy one item's categories; each stands once, in the file's order."""
     if isinstance(value, str):
         value = value_text(value).split(separator)
-    elif not isinstance(value, (list, tuple, np.ndarray)):
+    elif not isinstance(value, _LISTS):
         value = [] if pd.isna(value) else [value]
     return [label for label in dict.fromkeys(_flatten(value)) if label]
-
-
-def _holds_lists(column: pd.Series[Any]) -> bool:
-    present = column.dropna()
-    return not present.empty and isinstance(present.iloc[0], (list, tuple, np.ndarray))
 
 
 def _fault(name: str, column: pd.Series[Any], row: int) -> str:
@@ -367,19 +330,15 @@ def _timestamps(column: pd.Series[Any]) -> tuple[Floats, Flags]:
         dates = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
         seconds = seconds.copy()
         seconds[bad] = _since_epoch(dates)
-    return _in_seconds(seconds, counted), bad & ~np.isfinite(seconds)
+    unknown = bad & ~np.isfinite(seconds)
+    while counted.any():  # milliseconds, and what is smaller still, are divided by thousands
+        magnitudes = seconds[counted]
+        np.abs(magnitudes, out=magnitudes)
+        if np.median(magnitudes, overwrite_input=True) <= _FIRST_MILLISECONDS:
+            break
+        seconds = np.where(counted, seconds / 1000, seconds)
+    return seconds, unknown
 
 
 def _since_epoch(dates: pd.Series[pd.Timestamp]) -> Floats:
     return np.array((dates - _EPOCH) / pd.Timedelta(seconds=1), np.float64)
-
-
-def _in_seconds(times: Floats, counted: Flags) -> Floats:
-    """Divide milliseconds, and what is smaller still, by thousands: those that are flagged."""
-    while counted.any():
-        magnitudes = times[counted]
-        np.abs(magnitudes, out=magnitudes)
-        if np.median(magnitudes, overwrite_input=True) <= _FIRST_MILLISECONDS:
-            break
-        times = np.where(counted, times / 1000, times)
-    return times

@@ -6,23 +6,29 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from scipy.stats import binom
 
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, time_facts
+from recinject.foundation.ragged import is_among
 from recinject.recommenders.language_model import RatingsByLabel, WrittenRatings
 from recinject.recommenders.protocol import Prediction, Queries
 from recinject.samples.samples import Samples
-from recinject.samples.store import read_samples
+from recinject.samples.store import shards
 
 Verdict = Literal["ok", "note", "warning"]
 _MOST_UNPARSED = 0.05
 _SAMPLED = 2000
+_COLUMNS = ["user", "target", "candidates", "prompt", "completion"]
+_SPAN = 1 << 32  # a user's number times this, plus an item's, is one key
 
 
 @dataclass(frozen=True)
@@ -30,8 +36,7 @@ class Finding:
     """One thing that was looked into.
 
     Attributes:
-        check: what was checked, a short stable name.
-        value: what was found.
+        check: a short stable name.
         verdict: ``ok``; ``note`` for what a reader should know; ``warning`` for what makes the
             figures doubtful.
         explanation: what the value means, in one sentence.
@@ -75,8 +80,7 @@ def highest_id_rule(numbers: NDArray[np.integer] | None, queries: Queries) -> li
     finds targets far above chance (4 to 7 % on Amazon reviews).
 
     Args:
-        numbers: the number in each item's identifier, shape (items,); None where identifiers
-            carry none.
+        numbers: that in each item's identifier, shape (items,); None where identifiers have none.
         queries: retrieval queries.
     """
     if numbers is None or not len(queries):
@@ -129,20 +133,21 @@ def _shared(names: Sequence[str]) -> int:
 def stored_samples(samples: Samples) -> list[Finding]:
     """Read the files that training reads, and look for what is held out from each sample's user.
 
-    A training sample should neither ask for a held-out item of its user (in the columns ``target``
-    and ``candidates``) nor name one in its text; and the tokens that are trained on should be
-    those of the text, which is tried on some samples of each task.
+    A training sample should neither ask for a held-out item of its user nor name one in its text,
+    see :class:`Leaks`; and the tokens that are trained on should be those of the text, which is
+    tried on some samples of each task.
     """
-    data = samples.data
-    if data is None:
+    if samples.data is None:
         return []
-    barred = held_out_items(data.split)
-    named, unlike = 0, 0
+    barred, named, unlike = held_out_items(samples.data.split), 0, 0
     for task in samples.sizes:
-        table = read_samples(samples.folder, task, Part.TRAIN.label)
-        phrases = samples.factory.wordings[task].phrases
-        named += count_leaks(table, barred, phrases)
-        unlike += _unlike_tokens(samples, task, table)
+        leaks = Leaks(barred, samples.factory.wordings[task].phrases)
+        files = shards(samples.folder, task, Part.TRAIN.label, ".parquet")
+        for file in files:
+            table = pq.read_table(file, columns=_COLUMNS)
+            named += leaks.count(table)
+            if (tokens := file.with_suffix(".arrow")).is_file():
+                unlike += _unlike_tokens(samples, table, tokens, -(-_SAMPLED // len(files)))
     return [
         Finding(
             "held_out_in_training",
@@ -154,7 +159,7 @@ def stored_samples(samples: Samples) -> list[Finding]:
             "tokens_unlike_text",
             unlike,
             "warning" if unlike else "ok",
-            f"stored training samples, of {_SAMPLED} a task at most, whose tokens are not those of "
+            f"stored training samples, of about {_SAMPLED} a task, whose tokens are not those of "
             "their text",
         ),
     ]
@@ -170,76 +175,80 @@ def held_out_items(split: Split) -> dict[int, set[int]]:
     return {user: items - set(train.items_of(user).tolist()) for user, items in held_out.items()}
 
 
-def count_leaks(
-    table: pa.Table, barred: Mapping[int, set[int]], phrases: Mapping[str, Sequence[str]]
-) -> int:
-    """Count the stored samples that ask for a barred item of their user, or name one in words.
+class Leaks:
+    """Finds stored samples that ask for a barred item of their user, or name one in words.
+
+    A text gives nobody away that several items have, that stands within the longer text of another
+    item, or of which words are cut out.
 
     Args:
-        table: stored samples.
         barred: the items that each user's samples must not name.
-        phrases: the text of each item, by slot. A text that is a part of another item's text in
-            the sample, or that several items have, gives nobody away.
+        phrases: the text of each item, by slot.
     """
-    shared = {slot: Counter(texts) for slot, texts in phrases.items()}
-    columns = [table[name].to_pylist() for name in ("user", "target", "candidates")]
-    texts = zip(table["prompt"].to_pylist(), table["completion"].to_pylist(), strict=True)
-    leaks = 0
-    for user, target, candidates, (prompt, completion) in zip(*columns, texts, strict=True):
-        items = barred.get(user)
-        if not items:
-            continue
-        text = f"{prompt} {completion}"
-        leaks += bool(
-            target in items
-            or items.intersection(candidates or ())
-            or any(
-                shared[slot][words[item]] == 1 and _names(text, words[item], words)
-                for slot, words in phrases.items()
-                for item in items
+
+    def __init__(
+        self, barred: Mapping[int, set[int]], phrases: Mapping[str, Sequence[str]]
+    ) -> None:
+        pairs = [(user, item) for user, items in barred.items() for item in items]
+        users, items = np.array(pairs, np.int64).reshape(-1, 2).T
+        self._barred = np.sort(users * _SPAN + items)
+        self._phrases = list(dict.fromkeys(map(tuple, phrases.values())))
+        counts = [Counter(texts) for texts in self._phrases]
+        self._sought: dict[int, list[tuple[int, str]]] = {}
+        for user, item in pairs:
+            self._sought.setdefault(user, []).extend(
+                (kind, texts[item])
+                for kind, texts in enumerate(self._phrases)
+                if texts[item] and counts[kind][texts[item]] == 1
             )
-        )
-    return leaks
+        self._longer: dict[tuple[int, str], list[str]] = {}
 
+    def count(self, table: pa.Table) -> int:
+        """Return how many of some stored samples leak."""
+        users = table["user"].to_numpy().astype(np.int64)
+        lists = table["candidates"].combine_chunks()
+        rows = pc.list_parent_indices(lists).to_numpy()
+        slates = users[rows] * _SPAN + lists.flatten().to_numpy()
+        leaks = is_among(users * _SPAN + table["target"].fill_null(-1).to_numpy(), self._barred)
+        leaks[rows[is_among(slates, self._barred)]] = True
+        texts = zip(table["prompt"].to_pylist(), table["completion"].to_pylist(), strict=True)
+        for row, (user, (prompt, completion)) in enumerate(zip(users.tolist(), texts, strict=True)):
+            if not leaks[row] and (sought := self._sought.get(user)):
+                text = f"{prompt} {completion}"
+                leaks[row] = any(own[1] in text and self._names(text, *own) for own in sought)
+        return int(leaks.sum())
 
-def _names(text: str, words: str, others: Sequence[str]) -> bool:
-    """Whether a text has these words where no longer text of another item has them."""
-    if not words or words not in text:
-        return False
-    for longer in sorted((each for each in others if words in each), key=len, reverse=True):
-        if longer != words:
+    def _names(self, text: str, kind: int, words: str) -> bool:
+        """Whether a text has these words where no longer text of another item has them."""
+        if (kind, words) not in self._longer:
+            others = [own for own in self._phrases[kind] if words in own and own != words]
+            self._longer[kind, words] = sorted(others, key=len, reverse=True)
+        for longer in self._longer[kind, words]:
             text = text.replace(longer, " ")
-    return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
+        return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
-def _unlike_tokens(samples: Samples, task: str, table: pa.Table) -> int:
-    folder, split, dialect = samples.folder, Part.TRAIN.label, samples.dialect
-    files = sorted((folder / task).glob(f"{split}-*.arrow"))
-    if not files:
-        return 0
-    tokens = pa.concat_tables([pa.ipc.open_stream(file.read_bytes()).read_all() for file in files])
-    rows = np.linspace(0, len(table) - 1, min(len(table), _SAMPLED)).astype(np.int64)
-    texts, stored = table.take(rows), tokens.take(rows)
+def _unlike_tokens(samples: Samples, table: pa.Table, file: Path, most: int) -> int:
+    """Count the rows without tokens, and of ``most`` rows those whose tokens are others."""
+    with pa.memory_map(str(file)) as source:
+        tokens = pa.ipc.open_stream(source).read_all()
+        both = min(len(tokens), len(table))
+        rows = np.linspace(0, both - 1, min(both, most)).astype(np.int64)
+        texts, stored = table.take(rows), tokens.take(rows)
     unlike = np.zeros(len(rows), bool)
-    most = samples.settings.limits
+    dialect, limits = samples.dialect, samples.settings.limits
     for name, column, encode, limit in (
-        ("prompt", "input_ids", dialect.prompts, most[0]),
-        ("completion", "labels", dialect.completions, most[1]),
+        ("prompt", "input_ids", dialect.prompts, limits[0]),
+        ("completion", "labels", dialect.completions, limits[1]),
     ):
         found = encode(texts[name].to_pylist()).to_list()
         pairs = zip(found, stored[column].to_pylist(), strict=True)
         unlike |= np.array([len(own) <= limit and own != kept for own, kept in pairs], bool)
-    return int(unlike.sum())
+    return int(unlike.sum()) + abs(len(table) - len(tokens))
 
 
 def recommended_lists(prediction: Prediction, queries: Queries, n_items: int) -> list[Finding]:
-    """Count the places in the lists that hold no legal recommendation.
-
-    Args:
-        prediction: the answers; -1 in its lists is an empty place, not an item.
-        queries: what was asked.
-        n_items: how many items the catalogue has.
-    """
+    """Count the places in the lists that hold no legal recommendation; -1 is an empty place."""
     items = prediction.items
     if items is None:
         return []
@@ -273,11 +282,10 @@ _ILLEGAL = {
 
 
 def _legal(items: NDArray[np.int32], queries: Queries) -> NDArray[np.bool_]:
-    if queries.candidates is not None:
-        allowed = [np.isin(row, c) for row, c in zip(items, queries.candidates, strict=True)]
-        return np.array(allowed, bool).reshape(items.shape)
-    unseen = [np.isin(row, h, invert=True) for row, h in zip(items, queries.histories, strict=True)]
-    return np.array(unseen, bool).reshape(items.shape)
+    no_slates = queries.candidates is None
+    known: Any = queries.histories if no_slates else queries.candidates
+    among = np.array([np.isin(*pair) for pair in zip(items, known, strict=True)], bool)
+    return np.asarray(among.reshape(items.shape) != no_slates)
 
 
 def read_ratings(prediction: Prediction) -> list[Finding]:
@@ -309,7 +317,7 @@ def read_ratings(prediction: Prediction) -> list[Finding]:
 
 
 def prompts(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Report what fitting and tokenising took from the prompts, by split.
+    """Report what fitting and tokenising took from the prompts.
 
     Args:
         rows: of the samples, see :func:`recinject.samples.samples.build_samples`.
@@ -319,7 +327,7 @@ def prompts(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     unknown = sum(facts["unknown_tokens"] for facts in tokens)
     share = cut / max(sum(facts["samples"] for facts in tokens), 1)
     return [
-        *_trimmed(rows),
+        *(_trimmed(rows, split) for split in dict.fromkeys(row["split"] for row in rows)),
         Finding(
             "truncated_prompts",
             share,
@@ -335,19 +343,14 @@ def prompts(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
     ]
 
 
-def _trimmed(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    found = []
-    for split in dict.fromkeys(row["split"] for row in rows):
-        own = [row for row in rows if row["split"] == split]
-        count = sum(row["trimmed"] for row in own)
-        share = count / max(sum(row["samples"] for row in own), 1)
-        found.append(
-            Finding(
-                f"trimmed_histories:{split}",
-                share,
-                "warning" if share > 0.5 else "note" if count else "ok",
-                f"share of the {split} prompts whose oldest items were left out to fit, so that a "
-                "recommender that reads no prompt knows more of the history",
-            )
-        )
-    return found
+def _trimmed(rows: Sequence[Mapping[str, Any]], split: str) -> Finding:
+    own = [row for row in rows if row["split"] == split]
+    count = sum(row["trimmed"] for row in own)
+    share = count / max(sum(row["samples"] for row in own), 1)
+    return Finding(
+        f"trimmed_histories:{split}",
+        share,
+        "warning" if share > 0.5 else "note" if count else "ok",
+        f"share of the {split} prompts whose oldest items were left out to fit, so that a "
+        "recommender that reads no prompt knows more of the history",
+    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,7 +41,6 @@ class Example:
     """One prediction in words.
 
     Attributes:
-        task: the task.
         prompt: what the model read.
         target: the item asked for, by title.
         answers: the first recommended titles, or nothing for a rating.
@@ -88,14 +87,8 @@ def _example(
         answers = [names[item] for item in prediction.items[row][:_SHOWN] if item >= 0]
         ahead = prediction.ahead[row]
         outcome = f"at rank {ahead + 1:.0f}" if np.isfinite(ahead) else "not in the list"
-    return Example(
-        task=queries.task,
-        prompt=queries.prompts[row],
-        target=names[int(queries.targets[row])],
-        answers=answers,
-        outcome=outcome,
-        hit=hit,
-    )
+    prompt, target = queries.prompts[row], names[int(queries.targets[row])]
+    return Example(queries.task, prompt, target, answers, outcome, hit)
 
 
 @dataclass(frozen=True)
@@ -105,8 +98,7 @@ class EvaluationSettings:
     Attributes:
         list_length: how many items each recommends; the cutoff of ``mrr``.
         cutoffs: the list lengths of ``hr@K`` and ``ndcg@K``.
-        resamples: how often the users are drawn anew for an interval.
-        seed: of those draws, of the queries that a limit keeps, and of the examples.
+        resamples: how often the users are drawn anew for an interval, by ``seed``.
         limit: how many queries of a task to ask, drawn by the seed; None asks all.
         reworded: whether those that read prompts are asked in a wording never trained on, too.
         shuffled: whether they are asked with histories in random order, too.
@@ -129,8 +121,7 @@ class EvaluationSettings:
     examples: int = 50
 
 
-@dataclass(frozen=True, eq=False)
-class Answer:
+class Answer(NamedTuple):
     """A recommender's prediction with its figures."""
 
     prediction: Prediction
@@ -201,9 +192,7 @@ class Evaluation:
 
     Attributes:
         recommenders: fitted.
-        data: the log and its items.
         samples: their stored test samples are the queries.
-        settings: how they are asked and measured.
         rows: what came of it so far, by kind; see :data:`recinject.reporting.result.ROWS`.
         predictions: the answers, a frame by task and recommender.
     """
@@ -230,16 +219,12 @@ class Evaluation:
         return any(each.reads_prompts for each in self.recommenders)
 
     def _audit(self) -> list[audit.Finding]:
-        data = self.data
-        doubles = audit.duplicates(data.catalog, data.identifiers.texts)
+        order = audit.time_order(self.data.split)
+        doubles = audit.duplicates(self.data.catalog, self.data.identifiers.texts)
         if not self._reads_prompts:
-            return [*audit.time_order(data.split), *doubles]
-        return [
-            *audit.time_order(data.split),
-            *audit.stored_samples(self.samples),
-            *doubles,
-            *audit.prompts(self.samples.rows),
-        ]
+            return [*order, *doubles]
+        read, cut = audit.stored_samples(self.samples), audit.prompts(self.samples.rows)
+        return [*order, *read, *doubles, *cut]
 
     def _ask(self, task: Task) -> None:
         """Let everybody answer one task's queries; gather what came of it."""
@@ -252,7 +237,8 @@ class Evaluation:
         asked = [*own, *(each for each in asked if not each.reads_prompts)]
         queries, names = self._queries(task, Part.TEST.label), self._metrics(task)
         say(f"  {task.name}: {len(queries)} queries")
-        answers = [self._answer(each, queries, names) for each in asked]
+        k = self.settings.list_length
+        answers = [self._measured(each.predict(queries, k), queries, names) for each in asked]
         for given in answers:
             self.rows["audit"] += audit.read_ratings(given.prediction)
         if not own:
@@ -275,10 +261,6 @@ class Evaluation:
             return everything
         return [name for name in everything if name.partition("@")[0] in task.metrics]
 
-    def _answer(self, recommender: Recommender, queries: Queries, metrics: Sequence[str]) -> Answer:
-        prediction = recommender.predict(queries, self.settings.list_length)
-        return self._measured(prediction, queries, metrics)
-
     def _measured(self, prediction: Prediction, queries: Queries, metrics: Sequence[str]) -> Answer:
         """Keep a prediction, and measure it."""
         key = prediction.task, prediction.recommender
@@ -289,8 +271,7 @@ class Evaluation:
         """Let a language model write its ratings freely, where that is asked for."""
         if kind != "rating" or not self.settings.generate or not isinstance(model, LanguageModel):
             return []
-        answers = self.samples.ratings.answers
-        writer = GeneratedRatings(model, answers, self.settings.generation)
+        writer = GeneratedRatings(model, self.samples.ratings.answers, self.settings.generation)
         writer.fit(self.data.split.train, self.settings.seed)
         return [writer]
 
@@ -300,13 +281,11 @@ class Evaluation:
         """Compare each of the first ``own`` answers, and each joined one, with those after it."""
         pairs = [(answers[place], answers[place + 1 :]) for place in range(own)]
         for one, others in [*pairs, *((each, answers[1:]) for each in joined)]:
+            references = [other.prediction for other in others]
+            metrics = [result.metric for result in one.metrics]
+            resamples, seed = self.settings.resamples, self.settings.seed
             self.rows["comparisons"] += compare(
-                one.prediction,
-                [other.prediction for other in others],
-                queries,
-                [result.metric for result in one.metrics],
-                self.settings.resamples,
-                self.settings.seed,
+                one.prediction, references, queries, metrics, resamples, seed
             )
 
     def _with_cold_items(
@@ -349,11 +328,8 @@ class Evaluation:
     def _describe(self, answers: Sequence[Answer], queries: Queries) -> None:
         """Say what the retrieved lists are like, whether they hit or not."""
         if queries.kind == "retrieval":
-            settings, train = self.settings, self.data.split.train
-            length = max(settings.cutoffs)
-            measures = ListMeasures(
-                train, self.data.catalog, length, settings.resamples, settings.seed
-            )
+            of, length = (self.data.split.train, self.data.catalog), max(self.settings.cutoffs)
+            measures = ListMeasures(*of, length, self.settings.resamples, self.settings.seed)
             for given in answers:
                 self.rows["lists"] += measures.describe(given.prediction, queries)
 
@@ -373,16 +349,11 @@ class Evaluation:
 
 
 def _best_first(kind: str, answers: Sequence[Answer]) -> list[Answer]:
-    measured = next(([r.metric for r in each.metrics] for each in answers if each.metrics), [])
-    if not measured:
+    """Put first whoever is best by the main metric; the others keep their order."""
+    rows = [row for given in answers for row in given.metrics]
+    if not rows:
         return list(answers)
-    metric = main_metric(kind, measured)
+    metric = main_metric(kind, [row.metric for row in rows])
     sign = 1 if parse_metric(metric)[0].better == "lower" else -1
-    values = {
-        result.recommender: sign * result.value
-        for given in answers
-        for result in given.metrics
-        if result.metric == metric
-    }
-    best = min(values, key=lambda name: values[name])
-    return sorted(answers, key=lambda given: given.prediction.recommender != best)
+    best = min((row for row in rows if row.metric == metric), key=lambda row: sign * row.value)
+    return sorted(answers, key=lambda given: given.prediction.recommender != best.recommender)

@@ -29,13 +29,7 @@ _THIRDS = ("tail", "middle", "head")
 
 @dataclass(frozen=True)
 class Slice:
-    """Some queries that have something in common.
-
-    Attributes:
-        by: what they are sliced by: ``history length`` or ``item popularity``.
-        name: which of its slices this is.
-        rows: the queries' numbers, ascending.
-    """
+    """Some queries, by their row numbers, that are alike in what they are sliced by."""
 
     by: str
     name: str
@@ -44,13 +38,7 @@ class Slice:
 
 @dataclass(frozen=True)
 class SliceResult(MetricResult):
-    """A figure on one slice of the queries.
-
-    Attributes:
-        by: what the queries are sliced by.
-        slice: the name of the slice.
-        queries: how many queries it has.
-    """
+    """A figure on one slice of the queries, and how many queries the slice has."""
 
     by: str
     slice: str
@@ -115,11 +103,9 @@ class ListResult:
     """One measure of one recommender's lists.
 
     Attributes:
-        recommender: whose lists they are.
         measure: a key of :data:`MEASURES`, with the lists' length: ``coverage@10``.
         value: over all lists, or the mean of the lists that have it.
         ci_low: lower end of the mean's 95 % interval over users; None where it is no mean.
-        ci_high: upper end of the interval.
     """
 
     recommender: str
@@ -140,8 +126,7 @@ class ListMeasures:
         training: the training events; they say how popular an item is.
         catalog: the items; their ``categories``, or else their ``category``, say what is alike.
         length: how many items of each list count.
-        resamples: how often the users are drawn anew for an interval.
-        seed: the seed of those draws.
+        resamples: how often the users are drawn anew for an interval, by ``seed``.
     """
 
     training: Interactions

@@ -17,18 +17,12 @@ from recinject.registry import find, names, register
 
 Statistic = Callable[[Floats], Floats]
 """A figure as a function of how often each user counts: (draws, users) -> (draws,)."""
-
 _DRAWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Which user each row belongs to.
-
-    Attributes:
-        of_row: the cluster number of each row, shape (n,).
-        count: how many users there are.
-    """
+    """Which user each row belongs to: the user's number, shape (n,), and how many users are."""
 
     of_row: NDArray[np.int64]
     count: int
@@ -56,12 +50,8 @@ def root_mean_of(values: Floats, clusters: Clusters) -> Statistic:
 def auc_of(scores: Floats, positive: Flags, clusters: Clusters) -> Statistic:
     """Return the chance that a positive row scores above a negative one, ties counted half.
 
-    The figure is NaN where one of the two classes is not drawn.
-
-    Args:
-        scores: one score a row, shape (n,).
-        positive: which rows are positive, shape (n,).
-        clusters: the user of each row.
+    The figure is NaN where one of the two classes is not drawn. ``scores`` and ``positive`` have
+    one value a row, shape (n,).
     """
     order = np.argsort(scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf) > 0)
@@ -109,27 +99,15 @@ def interval(draws: Floats) -> tuple[float, float]:
 
 def _draws(users: int, resamples: int, seed: int) -> Iterator[Floats]:
     for start in range(0, resamples, _DRAWS_AT_ONCE):
-        streams = [
-            derive_rng(seed, "bootstrap", draw)
-            for draw in range(start, min(start + _DRAWS_AT_ONCE, resamples))
-        ]
+        numbers = range(start, min(start + _DRAWS_AT_ONCE, resamples))
+        streams = [derive_rng(seed, "bootstrap", number) for number in numbers]
         counts = [np.bincount(rng.integers(users, size=users), minlength=users) for rng in streams]
         yield np.array(counts, np.float64)
 
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One figure with its 95 % interval over users.
-
-    Attributes:
-        task: the task that was asked.
-        recommender: the name of what answered.
-        metric: ``hr@K``, ``ndcg@K`` or ``mrr``; for ratings ``rmse``, ``mae``, ``auc`` or ``ece``.
-        value: the figure on all queries.
-        ci_low: lower end of the interval.
-        ci_high: upper end of the interval.
-        n: how many users it rests on.
-    """
+    """One figure on all queries of a task, with its 95 % interval over ``n`` users."""
 
     task: str
     recommender: str
@@ -141,8 +119,7 @@ class MetricResult:
 
 
 POSITIVE_RATING = 4.0
-"""The lowest true rating that counts as positive in the AUC."""
-
+"""The lowest true rating that counts as positive in the AUC and the ECE."""
 _BINS = 10
 
 
@@ -180,113 +157,6 @@ class Metric:
         return mean_of(self.values(prediction, queries, k), clusters)
 
 
-@register("metric", "hr")
-class HitRate(Metric):
-    """How often the target is among the first ``k``."""
-
-    label, by_cutoff = "HR", True
-
-    def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
-        """See :func:`hit_rate`."""
-        return hit_rate(*_ranks(prediction), k)
-
-
-@register("metric", "ndcg")
-class NDCG(Metric):
-    """Normalised discounted cumulative gain of the one relevant item."""
-
-    label, by_cutoff = "NDCG", True
-
-    def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
-        """See :func:`ndcg`."""
-        return ndcg(*_ranks(prediction), k)
-
-
-@register("metric", "mrr")
-class MRR(Metric):
-    """Mean reciprocal rank up to the end of the list.
-
-    Beyond it a recommender that searches rather than scores knows nothing.
-    """
-
-    label = "MRR"
-
-    def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
-        """See :func:`reciprocal_rank`."""
-        return reciprocal_rank(*_ranks(prediction), k)
-
-
-class _OfRatings(Metric):
-    kinds: ClassVar[tuple[str, ...]] = ("rating",)
-
-
-@register("metric", "rmse")
-class RMSE(_OfRatings):
-    """Root of the mean squared error."""
-
-    label, better = "RMSE", "lower"
-
-    def statistic(
-        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
-    ) -> Statistic:
-        """Return the root of the mean of the squared errors."""
-        ratings, labels = _ratings(prediction, queries)
-        return root_mean_of((ratings - labels) ** 2, clusters)
-
-
-@register("metric", "mae")
-class MAE(_OfRatings):
-    """Mean absolute error."""
-
-    label, better = "MAE", "lower"
-
-    def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
-        """Return the absolute errors."""
-        ratings, labels = _ratings(prediction, queries)
-        return np.abs(ratings - labels)
-
-
-@register("metric", "auc")
-class AUC(_OfRatings):
-    """The chance that an item with a positive rating is predicted above one with a negative."""
-
-    label = "AUC"
-
-    def statistic(
-        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
-    ) -> Statistic:
-        """See :func:`auc_of`; ratings from :data:`POSITIVE_RATING` on are positive."""
-        ratings, labels = _ratings(prediction, queries)
-        return auc_of(ratings, labels >= POSITIVE_RATING, clusters)
-
-
-@register("metric", "ece")
-class CalibrationError(_OfRatings):
-    """The expected calibration error of the chance of a positive rating, in ten bins.
-
-    The mean over the bins, weighted by their rows, of the distance between mean chance and
-    fraction of positives (Naeini et al., AAAI 2015); NaN where no distribution was predicted.
-    """
-
-    label, better = "ECE", "lower"
-
-    def statistic(
-        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
-    ) -> Statistic:
-        """Return the error as a function of the users' weights."""
-        positive = _ratings(prediction, queries)[1] >= POSITIVE_RATING
-        if prediction.probabilities is None or prediction.values is None:
-            return lambda weights: np.full(len(weights), np.nan)
-        chances = prediction.probabilities[:, prediction.values >= POSITIVE_RATING].sum(1)
-        bins = np.minimum((chances * _BINS).astype(np.int64), _BINS - 1)
-        cells = clusters.of_row * _BINS + bins
-        surplus, rows = (
-            np.bincount(cells, each, clusters.count * _BINS).reshape(-1, _BINS)
-            for each in (chances - positive, np.ones(len(cells)))
-        )
-        return lambda weights: np.abs(weights @ surplus).sum(1) / (weights @ rows).sum(1)
-
-
 def hit_rate(ahead: Floats, tied: Floats, k: int) -> Floats:
     """Return the chance that the target is among the first ``k``: shape (n,).
 
@@ -318,6 +188,106 @@ def _expected(gains: Floats, ahead: Floats, tied: Floats) -> Floats:
     return expected
 
 
+class _OfRanks(Metric):
+    gain: ClassVar[staticmethod[[Floats, Floats, int], Floats]]
+
+    def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
+        return self.gain(*_ranks(prediction), k)
+
+
+@register("metric", "hr")
+class HitRate(_OfRanks):
+    """How often the target is among the first ``k``."""
+
+    label, by_cutoff, gain = "HR", True, staticmethod(hit_rate)
+
+
+@register("metric", "ndcg")
+class NDCG(_OfRanks):
+    """Normalised discounted cumulative gain of the one relevant item."""
+
+    label, by_cutoff, gain = "NDCG", True, staticmethod(ndcg)
+
+
+@register("metric", "mrr")
+class MRR(_OfRanks):
+    """Mean reciprocal rank up to the end of the list.
+
+    Beyond it a recommender that searches rather than scores knows nothing.
+    """
+
+    label, gain = "MRR", staticmethod(reciprocal_rank)
+
+
+class _OfRatings(Metric):
+    kinds: ClassVar[tuple[str, ...]] = ("rating",)
+
+    def statistic(
+        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
+    ) -> Statistic:
+        return self._of(*_ratings(prediction, queries), clusters)
+
+    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
+        raise NotImplementedError
+
+
+@register("metric", "rmse")
+class RMSE(_OfRatings):
+    """Root of the mean squared error."""
+
+    label, better = "RMSE", "lower"
+
+    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
+        return root_mean_of((ratings - labels) ** 2, clusters)
+
+
+@register("metric", "mae")
+class MAE(_OfRatings):
+    """Mean absolute error."""
+
+    label, better = "MAE", "lower"
+
+    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
+        return mean_of(np.abs(ratings - labels), clusters)
+
+
+@register("metric", "auc")
+class AUC(_OfRatings):
+    """The chance that an item with a positive rating is predicted above one with a negative."""
+
+    label = "AUC"
+
+    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
+        return auc_of(ratings, labels >= POSITIVE_RATING, clusters)
+
+
+@register("metric", "ece")
+class CalibrationError(Metric):
+    """The expected calibration error of the chance of a positive rating, in ten bins.
+
+    The mean over the bins, weighted by their rows, of the distance between mean chance and
+    fraction of positives (Naeini et al., AAAI 2015); NaN where no distribution was predicted.
+    """
+
+    label, better, kinds = "ECE", "lower", ("rating",)
+
+    def statistic(
+        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
+    ) -> Statistic:
+        """Return the error as a function of how often each user counts."""
+        positive = _ratings(prediction, queries)[1] >= POSITIVE_RATING
+        if prediction.probabilities is None or prediction.values is None:
+            return lambda weights: np.full(len(weights), np.nan)
+        chances = prediction.probabilities[:, prediction.values >= POSITIVE_RATING].sum(1)
+        bins = np.minimum((chances * _BINS).astype(np.int64), _BINS - 1)
+        cells = clusters.of_row * _BINS + bins
+        surplus, rows = (
+            np.bincount(cells, each, clusters.count * _BINS).reshape(-1, _BINS)
+            for each in (chances - positive, np.ones(len(cells)))
+        )
+        return lambda weights: np.abs(weights @ surplus).sum(1) / (weights @ rows).sum(1)
+
+
 def metric_names(kind: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
     """List the metrics of a way of answering.
 
@@ -334,7 +304,7 @@ def metric_names(kind: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
     ]
 
 
-_MAIN = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
+MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
 
 
 def main_metric(kind: str, measured: Sequence[str]) -> str:
@@ -344,8 +314,8 @@ def main_metric(kind: str, measured: Sequence[str]) -> str:
         >>> main_metric("retrieval", ["hr@5", "hr@10"]), main_metric("retrieval", ["hr@5", "mrr"])
         ('hr@10', 'hr@5')
     """
-    usual = _MAIN.get(kind)
-    return usual if usual is not None and usual in measured else measured[0]
+    usual = MAIN_METRICS.get(kind, "")
+    return usual if usual in measured else measured[0]
 
 
 def parse_metric(text: str) -> tuple[Metric, int | None]:
@@ -374,8 +344,7 @@ def statistic_of(
     """Return one metric of a prediction as a function of how often each user counts.
 
     Raises:
-        RecinjectError: the task has no such metric, the prediction does not hold what it
-            needs, or its lists end before the metric's cutoff.
+        RecinjectError: the task has no such metric, or the prediction lacks what it needs.
     """
     found, k = parse_metric(metric)
     if queries.kind not in found.kinds:
@@ -427,8 +396,8 @@ def evaluate_prediction(
     A metric that is not defined on these queries, as the AUC of one class, is left out.
 
     Args:
-        prediction: the answers.
-        queries: what was asked, row by row as in the prediction.
+        prediction: the answers, row by row as in the queries.
+        queries: what was asked.
         cutoffs: the list lengths of ``hr@K`` and ``ndcg@K``.
         resamples: how many times the users are drawn anew.
         seed: what the draws derive from; give all recommenders the same.
@@ -441,15 +410,9 @@ def evaluate_prediction(
     statistics = [statistic_of(prediction, queries, name, clusters) for name in asked]
     values = observe(statistics, clusters)
     draws = bootstrap(statistics, clusters, resamples, seed)
+    who = queries.task, prediction.recommender
     return [
-        MetricResult(
-            queries.task,
-            prediction.recommender,
-            name,
-            float(value),
-            *interval(draw),
-            clusters.count,
-        )
+        MetricResult(*who, name, float(value), *interval(draw), clusters.count)
         for name, value, draw in zip(asked, values, draws.T, strict=True)
         if np.isfinite(value)
     ]

@@ -20,13 +20,8 @@ class Comparison:
     """How much more a recommender scores than a reference on the same queries.
 
     Attributes:
-        task: the task that was asked.
-        metric: the metric; for ``rmse`` and ``mae`` less is better.
-        recommender: what is compared.
-        reference: what it is compared with.
-        difference: the recommender's figure less the reference's.
-        ci_low: lower end of the difference's 95 % interval over users.
-        ci_high: upper end of the interval.
+        difference: the recommender's figure less the reference's, with the 95 % interval over
+            users from ``ci_low`` to ``ci_high``.
         p_value: two-sided p-value of the paired bootstrap: how often a difference of the
             opposite sign, or none, came up.
         n: how many users it rests on.
@@ -57,15 +52,19 @@ def compare(
     cancels out. One is added to each count, so no p-value is 0 (Davison and Hinkley, Bootstrap
     Methods and their Application, 1997, section 4.2).
 
-    Returns:
-        One comparison a reference and metric, without the metrics that are not defined on these
-        queries.
+    Metrics that are not defined on these queries are left out.
 
     Raises:
         RecinjectError: the predictions' lists are of different lengths.
     """
     for reference in references:
-        _require_equal_lists(prediction, reference)
+        lengths = [_list_length(each) for each in (prediction, reference)]
+        if lengths[0] != lengths[1]:
+            raise RecinjectError(
+                f"{prediction.recommender} lists {lengths[0]} items and {reference.recommender} "
+                f"{lengths[1]}: they cannot be compared",
+                hint="ask every recommender for lists of the same length k",
+            )
     clusters, asked = Clusters.of(queries.users), [prediction, *references]
     if not clusters.count:
         return []
@@ -95,14 +94,8 @@ def _two_sided(differences: Floats) -> float:
     return min(1.0, 2 * (1 + int(rarer_side)) / (1 + len(defined)))
 
 
-def _require_equal_lists(prediction: Prediction, reference: Prediction) -> None:
-    lengths = [None if p.items is None else p.items.shape[1] for p in (prediction, reference)]
-    if lengths[0] != lengths[1]:
-        raise RecinjectError(
-            f"{prediction.recommender} lists {lengths[0]} items and {reference.recommender} "
-            f"{lengths[1]}: they cannot be compared",
-            hint="ask every recommender for lists of the same length k",
-        )
+def _list_length(prediction: Prediction) -> int | None:
+    return None if prediction.items is None else prediction.items.shape[1]
 
 
 def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Queries]:
@@ -141,8 +134,6 @@ def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Q
 
 def is_paired(one: tuple[Prediction, Queries], other: tuple[Prediction, Queries]) -> bool:
     """Whether two answer the same queries, with lists of the same length."""
-    lists = [prediction.items for prediction, _ in (one, other)]
-    lengths = [None if items is None else items.shape[1] for items in lists]
     same_targets = np.array_equal(one[1].targets, other[1].targets)
     same_queries = one[1].sample_ids == other[1].sample_ids and same_targets
-    return same_queries and lengths[0] == lengths[1]
+    return same_queries and _list_length(one[0]) == _list_length(other[0])

@@ -33,15 +33,10 @@ class RecinjectError(Exception):
 
 
 def pick(name: str, legal: Iterable[str], what: str) -> str:
-    """Return a name if it is legal; otherwise say which legal one comes nearest.
-
-    Args:
-        name: what was asked for.
-        legal: the names that there are.
-        what: the beginning of the message: the place, and the fact that the name is unknown.
+    """Return a name if it is legal.
 
     Raises:
-        RecinjectError: the name is not legal.
+        RecinjectError: it is not; the message begins with ``what``, and names the nearest one.
 
     Examples:
         >>> pick("ease", ["ease", "als"], "evaluation.baselines: unknown recommender")

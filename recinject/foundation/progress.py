@@ -33,12 +33,8 @@ def say(text: str) -> None:
 class Bar:
     """How far a job is: a bar with rate and time left once two seconds have passed.
 
-    Where the output is no terminal, it is a plain line every fifteen seconds.
-
-    Args:
-        description: what is being done, such as ``"Building retrieval"``.
-        total: the number of units of work; None if it is not known.
-        done: how many of them were done before; they count for no speed.
+    Where the output is no terminal, it is a plain line every fifteen seconds. Units of work that
+    were ``done`` before count for no speed.
     """
 
     def __init__(self, description: str, total: int | None = None, done: int = 0) -> None:
@@ -75,17 +71,10 @@ def track(
     size: Callable[[T], int] = lambda item: 1,
     done: int = 0,
 ) -> Iterator[T]:
-    """Yield the items and show how many are done, as :class:`Bar` does.
-
-    Args:
-        items: what to go through.
-        description: see :class:`Bar`; so is ``done``.
-        total: the sum of the items' sizes; ``len(items)`` where it has one and none is given.
-        size: how many units an item counts for.
-    """
-    bar = Bar(
-        description, len(items) if total is None and isinstance(items, Sized) else total, done
-    )
+    """Yield the items and show by a :class:`Bar` how many units of work are done, ``size`` each."""
+    if total is None and isinstance(items, Sized):
+        total = len(items)
+    bar = Bar(description, total, done)
     try:
         for item in items:
             yield item

@@ -65,12 +65,7 @@ class Ragged:
         return [self[row].tolist() for row in range(len(self))]
 
     def to_grid(self, fill: Any, *, left: bool = False, multiple: int = 1) -> Array:
-        """Return the rows as a matrix, padded to the longest: shape (rows, width).
-
-        Args:
-            fill: what stands beside the rows.
-            left: pad before the rows, as causal models read prompts, and not after them.
-            multiple: round the width up to a multiple of this.
+        """Return the rows as a matrix, padded to the longest, whose width is a multiple of one.
 
         Examples:
             >>> Ragged.from_rows([[5, 6], [7]]).to_grid(-1, left=True).tolist()

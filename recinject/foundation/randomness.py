@@ -14,10 +14,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def derive_rng(seed: int, *key: str | int) -> np.random.Generator:
-    """Return the random stream that belongs to a key, for example (seed, "bootstrap", draw).
-
-    Streams of different keys are independent; the same key always gives the same stream, on
-    every platform, whatever else was drawn before.
+    """Return the random stream of a key, such as (seed, "bootstrap", draw), on every platform.
 
     Examples:
         >>> a, b = derive_rng(1, "retrieval", 3), derive_rng(1, "retrieval", 3)
@@ -52,7 +49,7 @@ class Chance:
 
     def uniform(self) -> NDArray[np.float64]:
         """Draw a number from [0, 1) for each row, shape (n,)."""
-        return _unit(self._next())
+        return np.asarray((self._next() >> np.uint64(11)) * 2.0**-53, np.float64)
 
     def below(self, bounds: Array | int) -> NDArray[np.int64]:
         """Draw an integer from 0 to below its bound for each row, shape (n,)."""
@@ -95,7 +92,3 @@ def _mixed(bits: Bits) -> Bits:
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
-
-
-def _unit(bits: Bits) -> NDArray[np.float64]:
-    return np.asarray((bits >> np.uint64(11)) * 2.0**-53, np.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import is_dataclass
 from inspect import signature
 from typing import Any, NotRequired, Required, TypeVar, get_args, get_type_hints
@@ -27,12 +27,9 @@ MOVED: dict[str, str] = {
 def bind(kind: Callable[..., T], settings: Mapping[str, Any], place: str, **given: Any) -> T:
     """Call a class or a function with settings, each checked against its annotation.
 
-    Args:
-        kind: a dataclass, a pydantic model, another class, or a function. Bounds are part of an
-            annotation, as in ``Annotated[int, Field(ge=1)]``.
-        settings: its arguments by name, as they were written.
-        place: where they were written, such as ``samples.tasks.bpr``, for the error message.
-        given: further arguments, which cannot be set and are not checked.
+    Bounds are part of an annotation, as in ``Annotated[int, Field(ge=1)]``. ``place`` says where
+    the settings were written, such as ``samples.tasks.bpr``, for the error message. The arguments
+    that are ``given`` cannot be set, and are not checked.
 
     Raises:
         RecinjectError: an unknown setting, one that is missing, or a value that it cannot be.
@@ -46,35 +43,6 @@ def bind(kind: Callable[..., T], settings: Mapping[str, Any], place: str, **give
         recinject.foundation.errors.RecinjectError: lora.rnk: unknown key
           fix: did you mean 'rank'? Legal: decay, rank
     """
-    checked = bind_arguments(kind, settings, place, tuple(given))
-    try:
-        return kind(**given, **checked)
-    except ValidationError as error:
-        raise explain(error, f"{place}.", _fields(kind, given)) from error
-
-
-def bind_arguments(
-    kind: Callable[..., Any],
-    settings: Mapping[str, Any],
-    place: str,
-    given: Collection[str] | None = None,
-) -> dict[str, Any]:
-    """Check settings as :func:`bind` does, and return them, each of its argument's type.
-
-    Args:
-        kind: what will be called with them.
-        settings: its arguments by name, as they were written.
-        place: where they were written, for the error message.
-        given: the arguments that cannot be set; by default all but the keyword-only ones.
-
-    Raises:
-        RecinjectError: see :func:`bind`.
-
-    Examples:
-        >>> def cluster(items, *, clusters: int = 20): ...
-        >>> bind_arguments(cluster, {"clusters": "3"}, "identifiers")
-        {'clusters': 3}
-    """
     fields = _fields(kind, given)
     typed_dict: Any = TypedDict  # to mypy it is no function
     shape = typed_dict("shape", fields)
@@ -83,19 +51,16 @@ def bind_arguments(
         extra="allow" if open_ended else "forbid", arbitrary_types_allowed=True
     )
     try:
-        checked: dict[str, Any] = TypeAdapter(shape).validate_python(dict(settings))
+        return kind(**given, **TypeAdapter(shape).validate_python(dict(settings)))
     except ValidationError as error:
         raise explain(error, f"{place}.", fields) from error
-    return checked
 
 
 def explain(error: ValidationError, place: str, fields: Mapping[str, Any]) -> RecinjectError:
     """Turn pydantic's first complaint into an error that names place, fact and fix.
 
-    Args:
-        error: what pydantic raised.
-        place: what stands in front of the keys, such as ``mine.yaml: `` or ``lora.``.
-        fields: the legal keys with their types, in which those of the sections below are found.
+    ``place`` stands in front of the keys, such as ``mine.yaml: `` or ``lora.``; ``fields`` are the
+    legal keys with their types, in which those of the sections below are found.
     """
     # What is unknown comes first: it explains why something else is missing.
     first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
@@ -132,17 +97,11 @@ def _section(annotation: Any) -> type[BaseModel] | None:
     return next(filter(None, map(_section, get_args(annotation))), None)
 
 
-def _fields(kind: Callable[..., Any], given: Collection[str] | None) -> dict[str, Any]:
+def _fields(kind: Callable[..., Any], given: Container[str]) -> dict[str, Any]:
     declared = is_dataclass(kind) or _section(kind) or not isinstance(kind, type)
     hints = get_type_hints(kind if declared else kind.__init__, include_extras=True)
-    parameters = signature(kind).parameters.values()
-    by_name = [each for each in parameters if each.kind is each.KEYWORD_ONLY]
-    if given is not None:
-        by_name += [each for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
     return {
-        each.name: (Required if each.default is each.empty else NotRequired)[
-            hints.get(each.name, Any)
-        ]
-        for each in by_name
-        if each.name not in (given or ())
+        name: (Required if each.default is each.empty else NotRequired)[hints.get(name, Any)]
+        for name, each in signature(kind).parameters.items()
+        if name not in given and each.kind in (each.KEYWORD_ONLY, each.POSITIONAL_OR_KEYWORD)
     }

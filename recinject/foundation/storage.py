@@ -31,10 +31,8 @@ def atomic_folder(path: Path, key: str | None = None) -> Iterator[Path]:
     made for it, and ``path`` stays as it was. Only one process at a time may make a folder: the
     temporary folders of others are removed.
 
-    Args:
-        path: the folder to make.
-        key: a hash of what the content depends on. If a block with a key is interrupted or killed,
-            its temporary folder stays, and the next block with the same key continues in it.
+    With a ``key``, a hash of what the content depends on, the temporary folder of an interrupted or
+    killed block stays, and the next block with the same key continues in it.
 
     Raises:
         RecinjectError: the parent folder cannot be written.
@@ -88,7 +86,7 @@ class RunManifest:
         """Describe what changed since another manifest of the same stage, or return ``""``."""
         if self.version != other.version:
             return f"version {other.version} became {self.version}"
-        changed = _changed(other.settings, self.settings)
+        changed = _changed(other.settings, self.settings, "")
         changed += _changed(other.inputs, self.inputs, "input ")
         return ", ".join(changed[:3]) + (" and more" if len(changed) > 3 else "")
 
@@ -105,7 +103,7 @@ class RunManifest:
             return None
 
 
-def _changed(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+def _changed(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:
     changes: list[str] = []
     for key in sorted(old.keys() | new.keys()):
         before, after = old.get(key), new.get(key)
@@ -149,9 +147,6 @@ _Loader.add_implicit_resolver(
 def load_yaml(text: str) -> Any:
     """Read one YAML document, without ever running code.
 
-    Raises:
-        yaml.YAMLError: the text is not YAML.
-
     Examples:
         >>> load_yaml("{learning_rate: 1e-4, save_strategy: no, bf16: true, steps: 10}")
         {'learning_rate': 0.0001, 'save_strategy': 'no', 'bf16': True, 'steps': 10}
@@ -172,12 +167,7 @@ def dump_yaml(value: Any) -> str:
 
 
 def hash_value(value: Any) -> str:
-    """Return a short stable hash of a JSON-like value.
-
-    Examples:
-        >>> hash_value({"a": 1, "b": 2}) == hash_value({"b": 2, "a": 1})
-        True
-    """
+    """Return a short stable hash of a JSON-like value, whatever the order of its keys."""
     text = json.dumps(value, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

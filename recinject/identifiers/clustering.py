@@ -27,16 +27,10 @@ def cluster_items(
     edge weights are the numbers of users that two items share. The graph is not built: its
     eigenvectors are the singular vectors of the matrix of users and items, scaled by degree.
 
+    Clusters of more than ``leaf_items`` are divided again, positions in a leaf are random, and no
+    path is the beginning of another.
+
     Source: the collaborative index of Hua et al. 2023 (arXiv 2305.06569).
-
-    Args:
-        training: the events to learn from.
-        clusters: the most clusters a level, at least 2.
-        leaf_items: the most items in a leaf; larger clusters are divided again.
-        seed: of the vectors, the k-means start and the positions in a leaf, which are random.
-
-    Returns:
-        One path an item; none is the beginning of another.
     """
     rng = derive_rng(seed, "identifiers", "collaborative")
     shape = (training.n_users, training.n_items)

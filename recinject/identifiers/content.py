@@ -28,14 +28,14 @@ _NO_LENGTH = 1e-3
 
 def item_texts(catalog: Catalog) -> list[str]:
     """Join everything that a catalogue says of each item: all columns of text but the id."""
+
+    def words(value: Any) -> str:
+        if isinstance(value, list):
+            return " ".join(map(str, value))
+        return value if isinstance(value, str) else ""
+
     columns = [catalog.frame[name].tolist() for name in catalog.frame.columns.drop("item_id")]
-    return [" ".join(filter(None, map(_words, values))) for values in zip(*columns, strict=True)]
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    return value if isinstance(value, str) else ""
+    return [" ".join(filter(None, map(words, values))) for values in zip(*columns, strict=True)]
 
 
 def embed_items(source: str, catalog: Catalog, dimensions: int, seed: int) -> Vectors:
@@ -48,16 +48,19 @@ def embed_items(source: str, catalog: Catalog, dimensions: int, seed: int) -> Ve
         dimensions: the most numbers in a vector that ``tfidf`` makes.
         seed: of the decomposition behind ``tfidf``.
 
-    Returns:
-        Shape (items, width).
-
     Raises:
         RecinjectError: an item has no text, the model is not to be had, or the file is at fault.
     """
     if source.endswith(FILES):
         return read_embeddings(Path(source), catalog.item_ids)
-    texts = item_texts(catalog)
-    _refuse_blank(texts, catalog.item_ids)
+    texts, ids = item_texts(catalog), catalog.item_ids
+    blank = [item for item, text in zip(ids, texts, strict=True) if not re.search(r"\w", text)]
+    if blank:
+        raise RecinjectError(
+            f"{_PLACE}: {len(blank)} of {len(texts)} items have no text, first item {blank[0]!r}",
+            hint=f"give them a title in the item table, give vectors of your own with {_PLACE}="
+            "FILE.npy, or choose another identifiers.kind",
+        )
     return text_space(source, texts, dimensions, seed)(texts)
 
 
@@ -70,11 +73,7 @@ def embedding_key(source: str, catalog: Catalog, dimensions: int, seed: int) -> 
 
 
 def text_space(source: str, texts: Sequence[str], dimensions: int, seed: int) -> Embed:
-    """Return the function from texts to vectors that a catalogue's texts are embedded by.
-
-    Texts of new items that pass it lie in the same space. ``tfidf`` learns its words and
-    dimensions from the catalogue's; anything else is a sentence-transformers model.
-    """
+    """Return what embeds a catalogue's texts, and those of new items in the same space."""
     return _tfidf(texts, dimensions, seed) if source == TFIDF else _sentence_model(source)
 
 
@@ -88,13 +87,14 @@ def _tfidf(texts: Sequence[str], dimensions: int, seed: int) -> Embed:
     if weights.shape[1] <= dimensions:
         return lambda some: np.asarray(words.transform(some).toarray(), np.float32)
     plane = TruncatedSVD(min(dimensions, len(texts)), random_state=seed).fit(weights)
-    return lambda some: _unit(plane.transform(words.transform(some)))
 
+    def embed(some: Sequence[str]) -> Vectors:
+        rows = plane.transform(words.transform(some))
+        # What is left of a text whose words are all rare is noise, and must be no direction.
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        return np.asarray(rows / np.maximum(lengths, _NO_LENGTH), np.float32)
 
-def _unit(rows: Vectors) -> Vectors:
-    # What is left of a text whose words are all rare is noise, which must not become a direction.
-    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.asarray(rows / np.maximum(lengths, _NO_LENGTH), np.float32)
+    return embed
 
 
 def _sentence_model(name: str) -> Embed:
@@ -126,24 +126,11 @@ def _sentence_model(name: str) -> Embed:
     return embed
 
 
-def _refuse_blank(texts: Sequence[str], item_ids: Sequence[str]) -> None:
-    blank = [item for item, text in zip(item_ids, texts, strict=True) if not re.search(r"\w", text)]
-    if blank:
-        raise RecinjectError(
-            f"{_PLACE}: {len(blank)} of {len(texts)} items have no text, first item {blank[0]!r}",
-            hint=f"give them a title in the item table, give vectors of your own with {_PLACE}="
-            "FILE.npy, or choose another identifiers.kind",
-        )
-
-
 def read_embeddings(path: Path, item_ids: Sequence[str]) -> Vectors:
-    """Read vectors that the user made.
+    """Read vectors that the user made, for items of ascending ids.
 
-    Args:
-        path: a ``.npy`` of shape (items, width) whose rows are the catalogue's items by ascending
-            id; or a ``.parquet`` with the column ``item_id`` and one column of vectors, in any
-            order.
-        item_ids: the catalogue's ids, ascending.
+    The file is a ``.npy`` of shape (items, width) whose rows are the catalogue's items by ascending
+    id; or a ``.parquet`` with the column ``item_id`` and one column of vectors, in any order.
 
     Raises:
         RecinjectError: the file cannot be read, its items are not the catalogue's, or not every

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from recinject.data.cleaning import CleaningStep, clean
-from recinject.data.schema import Catalog, Integers, Log
+from recinject.data.schema import Catalog, Integers, Log, event_table
 from recinject.data.splitting import (
     Part,
     Split,
@@ -31,31 +31,20 @@ _NEAREST = 3
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What everybody learns from and is asked about: a split log, its items and their names.
+    """What everybody learns from and is asked about: a split log, its items and their names."""
 
-    Attributes:
-        split: every event with the part that it belongs to.
-        catalog: the items; an item's index is its row.
-        identifiers: the text that names each item.
-        source: where the log came from, in words.
-        cleaning: what cleaning left after each step; empty where it was loaded.
-        rule: the rule that split the log; empty where it was loaded.
-    """
-
-    split: Split
-    catalog: Catalog
-    identifiers: Identifiers
-    source: str = ""
-    cleaning: Sequence[CleaningStep] = ()
-    rule: str = ""
+    split: Split  # every event with the part that it belongs to
+    catalog: Catalog  # the items; an item's index is its row
+    identifiers: Identifiers  # the text that names each item
+    source: str = ""  # where the log came from, in words
+    cleaning: Sequence[CleaningStep] = ()  # what each step left; empty where it was loaded
+    rule: str = ""  # the rule that split the log; empty where it was loaded
 
     def save(self, folder: str | Path) -> None:
         """Write the data into ``folder/data`` and ``folder/identifiers``, as a run has them."""
-        data, identifiers = (Path(folder) / name for name in ("data", "identifiers"))
-        for each in (data, identifiers):
-            each.mkdir(parents=True, exist_ok=True)
-        save_split(data, self.split, self.catalog)
-        self.identifiers.save(identifiers, self.catalog)
+        save_split(Path(folder) / "data", self.split, self.catalog)  # makes the folder
+        (Path(folder) / "identifiers").mkdir(exist_ok=True)
+        self.identifiers.save(Path(folder) / "identifiers", self.catalog)
 
     @classmethod
     def load(cls, folder: str | Path) -> Data:
@@ -78,16 +67,13 @@ class Data:
         Columns: ``user_id``, ``item_id``, ``title``, ``part``, and ``rating`` and ``timestamp``
         (seconds since 1970) where the log has them; ordered by user, then by time.
         """
-        log = self.split.interactions
-        columns = {
-            "user_id": np.array(log.user_ids, object)[log.users],
-            "item_id": np.array(self.catalog.item_ids, object)[log.items],
-            "title": np.array(self.catalog.titles, object)[log.items],
-            "part": np.array([part.label for part in Part], object)[self.split.parts - min(Part)],
-            "rating": log.ratings,
-            "timestamp": log.timestamps,
-        }
-        return pd.DataFrame({name: each for name, each in columns.items() if each is not None})
+        labels = np.array([part.label for part in Part], object)
+        return event_table(
+            self.split.interactions,
+            parts=labels[self.split.parts - min(Part)],
+            item_id=self.catalog.item_ids,
+            title=self.catalog.titles,
+        )
 
     def find_items(self, texts: Iterable[str]) -> Integers:
         """Return the indices of items that are named by their titles or by the log's own ids.
@@ -95,7 +81,7 @@ class Data:
         Raises:
             RecinjectError: no item, or several, go by one of the texts.
         """
-        return np.array([self._finder.find(text) for text in texts], np.int32)
+        return np.array([self._find(text) for text in texts], np.int32)
 
     def find_users(self, user_ids: Iterable[str]) -> Integers:
         """Return the indices of users by the log's own ids.
@@ -103,22 +89,43 @@ class Data:
         Raises:
             RecinjectError: the log has no such user, or cleaning left none of their events.
         """
-        known, asked = self._users, list(map(str, user_ids))
+        asked = list(map(str, user_ids))
         for user in asked:
-            if user not in known:
+            if user not in self._users:
                 raise RecinjectError(
                     f"no user has the id {user!r}",
                     hint="ids are in data/users.parquet; cleaning drops users with few events",
                 )
-        return np.array([known[user] for user in asked], np.int32)
+        return np.array([self._users[user] for user in asked], np.int32)
 
     @cached_property
     def _users(self) -> dict[str, int]:
         return {user: index for index, user in enumerate(self.split.interactions.user_ids)}
 
     @cached_property
-    def _finder(self) -> _Finder:
-        return _Finder(self.catalog)
+    def _named(self) -> list[dict[str, list[int]]]:
+        """The items by title, by the log's own id, and by title whatever its capitals."""
+        titles, ids = self.catalog.titles, self.catalog.item_ids
+        return [_by(titles), _by(ids), _by([title.casefold() for title in titles])]
+
+    def _find(self, text: str) -> int:
+        for table, key in zip(self._named, (text, text, text.casefold()), strict=True):
+            if len(found := table.get(key, [])) > 1:
+                ids = [self.catalog.item_ids[item] for item in found]
+                raise RecinjectError(
+                    f"{len(found)} items have the title {text!r}",
+                    hint=f"give the id of one of them: {', '.join(ids)}",
+                )
+            if found:
+                return found[0]
+        folded, wanted = self._named[2], text.casefold()
+        near = [title for title in folded if len(wanted) > 2 and wanted in title][:_NEAREST]
+        near = near or difflib.get_close_matches(wanted, folded, _NEAREST, cutoff=0.5)
+        meant = " or ".join(repr(self.catalog.titles[folded[title][0]]) for title in near)
+        raise RecinjectError(
+            f"no item has the title or the id {text!r}",
+            hint=f"did you mean {meant}?" if near else "titles and ids are in data/items.parquet",
+        )
 
 
 def split_log(
@@ -132,7 +139,7 @@ def split_log(
     train_share: float = 1.0,
     seed: int = 1,
 ) -> tuple[Split, Catalog, list[CleaningStep]]:
-    """Clean a log and split it.
+    """Clean a log and split it; also return its items, and what each step of cleaning left.
 
     Args:
         log: as it was read.
@@ -145,58 +152,14 @@ def split_log(
         train_share: the fraction of the training events to learn from; the others stand in
             histories alone.
         seed: of whatever is random.
-
-    Returns:
-        The split, its items, and what cleaning left after each step.
     """
-    if ties == "hash":
-        log = order_ties(log, seed)
-    log, steps = clean(log, k_core=k_core)
+    log, steps = clean(order_ties(log, seed) if ties == "hash" else log, k_core=k_core)
     found = split_by(split, log.interactions, test_share, seed)
     if not validation:
         found = without_validation(found)
     if train_share < 1:
         found = learn_from(found, train_share, seed)
     return found, log.catalog, steps
-
-
-@dataclass(frozen=True, eq=False)
-class _Finder:
-    """Finds items by title, by the log's own id, or by title whatever its capitals."""
-
-    catalog: Catalog
-
-    @cached_property
-    def _tables(self) -> list[dict[str, list[int]]]:
-        titles, ids = self.catalog.titles, self.catalog.item_ids
-        return [_by(titles), _by(ids), _by([title.casefold() for title in titles])]
-
-    def find(self, text: str) -> int:
-        for table, key in zip(self._tables, (text, text, text.casefold()), strict=True):
-            if key in table:
-                return self._only(text, table[key])
-        near = [repr(self.catalog.titles[item]) for item in self._near(text.casefold())]
-        raise RecinjectError(
-            f"no item has the title or the id {text!r}",
-            hint=f"did you mean {' or '.join(near)}?"
-            if near
-            else "titles and ids are in data/items.parquet",
-        )
-
-    def _only(self, text: str, found: list[int]) -> int:
-        if len(found) > 1:
-            ids = [self.catalog.item_ids[item] for item in found]
-            raise RecinjectError(
-                f"{len(found)} items have the title {text!r}",
-                hint=f"give the id of one of them: {', '.join(ids)}",
-            )
-        return found[0]
-
-    def _near(self, text: str) -> list[int]:
-        folded = self._tables[2]
-        titles = [title for title in folded if len(text) > 2 and text in title][:_NEAREST]
-        titles = titles or difflib.get_close_matches(text, folded, _NEAREST, cutoff=0.5)
-        return [folded[title][0] for title in titles]
 
 
 def _by(texts: Sequence[str]) -> dict[str, list[int]]:

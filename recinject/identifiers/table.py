@@ -100,10 +100,7 @@ class Identifiers:
         return []
 
     def describe(self) -> list[dict[str, float | int | None]]:
-        """Measure how good the identifiers are: a row a level, with the same columns in each.
-
-        The base class has nothing to measure.
-        """
+        """Measure how good the identifiers are, if there is a measure: a row a level."""
         return []
 
     def join_cold_items(
@@ -113,18 +110,16 @@ class Identifiers:
 
         Args:
             listed: the :class:`~recinject.recommenders.protocol.Prediction` of a model, with
-                lists longer than ``k``.
+                lists longer than ``k``; a new one is returned.
             queries: the :class:`~recinject.recommenders.protocol.Queries` that it answers.
             cold: the items without training events, shape (items,).
             fraction: the largest fraction of a list that they may take, from 0 to 1.
             k: the length of the lists.
-
-        Returns:
-            A prediction with new lists.
         """
         raise NotImplementedError(f"identifiers.kind={self.kind} has no codes that items share")
 
 
+@register("identifiers", "token")
 class TokenIdentifiers(Identifiers):
     """Numbers as in the kind ``number``, but each is one new token of the tokenizer's."""
 
@@ -139,18 +134,14 @@ class TokenIdentifiers(Identifiers):
     def make(cls, catalog: Catalog, split: Split | None, seed: int) -> TokenIdentifiers:
         """Give each item a token."""
         numbers = _permutation(catalog, seed)
-        texts = tuple(f"<item_{number}>" for number in numbers)
-        return cls("token", texts, numbers=numbers)
-
-
-register("identifiers", "token")(TokenIdentifiers)
+        return cls("token", tuple(f"<item_{number}>" for number in numbers), numbers=numbers)
 
 
 @register("identifiers", "number")
 def number_items(catalog: Catalog, split: Split | None, seed: int) -> Identifiers:
-    """Number the items by a seeded permutation: an order of appearance would tell who follows whom.
+    """Number the items by a seeded permutation, as ``number_title`` and ``token`` do.
 
-    The kinds ``number_title`` and ``token`` have the same numbers.
+    An order of appearance would tell who follows whom.
     """
     numbers = _permutation(catalog, seed)
     return Identifiers("number", tuple(f"#{number}" for number in numbers), numbers=numbers)
@@ -201,10 +192,7 @@ def cluster_codes(
 
 @register("identifiers", "order_of_appearance_which_leaks")
 def order_of_appearance(catalog: Catalog, split: Split | None, seed: int) -> Identifiers:
-    """Number items as the whole log, user by user, first names them.
-
-    It shows what such numbers do to a comparison, and is for nothing else.
-    """
+    """Number items as the log first names them, to show what that does to a comparison."""
     kind = "order_of_appearance_which_leaks"
     items = _needed(split, kind).interactions.items
     order = pd.unique(np.concatenate([items, np.arange(len(catalog), dtype=np.int32)]))
@@ -247,12 +235,10 @@ def name_items(
     """Name every item of a catalogue.
 
     Args:
-        kind: a name in the registry, such as ``number``, ``title``, ``number_title``, ``token``,
-            ``collaborative`` or ``semantic``.
+        kind: a name in the registry, such as ``number``, ``title`` or ``semantic``.
         catalog: the items.
         seed: decides which item gets which number.
-        split: the log's events; ``collaborative``, which goes by their training part alone,
-            ``semantic`` and ``order_of_appearance_which_leaks`` need it.
+        split: the log's events, for kinds that go by them; most go by the training part alone.
         earlier: a folder with identifiers of before; a kind may take from it what is costly to
             make, where it still holds.
         **settings: keyword arguments of the kind, such as ``clusters`` of ``collaborative``.
@@ -287,11 +273,7 @@ def check_kind(kind: str, settings: Mapping[str, Any]) -> None:
 
 
 def identifiers_class(kind: str) -> type[Identifiers]:
-    """Return the class of the identifiers that a kind makes.
-
-    Raises:
-        RecinjectError: no kind has that name.
-    """
+    """Return the class of the identifiers that a kind makes."""
     found = find("identifiers", kind, "identifiers.kind")
     return found if isinstance(found, type) else Identifiers
 

@@ -112,15 +112,10 @@ def check_run(run: Run) -> Iterator[str]:
 def preview_samples(
     run: Run, task: str | None, count: int
 ) -> Iterator[tuple[Sample, tuple[int, int]]]:
-    """Yield the first samples of every task and split, evenly over its users.
+    """Yield samples with the number of tokens of their prompts and of their completions.
 
-    Args:
-        run: the run.
-        task: only this one; None for all.
-        count: how many of each split.
-
-    Yields:
-        A sample, with the number of tokens of its prompt and of its completion.
+    There are ``count`` of each split, evenly over its users, of one task, or of all where it is
+    None.
     """
     factory = factory_of(run.recipe, fresh_data(run))
     if task is not None:

@@ -25,8 +25,6 @@ from recinject.reporting.result import (
 )
 from recinject.tasks.shipped import Ranking
 
-_BEFORE = ("data", "identifiers", "samples", "model", "evaluation")
-
 
 def result_of(run: Run) -> Result:
     """Load the result of a finished run, with all facts that its report shows.
@@ -34,7 +32,8 @@ def result_of(run: Run) -> Result:
     Raises:
         RecinjectError: a stage before the report has not been finished.
     """
-    stages = [stage for stage in _BEFORE if stage != "model" or run.recipe.training is not None]
+    trained = ["model"] if run.recipe.training is not None else []
+    stages = ["data", "identifiers", "samples", *trained, "evaluation"]
     known = {stage: run.manifest(stage).facts for stage in stages}
     experts = known.get("model", {}).get("experts")
     first, last = known["data"], known["evaluation"]
@@ -65,28 +64,21 @@ def _moment(seconds: float) -> str:
 def data_facts(run: Run) -> DataFacts:
     """Say where the log came from, what cleaning left of it and how it was split."""
     facts = run.manifest("data").facts
-    return DataFacts(
-        source=facts["source"],
-        cleaning=[CleaningStep(**step) for step in facts["cleaning"]],
-        split=run.recipe.data.split,
-        train=facts["train"],
-        validation=facts["validation"],
-        test=facts["test"],
-        tie_rate=facts.get("tie_rate"),
-        future_share=facts.get("future_share"),
-    )
+    columns = {field.name: facts[field.name] for field in fields(DataFacts) if field.name in facts}
+    cleaning = [CleaningStep(**step) for step in facts["cleaning"]]
+    return DataFacts(**columns | {"cleaning": cleaning, "split": run.recipe.data.split})
 
 
 def sample_rows(rows: Sequence[Mapping[str, Any]]) -> list[SampleRow]:
     """Turn what the samples stage wrote of each task and split into the report's rows."""
     found = []
     for row in rows:
-        columns = {key: row[key] for key in ("task", "split", "samples")}
-        if row["tokens"] and row["samples"]:
-            mean = row["tokens"]["prompt_tokens"] / row["samples"]
-            columns |= {key: row["tokens"][key] for key in ("max_prompt_tokens", "truncated")}
-            columns["mean_prompt_tokens"] = mean
-        found.append(SampleRow(**columns, templates=len(row["templates"])))
+        known: list[Any] = [None] * 3
+        if (tokens := row["tokens"]) and row["samples"]:
+            mean = tokens["prompt_tokens"] / row["samples"]
+            known = [mean, tokens["max_prompt_tokens"], tokens["truncated"]]
+        own = row["task"], row["split"], row["samples"], len(row["templates"])
+        found.append(SampleRow(*own, *known))
     return found
 
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from rich import box
 from rich.console import Group
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.tree import Tree
 
 from recinject.pipeline.run import Run
@@ -31,9 +31,8 @@ def view_identifiers(run: Run) -> Group:
         RecinjectError: the items have not been named.
     """
     run.manifest("identifiers")
-    data = run.data
-    rows = data.identifiers.describe()
-    tree = identifier_tree(data.identifiers.texts, data.catalog.titles)
+    items = run.data.identifiers
+    tree, rows = identifier_tree(items.texts, run.data.catalog.titles), items.describe()
     return Group(tree, *([quality_table(rows)] if rows else []))
 
 
@@ -50,30 +49,30 @@ def identifier_tree(
         branches: how many are shown below the root and each level after; the last number goes
             for all deeper ones.
     """
-    paths = [tuple(_TOKEN.findall(text)) for text in texts]
     tree = Tree(f"{len(texts):,} items")
-    _grow(tree, sorted(zip(paths, titles, strict=True)), 0, branches)
+    _grow(tree, _sorted(texts, titles), 0, branches)
     return tree
+
+
+def _sorted(texts: Sequence[str], titles: Sequence[str]) -> list[Item]:
+    paths = [tuple(_TOKEN.findall(text)) for text in texts]
+    return sorted(zip(paths, titles, strict=True))
 
 
 def code_groups(
     texts: Sequence[str], titles: Sequence[str], most: int = _GROUPS
 ) -> list[CodeGroup]:
-    """Group items by the first code or word of their identifiers, those of most items first.
-
-    Args:
-        texts: the identifier of each item.
-        titles: the title of each item.
-        most: how many groups are returned.
+    """Group items by the first code or word of their identifiers, ``most`` groups at most.
 
     Returns:
-        The groups; none where identifiers have no codes to share, as numbers and titles have not.
+        Those of most items first; none where identifiers have no codes to share, as numbers and
+        titles have not.
     """
-    paths = [tuple(_TOKEN.findall(text)) for text in texts]
-    if not all(len(path) > 1 and _CODE.fullmatch(path[0]) for path in paths):
+    items = _sorted(texts, titles)
+    if not all(len(path) > 1 and _CODE.fullmatch(path[0]) for path, _ in items):
         return []
     by_code: dict[str, dict[str, list[str]]] = {}
-    for path, title in sorted(zip(paths, titles, strict=True)):
+    for path, title in items:
         by_code.setdefault(path[0], {}).setdefault(path[1], []).append(title)
     groups = []
     for code, by_next in by_code.items():
@@ -91,24 +90,16 @@ def _grow(tree: Tree, items: list[Item], level: int, branches: Sequence[int]) ->
     for word, group in groups[:shown]:
         if len(group) == 1:
             path, title = group[0]
-            tree.add(f"[bold]{escape(''.join(path[level:]))}[/]  {_short(title)}")
+            tree.add(f"[bold]{escape(''.join(path[level:]))}[/]  {escape(_cut(title))}")
             continue
-        label = f"[bold]{escape(''.join(word))}[/]  {len(group):,} items: {_examples(group)}"
-        branch = tree.add(label)
+        # The titles at the group's ends differ the most.
+        ends = "; ".join(escape(_cut(group[place][1])) for place in (0, -1))
+        branch = tree.add(f"[bold]{escape(''.join(word))}[/]  {len(group):,} items: {ends}")
         if any(len(path) > level + 2 for path, _ in group):
             _grow(branch, group, level + 1, branches)
     if len(groups) > shown:
         hidden = sum(len(group) for _, group in groups[shown:])
         tree.add(f"[dim]{len(groups) - shown:,} more, items in them: {hidden:,}[/]")
-
-
-def _examples(group: Sequence[Item]) -> str:
-    """Take the titles at the group's ends, which differ the most."""
-    return "; ".join(_short(group[place][1]) for place in (0, -1))
-
-
-def _short(title: str) -> str:
-    return escape(_cut(title))
 
 
 def _cut(title: str) -> str:
@@ -118,9 +109,8 @@ def _cut(title: str) -> str:
 def quality_table(rows: Sequence[Mapping[str, float | int | None]]) -> Table:
     """Lay out what :meth:`~recinject.identifiers.table.Identifiers.describe` measured."""
     names = [name for name in rows[0] if name != "entropy"]  # perplexity says the same
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for name in names:
-        table.add_column(name, justify="right")
+    columns = [Column(name, justify="right") for name in names]
+    table = Table(*columns, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for row in rows:
         table.add_row(*(_cell(name, row[name]) for name in names))
     return table

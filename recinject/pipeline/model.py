@@ -88,8 +88,7 @@ def adapt(
     given = {"experts": recipe.experts, "lora": recipe.lora and recipe.lora.arguments}
     for name, settings in given.items():
         if settings is not None:
-            adapt_to = find("adapter", name)
-            return adapt_to(model, settings, tasks, recipe.seed, new_tokens)
+            return find("adapter", name)(model, settings, tasks, recipe.seed, new_tokens)
     return model
 
 
@@ -111,17 +110,17 @@ def check_adapted(recipe: Recipe, model: PreTrainedModel) -> Model:
 
 def _model_start(recipe: Recipe) -> Initialization | None:
     settings = recipe.model.low_rank
-    return None if settings is None else _initialization("low_rank", settings, "model.low_rank")
+    return None if settings is None else _start("low_rank", settings, "model.low_rank")
 
 
 def _adapter_start(recipe: Recipe) -> Initialization | None:
     if (lora := recipe.lora) is None or lora.initialization == "default":
         return None
     settings = {"rows": lora.initialization_rows}
-    return _initialization(lora.initialization, settings, "lora.initialization")
+    return _start(lora.initialization, settings, "lora.initialization")
 
 
-def _initialization(name: str, settings: Mapping[str, Any], place: str) -> Initialization:
+def _start(name: str, settings: Mapping[str, Any], place: str) -> Initialization:
     made: Initialization = bind(find("initialization", name, place), settings, place)
     return made
 
@@ -140,14 +139,14 @@ def make_untrained(
 
     Args:
         recipe: says which model, and how it starts.
-        samples: those that it trains on; their tokenizer is the model's.
-        mixed: the training samples in tokens; some are shown to an initialization.
-        tasks: the names of the tasks that a sample's number of a task stands for.
+        samples: what it trains on; their tokenizer is the model's.
+        mixed: the same in tokens; some are shown to an initialization.
+        tasks: the names that a sample's number of its task stands for.
         checkpoints: their folder.
     """
     tokenizer = samples.tokenizer
     model, known = base_model(recipe, tokenizer), tokenizer.get_vocab()
-    show = partial(_batches, tokenizer=tokenizer, samples=mixed, seed=recipe.seed)
+    show = partial(sample_batches, tokenizer=tokenizer, samples=mixed, seed=recipe.seed)
     if start := _model_start(recipe):
         _begin(start, model, show, recipe.seed, checkpoints / _MODEL)
     # A task that is asked, though no phase trains on it, has a place in the gate too.
@@ -171,7 +170,10 @@ def _begin(
     with first_process_first() as is_first:
         if is_first and not folder.exists():
             with atomic_folder(folder) as temporary:
-                start.start(model, show(model) if start.reads_batches else [], seed)
+                batches = show(model) if start.reads_batches else []
+                for batch in batches:
+                    batch.pop("task", None)  # no input of a model
+                start.start(model, batches, seed)
                 start.save(model, temporary)
             return
     start.load(model, folder)
@@ -185,10 +187,3 @@ def sample_batches(
     chosen = samples.select(rows).to_list()
     collate = make_collator(model, wrap_tokenizer(tokenizer, without_wrapper(model).config))
     return [collate(chosen[start : start + _ROWS]) for start in range(0, len(chosen), _ROWS)]
-
-
-def _batches(
-    model: torch.nn.Module, tokenizer: Tokenizer, samples: Dataset, seed: int
-) -> list[Tensors]:
-    batches = sample_batches(model, tokenizer, samples, seed)
-    return [{n: column for n, column in batch.items() if n != "task"} for batch in batches]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from recinject.data.readers import read_log
 from recinject.data.schema import Catalog, Log
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split, load_split, save_split, time_facts
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
-from recinject.foundation.storage import hash_files, hash_value, shipped_folder
+from recinject.foundation.storage import RunManifest, hash_files, hash_value, shipped_folder
 from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import Identifiers, identifiers_class, name_items
 from recinject.pipeline.recipe import Recipe
@@ -38,11 +40,15 @@ def prepare(run: Run) -> None:
     run.save_recipe()
     data, identifiers = run.recipe.data, run.recipe.identifiers
     inputs = _hash_log(data) if run.log is None else {"log": run.log.fingerprint}
-    run.stage("data", data.model_dump(), inputs).run(lambda folder: _data(run, folder))
+    before = RunManifest.read(run.folder("data"))
+    if before is not None and "log" in before.inputs and "log" not in inputs:
+        raise RecinjectError(
+            f"{run.recipe.folder}: its log was given from Python, and is not stored",
+            hint="give it again, recinject.run(recipe, log), or choose another name=",
+        )
+    run.stage("data", data.model_dump(), inputs).run(partial(_data, run))
     inputs = {**run.fingerprints("data"), **_hash_content(identifiers)}
-    run.stage("identifiers", identifiers.model_dump(), inputs).run(
-        lambda folder: _identifiers(run, folder)
-    )
+    run.stage("identifiers", identifiers.model_dump(), inputs).run(partial(_identifiers, run))
 
 
 def build(run: Run) -> None:
@@ -61,7 +67,7 @@ def build(run: Run) -> None:
     }
     inputs = {**run.fingerprints("data", "identifiers"), "prompts": _hash_prompts(recipe)}
     inputs |= hash_local(source, weights=False)
-    run.stage("samples", settings, inputs).run(lambda folder: _samples(run, folder), resume=True)
+    run.stage("samples", settings, inputs).run(partial(_samples, run), resume=True)
 
 
 def read_data(run: Run) -> Log:
@@ -76,45 +82,26 @@ def read_data(run: Run) -> Log:
 
 def split_data(run: Run) -> tuple[Split, Catalog, str, list[CleaningStep]]:
     """Read, clean and split the log; return also where it came from and what cleaning did."""
-    data, log = run.recipe.data, read_data(run)
-    split, catalog, steps = split_log(
-        log,
-        split=data.split,
-        k_core=data.k_core,
-        ties=data.ties,
-        test_share=data.test_share,
-        validation=data.validation,
-        train_share=data.train_share,
-        seed=run.recipe.seed,
-    )
+    log, left_out = read_data(run), {"path", "items", "format", "columns", "simulator"}
+    settings = run.recipe.data.model_dump(exclude=left_out)
+    split, catalog, steps = split_log(log, **settings, seed=run.recipe.seed)
     return split, catalog, log.source, steps
 
 
 def fresh_data(run: Run) -> Data:
     """Read, clean and split the log and name its items, whatever is stored."""
     split, catalog, source, steps = split_data(run)
-    return Data(split, catalog, _name_all(run.recipe, split, catalog), source, steps)
+    return Data(split, catalog, _name_items(run.recipe, split, catalog), source, steps)
 
 
 def factory_of(recipe: Recipe, data: Data) -> SampleFactory:
     """Get every task of a recipe ready to give samples."""
     section, model = recipe.samples, recipe.model
-    settings = SampleSettings(
-        max_prompt_tokens=section.max_prompt_tokens,
-        max_completion_tokens=section.max_completion_tokens,
-        passes=section.passes,
-        limit=section.limit,
-        shots=section.shots,
-        user_tokens=section.user_tokens,
-        prompts=section.prompts,
-        phrases=section.phrases,
-        vocab_size=model.vocab_size,
-        seed=recipe.seed,
-    )
+    own = section.model_dump(exclude={"tasks", "workers", "tokens", "jsonl"})
+    settings = SampleSettings(**own, vocab_size=model.vocab_size, seed=recipe.seed)
     tokenizer = given_tokenizer(model.tokenizer or model.name)
-    return make_factory(
-        data, recipe.tasks(), settings, tokenizer, **dialect_of(model.name, model.config)
-    )
+    dialect = dialect_of(model.name, model.config)
+    return make_factory(data, recipe.tasks(), settings, tokenizer, **dialect)
 
 
 def given_tokenizer(source: str | None) -> Tokenizer | None:
@@ -127,14 +114,10 @@ def given_tokenizer(source: str | None) -> Tokenizer | None:
 
 
 def dialect_of(name: str | None, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Say what samples depend on of the model that they are for, beside its tokenizer.
+    """Return ``causal`` and ``ends`` of :meth:`~recinject.samples.encoding.Dialect.of_model`.
 
     Args:
-        name: a folder, a hub's name or a GGUF file; None where the model is built from a config.
-        config: that config.
-
-    Returns:
-        ``causal`` and ``ends``: see :meth:`~recinject.samples.encoding.Dialect.of_model`.
+        name: a folder, a hub's name or a GGUF file; None if the model is built from ``config``.
 
     Raises:
         RecinjectError: the model is neither here nor to be had, or has no config.
@@ -175,13 +158,11 @@ def _hash_prompts(recipe: Recipe) -> str:
     return hash_value([hash_files(file) for file in files if file.is_file()])
 
 
-def _name_all(
+def _name_items(
     recipe: Recipe, split: Split, catalog: Catalog, earlier: Path | None = None
 ) -> Identifiers:
-    section = recipe.identifiers
-    return name_items(
-        section.kind, catalog, recipe.seed, split, earlier=earlier, **section.arguments
-    )
+    kind, settings = recipe.identifiers.kind, recipe.identifiers.arguments
+    return name_items(kind, catalog, recipe.seed, split, earlier=earlier, **settings)
 
 
 def _data(run: Run, folder: Path) -> Facts:
@@ -197,7 +178,7 @@ def _data(run: Run, folder: Path) -> Facts:
 
 def _identifiers(run: Run, folder: Path) -> Facts:
     split, catalog = load_split(run.folder("data"))
-    named = _name_all(run.recipe, split, catalog, run.folder("identifiers"))
+    named = _name_items(run.recipe, split, catalog, run.folder("identifiers"))
     named.save(folder, catalog)
     facts: Facts = {"items": len(catalog), "duplicates_resolved": named.duplicates_resolved}
     return facts | ({"quality": quality} if (quality := named.describe()) else {})

@@ -12,8 +12,6 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.storage import MANIFEST_NAME
 
-_MODEL_FILES = ("config.json", "model.safetensors")
-
 
 def push(folder: Path, repo: str, *, public: bool = False, yes: bool = False) -> list[Path]:
     """Upload a run's model to the hub, or say what would go there.
@@ -25,15 +23,18 @@ def push(folder: Path, repo: str, *, public: bool = False, yes: bool = False) ->
         yes: whether to upload; without it nothing leaves this machine.
 
     Returns:
-        The files, within the model's folder. The manifest stays here: it names local paths.
+        The files, without the manifest, which names local paths.
 
     Raises:
         RecinjectError: there is no whole model, or the hub cannot be reached or refuses.
     """
     model = folder / "model" if (folder / "model").is_dir() else folder
     files = sorted(_uploaded(model))
-    for line in _listing(model, files, repo, public):
-        say(line)
+    sizes = [(model / file).stat().st_size for file in files]
+    say(f"{model} -> {repo} ({'public' if public else 'private'} if it is made anew)")
+    for file, size in zip(files, sizes, strict=True):
+        say(f"  {size:>14,} bytes  {file}")
+    say(f"  {sum(sizes):>14,} bytes in {len(files)} files")
     if yes:
         _upload(model, files, repo, public)
         say(f"uploaded to {repo}")
@@ -44,8 +45,9 @@ def push(folder: Path, repo: str, *, public: bool = False, yes: bool = False) ->
 
 def _uploaded(model: Path) -> Iterator[Path]:
     # A stage's manifest is its last file: without it the model was cut off while it was written.
-    missing = [name for name in (*_MODEL_FILES, MANIFEST_NAME) if not (model / name).is_file()]
-    if missing and not list(model.glob("model-*.safetensors")):
+    weights = [] if any(model.glob("model-*.safetensors")) else ["model.safetensors"]
+    needed = ["config.json", *weights, MANIFEST_NAME]
+    if missing := [name for name in needed if not (model / name).is_file()]:
         raise RecinjectError(
             f"{model}: no finished model, {missing[0]} is missing",
             hint="give the folder of a run whose training has ended, such as runs/quickstart",
@@ -55,14 +57,6 @@ def _uploaded(model: Path) -> Iterator[Path]:
         hidden = any(part.startswith(".") for part in name.parts)
         if path.is_file() and not hidden and name.name != MANIFEST_NAME:
             yield name
-
-
-def _listing(model: Path, files: list[Path], repo: str, public: bool) -> Iterator[str]:
-    sizes = [(model / file).stat().st_size for file in files]
-    seen = "public" if public else "private"
-    yield f"{model} -> {repo} ({seen} if it is made anew)"
-    yield from (f"  {size:>14,} bytes  {file}" for size, file in zip(sizes, files, strict=True))
-    yield f"  {sum(sizes):>14,} bytes in {len(files)} files"
 
 
 def _upload(model: Path, files: list[Path], repo: str, public: bool) -> None:

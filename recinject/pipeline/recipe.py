@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,8 +29,6 @@ from recinject.pipeline.sections import (
 from recinject.registry import find, load_plugin
 from recinject.tasks.shipped import TASKS, task_names, task_type
 from recinject.tasks.task import Task
-
-__all__ = ["Recipe", "bind", "copy_shipped", "find_recipe", "load_recipe", "shipped_recipes"]
 
 # Text that may name a file or a folder of this machine, and something else otherwise.
 _MAYBE_PATHS = ("model.name", "model.tokenizer", "identifiers.content")
@@ -81,73 +79,60 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _nothing_without_a_model(self) -> Recipe:
-        if self.has_model:
-            return self
+    def _sections_agree(self) -> Recipe:
+        for is_wrong, fact, fix in self._conflicts():
+            if is_wrong:
+                raise RecinjectError(fact, hint=fix)
+        return self
+
+    def _conflicts(self) -> Iterator[tuple[bool, str, str]]:
+        """Yield what contradicts what: whether it does here, the fact and the fix."""
+        kind = identifiers_class(self.identifiers.kind)
         for section in ("training", "lora", "experts"):
-            if getattr(self, section) is not None:
-                raise RecinjectError(
-                    f"{section}: given, but the model has neither name nor config",
-                    hint=f"name a model or give it a config, or set {section}=null to evaluate "
-                    "the baselines alone",
-                )
-        if not self.evaluation.baselines:
-            raise RecinjectError(
-                "evaluation.baselines: none, and without a model nobody is left to evaluate",
-                hint="name some baselines, or a model",
+            yield (
+                not self.has_model and getattr(self, section) is not None,
+                f"{section}: given, but the model has neither name nor config",
+                f"name a model or give it a config, or set {section}=null to evaluate the "
+                "baselines alone",
             )
-        return self
-
-    @model_validator(mode="after")
-    def _head_has_its_task(self) -> Recipe:
-        head = self.model.head
-        if head == "text" or not self.has_model:
-            return self
-        others = [name for name, given in self.samples.tasks.items() if given is not None]
-        if others != ["rating"]:
-            raise RecinjectError(
-                f"model.head: {head} answers the task rating alone, and there is "
-                f"{', '.join(name for name in others if name != 'rating') or 'no such task'}",
-                hint="set every other task to null, as in samples.tasks.retrieval=null, or "
-                "model.head=text",
-            )
-        if self.training is None:
-            raise RecinjectError(
-                f"model.head: a {head} head that is not trained knows nothing",
-                hint="give a training section, or set model.head=text",
-            )
-        if self.evaluation.generate:
-            raise RecinjectError(
-                f"evaluation.generate: a {head} head writes nothing",
-                hint="set evaluation.generate=false, or model.head=text",
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _experts_have_their_place(self) -> Recipe:
+        yield (
+            not self.has_model and not self.evaluation.baselines,
+            "evaluation.baselines: none, and without a model nobody is left to evaluate",
+            "name some baselines, or a model",
+        )
+        head, has_head = self.model.head, self.model.head != "text" and self.has_model
+        asked = [name for name, given in self.samples.tasks.items() if given is not None]
+        others = ", ".join(name for name in asked if name != "rating") or "no such task"
+        yield (
+            has_head and asked != ["rating"],
+            f"model.head: {head} answers the task rating alone, and there is {others}",
+            "set every other task to null, as in samples.tasks.retrieval=null, or model.head=text",
+        )
+        yield (
+            has_head and self.training is None,
+            f"model.head: a {head} head that is not trained knows nothing",
+            "give a training section, or set model.head=text",
+        )
+        yield (
+            has_head and self.evaluation.generate,
+            f"evaluation.generate: a {head} head writes nothing",
+            "set evaluation.generate=false, or model.head=text",
+        )
         for conflicts, fact, fix in (
             (self.lora is not None, "lora adapts the same model", "set lora=null, or experts=null"),
             (self.model.head != "text", "they answer in text alone", "set model.head=text"),
             (
-                self.experts is not None and identifiers_class(self.identifiers.kind).has_tokens,
+                kind.has_tokens,
                 f"identifiers.kind={self.identifiers.kind} brings tokens that would stay untrained",
                 "set identifiers.kind=number, or use lora, which trains their embeddings",
             ),
         ):
-            if self.experts is not None and conflicts:
-                raise RecinjectError(f"experts: {fact}", hint=fix)
-        return self
-
-    @model_validator(mode="after")
-    def _cold_items_have_codes(self) -> Recipe:
-        if self.evaluation.cold_share and not (
-            self.has_model and identifiers_class(self.identifiers.kind).joins_cold_items
-        ):
-            raise RecinjectError(
-                "evaluation.cold_share: cold items join by the codes that a model predicts",
-                hint="set identifiers.kind=semantic, and a model, or evaluation.cold_share=[]",
-            )
-        return self
+            yield self.experts is not None and conflicts, f"experts: {fact}", fix
+        yield (
+            bool(self.evaluation.cold_share) and not (self.has_model and kind.joins_cold_items),
+            "evaluation.cold_share: cold items join by the codes that a model predicts",
+            "set identifiers.kind=semantic, and a model, or evaluation.cold_share=[]",
+        )
 
     @property
     def has_model(self) -> bool:
@@ -165,10 +150,10 @@ class Recipe(Section):
         Raises:
             RecinjectError: an unknown task or setting, or a value of the wrong kind.
         """
-        folder = self.samples.prompts
+        folder, tasks = self.samples.prompts, self.samples.tasks.items()
         return [
             bind(task_type(name, folder), given, f"samples.tasks.{name}")
-            for name, given in self.samples.tasks.items()
+            for name, given in tasks
             if given is not None
         ]
 
@@ -232,8 +217,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
             replaces what it names, and None stands for YAML's null.
 
     Raises:
-        RecinjectError: no such recipe, an unknown key (the nearest legal one is named), or a
-            value of the wrong kind.
+        RecinjectError: no such recipe, an unknown key, or a value of the wrong kind.
 
     Examples:
         >>> recipe = load_recipe("quickstart", {"name": "short", "training": {"max_steps": 100}})
@@ -277,8 +261,7 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise RecinjectError(f"{path}: not a recipe", hint="a recipe is sections of keys: values")
     content.setdefault("name", path.stem)
-    samples = content.setdefault("samples", {})
-    if isinstance(samples, dict):
+    if isinstance(samples := content.setdefault("samples", {}), dict):
         # Written out, so that overriding one task leaves the others as they are.
         samples.setdefault("tasks", {task: {} for task in TASKS})
     if isinstance(content.get("plugins"), list):
@@ -288,11 +271,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _check_samples(recipe: Recipe) -> None:
     folder = recipe.samples.prompts
-    if folder is not None and not folder.is_dir():
-        raise RecinjectError(
-            f"samples.prompts: {folder} is no folder",
-            hint="give a folder with files named as the tasks, such as retrieval.yaml",
-        )
     tasks = task_names(folder)
     if not recipe.tasks():
         raise RecinjectError("samples.tasks: every task is left out", hint=did_you_mean("", tasks))

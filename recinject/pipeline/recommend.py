@@ -56,15 +56,23 @@ def recommend(
     return found
 
 
-def read_questions(source: Path) -> list[dict[str, Any]]:
+def read_questions(source: Path | None, liked: Sequence[str] | None) -> list[dict[str, Any]]:
     """Read JSON lines, each with a list of titles or ids under ``liked``; other keys are kept.
 
     Args:
         source: the file; ``-`` is standard input.
+        liked: the one list, in place of a file.
 
     Raises:
-        RecinjectError: no such file, or a line that is not of this form.
+        RecinjectError: both or neither are given, no such file, or a line that is not of this form.
     """
+    if source is None and liked:
+        return [{"liked": list(liked)}]
+    if source is None or liked:
+        raise RecinjectError(
+            f"recommend: {'both' if liked else 'neither'} of --liked and --input given",
+            hint='name what was liked with --liked "Title", or a file of JSON lines with --input',
+        )
     try:
         text = sys.stdin.read() if str(source) == "-" else source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

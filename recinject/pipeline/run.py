@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,18 +11,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import recinject
 from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.progress import say
-from recinject.foundation.storage import (
-    RunManifest,
-    atomic_folder,
-    hash_files,
-    hash_value,
-)
+from recinject.foundation.storage import RunManifest, atomic_folder, hash_files, hash_value
 from recinject.identifiers.data import Data
 from recinject.pipeline.recipe import Recipe, load_recipe
 from recinject.samples.samples import Samples
@@ -39,7 +35,6 @@ class Stage:
     """What a stage's output depends on, and where it goes.
 
     Attributes:
-        name: the stage's name.
         folder: what it makes, whole or not at all.
         settings: its plain arguments.
         inputs: hashes of what it reads.
@@ -94,7 +89,11 @@ class Stage:
 
 def is_first_process() -> bool:
     """Say whether this is the process that writes, of those that were launched together."""
-    return _one_process() or bool(_state().is_main_process)
+    if _one_process():
+        return True
+    from accelerate import PartialState  # with it comes torch
+
+    return bool(PartialState(timeout=_LONGEST_WAIT).is_main_process)
 
 
 @contextmanager
@@ -105,19 +104,20 @@ def first_process_first() -> Iterator[bool]:
         Whether this is the first process.
 
     Raises:
-        RecinjectError: in every process, where the first one failed.
+        RecinjectError: the first process failed; each of the others says why.
     """
     if _one_process():
         yield True
         return
     from accelerate.utils import broadcast_object_list
 
-    is_first = bool(_state().is_main_process)
-    failure: list[str | None] = [None]
+    is_first, failure = is_first_process(), list[RecinjectError | None]([None])
     try:
         yield is_first
     except BaseException as error:
-        failure = [str(error) or type(error).__name__]
+        fact = f"the first process failed: {error or type(error).__name__}"
+        other = RecinjectError(fact, hint="see its own message")
+        failure = [error if isinstance(error, RecinjectError) else other]
         raise
     finally:
         if is_first:
@@ -125,19 +125,11 @@ def first_process_first() -> Iterator[bool]:
     if not is_first:
         broadcast_object_list(failure)
         if failure[0] is not None:
-            raise RecinjectError(
-                f"the first process failed: {failure[0]}", hint="see its own message"
-            )
+            raise failure[0]
 
 
 def _one_process() -> bool:
     return int(os.environ.get("WORLD_SIZE", "1")) == 1
-
-
-def _state() -> Any:
-    from accelerate import PartialState  # with it comes torch
-
-    return PartialState(timeout=_LONGEST_WAIT)
 
 
 @dataclass(frozen=True)
@@ -158,9 +150,12 @@ class Run:
                 "a log is given, and data.path names another one",
                 hint="leave one of them out",
             )
+        # What is read goes by its whole path, so that the stored recipe is the same run's.
+        whole = self.recipe.resolved().model_copy(update={"runs": self.recipe.runs})
+        object.__setattr__(self, "recipe", whole)
 
     @classmethod
-    def open(cls, name: str | Path) -> Run:
+    def open(cls, name: str | Path) -> Self:
         """Open a run by its folder, its name below ``runs/``, or the recipe that it came from.
 
         Raises:
@@ -171,15 +166,11 @@ class Run:
             folders = [load_recipe(name).folder]
         for folder in folders:
             if (folder / RECIPE).is_file():
-                # A run may have been moved since.
-                place = {"name": folder.resolve().name, "runs": folder.resolve().parent}
-                return cls(load_recipe(folder / RECIPE, place))
+                place = folder.resolve()  # a run may have been moved since
+                return cls(load_recipe(place / RECIPE, {"name": place.name, "runs": place.parent}))
         there = [path.parent.name for path in _RUNS.glob(f"*/{RECIPE}")]
-        others = (
-            did_you_mean(str(name), there)
-            if there
-            else "There is none yet: recinject run quickstart"
-        )
+        none = "There is none yet: recinject run quickstart"
+        others = did_you_mean(str(name), there) if there else none
         raise RecinjectError(
             f"{name}: no run is in {' or '.join(map(str, folders))}",
             hint=f"give a run's folder, or its name below {_RUNS}/. {others}",
@@ -188,7 +179,7 @@ class Run:
     @property
     def command(self) -> str:
         """The words that repeat the run."""
-        return f"recinject run {self.recipe.folder / RECIPE}"
+        return shlex.join(["recinject", "run", str(self.recipe.folder / RECIPE)])
 
     def folder(self, stage: str) -> Path:
         """Return the folder of a stage."""

@@ -22,9 +22,22 @@ Positive = Annotated[int, Field(ge=1)]
 ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else name)]
 
 
-def _own_or_shipped(folder: Path | None) -> Path | None:
-    shipped = shipped_folder("prompts").parent / (folder or "")
-    return shipped if folder and not folder.is_dir() and shipped.is_dir() else folder
+def own_or_shipped(folder: Path | None) -> Path | None:
+    """Return a folder of templates: one's own, or one that ships, such as ``prompts/zero_shot``.
+
+    Raises:
+        RecinjectError: there is no such folder.
+    """
+    if folder is None or folder.is_dir():
+        return folder
+    home = shipped_folder("prompts")
+    for shipped in (home.parent / folder, home / folder):
+        if shipped.is_dir():
+            return shipped
+    raise RecinjectError(
+        f"samples.prompts: {folder} is no folder",
+        hint="give a folder with files named as the tasks, such as retrieval.yaml",
+    )
 
 
 class Section(BaseModel):
@@ -108,7 +121,7 @@ class SamplesSection(Section):
     """
 
     tasks: dict[str, dict[str, Any] | None] = Field(default={name: {} for name in TASKS})
-    prompts: Annotated[Path | None, AfterValidator(_own_or_shipped)] = None
+    prompts: Annotated[Path | None, AfterValidator(own_or_shipped)] = None
     phrases: dict[str, str] = {}
     max_prompt_tokens: Positive = 512
     max_completion_tokens: Positive = 64

@@ -64,7 +64,7 @@ def sweep(
     recipe's folder, are not made again.
 
     Args:
-        recipe: a recipe, the path of one, or a shipped one's name.
+        recipe: its path, a shipped one's name, or the recipe itself.
         vary: the values of each dotted key, such as ``{"training.learning_rate": [1e-3, 3e-3]}``;
             every combination of them is an arm.
         arms: settings by dotted key, by the arm's name; each arm is crossed with ``vary``.
@@ -174,16 +174,12 @@ def _words(values: Sequence[Any]) -> list[str]:
 
 def _text(value: Any) -> str:
     """Write a setting as a recipe has it, on one line."""
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(value, default_flow_style=True, width=9999).partition("\n")[0]
+    written = yaml.safe_dump(value, default_flow_style=True, width=9999)
+    return value if isinstance(value, str) else written.partition("\n")[0]
 
 
 def _prepare(run: Run, earlier: Iterable[Run]) -> None:
-    """Link what an earlier run prepared from the same settings.
-
-    The comparison of two arms rests on the same samples, tokenizer and thus first weights.
-    """
+    """Link what an earlier run prepared from the same settings, so that arms share it."""
     made = {key: source for source in earlier for key in _prepared(source.recipe).items()}
     for stage, settings in _prepared(run.recipe).items():
         if source := made.get((stage, settings)):
@@ -219,7 +215,11 @@ def _link(source: str, target: str) -> None:
 def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:
     arms = arms_of(run.recipe.sweep or SweepSection())
     keys = list(dict.fromkeys(key for settings in arms.values() for key in settings))
-    settings = {m.arm: {"arm": m.arm} | _values(m.run.recipe, keys) for m in members}
+    recipes = {member.arm: member.run.recipe.model_dump(mode="json") for member in members}
+    settings: dict[str, Settings] = {
+        arm: {"arm": arm} | {key: _value(content, key) for key in keys}
+        for arm, content in recipes.items()
+    }
     for key in keys:
         if not all(isinstance(row[key], int | float) for row in settings.values()):
             settings = {arm: row | {key: _text(row[key])} for arm, row in settings.items()}
@@ -251,16 +251,12 @@ def _metrics(member: Member) -> list[Settings]:
     return [{"arm": member.arm, "seed": member.seed, **row, "seconds": seconds} for row in rows]
 
 
-def _values(recipe: Recipe, keys: Iterable[str]) -> Settings:
-    """Return a recipe's value of each dotted key: a number, or text where it is none."""
-    content, values = recipe.model_dump(mode="json"), {}
-    for key in keys:
-        value: Any = content
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, dict) else None
-        is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        values[key] = value if is_number else _text(value)
-    return values
+def _value(content: Any, key: str) -> float | str:
+    """Return the value of a dotted key: a number, or text where it is none."""
+    for part in key.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    is_number = isinstance(content, int | float) and not isinstance(content, bool)
+    return content if is_number else _text(content)
 
 
 def _pool(
@@ -278,11 +274,8 @@ def _pool(
     pooled, comparisons = list[Settings](), list[Settings]()
     for file in dict.fromkeys(name for member in members for name in member.answers):
         runs = {arm: [m for m in members if m.arm == arm and file in m.answers] for arm in arms}
-        answers = {
-            arm: load_answers([m.answers[file] for m in own], arm)
-            for arm, own in runs.items()
-            if own
-        }
+        files = {arm: [m.answers[file] for m in own] for arm, own in runs.items() if own}
+        answers = {arm: load_answers(own, arm) for arm, own in files.items()}
         named = {"recommender": file.partition(".")[2].removesuffix(".parquet")}
         for arm, (prediction, queries) in answers.items():
             own, resamples = runs[arm][0].run.recipe.evaluation, recipe.evaluation.resamples
@@ -290,11 +283,8 @@ def _pool(
             measured = measure(prediction, queries, settings)
             pooled += [{"arm": arm} | asdict(row) | named for row in measured]
             others = references[: references.index(arm)] if arm in references else references
-            paired = [
-                answers[other][0]
-                for other in others
-                if other in answers and is_paired(answers[arm], answers[other])
-            ]
+            known = [answers[other] for other in others if other in answers]
+            paired = [other[0] for other in known if is_paired(answers[arm], other)]
             asked = [row.metric for row in measured]
             for row in compare(prediction, paired, queries, asked, resamples, recipe.seed):
                 key = (row.task, row.metric, named["recommender"])

@@ -69,7 +69,7 @@ def fine_tune(
         log: the file of the losses, in JSON lines.
 
     Returns:
-        The trained model, and how many parameters it has and trained.
+        The trained model, with the number of its parameters and of those that were trained.
     """
     from recinject.models.adapters import adaptation_of
     from recinject.models.building import count_parameters
@@ -146,11 +146,12 @@ def _datasets(
             "set training=null to evaluate the model as it is",
         )
     mixed = mix_tasks(folder, names, mixture, recipe.seed)
-    mixed_names = [name for name in names if not mixture or name in mixture]
-    asked = [t.name for t in tasks if t.name in mixed_names and Part.VALIDATION in t.parts]
-    validated = {name: names.index(name) for name in asked}
-    validation = (
-        validation_samples(folder, validated, training.validation_samples) if validated else None
-    )
+    validated = {
+        task.name: names.index(task.name)
+        for task in tasks
+        if task.name in (mixture or names) and task.name in names and Part.VALIDATION in task.parts
+    }
+    if not validated:
+        return mixed, None, names
     # Where time or items decide the split, no sample may fall to validation.
-    return mixed, validation if validation else None, names
+    return mixed, validation_samples(folder, validated, training.validation_samples) or None, names

@@ -11,30 +11,9 @@ from recinject.reporting.pages import render
 from recinject.reporting.report import content_of
 from recinject.reporting.result import DataFacts, Result, SampleRow
 from recinject.reporting.tables import cleaning_table, sample_table
-from recinject.reporting.wording import LANGUAGE_MODEL, metric_label, time_note
+from recinject.reporting.wording import LANGUAGE_MODEL, metric_label
 
-_COLUMNS = {
-    "sample_id": "the sample's key; the same key always gives the same sample",
-    "task": "the task",
-    "template": "the wording that was used",
-    "split": "train, validation, test; reworded: the test in a wording never trained on; "
-    "shuffled: the test with its histories in random order",
-    "user_id": "the log's own id of the user",
-    "prompt": "what the model reads",
-    "completion": "what it should write",
-    "target_item_id": "the log's own id of the item to predict",
-    "candidate_item_ids": "the items to choose from, empty where a task has none",
-    "label": "the true rating or class, empty where a task has none",
-}
-_SIZES = {
-    1e3: "n<1K",
-    1e4: "1K<n<10K",
-    1e5: "10K<n<100K",
-    1e6: "100K<n<1M",
-    1e7: "1M<n<10M",
-    1e8: "10M<n<100M",
-    1e9: "100M<n<1B",
-}
+_EDGES = ["1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B"]
 
 
 def dataset_card(
@@ -50,31 +29,28 @@ def dataset_card(
     """Write the README.md of a folder of samples; ``datasets.load_dataset`` reads its front.
 
     Args:
-        name: the run's name.
         samples: counts by task and part; each must have its ``<task>/<part>-*.parquet``.
         prompt_versions: the version of the prompt file of each task.
         command: the command line that makes the samples again.
-        version: the version of recinject.
     """
     total, configs = sum(row.samples for row in samples), _configurations(samples)
+    at = min(max(len(str(total)) - 3, 0), len(_EDGES) - 1)
     front = DatasetCardData(
         pretty_name=f"{name} (recinject samples)",
         language=["en"],
         task_categories=["text-generation"],
         tags=["recommendation", "recinject"],
-        size_categories=[next((s for n, s in _SIZES.items() if total < n), "1B<n<10B")],
+        size_categories=[f"{_EDGES[at - 1]}<n<{_EDGES[at]}" if at else "n<1K"],
         configs=configs,
     )
     content = {
         "front": front.to_yaml(),
         "name": name,
         "data": data,
-        "time_note": time_note(data.tie_rate, data.future_share),
         "cleaning_table": cleaning_table(data.cleaning),
         "sample_table": sample_table(samples),
         "tasks": list(dict.fromkeys(row.task for row in samples)),
         "example": configs[0]["config_name"] if configs else "retrieval",
-        "columns": _COLUMNS,
         "prompt_versions": prompt_versions,
         "command": command,
         "version": version,
@@ -89,7 +65,6 @@ def model_card(
     """Write the README.md of a trained model's folder; LoRA's weights are merged into the model.
 
     Args:
-        result: the model's result; its facts hold the data and the model.
         prompt_versions: the version of the prompt file of each task.
         base_model: the name on a hub of the model that training started from, if it has one.
     """

@@ -42,6 +42,8 @@ _THEMED = {
     LINE: "var(--line)",
 }
 _PANEL_WIDTH = 4.4
+_MARKERS = "o^Dsv<>PX*"
+_FEWEST_QUERIES = 20
 
 
 class _Drawing(Figure):
@@ -53,13 +55,18 @@ class _Drawing(Figure):
         return stream.getvalue()
 
 
-def metric_figure(panels: Sequence[Sequence[MetricResult]], columns: int = 1) -> Figure:
-    """Draw one panel a metric: horizontal bars with 95 % intervals.
+def drawing(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return a figure of a size in inches, and its axes."""
+    figure = _Drawing(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
 
-    Args:
-        panels: for each panel the rows of one metric, best first.
-        columns: how many panels stand side by side.
-    """
+
+def metric_figure(
+    panels: Sequence[Sequence[MetricResult]],
+    columns: int = 1,
+    models: Sequence[str] = (LANGUAGE_MODEL,),
+) -> Figure:
+    """Draw one panel a metric: bars with 95 % intervals, in the order of the rows, models blue."""
     lines = ceil(len(panels) / columns)
     height = 0.62 + 0.31 * max(len(rows) for rows in panels)
     figure = _Drawing(
@@ -68,16 +75,16 @@ def metric_figure(panels: Sequence[Sequence[MetricResult]], columns: int = 1) ->
     )
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, rows in zip(grid, panels, strict=False):
-        _draw_metric(axes, rows)
+        _draw_metric(axes, rows, models)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure
 
 
-def _draw_metric(axes: Axes, rows: Sequence[MetricResult]) -> None:
+def _draw_metric(axes: Axes, rows: Sequence[MetricResult], models: Sequence[str]) -> None:
     values = np.array([row.value for row in rows])
     whiskers = _whiskers(rows)
-    own = [row.recommender == LANGUAGE_MODEL for row in rows]
+    own = [row.recommender in models for row in rows]
     positions = np.arange(len(rows))
     colours = [ACCENT if flag else BASELINE for flag in own]
     axes.barh(positions, values, height=0.68, color=colours)
@@ -92,19 +99,21 @@ def _draw_metric(axes: Axes, rows: Sequence[MetricResult]) -> None:
         axes.annotate(text, spot, va="center", color=INK, fontweight=weight)
     axes.set_xlim(0, 1.2 * reach)
     axes.invert_yaxis()
-    metric = rows[0].metric
-    finish(axes, metric_label(metric) + (" (lower is better)" if lower_is_better(metric) else ""))
+    finish(axes, directed(rows[0].metric))
+
+
+def directed(metric: str) -> str:
+    """Write a metric's name, and whether less of it is better."""
+    return metric_label(metric) + (" (lower is better)" if lower_is_better(metric) else "")
 
 
 def loss_figure(log: Sequence[LossRow]) -> Figure:
-    """Draw training and validation loss by step, each named at its end."""
+    """Draw training and validation loss by step."""
     figure, axes = _by_step("Loss a token")
     steps, training, validation = np.array([(r.step, r.loss, r.eval_loss) for r in log], float).T
-    known = np.isfinite(training)
-    if known.any():
+    if (known := np.isfinite(training)).any():
         axes.plot(steps[known], training[known], color=QUIET, linewidth=1.4, label="training")
-    known = np.isfinite(validation)
-    if known.any():
+    if (known := np.isfinite(validation)).any():
         points = steps[known], validation[known]
         axes.plot(*points, "o-", color=ACCENT, linewidth=2, markersize=5, label="validation")
     if axes.lines:
@@ -114,12 +123,8 @@ def loss_figure(log: Sequence[LossRow]) -> Figure:
 
 def scale_figure(log: Sequence[LossRow]) -> Figure:
     """Draw by how much steps were scaled down, and the share that was, by step."""
-    rows = [
-        (r.step, r.clip_scale_mean, r.clip_scale_min, r.clip_share)
-        for r in log
-        if r.clip_share is not None
-    ]
-    steps, mean, least, share = np.array(rows, float).T
+    rows = [(r.step, r.clip_scale_mean, r.clip_scale_min, r.clip_share) for r in log]
+    steps, mean, least, share = np.array([row for row in rows if row[-1] is not None], float).T
     figure, axes = _by_step("Scale of a tensor's step")
     axes.plot(steps, mean, color=ACCENT, linewidth=2, label="mean")
     axes.plot(steps, least, color=INK, linewidth=1.2, label="smallest")
@@ -130,8 +135,7 @@ def scale_figure(log: Sequence[LossRow]) -> Figure:
 
 
 def _by_step(title: str) -> tuple[Figure, Axes]:
-    figure = _Drawing(figsize=(8.0, 3.2), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = drawing(8.0, 3.2)
     axes.set_xlabel("step", color=QUIET)
     finish(axes, title, grid=True)
     return figure, axes
@@ -159,10 +163,8 @@ def to_png(figure: Figure, path: Path) -> None:
 def to_svg(figure: Figure, label: str) -> Markup:
     """Return a figure as an SVG element to stand inside a page, in the page's font and colours.
 
-    Args:
-        figure: the figure.
-        label: what it shows, for those who hear the page; no two figures of a page share one,
-            since the ids inside the element are derived from it.
+    The label says what it shows, to those who hear the page. The ids inside the element are
+    derived from it, so no two figures of a page share one.
     """
     stream = BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -176,23 +178,14 @@ def to_svg(figure: Figure, label: str) -> Markup:
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
-_MARKERS = "o^Dsv<>PX*"
-_PANEL = (4.4, 3.2)
-_ASIDE = 0.06
-_FEWEST_QUERIES = 20
-
-
-def slice_figure(rows: Sequence[SliceResult]) -> Figure:
+def slice_figure(rows: Sequence[SliceResult], models: Sequence[str] = (LANGUAGE_MODEL,)) -> Figure:
     """Draw one metric by slice, one panel a way of slicing, one line a recommender.
 
     Slices of fewer than 20 queries are left to the tables: their whiskers would set the scale.
-
-    Args:
-        rows: of one task and metric; recommenders in the order of the legend.
     """
     rows = [row for row in rows if row.queries >= _FEWEST_QUERIES] or rows
     kinds = list(dict.fromkeys(row.by for row in rows))
-    figure = _Drawing(figsize=(_PANEL[0] * len(kinds) + 1.6, _PANEL[1]), layout="constrained")
+    figure = _Drawing(figsize=(_PANEL_WIDTH * len(kinds) + 1.6, 3.2), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False)[0]
     recommenders = list(dict.fromkeys(row.recommender for row in rows))
     for axes, by in zip(panels, kinds, strict=True):
@@ -202,8 +195,19 @@ def slice_figure(rows: Sequence[SliceResult]) -> Figure:
         for turn, name in enumerate(recommenders):
             found = [row for row in own if row.recommender == name and isfinite(row.value)]
             # Side by side, so that no whisker hides another.
-            positions = [names.index(row.slice) + _ASIDE * turn for row in found]
-            _line(axes, positions, found, name, turn)
+            positions = [names.index(row.slice) + 0.06 * turn for row in found]
+            is_own = name in models
+            axes.errorbar(
+                positions,
+                [row.value for row in found],
+                yerr=_whiskers(found),
+                color=ACCENT if is_own else BASELINE,
+                marker=_MARKERS[turn % len(_MARKERS)],
+                markersize=5,
+                linewidth=2 if is_own else 1.3,
+                elinewidth=1,
+                label=recommender_label(name),
+            )
         finish(axes, f"{metric_label(rows[0].metric)} by {by}", grid=True)
         axes.set_xticks(range(len(queries)), [f"{k}\nn = {n:,}" for k, n in queries.items()])
     handles, labels = panels[0].get_legend_handles_labels()
@@ -218,7 +222,7 @@ def confusion_figure(labels: Floats, ratings: Floats) -> Figure:
 
     Args:
         labels: the true ratings, shape (n,).
-        ratings: the predicted ratings, shape (n,); each counts for the nearest true value.
+        ratings: predicted, shape (n,); each counts for the nearest true value.
     """
     values, true = np.unique(labels, return_inverse=True)
     counts = np.zeros((len(values), len(values)), int)
@@ -243,13 +247,10 @@ def expert_figure(use: ExpertUse) -> Figure:
 
 def code_figure(groups: Sequence[CodeGroup]) -> Figure:
     """Draw the items of each first code, cut by the code after it, with titles beside them."""
-    figure = _Drawing(figsize=(8.6, 0.6 + 0.42 * len(groups)), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = drawing(8.6, 0.6 + 0.42 * len(groups))
     for row, group in enumerate(groups):
-        starts = np.concatenate([[0], np.cumsum(group.items)[:-1]])
-        axes.barh(
-            row, group.items, left=starts, height=0.6, color=ACCENT, edgecolor="#ffffff", lw=0.6
-        )
+        starts = np.cumsum([0, *group.items[:-1]])
+        axes.barh(row, group.items, 0.6, starts, color=ACCENT, edgecolor="#ffffff", lw=0.6)
         text = "  " + "; ".join(group.titles)
         axes.text(sum(group.items), row, text, va="center", color=INK, fontsize=8)
     axes.set_yticks(range(len(groups)), [group.code for group in groups])
@@ -264,8 +265,7 @@ def code_figure(groups: Sequence[CodeGroup]) -> Figure:
 def _grid(
     shares: Floats, rows: Sequence[str], columns: Sequence[str], title: str
 ) -> tuple[Figure, Axes]:
-    figure = _Drawing(figsize=(4.6, 4.0), layout="constrained")
-    axes = figure.subplots()
+    figure, axes = drawing(4.6, 4.0)
     colours = LinearSegmentedColormap.from_list("", ["#ffffff", ACCENT])
     positions = [np.arange(size) for size in reversed(shares.shape)]
     # An image would be a bitmap inside the page.
@@ -281,24 +281,6 @@ def _grid(
     axes.spines[:].set_visible(False)
     axes.set_title(title, loc="left", color=INK, fontweight="bold")
     return figure, axes
-
-
-def _line(
-    axes: Axes, positions: Sequence[float], rows: Sequence[MetricResult], name: str, turn: int
-) -> None:
-    values = np.array([row.value for row in rows])
-    is_own = name.startswith(LANGUAGE_MODEL)
-    axes.errorbar(
-        positions,
-        values,
-        yerr=_whiskers(rows),
-        color=ACCENT if is_own else BASELINE,
-        marker=_MARKERS[turn % len(_MARKERS)],
-        markersize=5,
-        linewidth=2 if is_own else 1.3,
-        elinewidth=1,
-        label=recommender_label(name),
-    )
 
 
 def _whiskers(rows: Sequence[MetricResult]) -> Floats:

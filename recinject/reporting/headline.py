@@ -1,7 +1,4 @@
-"""The first line of a report: where the language model stands, said whether it pleases or not.
-
-Where there is no language model, it says which baseline is the best.
-"""
+"""The first lines of a report: where the language model stands, losses first."""
 
 from __future__ import annotations
 
@@ -9,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 
-from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.metrics import MAIN_METRICS, MetricResult
+from recinject.evaluation.metrics import main_metric as main_of
 from recinject.evaluation.statistics import Comparison
 from recinject.reporting.wording import (
     LANGUAGE_MODEL,
-    MAIN_METRICS,
     SIGNIFICANT,
     answer_of,
     counts,
@@ -31,11 +28,10 @@ _SIMPLE_BASELINES = ("popularity", "global_mean")
 
 @dataclass(frozen=True)
 class Standing:
-    """Where the language model stands against one baseline on a task's main metric.
-
-    Without a language model, the best baseline stands in its place.
+    """Where one recommender stands against another on a task's main metric.
 
     Attributes:
+        own: of the language model; where there is none, of the best baseline.
         comparison: the paired test of the two, None when none was made.
         baselines: how many baselines the task had, ``own`` not counted.
     """
@@ -47,7 +43,7 @@ class Standing:
 
     @property
     def gain(self) -> float:
-        """How much better the language model is; negative when it loses."""
+        """How much better ``own`` is; negative when it loses."""
         return advantage(self.own.metric, self.own.value - self.other.value)
 
     @property
@@ -57,19 +53,31 @@ class Standing:
 
     @property
     def verb(self) -> str:
-        """What the language model does to the baseline: beats, ties with, loses to."""
+        """What ``own`` does to the other: beats, scores above, ties with, loses to."""
         if self.gain <= 0:
             return "loses to" if self.gain < 0 else "ties with"
         return "beats" if self.is_significant else "scores above"
 
     @property
-    def evidence(self) -> str:
+    def rival(self) -> str:
+        """The other's name as a person writes it."""
+        return recommender_label(self.other.recommender)
+
+    @property
+    def test(self) -> str:
         """The paired difference and its test, in words."""
         row = self.comparison
         if row is None or not isfinite(row.p_value):
             return "no paired test was made"
         doubt = "" if self.is_significant else ", not significant"
         return f"paired difference {difference(row)}, p {p_value(row.p_value)}{doubt}"
+
+    @property
+    def evidence(self) -> str:
+        """Both values, how many users they rest on, and the test, in words."""
+        n = counts([self.own.n, self.other.n])
+        values = f"{with_interval(self.own)} against {with_interval(self.other)}"
+        return f"{metric_label(self.own.metric)} {values} (n = {n} users; {self.test})"
 
 
 def advantage(metric: str, gap: float) -> float:
@@ -82,6 +90,16 @@ def difference(row: Comparison) -> str:
     return f"{signed(row.difference)} {interval(row.ci_low, row.ci_high)}".rstrip()
 
 
+def with_interval(row: MetricResult) -> str:
+    """Write a value with its interval."""
+    return f"{number(row.value)} {interval(row.ci_low, row.ci_high)}".rstrip()
+
+
+def is_variant(name: str, models: Sequence[str]) -> bool:
+    """Whether a model goes by this name when it is asked otherwise, such as in another wording."""
+    return name not in models and name.startswith(tuple(f"{model}_" for model in models))
+
+
 def ordered_tasks(rows: Sequence[MetricResult] | Sequence[Comparison]) -> list[str]:
     """Return the tasks that the rows speak of, the main one first."""
     found = dict.fromkeys(row.task for row in rows)
@@ -89,10 +107,8 @@ def ordered_tasks(rows: Sequence[MetricResult] | Sequence[Comparison]) -> list[s
 
 
 def main_metric(task: str, rows: Sequence[MetricResult] | Sequence[Comparison]) -> str:
-    """Return the metric that speaks for a task: the agreed one, else the first measured."""
-    names = [row.metric for row in rows if row.task == task]
-    agreed = MAIN_METRICS.get(answer_of(task))
-    return agreed if agreed in names else names[0]
+    """Return the metric that speaks for a task: the usual one, else the first measured."""
+    return main_of(answer_of(task), [row.metric for row in rows if row.task == task])
 
 
 def ranked(task: str, metric: str, metrics: Sequence[MetricResult]) -> list[MetricResult]:
@@ -103,8 +119,8 @@ def ranked(task: str, metric: str, metrics: Sequence[MetricResult]) -> list[Metr
 
 def leader(task: str, metrics: Sequence[MetricResult]) -> str | None:
     """Return who has the best main metric of a task, None where nobody has any."""
-    known = [row for row in metrics if row.task == task]
-    rows = ranked(task, main_metric(task, known), known) if known else []
+    measured = any(row.task == task for row in metrics)
+    rows = ranked(task, main_metric(task, metrics), metrics) if measured else []
     return rows[0].recommender if rows else None
 
 
@@ -114,10 +130,7 @@ def standings(
     comparisons: Sequence[Comparison],
     first: str | None = LANGUAGE_MODEL,
 ) -> list[Standing]:
-    """Hold the language model's main metric of a task against each baseline's, best first.
-
-    ``first`` stands in the language model's place, where there is none.
-    """
+    """Hold the main metric of ``first`` against that of each baseline, best first."""
     metric = main_metric(task, metrics)
     rows = ranked(task, metric, metrics)
     tests = {
@@ -126,8 +139,8 @@ def standings(
         if (row.task, row.metric, row.recommender) == (task, metric, first)
     }
     # A second wording of the language model is no baseline.
-    baselines = [row for row in rows if not row.recommender.startswith(LANGUAGE_MODEL)]
-    others = [row for row in baselines if row.recommender != first]
+    names = {row.recommender for row in rows if not row.recommender.startswith(LANGUAGE_MODEL)}
+    others = [row for row in rows if row.recommender in names - {first}]
     return [
         Standing(own, other, tests.get(other.recommender), len(others))
         for own in rows
@@ -146,27 +159,38 @@ def headline(
 
     Args:
         metrics: all metrics of the run.
-        comparisons: language model minus baseline, paired over users; without a language model
-            the best baseline minus each other.
+        comparisons: language model minus baseline, or the best baseline minus each other.
         subject: how to call the language model, at the start of a sentence; None if there is none.
-
-    Returns:
-        The sentences.
     """
     if subject is None:
         return _without_a_model(metrics, comparisons)
     by_task = {task: standings(task, metrics, comparisons) for task in ordered_tasks(metrics)}
     measured = {task: found for task, found in by_task.items() if found}
     if not measured:
-        return [_alone(metrics, subject)]
+        own = [row for row in metrics if row.recommender == LANGUAGE_MODEL]
+        alone = [task for task in ordered_tasks(own) if leader(task, own)]
+        if not alone:
+            return [f"{subject} was not measured in this run."]
+        return [_only(subject, alone[0], own)]
     task, (best, *others) = next(iter(measured.items()))
-    simple = [s for s in others if s.other.recommender in _SIMPLE_BASELINES]
-    said = [_against_best(task, best, subject), *map(_against_simple, simple[:1])]
-    elsewhere = [(name, found[0]) for name, found in measured.items() if name != task]
-    losses = [_loss(name, standing) for name, standing in elsewhere if standing.gain < 0]
-    if losses:
-        said.append(f"It {'also ' if best.gain < 0 else ''}loses {' and '.join(losses)}.")
-    return said
+    rank = f", the best of {best.baselines} baselines," if best.baselines > 1 else ""
+    simple = [each for each in others if each.other.recommender in _SIMPLE_BASELINES]
+    losses = [found[0] for found in measured.values() if found[0].gain < 0 and found[0] is not best]
+    return [
+        f"{subject} {best.verb} {best.rival}{rank} on {task}: {best.evidence}.",
+        *(f"It {s.verb} {s.rival} ({with_interval(s.other)}; {s.test})." for s in simple[:1]),
+        *([_losses(losses, "also " if best.gain < 0 else "")] if losses else []),
+    ]
+
+
+def _losses(losses: Sequence[Standing], also: str) -> str:
+    said = [
+        f"on {each.own.task} to {each.rival} ({metric_label(each.own.metric)} "
+        f"{number(each.own.value)} against {number(each.other.value)}"
+        f"{'' if each.is_significant else ', not significantly'})"
+        for each in losses
+    ]
+    return f"It {also}loses {' and '.join(said)}."
 
 
 def _without_a_model(
@@ -175,64 +199,21 @@ def _without_a_model(
     said = []
     for task in ordered_tasks(metrics):
         if (first := leader(task, metrics)) is not None:
-            order = standings(task, metrics, comparisons, first)
             name = recommender_label(first)
             name = name[0].upper() + name[1:]
-            said.append(_best_of_all(name, order[0]) if order else _only(name, task, metrics))
+            if order := standings(task, metrics, comparisons, first):
+                best, count = order[0], order[0].baselines + 1
+                place = f"{name}, the best of {count} baselines on {task}"
+                said.append(f"{place}, {best.verb} {best.rival}: {best.evidence}.")
+            else:
+                said.append(_only(name, task, metrics))
     return [*said, "No language model was asked." if said else "Nothing was measured in this run."]
-
-
-def _best_of_all(name: str, best: Standing) -> str:
-    return (
-        f"{name}, the best of {best.baselines + 1} baselines on {best.own.task}, {best.verb} "
-        f"{recommender_label(best.other.recommender)}: {_evidence(best)}."
-    )
 
 
 def _only(name: str, task: str, metrics: Sequence[MetricResult]) -> str:
     row = ranked(task, main_metric(task, metrics), metrics)[0]
     return (
-        f"{name} reaches {metric_label(row.metric)} {_with_interval(row)} on {task} "
+        f"{name} reaches {metric_label(row.metric)} {with_interval(row)} on {task} "
         f"(n = {counts([row.n])} users); no other recommender was measured, so it proves "
         "nothing yet."
     )
-
-
-def _against_best(task: str, best: Standing, subject: str) -> str:
-    name = recommender_label(best.other.recommender)
-    rank = f", the best of {best.baselines} baselines," if best.baselines > 1 else ""
-    return f"{subject} {best.verb} {name}{rank} on {task}: {_evidence(best)}."
-
-
-def _evidence(standing: Standing) -> str:
-    n = counts([standing.own.n, standing.other.n])
-    return (
-        f"{metric_label(standing.own.metric)} {_with_interval(standing.own)} against "
-        f"{_with_interval(standing.other)} (n = {n} users; {standing.evidence})"
-    )
-
-
-def _against_simple(standing: Standing) -> str:
-    name = recommender_label(standing.other.recommender)
-    return f"It {standing.verb} {name} ({_with_interval(standing.other)}; {standing.evidence})."
-
-
-def _loss(task: str, best: Standing) -> str:
-    doubt = "" if best.is_significant else ", not significantly"
-    return (
-        f"on {task} to {recommender_label(best.other.recommender)} "
-        f"({metric_label(best.own.metric)} {number(best.own.value)} against "
-        f"{number(best.other.value)}{doubt})"
-    )
-
-
-def _alone(metrics: Sequence[MetricResult], subject: str) -> str:
-    for task in ordered_tasks(metrics):
-        own = [row for row in metrics if (row.task, row.recommender) == (task, LANGUAGE_MODEL)]
-        if leader(task, own):
-            return _only(subject, task, own)
-    return f"{subject} was not measured in this run."
-
-
-def _with_interval(row: MetricResult) -> str:
-    return f"{number(row.value)} {interval(row.ci_low, row.ci_high)}".rstrip()

@@ -27,7 +27,6 @@ _LOOKS = {
 }
 _DETAILS = re.compile(r"<details><summary>(.*)</summary>|</details>")
 _INTERVAL = re.compile(r" (\[[\u2212\d.,]+, [\u2212\d.,]+\])(?=</td>)")
-_WIDE_INCHES = 5.0
 
 
 def write_pages(
@@ -41,7 +40,7 @@ def write_pages(
     Args:
         folder: where to write; it is made if it is missing.
         name: the files' name without suffix, such as ``report``; also the kind of page.
-        title: what the page is about, as plain text.
+        title: plain text.
         markdown: CommonMark with tables, in which foreign text was escaped by
             :func:`~recinject.reporting.wording.markdown`. HTML in it stays text, except
             ``<details><summary>...</summary>`` and ``</details>`` as paragraphs of their own.
@@ -91,18 +90,12 @@ def _page(kind: str, title: str, markdown: str, figures: Mapping[str, Figure]) -
     parser.renderer.rules |= rules  # type: ignore[attr-defined]
     tokens = parser.parse(wording.unbroken(markdown))
     contents = list(_decorated(parser, tokens))
-    starts = [at for at, token in enumerate(tokens) if token.tag == "h2"]
-    parts = tokens[: starts[0]] if starts else tokens, tokens[starts[0] :] if starts else []
-    header, body = (parser.renderer.render(part, parser.options, {}) for part in parts)
-    content = {
-        "kind": kind,
-        "title": title,
-        "header": _with_asides(header),
-        "contents": contents,
-        "body": _with_asides(body),
-        "version": recinject.__version__,
-    }
-    return render("pages.html.j2", content)
+    start = next((at for at, token in enumerate(tokens) if token.tag == "h2"), len(tokens))
+    halves = (tokens[:start], tokens[start:])
+    drawn = (parser.renderer.render(half, parser.options, {}) for half in halves)
+    header, body = (Markup(_INTERVAL.sub(r" <small>\1</small>", half)) for half in drawn)
+    content = {"kind": kind, "title": title, "header": header, "contents": contents, "body": body}
+    return render("pages.html.j2", content | {"version": recinject.__version__})
 
 
 def _drawn(token: Token, figures: Mapping[str, Figure]) -> str:
@@ -110,7 +103,7 @@ def _drawn(token: Token, figures: Mapping[str, Figure]) -> str:
     name = Path(str(token.attrs["src"])).stem
     if name not in figures:
         return str(escape(token.content))
-    look = ' class="wide"' if figures[name].get_figwidth() > _WIDE_INCHES else ""
+    look = ' class="wide"' if figures[name].get_figwidth() > 5 else ""  # inches
     return f"<figure{look}>{to_svg(figures[name], token.content)}</figure>"
 
 
@@ -134,7 +127,3 @@ def _decorated(parser: MarkdownIt, tokens: Sequence[Token]) -> Iterator[tuple[st
         elif all(child.type in ("image", "softbreak") for child in token.children or [token]):
             before.tag = after.tag = "div"
             before.attrSet("class", "figures")
-
-
-def _with_asides(html: str) -> Markup:
-    return Markup(_INTERVAL.sub(r" <small>\1</small>", html))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
 from recinject.evaluation.lists import SliceResult
+from recinject.evaluation.metrics import MetricResult
 from recinject.reporting import figures, tables, wording
 from recinject.reporting.headline import (
     Standing,
+    is_variant,
     leader,
     main_metric,
     ordered_tasks,
@@ -21,9 +23,6 @@ from recinject.reporting.headline import (
 )
 from recinject.reporting.pages import render, write_pages
 from recinject.reporting.result import Result
-from recinject.reporting.wording import LANGUAGE_MODEL
-
-_LINES = 3
 
 
 def write_report(result: Result, folder: Path) -> Path:
@@ -53,16 +52,11 @@ def content_of(result: Result) -> dict[str, Any]:
         "list_table": tables.list_table(rows["lists"]),
         "list_meanings": wording.list_meanings(row.measure for row in rows["lists"]),
         "comparison_tables": tables.comparison_tables(rows["comparisons"]),
-        "comparison_note": wording.comparison_note(bool(result.language_models)),
         "cleaning_table": tables.cleaning_table(data.cleaning if data else ()),
-        "time_note": wording.time_note(data.tie_rate, data.future_share) if data else "",
         "sample_table": tables.sample_table(facts.samples),
         "audit_table": tables.audit_table(rows["audit"]),
-        "warnings": sum(row.verdict == "warning" for row in rows["audit"]),
+        "audit": rows["audit"],
         "examples": rows["examples"],
-        "not_assessed": wording.NOT_ASSESSED,
-        "total_samples": sum(row.samples for row in facts.samples),
-        "total_seconds": sum(facts.durations.values()),
     }
 
 
@@ -71,35 +65,31 @@ def _standings(result: Result) -> dict[str, Standing]:
 
     Where there is no language model, the best baseline stands against the second.
     """
-    found, metrics = {}, result.rows["metrics"]
-    for task in ordered_tasks(metrics):
-        models = [row for row in metrics if row.recommender in result.language_models]
-        first = leader(task, models if result.language_models else metrics)
-        if order := standings(task, metrics, result.rows["comparisons"], first):
-            found[task] = order[0]
-    return found
+    models, tests = result.language_models, result.rows["comparisons"]
+    metrics = [r for r in result.rows["metrics"] if not is_variant(r.recommender, models)]
+    tasks = {task: leader(task, _first(result)) for task in ordered_tasks(metrics)}
+    found = {task: standings(task, metrics, tests, first) for task, first in tasks.items()}
+    return {task: order[0] for task, order in found.items() if order}
 
 
 class _Drawing(NamedTuple):
-    """A figure: the section that shows it, its label, and its file's name without suffix."""
-
     section: str
     label: str
-    name: str
+    name: str  # of its file, without suffix
     figure: Figure
 
 
 def _drawings(result: Result) -> Iterator[_Drawing]:
-    metrics, facts = result.rows["metrics"], result.facts
+    metrics, facts, models = result.rows["metrics"], result.facts, result.language_models
     for task in ordered_tasks(metrics):
         for metric in dict.fromkeys(row.metric for row in metrics if row.task == task):
             if rows := ranked(task, metric, metrics):
                 label = f"{task}: {wording.metric_label(metric)} by recommender"
                 name = re.sub(r"\W+", "_", f"metrics_{task}_{metric}")
-                yield _Drawing(task, label, name, figures.metric_figure([rows]))
+                yield _Drawing(task, label, name, figures.metric_figure([rows], 1, models))
         if sliced := _sliced(result, task):
             label, name = f"{task}: by slice of the queries", re.sub(r"\W+", "_", f"slices_{task}")
-            yield _Drawing(task, label, name, figures.slice_figure(sliced))
+            yield _Drawing(task, label, name, figures.slice_figure(sliced, models))
     if (predicted := _rated(result)) is not None:
         figure = figures.confusion_figure(*predicted)
         yield _Drawing("rating", "Ratings confused", "confusion", figure)
@@ -117,21 +107,25 @@ def _drawings(result: Result) -> Iterator[_Drawing]:
 
 
 def _sliced(result: Result, task: str) -> list[SliceResult]:
-    """Return what is drawn of a task's slices: the model and the best of the others."""
-    metrics = result.rows["metrics"]
+    """Return what is drawn of a task's slices: the models and the best of the others."""
+    metrics, models = result.rows["metrics"], result.language_models
     names = [row.recommender for row in ranked(task, main_metric(task, metrics), metrics)]
-    others = [name for name in names if not name.startswith(LANGUAGE_MODEL)]
-    shown = [*(name for name in names if name == LANGUAGE_MODEL), *others[:_LINES]]
+    others = [name for name in names if name not in models and not is_variant(name, models)]
+    shown = [*(name for name in names if name in models), *others[:3]]
     rows = [r for r in result.rows["slices"] if r.task == task and r.recommender in shown]
     return sorted(rows, key=lambda row: shown.index(row.recommender))
 
 
 def _rated(result: Result) -> tuple[Any, Any] | None:
     """Return true and predicted ratings of the best model, or of the best baseline, if stored."""
-    models, metrics = result.language_models, result.rows["metrics"]
-    known = [row for row in metrics if row.recommender in models] if models else metrics
-    name = leader("rating", known)
-    if name is None or ("rating", name) not in result.predictions:
+    key = "rating", leader("rating", _first(result)) or ""
+    if key not in result.predictions:
         return None
-    frame = result.predictions["rating", name]
+    frame = result.predictions[key]
     return frame["label"].to_numpy(), frame["rating"].to_numpy()
+
+
+def _first(result: Result) -> Sequence[MetricResult]:
+    """Return the metrics of the language models; those of all where there is none."""
+    models, metrics = result.language_models, result.rows["metrics"]
+    return [row for row in metrics if row.recommender in models] if models else metrics

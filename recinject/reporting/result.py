@@ -22,7 +22,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import bind
 from recinject.foundation.storage import read_json, write_json
 from recinject.registry import pick
-from recinject.reporting.headline import headline, ordered_tasks, ranked
+from recinject.reporting.headline import headline, is_variant, ordered_tasks, ranked
 from recinject.reporting.wording import LANGUAGE_MODEL
 
 ROWS: Mapping[str, type[Any]] = {
@@ -34,21 +34,17 @@ ROWS: Mapping[str, type[Any]] = {
     "examples": Example,
 }
 """The kinds of rows of a result, each a frame and a file ``NAME.json``."""
-_FACTS = "facts.json"
 
 
 @dataclass(frozen=True)
 class DataFacts:
-    """Where the log came from, what was done to it and how it was split.
+    """Where the log came from, what was done to it and how many events each part has.
 
     Attributes:
-        source: where it came from, in words.
-        split: the name of the split rule.
-        train: number of training events; ``validation`` and ``test`` likewise.
         cleaning: the steps in order; the first is the log as read.
         tie_rate: share of tested users whose test event has the time of the event before it;
-            None when the log has no timestamps.
-        future_share: share of training events later than the average test event, or None.
+            None when the log has no timestamps, as ``future_share``.
+        future_share: share of training events later than the average test event.
     """
 
     source: str
@@ -67,7 +63,7 @@ class SampleRow:
 
     Attributes:
         templates: number of wordings that the samples use.
-        mean_prompt_tokens: None where nothing was tokenised, the two below likewise.
+        mean_prompt_tokens: None where nothing was tokenised, as the two below.
         truncated: number of prompts that were cut to the model's length.
     """
 
@@ -104,11 +100,8 @@ class ModelFacts:
 class LossRow:
     """One line of the training log: a training loss, a validation loss, or both.
 
-    Attributes:
-        clip_scale_min: the smallest scale of a tensor's step since the line before; None where
-            steps are not scaled.
-        clip_scale_mean: the mean over tensors and steps.
-        clip_share: the share of scales below 1.
+    ``clip_scale_min`` and ``clip_scale_mean`` are of the scales of the tensors' steps since the
+    line before, where steps are scaled; ``clip_share`` is the share of scales below 1.
     """
 
     step: int
@@ -121,11 +114,10 @@ class LossRow:
 
 @dataclass(frozen=True)
 class ExpertUse:
-    """The weight of each expert for each task at the end of training.
+    """The weights of the experts for each task at the end of training.
 
     Attributes:
-        tasks: the tasks' names.
-        shares: the experts' weights, shape (tasks, experts).
+        shares: shape (tasks, experts).
         by_task: whether all samples of a task get the same weights.
     """
 
@@ -159,14 +151,10 @@ class Facts:
         started: when the run began, in words; ``finished`` likewise.
         version: the version of recinject.
         durations: seconds by stage, in order.
-        data: the log and its split.
-        samples: number of samples by task and part.
         model: the language model; None where baselines were evaluated alone.
         language_models: the names of the recommenders that are language models, where it is not
             one of the name ``language_model``.
-        training: the training log.
         sampled_candidates: number of negatives beside the positive in a ranking query.
-        experts: the experts' weights, where the model has experts.
         codes: the largest groups of items by first code, where identifiers are codes.
     """
 
@@ -221,8 +209,7 @@ class Result:
         """Build a result from what the functions of ``recinject.evaluation`` return.
 
         Args:
-            rows: rows by kind (see :data:`ROWS`), each a dataclass or a mapping of its fields; a
-                kind that is missing has no rows.
+            rows: rows by kind (see :data:`ROWS`), each a dataclass or a mapping of its fields.
             predictions: a frame of answers by (task, recommender).
             facts: :class:`Facts`, or a mapping of some of its fields.
 
@@ -232,14 +219,11 @@ class Result:
         for name in rows:
             pick(name, ROWS, "rows: unknown kind")
         made = {
-            name: tuple(
-                kind(**row) if isinstance(row, Mapping) else row for row in rows.get(name, [])
-            )
+            name: [kind(**r) if isinstance(r, Mapping) else r for r in rows.get(name, [])]
             for name, kind in ROWS.items()
         }
-        if not isinstance(facts, Facts):
-            facts = bind(Facts, facts or {}, "facts")
-        return cls(made, {} if predictions is None else predictions, facts)
+        known = facts if isinstance(facts, Facts) else bind(Facts, facts or {}, "facts")
+        return cls(made, {} if predictions is None else predictions, known)
 
     @property
     def metrics(self) -> pd.DataFrame:
@@ -279,7 +263,7 @@ class Result:
     def language_models(self) -> Sequence[str]:
         """The names of the language models that were evaluated."""
         usual = any(row.recommender == LANGUAGE_MODEL for row in self.rows["metrics"])
-        default = (LANGUAGE_MODEL,) if usual or self.facts.model else ()
+        default = [LANGUAGE_MODEL] if usual or self.facts.model else []
         return self.facts.language_models or default
 
     @property
@@ -291,12 +275,12 @@ class Result:
         untrained = "untrained (zero-shot) " if facts and not facts.trainable else ""
         said = []
         for name in models:
-            others = set(models) - {name}
+            hidden = set(models) - {name}
             metrics, comparisons = (
                 [
                     replace(row, recommender=LANGUAGE_MODEL) if row.recommender == name else row
                     for row in self.rows[kind]
-                    if row.recommender not in others
+                    if row.recommender not in hidden and not is_variant(row.recommender, models)
                 ]
                 for kind in ("metrics", "comparisons")
             )
@@ -310,11 +294,7 @@ class Result:
         return " ".join(self.sentences)
 
     def plot(self, task: str = "retrieval", metric: str | None = None) -> Figure:
-        """Draw a task's metrics with 95 % intervals, as the report does.
-
-        Args:
-            task: a task that was measured.
-            metric: one of its metrics; None draws each of them.
+        """Draw a metric of a task with 95 % intervals, or each of them if none is given.
 
         Returns:
             The figure; a notebook shows it, and ``figure.savefig`` writes it.
@@ -329,7 +309,7 @@ class Result:
         measured = list(dict.fromkeys(row.metric for row in rows if row.task == task))
         names = [pick(metric, measured, f"plot: not measured on {task},")] if metric else measured
         panels = [found for name in names if (found := ranked(task, name, rows))]
-        return metric_figure(panels, min(2, len(panels)))
+        return metric_figure(panels, min(2, len(panels)), self.language_models)
 
     def report(self, folder: str | Path) -> Path:
         """Write ``report.html``, ``report.md`` and ``figures/``; return the path of the HTML."""
@@ -346,14 +326,13 @@ class Result:
         for (task, recommender), frame in self.predictions.items():
             frame.to_parquet(root / "predictions" / f"{task}.{recommender}.parquet", index=False)
         if self.facts != Facts():
-            write_json(root / _FACTS, asdict(self.facts))
+            write_json(root / "facts.json", asdict(self.facts))
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
-        """Read what :meth:`save` wrote; predictions are read when they are asked for.
+        """Read what :meth:`save` wrote, or the folder ``evaluation`` of a run.
 
-        Args:
-            folder: the folder; the ``evaluation`` of a run is one, without ``facts.json``.
+        Predictions are read when they are asked for.
 
         Raises:
             RecinjectError: there is no result in the folder.
@@ -366,7 +345,7 @@ class Result:
                 hint="name the folder evaluation of a finished run, or one that Result.save wrote",
             )
         rows = {name: read_json(root / f"{name}.json") for name in ROWS}
-        facts = read_json(root / _FACTS) if (root / _FACTS).is_file() else None
+        facts = read_json(root / "facts.json") if (root / "facts.json").is_file() else None
         return cls.from_rows(rows, _StoredPredictions(root / "predictions"), facts)
 
     def _repr_html_(self) -> str:

@@ -18,10 +18,10 @@ import recinject
 from recinject.evaluation.metrics import MetricResult
 from recinject.foundation.storage import read_json, write_json
 from recinject.reporting import tables, wording
-from recinject.reporting.figures import ACCENT, BASELINE, INK, QUIET, finish
+from recinject.reporting.figures import ACCENT, BASELINE, INK, QUIET, directed, drawing, finish
 from recinject.reporting.headline import difference, main_metric, ordered_tasks
 from recinject.reporting.pages import render, write_pages
-from recinject.reporting.tables import Cell, Table
+from recinject.reporting.tables import Table, cells
 
 _SHOWN = ("hr@10", "ndcg@10", "rmse", "mae")
 _NOT_SHOWN = ("_reworded", "_shuffled")
@@ -59,7 +59,7 @@ class Sweep:
     facts: Mapping[str, Any]
 
     def save(self, folder: str | Path) -> None:
-        """Write the frames as Parquet, and the facts as JSON, into a folder."""
+        """Write the frames as Parquet, and the facts as JSON."""
         for name in _FRAMES:
             getattr(self, name).to_parquet(Path(folder) / f"{name}.parquet", index=False)
         write_json(Path(folder) / "facts.json", dict(self.facts))
@@ -118,12 +118,10 @@ class Sweep:
         axis, with a curve for each recommender and other setting. Elsewhere each arm is a point.
         """
         name = metric or main_metric(task, self._results)
-        figure = Figure(figsize=(8.0, 4.2), layout="constrained")
-        axes, rows = figure.subplots(), self._rows(task, name)
-        lower = " (lower is better)" if wording.lower_is_better(name) else ""
-        finish(axes, f"{wording.metric_label(name)}{lower}", grid=bool(self._axis))
+        rows = self._rows(task, name)
+        figure, axes = drawing(8.0, 4.2 if self._axis else 1 + 0.3 * len(rows))
+        finish(axes, directed(name), grid=bool(self._axis))
         if self._axis is None:
-            figure.set_figheight(1 + 0.3 * len(rows))
             _draw_points(axes, rows)
         else:
             _draw_curves(axes, rows, self._axis)
@@ -171,8 +169,7 @@ class Sweep:
 
     @cached_property
     def _results(self) -> list[MetricResult]:
-        names = ["task", "label", "metric", "value", "ci_low", "ci_high", "n"]
-        return [MetricResult(*row) for row in self._labelled[names].itertuples(index=False)]
+        return _results(self._labelled)
 
     def _rows(self, task: str, metric: str) -> pd.DataFrame:
         frame = self._labelled
@@ -194,16 +191,16 @@ class Sweep:
 
     def _comparison_table(self, reference: str) -> Table:
         rows = [
-            [
-                Cell(row.task),
-                Cell(wording.metric_label(row.metric)),
-                Cell(row.label),
-                Cell(verdict(row)),
-                Cell(difference(row)),
-                Cell(wording.p_value(row.p_value).removeprefix("= ")),
-                Cell(f"{wording.signed(min(row.by_seed))} to {wording.signed(max(row.by_seed))}"),
-                Cell(wording.count(row.n)),
-            ]
+            cells(
+                row.task,
+                wording.metric_label(row.metric),
+                row.label,
+                verdict(row),
+                difference(row),
+                wording.p_value(row.p_value).removeprefix("= "),
+                f"{wording.signed(min(row.by_seed))} to {wording.signed(max(row.by_seed))}",
+                wording.count(row.n),
+            )
             for row in self._compared_with(reference)
         ]
         header = ["Task", "Metric", "Arm", "It is", "Difference", "p", "By seed", "n"]
@@ -212,11 +209,11 @@ class Sweep:
     def _arm_table(self) -> Table:
         keys = self.facts["keys"]
         rows = [
-            [
-                Cell(row["arm"]),
-                *(Cell(v if isinstance(v, str) else f"{v:g}") for v in map(row.get, keys)),
-                Cell(wording.seconds(row["seconds"]) if row["seconds"] > 0 else wording.DASH),
-            ]
+            cells(
+                row["arm"],
+                *(row[key] if isinstance(row[key], str) else f"{row[key]:g}" for key in keys),
+                wording.seconds(row["seconds"]) if row["seconds"] > 0 else wording.DASH,
+            )
             for row in self._arms.to_dict("records")
         ]
         return Table("Arms", ["Arm", *keys, "Mean time"], rows, labels=1 + len(keys))
@@ -231,21 +228,16 @@ class Sweep:
         metric = main_metric(task, self._results)
         rising = wording.lower_is_better(metric)
         rows = self._rows(task, metric).sort_values([axis, "value"], ascending=[False, rising])
-        best = rows.groupby(axis)["value"].first()
-        cells = {
-            (row["label"], row[axis]): Cell(
-                wording.number(row["value"]),
-                wording.interval(row["ci_low"], row["ci_high"]),
-                is_best=row["value"] == best[row[axis]],
-            )
-            for row in rows.to_dict("records")
-        }
-        lines = [
-            [Cell(label), *(cells.get((label, x), Cell(wording.DASH)) for x in best.index)]
-            for label in rows["label"].unique()
-        ]
+        found = zip(_results(rows), rows[axis], strict=True)
+        values = {(row.recommender, x): row for row, x in found}
+        columns = {x: f"{x:g}" for x in sorted(rows[axis].unique())}
         title = f"{wording.metric_label(metric)} of {task} by {axis}"
-        return Table(title, ["Recommender", *(f"{x:g}" for x in best.index)], lines)
+        return tables.value_table(title, columns, values)
+
+
+def _results(rows: pd.DataFrame) -> list[MetricResult]:
+    names = ["task", "label", "metric", "value", "ci_low", "ci_high", "n"]
+    return [MetricResult(*row) for row in rows[names].itertuples(index=False)]
 
 
 def verdict(row: Any) -> str:
@@ -262,11 +254,9 @@ def _found(rows: Sequence[Any]) -> str:
         if len(own) > _NAMED:
             own.sort(key=lambda row: -abs(row.difference))
         named = [f"{row.label} ({difference(row)})" for row in own[:_NAMED]]
-        if len(own) > _NAMED:
-            named.append(f"{len(own) - _NAMED} more")
+        named += [f"{len(own) - _NAMED} more"] if len(own) > _NAMED else []
         if own:
-            *others, last = named
-            listed = f"{', '.join(others)} and {last}" if others else last
+            listed = " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
             parts.append(f"{listed} {'is' if len(own) == 1 else 'are'} {predicate}")
     return "; ".join(parts)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,6 +45,11 @@ class Cell:
     aside: str = ""
     is_best: bool = False
 
+    def to_markdown(self) -> str:
+        """Write the cell in Markdown."""
+        text = f"**{markdown(self.text)}**" if self.is_best else markdown(self.text)
+        return f"{text} {markdown(self.aside)}".rstrip()
+
 
 @dataclass(frozen=True)
 class Table:
@@ -60,28 +65,27 @@ class Table:
         """Write the table, without title and note, in GitHub's Markdown."""
         rule = ["---" if i < self.labels else "---:" for i in range(len(self.header))]
         lines = [[markdown(name) for name in self.header], rule]
-        lines += [[_markdown_cell(cell) for cell in row] for row in self.rows]
+        lines += [[cell.to_markdown() for cell in row] for row in self.rows]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _markdown_cell(cell: Cell) -> str:
-    text = f"**{markdown(cell.text)}**" if cell.is_best else markdown(cell.text)
-    return f"{text} {markdown(cell.aside)}".rstrip()
+def cells(*contents: str | Cell) -> list[Cell]:
+    """Make a row of cells, texts as they are."""
+    return [each if isinstance(each, Cell) else Cell(each) for each in contents]
 
 
 def metric_tables(metrics: Sequence[MetricResult], sampled_candidates: int) -> list[Table]:
     """Make one table a task: recommenders by metrics, best recommender of the main metric first."""
-    return [_metric_table(t, metrics, sampled_candidates) for t in ordered_tasks(metrics)]
-
-
-def _metric_table(task: str, metrics: Sequence[MetricResult], sampled_candidates: int) -> Table:
-    own = [row for row in metrics if row.task == task]
-    columns = {row.metric: metric_label(row.metric) for row in own}
-    leaders = ranked(task, main_metric(task, own), own)
-    names = dict.fromkeys(row.recommender for row in (*leaders, *own))
-    note = f"n = {counts(row.n for row in own)} users. {task_meaning(task, sampled_candidates)}"
-    values = {(row.recommender, row.metric): row for row in own}
-    return _value_table(task.capitalize(), names, columns, values, note.rstrip())
+    tables = []
+    for task in ordered_tasks(metrics):
+        own = [row for row in metrics if row.task == task]
+        columns = {row.metric: metric_label(row.metric) for row in own}
+        order = [*ranked(task, main_metric(task, own), own), *own]
+        values = {(row.recommender, row.metric): row for row in order}
+        n = f"n = {counts(row.n for row in own)} users. "
+        note = (n + task_meaning(task, sampled_candidates)).rstrip()
+        tables.append(value_table(task.capitalize(), columns, values, note))
+    return tables
 
 
 def slice_tables(slices: Sequence[SliceResult]) -> list[Table]:
@@ -91,15 +95,12 @@ def slice_tables(slices: Sequence[SliceResult]) -> list[Table]:
         own = [row for row in slices if (row.task, row.metric, row.by) == (task, metric, by)]
         columns = {row.slice: f"{row.slice} (n = {count(row.queries)})" for row in own}
         values = {(row.recommender, row.slice): row for row in own}
-        names = dict.fromkeys(row.recommender for row in own)
-        title = f"{metric_label(metric)} of {task} by {by}"
-        tables.append(_value_table(title, names, columns, values))
+        tables.append(value_table(f"{metric_label(metric)} of {task} by {by}", columns, values))
     return tables
 
 
-def _value_table(
+def value_table(
     title: str,
-    names: Iterable[str],
     columns: Mapping[Any, str],
     values: Mapping[tuple[str, Any], MetricResult],
     note: str = "",
@@ -110,11 +111,8 @@ def _value_table(
         own = [row for (_, column), row in values.items() if column == key]
         best[key] = next((r.value for r in ranked(own[0].task, own[0].metric, own)), None)
     rows = [
-        [
-            Cell(recommender_label(name)),
-            *(_value_cell(values.get((name, key)), best[key]) for key in columns),
-        ]
-        for name in names
+        cells(recommender_label(name), *(_value_cell(values.get((name, k)), best[k]) for k in best))
+        for name in dict.fromkeys(name for name, _ in values)
     ]
     return Table(title, ["Recommender", *columns.values()], rows, note=note)
 
@@ -127,14 +125,14 @@ def _value_cell(row: MetricResult | ListResult | None, best: float | None = None
 
 def list_table(lists: Sequence[ListResult]) -> Table:
     """Make the table of what the retrieved lists are like; none of it is better or worse."""
-    measures = list(dict.fromkeys(row.measure for row in lists))
     values = {(row.recommender, row.measure): row for row in lists}
+    measures = dict.fromkeys(row.measure for row in lists)
     rows = [
-        [Cell(recommender_label(name)), *(_value_cell(values.get((name, m))) for m in measures)]
+        cells(recommender_label(name), *(_value_cell(values.get((name, m))) for m in measures))
         for name in dict.fromkeys(row.recommender for row in lists)
     ]
     header = ["Recommender", *(name.partition("@")[0].capitalize() for name in measures)]
-    length = measures[0].partition("@")[2] if measures else ""
+    length = next(iter(measures), "").partition("@")[2]
     return Table("What the lists are like", header, rows, note=f"The first {length} of each list.")
 
 
@@ -142,16 +140,16 @@ def standing_table(found: Mapping[str, Standing]) -> Table:
     """Make the table of how the first recommender of each task stands against the best other."""
     named = any(standing.own.recommender != LANGUAGE_MODEL for standing in found.values())
     rows = [
-        [
-            Cell(task),
-            Cell(metric_label(standing.own.metric)),
-            *([Cell(recommender_label(standing.own.recommender))] if named else []),
-            Cell(standing.verb),
-            Cell(recommender_label(standing.other.recommender)),
+        cells(
+            task,
+            metric_label(standing.own.metric),
+            *([recommender_label(standing.own.recommender)] if named else []),
+            standing.verb,
+            standing.rival,
             _value_cell(standing.own),
             _value_cell(standing.other),
             *_tested(standing.comparison),
-        ]
+        )
         for task, standing in found.items()
     ]
     who = ["Recommender", "It", "Best other"] if named else ["Language model", "Best baseline"]
@@ -162,18 +160,18 @@ def standing_table(found: Mapping[str, Standing]) -> Table:
 def _tested(row: Comparison | None) -> list[Cell]:
     """Return the cells of a paired difference and of its p-value."""
     if row is None:
-        return [Cell(DASH), Cell(DASH)]
+        return cells(DASH, DASH)
     difference = Cell(signed(row.difference), interval(row.ci_low, row.ci_high))
-    return [difference, Cell(p_value(row.p_value).removeprefix("= "))]
+    return cells(difference, p_value(row.p_value).removeprefix("= "))
 
 
 def comparison_tables(comparisons: Sequence[Comparison]) -> list[Table]:
     """Make a table of each task's main metric, and one of all other metrics when there are any."""
     order = ordered_tasks(comparisons)
-    speaking = {(task, main_metric(task, comparisons)) for task in order}
+    main = {(task, main_metric(task, comparisons)) for task in order}
     parts: tuple[list[Comparison], list[Comparison]] = ([], [])
     for row in sorted(comparisons, key=lambda row: order.index(row.task)):
-        parts[(row.task, row.metric) not in speaking].append(row)
+        parts[(row.task, row.metric) not in main].append(row)
     titles = ("Main metrics", "Other metrics")
     return [_comparison_table(t, rows) for t, rows in zip(titles, parts, strict=True) if rows]
 
@@ -182,15 +180,15 @@ def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
     # Who is compared goes without saying where it is the language model.
     named = any(row.recommender != LANGUAGE_MODEL for row in comparisons)
     rows = [
-        [
-            Cell(row.task),
-            Cell(metric_label(row.metric)),
-            *([Cell(recommender_label(row.recommender))] if named else []),
-            Cell(recommender_label(row.reference)),
-            Cell(verdict(row)),
+        cells(
+            row.task,
+            metric_label(row.metric),
+            *([recommender_label(row.recommender)] if named else []),
+            recommender_label(row.reference),
+            verdict(row),
             *_tested(row),
-            Cell(count(row.n)),
-        ]
+            count(row.n),
+        )
         for row in comparisons
     ]
     who = ["Recommender", "Against", "It is"] if named else ["Against", "Language model is"]
@@ -207,10 +205,7 @@ def verdict(row: Comparison) -> str:
 
 def cleaning_table(steps: Sequence[CleaningStep]) -> Table:
     """Make the table of what each cleaning step left."""
-    rows = [
-        [Cell(s.name), Cell(s.detail), *(Cell(count(n)) for n in (s.users, s.items, s.events))]
-        for s in steps
-    ]
+    rows = [cells(s.name, s.detail, *map(count, (s.users, s.items, s.events))) for s in steps]
     return Table("Cleaning", ["Step", "Detail", "Users", "Items", "Events"], rows, labels=2)
 
 
@@ -220,7 +215,7 @@ def sample_table(samples: Sequence[SampleRow]) -> Table:
     for row in samples:
         mean = None if row.mean_prompt_tokens is None else round(row.mean_prompt_tokens)
         numbers = (row.samples, row.templates, mean, row.max_prompt_tokens, row.truncated)
-        rows.append([Cell(row.task), Cell(row.split), *(Cell(count(n)) for n in numbers)])
+        rows.append(cells(row.task, row.split, *map(count, numbers)))
     if all(row.mean_prompt_tokens is None for row in samples):
         return Table("Samples", header, [row[: len(header)] for row in rows], labels=2)
     return Table("Samples", [*header, "Mean tokens", "Longest", "Cut off"], rows, labels=2)
@@ -229,8 +224,8 @@ def sample_table(samples: Sequence[SampleRow]) -> Table:
 def audit_table(audit: Sequence[Finding]) -> Table:
     """Make the table of the audit's findings, the gravest first."""
     rows = [
-        [Cell(r.verdict), Cell(r.check), Cell(_plain(r.value)), Cell(r.explanation)]
-        for r in sorted(audit, key=lambda row: _GRAVITY.get(row.verdict, -1))
+        cells(row.verdict, row.check, _plain(row.value), row.explanation)
+        for row in sorted(audit, key=lambda row: _GRAVITY.get(row.verdict, -1))
     ]
     return Table("Audit", ["Verdict", "Check", "Value", "What it means"], rows, labels=4)
 

@@ -1,4 +1,4 @@
-"""How names and numbers read in a report: one place, so that they read the same everywhere."""
+"""How names and numbers read in a report, the same everywhere."""
 
 from __future__ import annotations
 
@@ -6,36 +6,19 @@ import re
 from collections.abc import Iterable
 from inspect import getdoc
 from math import isfinite
-from typing import Any
 
 from recinject.evaluation.lists import MEASURES
-from recinject.foundation.errors import RecinjectError
-from recinject.registry import find
+from recinject.evaluation.metrics import MAIN_METRICS, Metric
+from recinject.registry import find, names
 
 LANGUAGE_MODEL = "language_model"
-MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
 SIGNIFICANT = 0.05
 DASH, _MINUS = "\u2013", "\u2212"
-_COMPARISON_NOTE = (
-    "{} minus {}, paired over users, with a 95 % interval. "
-    '"Better" and "worse" mean p < .05, not corrected for the number of comparisons{}.'
-)
-NOT_ASSESSED = (
-    "User well-being, and whether recommendations manipulate: a log of past behaviour cannot tell. "
-    "Both need studies with people.",
-    "What users would have done with other recommendations: the log only holds what they were "
-    "shown or found by themselves.",
-    "Chance in training: the intervals are over users, for one seed. "
-    "Another seed gives another model.",
-)
 _RECOMMENDERS = {
-    LANGUAGE_MODEL: "language model",
-    f"{LANGUAGE_MODEL}_reworded": "model, new wording",
-    f"{LANGUAGE_MODEL}_shuffled": "model, shuffled history",
-    f"{LANGUAGE_MODEL}_generated": "model, written answer",
-    f"{LANGUAGE_MODEL}_text": "model, text head",
-    f"{LANGUAGE_MODEL}_regression": "model, regression head",
-    f"{LANGUAGE_MODEL}_classification": "model, classification head",
+    "language_model": "language model",
+    "language_model_reworded": "model, new wording",
+    "language_model_shuffled": "model, shuffled history",
+    "language_model_generated": "model, written answer",
     "item_knn": "item kNN",
     "ease": "EASE",
     "content_knn": "content kNN",
@@ -51,12 +34,10 @@ def recommender_label(name: str) -> str:
     return _RECOMMENDERS.get(name, name.replace("_", " "))
 
 
-def metric_of(name: str) -> Any:
+def metric_of(name: str) -> type[Metric] | None:
     """Return the registered metric of a name such as ``hr@10``; None where there is none."""
-    try:
-        return find("metric", name.partition("@")[0])
-    except RecinjectError:
-        return None
+    family = name.partition("@")[0]
+    return find("metric", family) if family in names("metric") else None
 
 
 def metric_label(name: str) -> str:
@@ -70,10 +51,10 @@ def lower_is_better(name: str) -> bool:
     return getattr(metric_of(name), "better", "higher") == "lower"
 
 
-def metric_meanings(names: Iterable[str]) -> list[str]:
+def metric_meanings(metrics: Iterable[str]) -> list[str]:
     """Explain each family of metrics once, by the first line of its documentation."""
     said = []
-    for family in dict.fromkeys(name.partition("@")[0] for name in names):
+    for family in dict.fromkeys(name.partition("@")[0] for name in metrics):
         if (metric := metric_of(family)) and (text := getdoc(metric)):
             line = text.partition("\n")[0].rstrip(".").replace("`", "")
             lower = "; lower is better" if lower_is_better(family) else ""
@@ -83,17 +64,13 @@ def metric_meanings(names: Iterable[str]) -> list[str]:
 
 def answer_of(task: str) -> str:
     """Return how a task is answered: as ``retrieval``, ``ranking`` or ``rating``."""
-    if task in MAIN_METRICS:
-        return task
-    try:
-        return find("task", task).answer or task
-    except RecinjectError:
-        return task
+    known = task not in MAIN_METRICS and task in names("task")
+    return str((known and find("task", task).answer) or task)
 
 
-def list_meanings(names: Iterable[str]) -> list[str]:
+def list_meanings(measures: Iterable[str]) -> list[str]:
     """Explain each measure of lists once."""
-    return [MEASURES[measure] for measure in dict.fromkeys(n.partition("@")[0] for n in names)]
+    return [MEASURES[name] for name in dict.fromkeys(m.partition("@")[0] for m in measures)]
 
 
 def task_meaning(task: str, sampled_candidates: int) -> str:
@@ -107,25 +84,6 @@ def task_meaning(task: str, sampled_candidates: int) -> str:
         "rating": "A rating is predicted. Lower is better for all but AUC.",
     }
     return meanings.get(answer_of(task), "")
-
-
-def comparison_note(has_model: bool) -> str:
-    """Say what was compared with what, and what the words for it mean."""
-    if has_model:
-        return _COMPARISON_NOTE.format("Language model", "baseline", "")
-    chosen = ", nor for the best being chosen on the very same queries"
-    return _COMPARISON_NOTE.format("Best baseline", "each other", chosen)
-
-
-def time_note(tie_rate: float | None, future_share: float | None) -> str:
-    """Say how far the split respects time."""
-    if tie_rate is None or future_share is None:
-        return "The log has no timestamps: the order of events is the log's own."
-    return (
-        f"{share(tie_rate)} of the test events have the very time of the event before them, so "
-        f"their order is the log's word. {share(future_share)} of the training events are later "
-        "than the average test event."
-    )
 
 
 def number(value: float | None) -> str:
@@ -193,11 +151,6 @@ def counts(values: Iterable[int]) -> str:
     """
     found = sorted(set(values))
     return " to ".join(count(value) for value in (found[:1] + found[-1:])[-len(found) :])
-
-
-def share(value: float | None) -> str:
-    """Write a share as a percentage."""
-    return DASH if value is None or not isfinite(value) else f"{100 * value:.1f} %"
 
 
 def large(value: int) -> str:

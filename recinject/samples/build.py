@@ -51,13 +51,12 @@ class SampleSettings:
     """What samples are made of, beside the data; see ``samples`` in a recipe.
 
     Attributes:
-        max_prompt_tokens: the most tokens of a prompt, which loses its oldest items to fit.
-        max_completion_tokens: the most tokens of a completion.
+        max_prompt_tokens: of a prompt, which loses its oldest items to fit.
         passes: how many times each training sample is drawn, with other chance each time.
         limit: how many samples of a task and split to make at most; None makes all.
         shots: how many worked examples come before each validation and test prompt.
         user_tokens: how many tokens users share, by a hash, in templates with the slot ``user``.
-        prompts: the user's own folder of templates, or None.
+        prompts: the user's own folder of templates.
         phrases: phrases that stand in for the templates' own, by slot.
         vocab_size: the size of a tokenizer that is learnt.
         seed: of the samplers.
@@ -104,43 +103,29 @@ class SampleFactory:
         """What the model reads with."""
         return self.dialect.tokenizer
 
-    def task(self, name: str) -> Task:
-        """Return the task of a name."""
-        return next(task for task in self.tasks if task.name == name)
-
     def builders(self) -> Iterator[Builder]:
         """Yield the builder of every task and split, one part of the split after another."""
         for part in Part:
             view = self.data.split.view(part)
             for task in self.tasks:
-                if part in task.parts:
-                    variants = self.variants(task) if part is Part.TEST else []
-                    for split in (part.label, *variants):
-                        yield self._builder(task, view, split)
+                splits = [part.label] * (part in task.parts)
+                if splits and part is Part.TEST:
+                    has_order = task.slots["history"] in (SlotKind.ITEMS, SlotKind.RATED)
+                    splits += [REWORDED] * len(self.wordings[task.name].numbers(REWORDED))
+                    splits += [SHUFFLED] * has_order
+                for split in splits:
+                    yield self._builder(task, view, split)
 
-    def asker(self, task: str) -> Builder:
+    def asker(self, name: str) -> Builder:
         """Return the builder of a task's test samples, to ask about histories of one's own."""
-        return self._builder(self.task(task), self.data.split.view(Part.TEST), Part.TEST.label)
-
-    def variants(self, task: Task) -> list[str]:
-        """Return the splits that ask a task's test in another way."""
-        plain = task.slots["history"] in (SlotKind.ITEMS, SlotKind.RATED)
-        held_out = self.wordings[task.name].numbers(REWORDED)
-        return [REWORDED] * len(held_out) + [SHUFFLED] * plain
+        task = next(task for task in self.tasks if task.name == name)
+        return self._builder(task, self.data.split.view(Part.TEST), Part.TEST.label)
 
     def _builder(self, task: Task, view: View, split: str) -> Builder:
-        settings = self.settings
-        builder = Builder(
-            task,
-            self.wordings[task.name],
-            view,
-            split,
-            self.data.catalog.item_ids,
-            settings.limits,
-            settings.passes if view.part is Part.TRAIN else 1,
-            settings.limit,
-            settings.seed,
-        )
+        settings, wording, ids = self.settings, self.wordings[task.name], self.data.catalog.item_ids
+        passes = settings.passes if view.part is Part.TRAIN else 1
+        own = settings.limits, passes, settings.limit, settings.seed
+        builder = Builder(task, wording, view, split, ids, *own)
         if view.part is Part.TRAIN or not settings.shots:
             return builder
         # Every example, and the question, has its share of the prompt's limit.
@@ -169,7 +154,13 @@ def make_factory(
         causal: see :meth:`~recinject.samples.encoding.Dialect.of_model`; ``ends`` likewise.
     """
     split = data.split
-    _check_ratings(tasks, split)
+    for task in tasks:
+        if task.needs_ratings and split.interactions.ratings is None:
+            raise RecinjectError(
+                f"samples.tasks: the task {task.name} needs ratings, and the log has none",
+                hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or name the "
+                "column with data.columns.rating=COLUMN",
+            )
     templates = {
         task.name: load_templates(task.name, task.slots, settings.prompts, settings.phrases)
         for task in tasks
@@ -206,16 +197,6 @@ def _name_users(
             hint="write {{ user }} into one, as in samples.prompts=prompts/tiger_users",
         )
     return name_users([*split.interactions.user_ids, ""], count, seed) if count else []
-
-
-def _check_ratings(tasks: Iterable[Task], split: Split) -> None:
-    for task in tasks:
-        if task.needs_ratings and split.interactions.ratings is None:
-            raise RecinjectError(
-                f"samples.tasks: the task {task.name} needs ratings, and the log has none",
-                hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or name the "
-                "column with data.columns.rating=COLUMN",
-            )
 
 
 def _vocabulary(

@@ -26,6 +26,11 @@ from recinject.templating.writers import Contexts, SlotKind
 
 REWORDED = "reworded"
 SHUFFLED = "shuffled"
+# Between prompt and completion, and after an example: a tokenizer such as T5's reads either as
+# one blank, and others read the second as the end of a paragraph.
+BETWEEN, AFTER = " ", "\n\n"
+# More than an item's own words take when it comes to stand first in a list and not later.
+_FIRST_TOKENS = 5
 SCHEMA = pa.schema(
     [
         ("sample_id", pa.string()),
@@ -80,25 +85,19 @@ class Sample(NamedTuple):
     candidates: list[int] | None
 
 
-# More than an item's own words take when it comes to stand first in a list and not later.
-_FIRST_TOKENS = 5
-
-
 @dataclass(frozen=True, eq=False)
 class Wording:
-    """A task's templates with everything that is rendered once and not once a sample.
+    """A task's templates, with what is rendered once and not once a sample.
 
     Attributes:
         templates: the wordings.
         bound: the same, choosing among pieces.
         encoder: gives the tokens of what is put together from the pieces.
-        item_costs: the most tokens that each item takes in a history, shape (items,).
     """
 
     templates: TaskTemplates
     bound: Sequence[BoundTemplate]
     encoder: Encoder
-    item_costs: NDArray[np.int64]
 
     @property
     def phrases(self) -> Mapping[str, Sequence[str]]:
@@ -106,15 +105,21 @@ class Wording:
         return self.encoder.pieces.phrases
 
     @cached_property
+    def item_costs(self) -> NDArray[np.int64]:
+        """The most tokens that each item takes in a history, shape (items,)."""
+        beside = sum(
+            int(self.encoder.most_tokens(kind).max(initial=0))
+            for kind in (PieceKind.LETTERS, PieceKind.RATINGS)
+        )
+        return self.encoder.most_tokens("history") + beside + _FIRST_TOKENS
+
+    @cached_property
     def item_words(self) -> Integers:
         """How many words each item has in a history, shape (items,)."""
         return np.array([len(text.split()) for text in self.phrases["history"]], np.int32)
 
     def numbers(self, split: str) -> Sequence[int]:
-        """Return which of the templates a split is written in.
-
-        Tests are written in one, to compare like with like.
-        """
+        """Return which templates a split is written in: a test in one, so that like meets like."""
         found = range(len(self.bound))
         if split == REWORDED:
             return [n for n in found if self.templates.templates[n].held_out][:1]
@@ -144,17 +149,9 @@ def make_wordings(
     splits = [all(t.splits_at_blanks for t in found.templates) for found in templates.values()]
     encoders = Encoder.make_all(dialect, pieces, splits)
     return {
-        name: Wording(found, own, encoder, _item_costs(encoder))
+        name: Wording(found, own, encoder)
         for (name, found), own, encoder in zip(templates.items(), bound, encoders, strict=True)
     }
-
-
-def _item_costs(encoder: Encoder) -> NDArray[np.int64]:
-    beside = sum(
-        int(encoder.most_tokens(kind).max(initial=0))
-        for kind in (PieceKind.LETTERS, PieceKind.RATINGS)
-    )
-    return encoder.most_tokens("history") + beside + _FIRST_TOKENS
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,14 +179,14 @@ class Builder:
     """Makes the samples of one task in one view; a sample is a pure function of its key.
 
     Attributes:
-        split: the name of the split: the view's part, ``reworded`` or ``shuffled``.
+        split: the view's part, ``reworded`` or ``shuffled``.
         item_ids: the log's own ids.
-        limits: the most tokens of a prompt, which is kept within them by leaving out the oldest
-            items, and of a completion.
-        passes: how many times each sample is drawn, with other chance each time; ``limit``: how
-            many are made at most.
-        pool: gives the worked examples before each prompt, ``shots`` of them; None for none. They
-            alone make a sample depend on other users.
+        limits: the most tokens of a prompt, which loses its oldest items to fit, and of a
+            completion.
+        passes: how many times each sample is drawn, with other chance each time.
+        limit: how many samples are made at most.
+        pool: gives the worked examples before each prompt, ``shots`` of them. They alone make a
+            sample depend on other users.
     """
 
     task: Task
@@ -239,9 +236,8 @@ class Builder:
         wordings = legal[chance.below(len(legal))]
         if self.split == SHUFFLED:
             contexts = contexts.with_history_in(chance.orders(contexts.slots["history"].lengths))
-        examples = None
-        if self.pool is not None:
-            examples = draw_demonstrations(self.pool, self.shots, users, bits)
+        pool = self.pool
+        examples = None if pool is None else pool.demonstrations(self.shots, users, bits)
         return self._within_limits(contexts, drawn, wordings, examples)
 
     def table(self, batch: Batch) -> pa.Table:
@@ -324,7 +320,7 @@ class Builder:
                 )
 
     def _write(self, contexts: Contexts, wordings: Array) -> tuple[Ragged, Ragged]:
-        """Choose the pieces of each sample by the template that it is written in."""
+        """Return the pieces of each prompt and completion, by the sample's own template."""
         parts = [
             self.wording.bound[number].write(contexts.take(np.flatnonzero(wordings == number)))
             for number in self.wording.numbers(self.split)
@@ -418,46 +414,40 @@ class Builder:
         np.maximum.at(last, hidden.rows, np.where(hidden.values, hidden.places, 0))
         return history.sums(ends <= last[history.rows])
 
+    def demonstrations(self, shots: int, users: Array, bits: Bits) -> Ragged:
+        """Return the pieces of the worked examples of some questions, by the question's key alone.
 
-# Between prompt and completion, and after an example: a tokenizer such as T5's reads either as
-# one blank, and others read the second as the end of a paragraph.
-BETWEEN, AFTER = " ", "\n\n"
+        An example is a training sample of another user in the question's wording: its prompt, a
+        blank, its completion and an empty line. It may name items that are held out from the user
+        who is asked, since other users' training events do; it never tells of that user's events.
 
+        Args:
+            shots: how many examples a question has.
+            users: who is asked, shape (n,).
+            bits: chance that belongs to each question, shape (n,).
 
-def draw_demonstrations(pool: Builder, shots: int, users: Array, bits: Bits) -> Ragged:
-    """Return the pieces of the worked examples of some questions, by the question's own key alone.
-
-    An example is a training sample of another user in the question's wording: its prompt, a
-    blank, its completion and an empty line. It may name items that are held out from the user who
-    is asked, since other users' training events do; it never tells of that user's events.
-
-    Args:
-        pool: makes the training samples.
-        shots: how many examples a question has.
-        users: who is asked, shape (n,).
-        bits: chance that belongs to each question, shape (n,).
-
-    Raises:
-        RecinjectError: the other users have too few training samples.
-    """
-    chance = Chance(combine(derive_bits("demonstrations"), bits))
-    starts = pool.offsets[users]
-    own = pool.offsets[users + 1] - starts
-    others = int(pool.offsets[-1]) - own
-    if (others < shots).any():
-        raise RecinjectError(
-            f"samples.shots: {shots} examples of the task {pool.task.name} are asked for, and "
-            f"other users have {others.min()} training samples",
-            hint="lower samples.shots",
+        Raises:
+            RecinjectError: the other users have too few training samples.
+        """
+        chance = Chance(combine(derive_bits("demonstrations"), bits))
+        starts = self.offsets[users]
+        own = self.offsets[users + 1] - starts
+        others = int(self.offsets[-1]) - own
+        if (others < shots).any():
+            raise RecinjectError(
+                f"samples.shots: {shots} examples of the task {self.task.name} are asked for, and "
+                f"other users have {others.min()} training samples",
+                hint="lower samples.shots",
+            )
+        drawn = chance.distinct(others, shots)
+        order = chance.orders(np.full(len(users), shots))
+        chosen = Ragged.from_columns(drawn).at(order).values
+        # Numbers count the samples of the others: those after the user's own come later by these.
+        skipped = np.repeat(own, shots) * (chosen >= np.repeat(starts, shots))
+        batch, pieces = self.batch(chosen + skipped), self.wording.encoder.pieces
+        between, after = (
+            Ragged.from_columns(np.full(len(chosen), pieces.literal(text)))
+            for text in (BETWEEN, AFTER)
         )
-    drawn = chance.distinct(others, shots)
-    order = chance.orders(np.full(len(users), shots))
-    chosen = Ragged.from_columns(drawn).at(order).values
-    # Numbers count the samples of the others: those after the user's own come later by these.
-    skipped = np.repeat(own, shots) * (chosen >= np.repeat(starts, shots))
-    batch, pieces = pool.batch(chosen + skipped), pool.wording.encoder.pieces
-    between, after = (
-        Ragged.from_columns(np.full(len(chosen), pieces.literal(text))) for text in (BETWEEN, AFTER)
-    )
-    rows = side_by_side([batch.prompts, between, batch.completions, after])
-    return Ragged(rows.values, rows.offsets[::shots])
+        rows = side_by_side([batch.prompts, between, batch.completions, after])
+        return Ragged(rows.values, rows.offsets[::shots])

@@ -125,8 +125,9 @@ class Encoder:
         ]
         words, frame = encode(tokenizer, list(numbers)), _frame(tokenizer)
         blanks = {run for own in pieces for text in own.texts for run in _BLANKS.findall(text)}
+        runs = encode(tokenizer, [f"{_WORD}{run}{_WORD}" for run in (" ", *blanks)]).to_list()
         by_word = _reads_word_by_word(tokenizer, list(numbers), words)
-        if frame is None or not by_word or not _reads_blanks_alike(tokenizer, sorted(blanks)):
+        if frame is None or not by_word or any(run != runs[0] for run in runs):
             return [cls(dialect, own, None) for own in pieces]
         return [
             cls(dialect, own, _table(words, row, frame) if splits else None)
@@ -146,9 +147,9 @@ class Encoder:
         return Ragged(tokens.values, tokens.offsets[rows.offsets])
 
     def most_tokens(self, kind: Kind) -> NDArray[np.int64]:
-        """Return the most tokens that each text of a kind takes with the text around it.
+        """Return the most tokens of each text of a kind with what stands around it, shape (texts,).
 
-        Shape (texts,); zeros if no sample writes the kind.
+        They are 0 if no sample writes the kind.
         """
         size = self.pieces.size(kind)
         starts = [start for (own, *_), start in self.pieces.starts.items() if own == kind]
@@ -159,11 +160,9 @@ class Encoder:
     def _piece_lengths(self) -> NDArray[np.int64]:
         if self.table is not None:
             return self.table.lengths[:-2]
-        within = [f" {text}" for text in self.pieces.texts]
-        first, later = (
-            encode(self.dialect.tokenizer, texts) for texts in (self.pieces.texts, within)
-        )
-        return np.maximum(first.lengths, later.lengths)
+        tokenizer, texts = self.dialect.tokenizer, self.pieces.texts
+        within = encode(tokenizer, [f" {text}" for text in texts])
+        return np.maximum(encode(tokenizer, texts).lengths, within.lengths)
 
     def lengths(self, samples: Ragged, *, completions: bool = False) -> NDArray[np.int64]:
         """Return the number of tokens of each text, special ones included, shape (n,)."""
@@ -199,12 +198,6 @@ def _reads_word_by_word(tokenizer: Tokenizer, words: Sequence[str], tokens: Ragg
     expected = side_by_side([other, tokens, other])
     same = np.array_equal(between.offsets, expected.offsets)
     return same and np.array_equal(between.values, expected.values)
-
-
-def _reads_blanks_alike(tokenizer: Tokenizer, blanks: Sequence[str]) -> bool:
-    """Whether every run of blanks between two words gives the tokens of a single blank."""
-    rows = encode(tokenizer, [f"{_WORD}{run}{_WORD}" for run in (" ", *blanks)]).to_list()
-    return all(row == rows[0] for row in rows)
 
 
 @dataclass(frozen=True)

@@ -85,19 +85,13 @@ def share_out(total: int, shares: Sequence[float]) -> list[int]:
     return [int(count) for count in whole]
 
 
-def draw_passes(seed: int, task: str, size: int, count: int) -> NDArray[np.int64]:
+def draw_passes(seed: int, *key: int | str, size: int, count: int) -> NDArray[np.int64]:
     """Choose ``count`` of ``size`` samples: whole passes first, then a part of one more.
 
-    No sample is taken twice more often than another; each pass has its own seeded order.
+    No sample is taken twice more often than another; each pass has its own order, by seed and key.
     """
-    return _passes((seed, "mixture", task), size, count)
-
-
-def _passes(key: tuple[int | str, ...], size: int, count: int) -> NDArray[np.int64]:
-    passes = [
-        derive_rng(*key, number).permutation(size)  # type: ignore[arg-type]
-        for number in range(-(-count // max(1, size)))
-    ]
+    numbers = range(-(-count // max(1, size)))
+    passes = [derive_rng(seed, *key, number).permutation(size) for number in numbers]
     return np.concatenate([np.empty(0, np.int64), *passes])[:count]
 
 
@@ -112,7 +106,7 @@ def mix_tasks(folder: Path, tasks: Iterable[str], rates: Mapping[str, float], se
     counts = mixture_counts({task: len(found) for task, found in sets.items()}, rates)
     return concatenate_datasets(
         [
-            sets[task].select(draw_passes(seed, task, len(sets[task]), count))
+            sets[task].select(draw_passes(seed, "mixture", task, size=len(sets[task]), count=count))
             for task, count in counts.items()
         ]
     )
@@ -134,7 +128,7 @@ def draw_phases(
     Args:
         tasks: the number of each sample's task, shape (n,).
         names: the name of each task's number.
-        phases: in their order; each names tasks that have samples.
+        phases: each names tasks that have samples.
         steps: optimizer steps of the run.
         batch_size: samples that one step reads, over all devices.
         seed: of the choice.
@@ -151,9 +145,9 @@ def draw_phases(
     queues = {}
     for name, own in rows.items():
         # The first row's number, and not the name, tells the tasks' orders apart.
-        key = (seed, "curriculum", int(own[0]) if len(own) else 0)
+        first = int(own[0]) if len(own) else 0
         total = sum(count.get(name, 0) for count in counts)
-        queues[name] = own[_passes(key, len(own), total)]
+        queues[name] = own[draw_passes(seed, "curriculum", first, size=len(own), count=total)]
     chosen, taken = [], dict.fromkeys(names, 0)
     for count in counts:
         parts = [queues[task][taken[task] : taken[task] + n] for task, n in count.items()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -41,7 +40,7 @@ class Samples(Mapping[str, "DatasetDict"]):
 
     Attributes:
         folder: where they lie; ``datasets.load_dataset(folder, task)`` reads them too.
-        facts: what made them; see :func:`write_facts`.
+        facts: what made them; see :func:`build_samples`.
         data: the data that they were made of, or None where that is not at hand.
     """
 
@@ -111,9 +110,8 @@ class Samples(Mapping[str, "DatasetDict"]):
 
     @property
     def rows(self) -> Sequence[Mapping[str, Any]]:
-        """A row a task and split; see :func:`~recinject.samples.build.build_samples`."""
-        rows: Sequence[Mapping[str, Any]] = self.facts["rows"]
-        return rows
+        """A row a task and split; see :func:`build_samples`."""
+        return list(self.facts["rows"])
 
     @property
     def tasks(self) -> dict[str, Mapping[str, Any]]:
@@ -124,16 +122,14 @@ class Samples(Mapping[str, "DatasetDict"]):
     def settings(self) -> SampleSettings:
         """What the samples were made of, beside the data."""
         stored = self.facts["settings"]
-        return SampleSettings(
-            **{**stored, "prompts": stored["prompts"] and Path(stored["prompts"])}
-        )
+        prompts = stored["prompts"] and Path(stored["prompts"])
+        return SampleSettings(**{**stored, "prompts": prompts})
 
     @property
     def sizes(self) -> dict[str, int]:
         """How many training samples each task has; tasks without any are left out."""
-        return {
-            r["task"]: r["samples"] for r in self.rows if r["split"] == "train" and r["samples"]
-        }
+        training = (row for row in self.rows if row["split"] == Part.TRAIN.label)
+        return {row["task"]: row["samples"] for row in training if row["samples"]}
 
     @property
     def ratings(self) -> RatingScale:
@@ -143,8 +139,7 @@ class Samples(Mapping[str, "DatasetDict"]):
     @property
     def new_tokens(self) -> Sequence[str]:
         """What the tokenizer was made to read as one token each."""
-        tokens: Sequence[str] = self.facts["new_tokens"]
-        return tokens
+        return list(self.facts["new_tokens"])
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -176,24 +171,18 @@ class Samples(Mapping[str, "DatasetDict"]):
                 f"{self.folder}: the data of these samples are not at hand",
                 hint="give them: load_samples(folder, data=recinject.Data.load(...))",
             )
-        dialect = self.dialect
-        return make_factory(
-            self.data,
-            self.bound_tasks(),
-            self.settings,
-            self.tokenizer,
-            dialect.causal,
-            dialect.end,
-        )
+        own, tasks = (self.tokenizer, self.dialect.causal, self.dialect.end), self.bound_tasks()
+        return make_factory(self.data, tasks, self.settings, *own)
 
 
 def build_samples(factory: SampleFactory, folder: Path, forms: Forms, *, workers: int) -> Samples:
     """Write every sample of every task, the tokenizer beside them, and what made them.
 
     Tokens are written of the splits that training reads, whatever ``forms`` says of the others.
-
-    The facts have a row a task and split: its number of samples, its wordings, what tokenisation
-    did, and how many histories lost items to fit.
+    ``samples.json`` holds all that opens the samples without a recipe: the version, the tasks with
+    their settings, :class:`SampleSettings`, the dialect, the new tokens, the rating scale, and a
+    row a task and split: its number of samples, its wordings, what tokenisation did, and how many
+    histories lost items to fit.
     """
     factory.tokenizer.save(str(folder / "tokenizer.json"))
     rows: list[dict[str, Any]] = []
@@ -202,7 +191,7 @@ def build_samples(factory: SampleFactory, folder: Path, forms: Forms, *, workers
         own.mkdir(exist_ok=True)
         is_read = builder.split in (Part.TRAIN.label, Part.VALIDATION.label)
         asked = replace(forms, tokens=forms.tokens and is_read)
-        facts, trimmed = write_samples(builder, own, asked, workers=workers)
+        tokens, trimmed = write_samples(builder, own, asked, workers=workers)
         templates = builder.wording.templates.templates
         rows.append(
             {
@@ -210,31 +199,19 @@ def build_samples(factory: SampleFactory, folder: Path, forms: Forms, *, workers
                 "split": builder.split,
                 "samples": len(builder),
                 "templates": [templates[n].name for n in builder.wording.numbers(builder.split)],
-                "tokens": None if facts is None else asdict(facts),
+                "tokens": tokens and asdict(tokens),
                 "trimmed": trimmed,
             }
         )
-    write_facts(folder, factory, rows)
+    prompts = factory.settings.prompts
+    facts = {
+        "version": recinject.__version__,
+        "tasks": {task.name: asdict(task) for task in factory.tasks},
+        "settings": asdict(factory.settings) | {"prompts": prompts and str(prompts.absolute())},
+        "dialect": {"causal": factory.dialect.causal, "end": factory.dialect.end},
+        "new_tokens": list(factory.new_tokens),
+        "ratings": asdict(factory.ratings),
+        "rows": rows,
+    }
+    write_json(folder / FACTS, facts)
     return Samples(folder, read_json(folder / FACTS), factory.data)
-
-
-def write_facts(folder: Path, factory: SampleFactory, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write what made some samples, so that they can be opened without a recipe.
-
-    The file holds the version, the tasks with their settings, :class:`SampleSettings`, the
-    dialect, the new tokens, the rating scale, and a row a task and split.
-    """
-    settings = json.loads(json.dumps(asdict(factory.settings), default=lambda p: str(p.absolute())))
-    dialect = {"causal": factory.dialect.causal, "end": factory.dialect.end}
-    write_json(
-        folder / FACTS,
-        {
-            "version": recinject.__version__,
-            "tasks": {task.name: asdict(task) for task in factory.tasks},
-            "settings": settings,
-            "dialect": dialect,
-            "new_tokens": list(factory.new_tokens),
-            "ratings": asdict(factory.ratings),
-            "rows": list(rows),
-        },
-    )

@@ -24,24 +24,18 @@ from recinject.templating.writers import Contexts, SlotKind
 
 @dataclass(frozen=True)
 class WindowTask(Task):
-    """A task over a stretch of neighbouring events.
+    """A task over a stretch of neighbouring events."""
 
-    Attributes:
-        shortest: fewest items in a window; users with fewer events have no sample.
-        longest: most items in a window.
-        per_event: how many windows a user has for each training event.
-    """
-
-    shortest: Annotated[int, Field(ge=2)] = 5
-    longest: int = 10
-    per_event: Annotated[float, Field(ge=0)] = 0.25
+    shortest: Annotated[int, Field(ge=2)] = 5  # items; users with fewer events have no sample
+    longest: int = 10  # items
+    per_event: Annotated[float, Field(ge=0)] = 0.25  # windows of a user for each training event
 
     def __post_init__(self) -> None:
         if self.longest < self.shortest:
+            place = f"samples.tasks.{self.name}"
             raise RecinjectError(
-                f"samples.tasks.{self.name}: longest={self.longest} is below "
-                f"shortest={self.shortest}",
-                hint=f"set samples.tasks.{self.name}.longest to {self.shortest} or more",
+                f"{place}: longest={self.longest} is below shortest={self.shortest}",
+                hint=f"set {place}.longest to {self.shortest} or more",
             )
 
     def count(self, view: View) -> NDArray[np.int64]:
@@ -65,10 +59,9 @@ class WindowTask(Task):
 class MaskedItemModelling(WindowTask):
     """Name the hidden items of a window.
 
-    Source: arXiv 2404.00245; the language model's counterpart of BERT4Rec.
+    ``mask_share`` of a window's items is hidden, at least one and never all.
 
-    Attributes:
-        mask_share: share of a window's items that is hidden, at least one and never all.
+    Source: arXiv 2404.00245; the language model's counterpart of BERT4Rec.
     """
 
     name = "masked_item_modelling"
@@ -112,17 +105,10 @@ class MaskedLanguageModelling(WindowTask):
 
 
 def cut_spans(chance: Chance, totals: Array, noise_share: float, mean_span: float) -> Ragged:
-    """Cut spans out of texts as T5 does: uniform compositions of noise and of what stays.
+    """Say which words to cut out of texts of so many words, as T5 does.
 
-    A text begins with a word that stays, and spans never touch each other.
-
-    Args:
-        chance: the texts' random numbers.
-        totals: how many words each text has, at least 2, shape (n,).
-        noise_share: see :class:`MaskedLanguageModelling`; ``mean_span`` likewise.
-
-    Returns:
-        For each word whether it is cut out.
+    Noise and what stays are uniform compositions: a text begins with a word that stays, and spans
+    never touch each other.
     """
     noise = np.minimum(np.maximum(1, np.rint(totals * noise_share)), totals - 1).astype(np.int64)
     spans = np.maximum(1, np.rint(noise / mean_span)).astype(np.int64)
@@ -146,9 +132,9 @@ def _composition(chance: Chance, totals: Array, parts: Array) -> Ragged:
 
 @dataclass(frozen=True)
 class BPR(TargetTask):
-    """Tell the item that was chosen from one that the user never touched.
+    """Tell the item that was chosen from one that the user never touched, drawn uniformly.
 
-    Source: arXiv 2404.00245, after Rendle et al. 2009; negatives are uniform.
+    Source: arXiv 2404.00245, after Rendle et al. 2009.
     """
 
     name = "bpr"
@@ -183,8 +169,7 @@ class Ranking(TargetTask):
     Source: arXiv 2404.00245; the test slate of 1 + 99 is the protocol of P5.
 
     Attributes:
-        negatives: items in a test slate beside the chosen one, uniform among those that the
-            user never touched.
+        negatives: items in a test slate beside the chosen one, uniform among the untouched.
         train_negatives: the same for a training slate; fewer make shorter prompts.
     """
 
@@ -202,8 +187,7 @@ class Ranking(TargetTask):
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return histories, the slates, and the item chosen from each."""
         count = self.train_negatives if view.part is Part.TRAIN else self.negatives
-        contexts = super().sample(view, keys, words)
-        return self.with_slates(contexts, "candidates", view, keys, count)
+        return self.with_slates(super().sample(view, keys, words), "candidates", view, keys, count)
 
 
 @dataclass(frozen=True)
@@ -232,11 +216,9 @@ TASKS: dict[str, type[Task]] = {
 
 
 def task_names(folder: Path | None = None) -> list[str]:
-    """List every task that a recipe may name.
+    """List every task that a recipe may name, the user's own in a folder among them.
 
-    Args:
-        folder: where a user keeps tasks of their own: ``NAME.py``, which registers the sampler,
-            beside ``NAME.yaml`` with its templates.
+    A task of one's own is ``NAME.py``, which registers the sampler, beside ``NAME.yaml``.
 
     Raises:
         RecinjectError: a file cannot be loaded, or registers no task of its name.
@@ -254,18 +236,16 @@ def task_names(folder: Path | None = None) -> list[str]:
 
 
 def task_type(name: str, folder: Path | None = None) -> type[Task]:
-    """Return the task of a name; see :func:`task_names` for the folder.
+    """Return the task of a name, one of :func:`task_names`.
 
     Raises:
-        RecinjectError: there is none, or it has no slot ``history``, of which prompts that are
-            too long lose the oldest items.
+        RecinjectError: there is none, or it has no slot ``history``.
     """
     task_names(folder)
     task: type[Task] = find("task", name, "samples.tasks")
     if "history" not in task.slots:
         raise RecinjectError(
             f"samples.tasks: the task {name!r} has no slot 'history'",
-            hint="show in a slot 'history' what the user took: it is what gets cut where a "
-            "prompt is too long",
+            hint="show in a slot 'history' what the user took: long prompts lose its oldest items",
         )
     return task

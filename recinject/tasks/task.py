@@ -22,38 +22,26 @@ Positive = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True, eq=False)
 class Keys:
-    """Which samples a sampler is asked for: n at once, as columns.
+    """Which samples a sampler is asked for: n at once, as columns of shape (n,)."""
 
-    Attributes:
-        users: each sample's user, shape (n,).
-        indices: which of the user's samples, from 0 to below :meth:`Task.count`, shape (n,).
-        chance: random numbers that belong to each sample's key alone.
-    """
-
-    users: Array
-    indices: Array
-    chance: Chance
+    users: Array  # each sample's user
+    indices: Array  # which of the user's samples, from 0 to below :meth:`Task.count`
+    chance: Chance  # random numbers that belong to each sample's key alone
 
 
 @dataclass(frozen=True)
 class Task(ABC):
     """A kind of sample. Its fields are the settings that a recipe may give.
 
-    Attributes:
-        name: the name of its section, its template file and its folder of samples.
-        slots: what its templates may write.
-        parts: the parts of a split that it has samples of.
-        needs_ratings: whether the log must have ratings.
-        answer: how its test samples are answered and measured: ``retrieval`` out of the whole
-            catalogue, ``ranking`` of the slot ``candidates``, or ``rating``; None where it is
-            trained alone.
-        metrics: the names of the metrics that measure it; all of its way of answering if None.
+    ``answer`` says how its test samples are answered and measured: ``retrieval`` out of the whole
+    catalogue, ``ranking`` of the slot ``candidates``, or ``rating``; None if it only trains.
+    ``metrics`` are the names of the metrics that measure it; None means all of that answer.
     """
 
-    name: ClassVar[str]
-    slots: ClassVar[Mapping[str, SlotKind]]
-    parts: ClassVar[tuple[Part, ...]] = (Part.TRAIN,)
-    needs_ratings: ClassVar[bool] = False
+    name: ClassVar[str]  # of its section, its template file and its folder of samples
+    slots: ClassVar[Mapping[str, SlotKind]]  # what its templates may write
+    parts: ClassVar[tuple[Part, ...]] = (Part.TRAIN,)  # of a split, that it has samples of
+    needs_ratings: ClassVar[bool] = False  # whether the log must have ratings
     answer: ClassVar[str | None] = None
     metrics: ClassVar[tuple[str, ...] | None] = None
 
@@ -84,8 +72,8 @@ class TargetTask(Task):
         return np.minimum(view.targets.lengths, self._cap(view))
 
     def _cap(self, view: View) -> int:
-        everything = np.iinfo(np.int64).max
-        return (self.max_per_user or everything) if view.part is Part.TRAIN else everything
+        most = self.max_per_user if view.part is Part.TRAIN else None
+        return most or np.iinfo(np.int64).max
 
     def events(self, view: View, keys: Keys) -> Integers:
         """Return the event number of each sample's target, shape (n,)."""

@@ -24,11 +24,6 @@ _UP_TO_WORD = re.compile(r"\S*\s*")
 def lower(source: str, slots: Mapping[str, SlotKind], place: str) -> tuple[Segment, ...]:
     """Turn one prompt or completion of a template file into segments.
 
-    Args:
-        source: the text with its slots.
-        slots: the slots that the task fills.
-        place: file and template, for messages.
-
     Raises:
         RecinjectError: an unknown slot or filter, a filter that cannot write the slot, more
             than one line, or any Jinja beyond slots and filters.
@@ -48,10 +43,9 @@ def lower(source: str, slots: Mapping[str, SlotKind], place: str) -> tuple[Segme
         for output in tree.body
         for node in (output.nodes if isinstance(output, nodes.Output) else [output])
     ]
-    glued = _glued(found)
-    if not glued:
-        raise RecinjectError(f"{place}: is empty", hint="write text, {{ slots }}, or both")
-    return glued
+    if glued := _glued(found):
+        return glued
+    raise RecinjectError(f"{place}: is empty", hint="write text, {{ slots }}, or both")
 
 
 def splits_at_blanks(segments: Sequence[Segment]) -> bool:
@@ -87,17 +81,14 @@ def _segment(node: nodes.Node, slots: Mapping[str, SlotKind], place: str) -> Seg
     if isinstance(node, nodes.TemplateData):
         return Segment("", arguments=(node.data,))
     if isinstance(node, nodes.Name):
-        return _plain(node.name, _kind(node.name, slots, place), place)
+        return _plain(node.name, slots[pick(node.name, slots, f"{place}: unknown slot")], place)
     if isinstance(node, nodes.Filter) and isinstance(node.node, nodes.Name):
-        return _filtered(node, node.node.name, _kind(node.node.name, slots, place), place)
+        slot = pick(node.node.name, slots, f"{place}: unknown slot")
+        return _filtered(node, slot, slots[slot], place)
     raise RecinjectError(
         f"{place}: {type(node).__name__} is not part of the sample language",
         hint="only text, {{ slot }} and {{ slot | filter('text') }}; put logic into phrases:",
     )
-
-
-def _kind(slot: str, slots: Mapping[str, SlotKind], place: str) -> SlotKind:
-    return slots[pick(slot, slots, f"{place}: unknown slot")]
 
 
 def _plain(slot: str, kind: SlotKind, place: str) -> Segment:

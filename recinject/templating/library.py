@@ -37,17 +37,11 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Template:
-    """One wording of a task.
+    """One wording of a task."""
 
-    Attributes:
-        name: its name with the file's version, such as ``next_item@1``.
-        held_out: whether it is never trained on, to measure generalisation over wordings.
-        source: the prompt as it stands in the file.
-    """
-
-    name: str
-    held_out: bool
-    source: str
+    name: str  # with the file's version, such as ``next_item@1``
+    held_out: bool  # whether it is never trained on, to measure generalisation over wordings
+    source: str  # the prompt as it stands in the file
     prompt: tuple[Segment, ...]
     completion: tuple[Segment, ...]
 
@@ -82,30 +76,19 @@ class BoundTemplate:
 
 @dataclass(frozen=True)
 class TaskTemplates:
-    """All wordings of one task, and how an item is written in each slot.
+    """All wordings of one task, and how an item is written in each slot."""
 
-    Attributes:
-        version: the file's version, raised whenever a wording changes.
-        phrases: the phrase of each item slot.
-        places: where each phrase was given, for messages.
-        templates: the wordings, in the file's order.
-        path: the file, for messages.
-    """
-
-    version: int
-    phrases: Mapping[str, str]
-    places: Mapping[str, str]
-    templates: tuple[Template, ...]
+    version: int  # the file's, raised whenever a wording changes
+    phrases: Mapping[str, str]  # of each slot that holds items
+    places: Mapping[str, str]  # where each phrase was given, for messages
+    templates: tuple[Template, ...]  # in the file's order
     path: Path
 
     @property
     def names_users(self) -> bool:
         """Whether a wording has the slot ``user``."""
-        return any(
-            segment.slot == USER_SLOT
-            for template in self.templates
-            for segment in (*template.prompt, *template.completion)
-        )
+        segments = (part for each in self.templates for part in (*each.prompt, *each.completion))
+        return any(segment.slot == USER_SLOT for segment in segments)
 
     def write_items(self, book: Phrasebook) -> dict[str, list[str]]:
         """Return the text of every item for each slot."""
@@ -129,7 +112,14 @@ def load_templates(
     Raises:
         RecinjectError: no such file, an unknown key, slot or filter, or a slot without phrase.
     """
-    path = _find(task, folder)
+    own_file = folder / f"{task}.yaml" if folder else None
+    shipped = shipped_folder("prompts") / f"{task}.yaml"
+    path = own_file if own_file and own_file.is_file() else shipped
+    if not path.is_file():
+        raise RecinjectError(
+            f"{path}: no templates for the task {task!r}",
+            hint=f"add {task}.yaml to the folder that samples.prompts names",
+        )
     file = _parse(path, task)
     own = {slot: text for slot, text in (phrases or {}).items() if slot in slots}
     chosen = {**file.phrases, **own}
@@ -161,17 +151,6 @@ def _templates(file: _File, slots: Mapping[str, SlotKind], path: Path) -> tuple[
             hint="leave at least one without the mark: it is what the model trains on",
         )
     return templates
-
-
-def _find(task: str, folder: Path | None) -> Path:
-    own = folder / f"{task}.yaml" if folder else None
-    path = own if own and own.is_file() else shipped_folder("prompts") / f"{task}.yaml"
-    if not path.is_file():
-        raise RecinjectError(
-            f"{path}: no templates for the task {task!r}",
-            hint=f"add {task}.yaml to the folder that samples.prompts names",
-        )
-    return path
 
 
 def _parse(path: Path, task: str) -> _File:

@@ -44,9 +44,8 @@ name and a separator for the distinct words of these texts."""
 def number_text(value: float) -> str:
     """Write a rating as people do.
 
-    Examples:
-        >>> number_text(4.0), number_text(4.5)
-        ('4', '4.5')
+    >>> number_text(4.0), number_text(4.5)
+    ('4', '4.5')
     """
     return f"{value:g}"
 
@@ -54,9 +53,8 @@ def number_text(value: float) -> str:
 def letter(number: int) -> str:
     """Name a candidate: A to Z, then A2 and so on.
 
-    Examples:
-        >>> letter(0), letter(27)
-        ('A', 'B2')
+    >>> letter(0), letter(27)
+    ('A', 'B2')
     """
     rounds, place = divmod(number, 26)
     return chr(ord("A") + place) + (str(rounds + 1) if rounds else "")
@@ -68,16 +66,12 @@ class Pieces:
     A sample's text is its pieces joined. A piece carries the punctuation and the blank that follow
     it, so pieces begin where words begin. Call :meth:`block` for everything that is needed first,
     which binding a template does: reading :attr:`texts` or writing a sample freezes the table.
-
-    Args:
-        phrases: for each slot the text of every item.
-        ratings: the ratings that may have to be written, ascending.
-        users: the text of each user; none where no template names them.
     """
 
     def __init__(
         self, phrases: Mapping[str, Sequence[str]], ratings: Floats, users: Sequence[str] = ()
     ) -> None:
+        """Take for each slot the text of every item, all ratings ascending, and users' texts."""
         self.phrases = phrases
         n_letters = max([_LETTERS, *map(len, phrases.values())])
         self._ratings = ratings
@@ -94,11 +88,7 @@ class Pieces:
         self.starts: dict[tuple[Kind, str, str], int] = {}
 
     def block(self, kind: Kind, before: str = "", after: str = "") -> int:
-        """Return the number of a kind's first piece with these texts around it.
-
-        Raises:
-            RuntimeError: there is no such block yet, and the table is frozen.
-        """
+        """Return the number of a kind's first piece with these texts around it."""
         key = (kind, before, after)
         if key not in self.starts:
             if "texts" in self.__dict__:
@@ -133,11 +123,7 @@ class Pieces:
         return len(self._kinds[kind])
 
     def indices(self, kind: PieceKind, wanted: Array) -> Integers:
-        """Return indices into a kind's texts as pieces are numbered.
-
-        Raises:
-            RecinjectError: the kind has not so many texts.
-        """
+        """Return indices into a kind's texts as pieces are numbered; refuse too large ones."""
         most = wanted.max(initial=-1) + 1
         if most > self.size(kind):
             raise RecinjectError(
@@ -147,11 +133,9 @@ class Pieces:
         return wanted.astype(np.int32)
 
     def words(self, slot: str, separator: str) -> tuple[Kind, Ragged]:
-        """Number the distinct words of a slot's items.
+        """Number the distinct words of a slot's items, and return their kind.
 
-        Returns:
-            Their kind, and the words of each item, shape (2 * items,): first with the separator
-            after every item, then without.
+        The rows are the words of each item with the separator behind it, then those without.
         """
         kind = (slot, separator)
         if kind not in self._words:
@@ -162,11 +146,7 @@ class Pieces:
         return kind, self._words[kind]
 
     def rating_numbers(self, values: Floats) -> Integers:
-        """Return the indices of ratings among those that can be written.
-
-        Raises:
-            RecinjectError: a rating is none of them.
-        """
+        """Return the indices of ratings among those that can be written; refuse others."""
         unknown = np.isin(values, self._ratings, invert=True)
         if unknown.any():
             raise RecinjectError(
@@ -205,10 +185,6 @@ class Phrasebook:
 
     def write(self, source: str, place: str) -> list[str]:
         """Return one line of text an item; its identifier where the phrase renders empty.
-
-        Args:
-            source: the phrase.
-            place: its file and name, for messages.
 
         Raises:
             RecinjectError: bad Jinja, or a column that the log does not have.

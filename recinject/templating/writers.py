@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import partial
-from typing import TypeVar
+from typing import Any, cast
 
 import numpy as np
 
@@ -34,25 +34,15 @@ USER_SLOT = "user"  # every task has it
 
 @dataclass(frozen=True, eq=False)
 class Contexts:
-    """The integers that a batch of samples is made of; templates turn them into words.
+    """The integers that n samples are made of, as columns; templates turn them into words."""
 
-    Attributes:
-        users: only used to fill the slot ``user``, shape (n,).
-        slots: the items in each slot, n rows; a slot for one item has one a row.
-        ratings: the ratings of the items in ``slots["history"]``, where the task shows them.
-        hidden: which items of the history are masked, or which words of its text are cut out.
-        events: the view's numbers of the events that are asked for, shape (n,), or None.
-        targets: the item that is asked for, shape (n,), or None.
-        labels: the rating that is asked for, shape (n,), or None.
-    """
-
-    users: Integers
-    slots: Mapping[str, Ragged]
-    ratings: Ragged | None = None
-    hidden: Ragged | None = None
-    events: Integers | None = None
-    targets: Integers | None = None
-    labels: Floats | None = None
+    users: Integers  # only used to fill the slot ``user``, shape (n,)
+    slots: Mapping[str, Ragged]  # the items in each slot, n rows; a slot for one item has one a row
+    ratings: Ragged | None = None  # of the items in the slot ``history``, where they are shown
+    hidden: Ragged | None = None  # which items are masked, or which words of their text cut out
+    events: Integers | None = None  # the view's numbers of the events that are asked for, (n,)
+    targets: Integers | None = None  # the item that is asked for, shape (n,)
+    labels: Floats | None = None  # the rating that is asked for, shape (n,)
 
     def __len__(self) -> int:
         return len(self.users)
@@ -62,8 +52,8 @@ class Contexts:
         return Contexts(
             self.users[rows],
             {slot: items.take(rows) for slot, items in self.slots.items()},
-            None if self.ratings is None else self.ratings.take(rows),
-            None if self.hidden is None else self.hidden.take(rows),
+            self.ratings and self.ratings.take(rows),
+            self.hidden and self.hidden.take(rows),
             None if self.events is None else self.events[rows],
             None if self.targets is None else self.targets[rows],
             None if self.labels is None else self.labels[rows],
@@ -77,11 +67,8 @@ class Contexts:
     def without_oldest(self, counts: Array, words: Integers | None = None) -> Contexts:
         """Leave out the first items of each history, with their ratings and masks.
 
-        Where items are masked, the slot ``masked`` is made anew from those that are left.
-
-        Args:
-            counts: how many items to leave out of each history, shape (n,).
-            words: the number of words of each item of the catalogue, where words are cut out.
+        Where items are masked, the slot ``masked`` is made anew from those that are left. Where
+        words are cut out, ``words`` has the number of those of each item of the catalogue.
         """
         history = self.slots["history"]
         kept = history.places >= counts[history.rows]
@@ -99,27 +86,18 @@ class Contexts:
 
 # From the integers of a batch of samples to the numbers of their pieces.
 Writer = Callable[[Contexts], Ragged]
-_Given = TypeVar("_Given")
 _LAST_BLANK = re.compile(r"^(.*\s)?(\S*)$", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A slot in a template, or text beside which no slot stands closely.
+    """A slot in a template, or text beside which no slot stands closely."""
 
-    Attributes:
-        slot: its name; empty for text.
-        filter: what writes it; empty for a slot as it is.
-        arguments: the filter's texts, or the text.
-        before: the text before the slot, from the last blank.
-        after: the text after it, up to the first blank.
-    """
-
-    slot: str
-    filter: str = ""
-    arguments: tuple[str, ...] = ()
-    before: str = ""
-    after: str = ""
+    slot: str  # its name; empty for text
+    filter: str = ""  # what writes it; empty for a slot as it is
+    arguments: tuple[str, ...] = ()  # the filter's texts, or the text
+    before: str = ""  # the text before the slot, from the last blank
+    after: str = ""  # the text after it, up to the first blank
 
     @property
     def is_text(self) -> bool:
@@ -156,8 +134,7 @@ class Segment:
             block = pieces.block(PieceKind.USERS, self.before, self.after)
             return Ragged.from_columns((block + contexts.users).astype(np.int32))
         block = pieces.block(PieceKind.RATINGS, self.before, self.after)
-        missing = "writes a rating, and its sampler gave no labels"
-        labels = _given(contexts.labels, "labels", missing)
+        labels = _given(contexts, "labels", "writes a rating, and its sampler gave no labels")
         return Ragged.from_columns(block + pieces.rating_numbers(labels))
 
     def blocks(self, pieces: Pieces, kind: Kind, before: str = "", after: str = "") -> Blocks:
@@ -180,7 +157,8 @@ def _in_blocks(rows: Ragged, blocks: Blocks) -> Ragged:
     return rows.of(rows.values + blocks[rows.edges])
 
 
-def _given(value: _Given | None, field: str, missing: str) -> _Given:
+def _given(contexts: Contexts, field: str, missing: str) -> Any:
+    value = getattr(contexts, field)
     if value is None:
         raise RecinjectError(
             f"a template {missing}", hint=f"give Contexts(..., {field}=...) in the task's sample()"
@@ -210,7 +188,7 @@ def _rated(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
         PieceKind.RATINGS, between[1], between[1], separator[0], segment.after
     )
     missing = f"writes the ratings of {segment.slot!r}, and its sampler gave none"
-    ratings = _given(contexts.ratings, "ratings", missing)
+    ratings: Ragged = _given(contexts, "ratings", missing)
     numbers = ratings.of(pieces.rating_numbers(ratings.values))
     items = contexts.slots[segment.slot]
     return _alternate(_in_blocks(items, blocks), _in_blocks(numbers, rating_blocks))
@@ -233,7 +211,7 @@ def _masked(segment: Segment, pieces: Pieces, contexts: Contexts) -> Ragged:
 
 def _hidden(segment: Segment, contexts: Contexts) -> Ragged:
     missing = f"hides parts of {segment.slot!r}, and its sampler did not say which"
-    return _given(contexts.hidden, "hidden", missing)
+    return cast(Ragged, _given(contexts, "hidden", missing))
 
 
 def _marks(pieces: Pieces, flags: Ragged) -> Array:
@@ -274,9 +252,8 @@ def _gapped(keeps: bool, segment: Segment, pieces: Pieces, contexts: Contexts) -
 def cut_at_blank(text: str) -> tuple[str, str]:
     """Cut a text after its last blank.
 
-    Examples:
-        >>> cut_at_blank("; "), cut_at_blank(", rated "), cut_at_blank("x")
-        (('; ', ''), (', rated ', ''), ('', 'x'))
+    >>> cut_at_blank("; "), cut_at_blank(", rated "), cut_at_blank("x")
+    (('; ', ''), (', rated ', ''), ('', 'x'))
     """
     found = _LAST_BLANK.match(text)
     return (found[1] or "", found[2]) if found else ("", text)

@@ -13,6 +13,7 @@ import pytest
 
 from recinject.data.readers import read_log
 from recinject.data.schema import Log
+from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import leave_one_out, save_split
 from recinject.foundation.errors import RecinjectError
 
@@ -120,6 +121,29 @@ def test_findings_say_what_was_read(tmp_path: Path) -> None:
     assert log.findings[0] == "The format was asked for: table interactions.csv and items.parquet."
     assert "It has no timestamps: the order of the rows is each user's order." in log.findings
     assert "It has no ratings." in log.findings
+
+
+def test_findings_tell_what_gives_the_order_and_leave_empty_columns_out() -> None:
+    events = EVENTS.rename(columns={"rating": "stars"}).assign(stars=np.nan, position=[2, 1, 1])
+    log = Log.from_frame(events, pd.DataFrame({"movie_id": ["x"]}))
+    assert log.findings == [
+        "The log is a DataFrame of events and a DataFrame of items.",
+        "user_id is read from 'user', item_id from 'item', timestamp from 'time', "
+        "item_id of items from 'movie_id'.",
+        "It holds 3 events of 2 users and 2 items.",
+        "Events without a timestamp: 1.",
+        "The position is each user's order, not the timestamp.",
+        "It has no ratings.",
+        "Items without a title: 2.",
+    ]
+
+
+def test_a_simulated_log_has_findings() -> None:
+    log = simulate_shop(users=5, items=40, events_per_user=6, seed=1)
+    assert (
+        log.findings[0]
+        == f"It holds {len(log.interactions)} events of 5 users and {len(log.catalog)} items."
+    )
 
 
 def test_only_the_first_argument_is_required() -> None:

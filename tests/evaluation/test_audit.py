@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,8 @@ from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Split, leave_one_out
 from recinject.evaluation.audit import (
     Finding,
-    count_leaks,
+    Leaks,
+    _unlike_tokens,
     duplicates,
     held_out_items,
     highest_id_rule,
@@ -17,6 +19,7 @@ from recinject.evaluation.audit import (
     recommended_lists,
     time_order,
 )
+from recinject.foundation.ragged import Ragged
 from recinject.recommenders.protocol import Prediction, Queries
 from recinject.samples.builder import SCHEMA
 
@@ -111,7 +114,7 @@ def test_a_held_out_item_in_a_training_sample_is_a_leak() -> None:
     def leaks(*rows):
         columns = ("user", "target", "candidates", "prompt", "completion")
         table = pa.Table.from_pylist([dict(zip(columns, row, strict=True)) for row in rows], SCHEMA)
-        return count_leaks(table, barred, names)
+        return Leaks(barred, names).count(table)
 
     honest = [(0, 1, None, "took #1", "#1"), (1, 4, [3, 4], "took #3, #4, #50", "#30, #20")]
     assert leaks(*honest) == 0
@@ -123,9 +126,25 @@ def test_a_title_within_a_longer_one_gives_nobody_away() -> None:
     barred, titles = {0: {0}}, {"history": ["Toy Story", "Toy Story 2", "Heat", "Heat"]}
     for prompt, leaks in (("saw Toy Story 2", 0), ("saw Toy Story, Toy Story 2", 1)):
         row = {"user": 0, "prompt": prompt, "completion": ""}
-        assert count_leaks(pa.Table.from_pylist([row], SCHEMA), barred, titles) == leaks
+        assert Leaks(barred, titles).count(pa.Table.from_pylist([row], SCHEMA)) == leaks
     row = {"user": 0, "prompt": "saw Heat", "completion": ""}
-    assert count_leaks(pa.Table.from_pylist([row], SCHEMA), {0: {3}}, titles) == 0
+    assert Leaks({0: {3}}, titles).count(pa.Table.from_pylist([row], SCHEMA)) == 0
+
+
+@pytest.mark.parametrize(("rows", "found"), [(1, 0), (2, 1), (3, 2)])
+def test_samples_without_tokens_and_with_others_are_counted(
+    tmp_path, rows: int, found: int
+) -> None:
+    tokens = pa.table({"input_ids": [[1], [3]][:rows], "labels": [[2]] * min(rows, 2)})
+    with pa.ipc.new_stream(str(tmp_path / "train.arrow"), tokens.schema) as sink:
+        sink.write_table(tokens)
+    table = pa.table({"prompt": ["a"] * rows, "completion": ["b"] * rows})
+    dialect = SimpleNamespace(
+        prompts=lambda texts: Ragged.from_rows([[1]] * len(texts)),
+        completions=lambda texts: Ragged.from_rows([[2]] * len(texts)),
+    )
+    samples = SimpleNamespace(dialect=dialect, settings=SimpleNamespace(limits=(9, 9)))
+    assert _unlike_tokens(samples, table, tmp_path / "train.arrow", 10) == found
 
 
 def test_lists_are_searched_for_what_must_not_be_in_them() -> None:

@@ -13,8 +13,9 @@ from recinject.foundation.storage import RunManifest
 from recinject.models.building import build_model
 from recinject.models.storing import load_trained
 from recinject.pipeline.check import check_settings
+from recinject.pipeline.prepare import dialect_of
 from recinject.pipeline.recipe import load_recipe
-from recinject.pipeline.run import Run, dialect_of
+from recinject.pipeline.run import Run
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Queries
 from recinject.samples.mixture import token_columns
@@ -154,7 +155,7 @@ def test_a_config_without_its_end_token_is_refused(tiny_recipe, tmp_path, saved)
         check_settings(load_recipe(str(tiny_recipe), words))
     (tmp_path / "config.json").unlink()
     with pytest.raises(RecinjectError, match=r"no config.json in it"):
-        dialect_of(load_recipe(str(tiny_recipe), words))
+        dialect_of(str(tmp_path))
 
 
 HEADS = [

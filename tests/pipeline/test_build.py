@@ -1,8 +1,12 @@
 import json
+import re
+import shlex
 
 import datasets
 import pytest
 from tokenizers import Tokenizer
+
+from recinject.pipeline.recipe import load_recipe
 
 OWN = """task: retrieval
 version: 7
@@ -31,9 +35,11 @@ def test_the_card_beside_the_samples_counts_them(finished):
 
 
 def test_the_card_repeats_the_command_so_that_a_shell_understands_it(again, copied):
-    phrase = "samples.phrases.history={{ title }} ({{ brand }})"
-    again("build", phrase)
-    assert f"'{phrase}'" in (copied / "samples" / "README.md").read_text("utf-8")
+    phrase = "{{ title }} ({{ brand }})"
+    again("build", f"samples.phrases.history={phrase}")
+    card = (copied / "samples" / "README.md").read_text("utf-8")
+    verb, recipe = shlex.split(re.search(r"recinject (run .*)", card)[1])
+    assert verb == "run" and load_recipe(recipe).samples.phrases == {"history": phrase}
 
 
 def test_the_tokenizer_lies_beside_the_samples(finished):

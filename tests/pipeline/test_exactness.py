@@ -129,7 +129,7 @@ def test_interrupted_at_three_points_and_resumed_it_ends_the_same(
 ):
     settings = (*LONG, adaptation)
     whole, folder = train("whole", *settings), tmp_path / "cut" / "tiny"
-    marker = "checkpoints/*/checkpoint-{}/complete.json"
+    marker = "training/checkpoints/*/checkpoint-{}/complete.json"
     for reached, number, code in (
         (at_step(folder, 3), signal.SIGKILL, -9),  # before there is a checkpoint
         (at_step(folder, 31), stop, end),  # between two

@@ -49,7 +49,7 @@ def entries(folder, name="loss"):
 def cut_off(folder, step=4):
     """Leave of a finished training what a process killed after a checkpoint leaves."""
     shutil.rmtree(folder / "model")
-    for path in folder.glob("checkpoints/*/checkpoint-*"):
+    for path in folder.glob("training/checkpoints/*/checkpoint-*"):
         if not path.name.endswith(f"-{step}"):
             shutil.rmtree(path)
 
@@ -163,6 +163,6 @@ def test_off_nothing_of_it_is_there(start):
     assert type(adaptation_of(model)) is Adaptation and not any(
         module._forward_pre_hooks or isinstance(module, ExpertsLinear) for module in model.modules()
     )
-    names = {path.name for path in folder.glob("checkpoints/*/*")}
+    names = {path.name for path in folder.glob("training/checkpoints/*/*")}
     assert names == {"checkpoint-1", "checkpoint-2"}
     assert not list((folder / "model").glob("*expert*")) and not entries(folder, "expert_flips")

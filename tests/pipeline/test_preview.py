@@ -28,5 +28,5 @@ def test_more_than_there_are_shows_all(run, finished):
 
 
 def test_a_task_that_is_not_in_the_run_is_refused(run):
-    with pytest.raises(RecinjectError, match="--task: the run has no task 'rank'"):
+    with pytest.raises(RecinjectError, match="--task: not among the run's tasks 'rank'"):
         list(preview_samples(run, "rank", 1))

@@ -145,7 +145,7 @@ def test_shared_out_weights_train_are_saved_whole_and_resume(launch, adaptation)
     assert len(measured) > 1 and measured[-1] < measured[0]
 
     before = weights(shared)
-    for path in shared.glob("checkpoints/*/checkpoint-8/complete.json"):
+    for path in shared.glob("training/checkpoints/*/checkpoint-8/complete.json"):
         path.unlink()
     (shared / "model" / "manifest.json").unlink()
     _, _, said = launch("shared", "fsdp.yaml", 2, adaptation, share_out="1")

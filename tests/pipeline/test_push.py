@@ -34,3 +34,7 @@ def test_half_a_model_is_refused(finished, tmp_path):
     (tmp_path / "model" / "manifest.json").unlink()
     with pytest.raises(RecinjectError, match="manifest.json is missing"):
         push(tmp_path, "somebody/model")
+    whole = tmp_path / "model" / "model.safetensors"
+    whole.rename(whole.with_name("model-00001-of-00002.safetensors"))
+    with pytest.raises(RecinjectError, match="manifest.json is missing"):
+        push(tmp_path, "somebody/model")

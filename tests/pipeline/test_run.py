@@ -1,8 +1,9 @@
 import json
 import os
 import re
-import threading
-import time
+import socket
+import subprocess
+import sys
 
 import pytest
 from transformers import T5Config
@@ -11,7 +12,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.storage import RunManifest
 from recinject.models.building import build_model, wrap_tokenizer
 from recinject.pipeline.recipe import load_recipe
-from recinject.pipeline.run import Run, Stage, is_first_process
+from recinject.pipeline.run import Run
 from recinject.samples.tokenizer import train_tokenizer
 
 STAGES = ["data", "identifiers", "samples", "model", "evaluation", "report"]
@@ -67,6 +68,17 @@ def test_a_changed_setting_makes_only_what_depends_on_it_again(again, copied, ve
     assert again(verb, override) == []
 
 
+def test_the_recipe_in_a_runs_folder_repeats_the_run(finished, recinject, tiny_recipe):
+    before = times(finished.folder)
+    ended = recinject("run", finished.folder / "recipe.yaml")
+    assert ended.code == 0
+    for stage in STAGES:
+        assert f"{stage}: nothing to do" in ended.output
+    before.pop(str(finished.folder / "recipe.yaml"))
+    after = times(finished.folder)
+    assert all(after[path] == time for path, time in before.items())
+
+
 def test_what_was_changed_is_said(recinject, tiny_recipe, copied):
     ended = recinject("build", tiny_recipe, f"runs={copied.parent}", "samples.jsonl=true")
     assert "samples: again, since jsonl changed" in ended.output
@@ -102,20 +114,56 @@ def test_the_results_are_the_same_whatever_was_run_before(finished, again, copie
         assert (copied / path).read_text("utf-8") == (finished.folder / path).read_text("utf-8")
 
 
-def test_only_the_first_of_several_processes_writes(tmp_path, monkeypatch):
-    stage = Stage("data", tmp_path / "data", {"seed": 1}, {})
-    monkeypatch.setenv("RANK", "1")
-    assert not is_first_process()
-    waiting = threading.Thread(target=stage.run, args=[lambda folder: pytest.fail("it wrote")])
-    waiting.start()
-    time.sleep(0.3)
-    assert waiting.is_alive() and not stage.is_done
-    stage.folder.mkdir()
-    stage.wanted.write(stage.folder)
-    waiting.join(timeout=5)
-    assert not waiting.is_alive()
-    monkeypatch.setenv("RANK", "0")
-    assert is_first_process()
+def two_processes(*words):
+    """Run Python twice as launchers do, over gloo; return how each process ended."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    shared |= {"PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
+    started = [
+        subprocess.Popen(
+            [sys.executable, *map(str, words)],
+            env={**shared, "RANK": rank, "LOCAL_RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in ("0", "1")
+    ]
+    said = [process.communicate(timeout=120)[0] for process in started]
+    return [(process.returncode, text) for process, text in zip(started, said, strict=True)]
+
+
+WAITING = """
+import os, sys, time
+from pathlib import Path
+from recinject.pipeline.run import Stage, is_first_process
+stage = Stage("data", Path(sys.argv[1]), {"seed": 1}, {})
+def make(folder):
+    time.sleep(1)
+    (folder / "made").write_text(os.environ["RANK"])
+    return {}
+stage.run(make)
+assert stage.is_done and is_first_process() == (os.environ["RANK"] == "0")
+"""
+
+
+@pytest.mark.slow
+def test_only_the_first_of_several_processes_writes_and_the_others_wait(tmp_path):
+    ended = two_processes("-c", WAITING, tmp_path / "data")
+    assert [code for code, _ in ended] == [0, 0], ended
+    assert (tmp_path / "data" / "made").read_text() == "0"
+    assert "data: starting" in ended[0][1] and "data: " not in ended[1][1]
+
+
+@pytest.mark.slow
+def test_when_the_first_process_fails_the_others_end_with_its_message(tiny_recipe, tmp_path):
+    words = "prepare", tiny_recipe, f"runs={tmp_path}", "data.k_core=50"
+    (first, said), (second, repeated) = two_processes("-m", "recinject", *words)
+    assert first == second == 2, said + repeated
+    message = re.search(r"^error: data.k_core=50: nothing is left of .*\n  fix: .*$", said, re.M)
+    assert message[0] in repeated and "Traceback" not in repeated
 
 
 def test_a_stage_that_is_not_there_is_refused_with_the_command_that_makes_it(tiny_recipe, tmp_path):

@@ -15,9 +15,9 @@ from pydantic import BaseModel
 from recinject.data.simulator import simulate_shop
 from recinject.foundation.errors import RecinjectError
 from recinject.models.building import build_model
-from recinject.pipeline.prepare import name_all, split_data
+from recinject.pipeline.prepare import factory_of, fresh_data
 from recinject.pipeline.recipe import Recipe, load_recipe
-from recinject.pipeline.run import factory_of, given_tokenizer
+from recinject.pipeline.run import Run
 from recinject.samples.tokenizer import train_tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -224,25 +224,20 @@ class Outcome:
             return str(refused)
 
     def load(self, given):
-        return load_recipe(str(self.path), [f"runs={self.tmp_path}", *given])
+        recipe = load_recipe(str(self.path), [f"runs={self.tmp_path}", *given])
+        return recipe, fresh_data(Run(recipe))
 
     def data(self, name, given):
-        split, catalog, *_ = split_data(self.load(given))
-        log = split.interactions
-        columns = log.users, log.items, log.ratings, split.parts
+        _, data = self.load(given)
+        log, catalog = data.split.interactions, data.catalog
+        columns = log.users, log.items, log.ratings, data.split.parts
         return [column.tolist() for column in columns], list(catalog.titles), catalog.item_ids
 
     def identifiers(self, name, given):
-        recipe = self.load(given)
-        split, catalog, *_ = split_data(recipe)
-        return name_all(recipe, split, catalog).texts
+        return self.load(given)[1].identifiers.texts
 
     def samples(self, name, given):
-        recipe = self.load(given)
-        split, catalog, *_ = split_data(recipe)
-        factory = factory_of(
-            recipe, split, catalog, name_all(recipe, split, catalog), given_tokenizer(recipe)
-        )
+        factory = factory_of(*self.load(given))
         found = [
             (builder.task.name, builder.split, len(builder), builder.sample(0))
             for builder in factory.builders()

@@ -12,7 +12,7 @@ from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.model import base_model
 from recinject.pipeline.prepare import build
 from recinject.pipeline.recipe import load_recipe
-from recinject.pipeline.recommend import open_run, recommend
+from recinject.pipeline.recommend import recommend, recommender_of
 from recinject.pipeline.run import Run
 from recinject.pipeline.train import train
 from recinject.samples.store import read_samples
@@ -86,7 +86,8 @@ def test_users_share_tokens_in_prompts_and_a_stranger_has_one_too(tmp_path):
     changed = (before != after).any(1)
     assert changed[known].any(), "LoRA trains the rows of the users' tokens too"
     titles = run.data.catalog.titles
-    assert len(recommend(open_run(str(run.recipe.folder)), [[titles[0]], [titles[1]]], 3)[1]) == 3
+    asked = recommender_of(Run.open(run.recipe.folder))
+    assert len(recommend(asked, [[titles[0]], [titles[1]]], 3)[1]) == 3
 
 
 @pytest.mark.parametrize("alone", USERS)

@@ -28,14 +28,14 @@ def test_the_model_loads_with_plain_transformers(finished):
 
 
 def test_training_left_a_log_and_whole_checkpoints_only(finished):
-    checkpoints = list(finished.folder.glob("checkpoints/*/checkpoint-*"))
+    checkpoints = list(finished.folder.glob("training/checkpoints/*/checkpoint-*"))
     assert checkpoints and all((path / "complete.json").is_file() for path in checkpoints)
     lines = (finished.folder / "training" / "log.jsonl").read_text("utf-8").splitlines()
     assert any('"loss"' in line for line in lines) and any('"eval_loss"' in line for line in lines)
 
 
 def test_lora_trains_little_and_is_saved_as_a_whole_model(finished, again, copied):
-    assert again("train", "lora={r: 2, target_modules: [q, v]}") == ["training"]
+    assert again("train", "lora={r: 2, target_modules: [q, v]}") == ["model"]
     facts = RunManifest.read(copied / "model").facts
     assert 0 < facts["trainable"] < facts["parameters"] / 10
     model, _ = load(copied / "model")
@@ -46,7 +46,7 @@ def test_lora_trains_little_and_is_saved_as_a_whole_model(finished, again, copie
 
 
 def test_a_mixture_trains_on_its_tasks_alone(again, copied):
-    assert again("train", "training.mixture={retrieval: 3, bpr: 1}") == ["training"]
+    assert again("train", "training.mixture={retrieval: 3, bpr: 1}") == ["model"]
     assert logged(copied) == {"retrieval", "bpr"}
 
 

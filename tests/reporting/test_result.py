@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.colors import to_hex
 
 from recinject.evaluation.metrics import MetricResult
 from recinject.foundation.errors import RecinjectError
@@ -81,7 +82,7 @@ def test_a_notebook_shows_headline_and_metrics(result: Result) -> None:
 
 
 def test_language_models_of_other_names_are_told_apart_from_baselines() -> None:
-    values = {"flan": 1.0, "gemma": 1.3, "item_mean": 1.1}
+    values = {"flan": 1.0, "flan_reworded": 0.9, "gemma": 1.3, "item_mean": 1.1}
     rows = [MetricResult("rating", k, "rmse", v, v, v, 50) for k, v in values.items()]
     facts = {"language_models": ["flan", "gemma"]}
     said = Result.from_rows({"metrics": rows}, facts=facts).sentences
@@ -89,3 +90,6 @@ def test_language_models_of_other_names_are_told_apart_from_baselines() -> None:
     assert said[1].startswith("gemma loses to item mean on rating: RMSE 1.300")
     assert len(said) == 2
     assert "No language model was asked" in Result.from_rows({"metrics": rows}).headline
+    bars = Result.from_rows({"metrics": rows}, facts=facts).plot("rating").axes[0].patches
+    colours = [to_hex(bar.get_facecolor()) for bar in bars]
+    assert colours == ["#aab2bd", "#0072b2", "#aab2bd", "#0072b2"]

@@ -4,7 +4,7 @@ import pytest
 
 from recinject.data.splitting import Split
 from recinject.foundation.errors import RecinjectError
-from recinject.samples.build import rating_labels
+from recinject.samples.build import RatingScale
 from recinject.samples.store import read_samples
 from recinject.samples.tokenizer import load_tokenizer
 from recinject.tasks.shipped import TASKS, MaskedItemModelling
@@ -59,10 +59,12 @@ def test_ratings_of_the_training_part_are_the_labels(small_split):
     ratings = small_split.interactions.ratings.copy()
     ratings[held_out] = 99.0
     split = Split(replace(small_split.interactions, ratings=ratings), small_split.parts)
-    labels = rating_labels(split)
-    assert labels == sorted(set(ratings[~held_out].tolist()))
-    assert 99.0 not in labels
-    assert rating_labels(without_ratings(small_split)) == []
+    scale = RatingScale.of(split)
+    assert scale.answers == sorted(set(ratings[~held_out].tolist()))
+    assert 99.0 not in scale.answers and 99.0 in scale.written
+    assert list(scale.labels.values()) == scale.answers
+    none = RatingScale.of(without_ratings(small_split))
+    assert none.written == none.answers == []
 
 
 def test_a_task_without_any_sample_is_written_all_the_same(make, split_of):

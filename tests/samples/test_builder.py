@@ -305,7 +305,7 @@ def test_a_sampler_that_names_a_held_out_item_is_stopped(make, small_split, tmp_
     (builder,) = [b for b in factory.builders() if b.split == part.label]
     with pytest.raises(RecinjectError) as caught:
         builder.sample(0)
-    item = factory.catalog.item_ids[small_split.interactions.items_of(0)[-1]]
+    item = factory.data.catalog.item_ids[small_split.interactions.items_of(0)[-1]]
     message = f"a {part.label} sample of user customer-0 names the held-out item {item}"
     assert message in str(caught.value) and "task peeking" in str(caught.value)
 
@@ -317,7 +317,7 @@ def test_one_leak_among_many_samples_is_found_and_named(make, small_split, tmp_p
     assert len(own) > 0
     others = np.setdiff1d(np.arange(len(builder)), own)
     assert len(rows_of(builder, others)) == len(others)
-    item = factory.catalog.item_ids[small_split.interactions.items_of(2)[-1]]
+    item = factory.data.catalog.item_ids[small_split.interactions.items_of(2)[-1]]
     for numbers in (np.arange(len(builder)), [*others[::-1], own[-1]], own[:1]):
         with pytest.raises(RecinjectError, match=f"user customer-2 names the held-out item {item}"):
             rows_of(builder, numbers)

@@ -106,7 +106,9 @@ def assert_cut_as_little_as_can_be(whole, cut):
 
 
 def assert_all_cut_as_little_as_can_be(roomy, limits):
-    pairs = zip(roomy.builders(), replace(roomy, limits=limits).builders(), strict=True)
+    most = dict(zip(("max_prompt_tokens", "max_completion_tokens"), limits, strict=True))
+    narrow = replace(roomy, settings=replace(roomy.settings, **most))
+    pairs = zip(roomy.builders(), narrow.builders(), strict=True)
     return [count for pair in pairs for count in assert_cut_as_little_as_can_be(*pair)]
 
 

@@ -33,18 +33,18 @@ def encoded(factory, rows):
 @settings(max_examples=50)
 @given(st.integers(1, 40), st.integers(0, 150), st.integers(0, 9))
 def test_no_sample_is_taken_twice_more_often_than_another(size, count, seed):
-    rows = draw_passes(seed, "bpr", size, count).tolist()
+    rows = draw_passes(seed, "bpr", size=size, count=count).tolist()
     taken = Counter(rows)
     assert len(rows) == count and set(rows) <= set(range(size))
     assert {taken[row] for row in range(size)} <= {count // size, -(-count // size)}
     # A larger share goes on where a smaller one ends, and each pass takes everything once.
-    assert rows[: count // 2] == draw_passes(seed, "bpr", size, count // 2).tolist()
+    assert rows[: count // 2] == draw_passes(seed, "bpr", size=size, count=count // 2).tolist()
     assert all(len(set(rows[at : at + size])) == size for at in range(0, count - size + 1, size))
 
 
 def test_passes_differ_by_seed_task_and_pass():
-    first = draw_passes(1, "bpr", 30, 60).tolist()
-    others = [draw_passes(2, "bpr", 30, 30), draw_passes(1, "rating", 30, 30)]
+    first = draw_passes(1, "bpr", size=30, count=60).tolist()
+    others = [draw_passes(*key, size=30, count=30) for key in ((2, "bpr"), (1, "rating"))]
     orders = [first[:30], first[30:], *(other.tolist() for other in others)]
     assert len({tuple(order) for order in orders}) == 4
 
@@ -108,7 +108,7 @@ def test_an_epoch_holds_each_task_in_its_measure(built):
     assert Counter(mixed["task"]) == {names.index(name): count for name, count in counts.items()}
     expected = []
     for name, count in counts.items():
-        rows = draw_passes(5, name, sizes[name], count)
+        rows = draw_passes(5, "mixture", name, size=sizes[name], count=count)
         drawn = read_samples(folder, name, "train").take(rows).to_pylist()
         expected += [row | {"task": names.index(name)} for row in encoded(factory, drawn)]
     assert mixed.to_list() == expected

@@ -89,7 +89,7 @@ def test_the_number_of_workers_changes_no_byte(builder, tmp_path):
         folder = tmp_path / str(workers)
         folder.mkdir()
         facts = write_samples(builder, folder, BOTH, workers=workers)
-        assert facts.samples == len(builder)
+        assert facts[0].samples == len(builder)
     one, two, four = (files_of(tmp_path / str(workers)) for workers in (1, 2, 4))
     assert [name for name in one if name.endswith(".parquet")] == [
         f"train-{shard:05d}-of-{n_shards:05d}.parquet" for shard in range(n_shards)
@@ -132,7 +132,7 @@ def test_a_limit_gives_the_first_rows_and_whole_shards_as_they_are(
 @pytest.mark.parametrize("forms", [Forms(False), Forms(), Forms(False, True), BOTH])
 def test_only_the_forms_that_are_asked_for_are_written(builder, tmp_path, forms):
     (tmp_path / "retrieval").mkdir()
-    facts = write_samples(builder, tmp_path / "retrieval", forms)
+    facts, _ = write_samples(builder, tmp_path / "retrieval", forms)
     suffixes = {name.rpartition(".")[2] for name in files_of(tmp_path)}
     wanted = {"parquet", *["arrow"] * forms.tokens, *["jsonl"] * forms.jsonl}
     assert suffixes == wanted and (facts is not None) == forms.tokens
