@@ -91,9 +91,7 @@ def test_it_ranks_alike_alone_and_in_a_batch_and_the_same_again(training, source
     )
     slates = np.random.default_rng(0).permuted(np.tile(np.arange(ITEMS), (USERS, 1)), axis=1)
     slates = slates[:, :8].astype(np.int32)
-    asked = replace(
-        queries, task="ranking", kind="ranking", candidates=slates, targets=slates[:, 3]
-    )
+    asked = replace(queries, task="ranking", candidates=slates, targets=slates[:, 3])
     whole = model.predict(asked, 5)
     assert whole.items.shape == (USERS, 5) and whole.ahead.max() < 8
     alone = model.predict(asked.take(np.array([7, 3])), 5)
@@ -112,10 +110,10 @@ def test_a_log_without_ratings_ranks_and_does_not_rate(training, sources, querie
     with pytest.raises(RecinjectError, match="no ratings to learn from"):
         model.predict(asked, 0)
     slates = np.stack([queries.targets, (queries.targets + 5) % ITEMS], 1)
-    ranked = model.predict(replace(asked, task="ranking", kind="ranking", candidates=slates), 2)
+    ranked = model.predict(replace(asked, task="ranking", candidates=slates), 2)
     assert np.isfinite(ranked.scores).all()
     with pytest.raises(RecinjectError, match="no candidates"):
-        model.predict(replace(asked, task="retrieval", kind="retrieval"), 2)
+        model.predict(replace(asked, task="retrieval"), 2)
 
 
 def test_codes_need_texts(training):
