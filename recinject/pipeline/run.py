@@ -196,9 +196,10 @@ class Run:
 
     def save_recipe(self) -> None:
         """Write the recipe, whole and resolved, into the run's folder."""
-        if is_first_process():
+        file, text = self.recipe.folder / RECIPE, self.recipe.resolved().text()
+        if is_first_process() and not (file.is_file() and file.read_text("utf-8") == text):
             self.recipe.folder.mkdir(parents=True, exist_ok=True)
-            self.recipe.save(self.recipe.folder / RECIPE)
+            file.write_text(text, "utf-8")
 
     def manifest(self, stage: str) -> RunManifest:
         """Return the manifest of a finished stage.
