@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from transformers import T5Config, T5ForConditionalGeneration
 
-from recinject.decoding.candidates import score_candidates
+from recinject.decoding.beam_search import score_candidates
 
 PAD, END, FIRST_CODE, CODES, LEVELS = 0, 1, 2, 256, 4
 CANDIDATES, HISTORY, CLOSE = 100, 20, 1e-4

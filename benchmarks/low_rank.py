@@ -28,11 +28,11 @@ from recinject.data.splitting import leave_one_out
 from recinject.identifiers.data import Data
 from recinject.identifiers.table import name_items
 from recinject.methods.low_rank.factors import Block, find_factors, risk
-from recinject.methods.low_rank.layers import LowRank, capture_inputs, find_layers
+from recinject.methods.low_rank.starts import LowRank, capture_inputs, find_layers
 from recinject.models.building import build_model, wrap_tokenizer
-from recinject.samples.build import SampleSettings, make_factory
 from recinject.samples.builder import Builder
-from recinject.tasks.shipped import Retrieval
+from recinject.samples.samples import SampleSettings, make_factory
+from recinject.tasks.task import Retrieval
 from recinject.training.batches import make_collator
 
 BATCH, RATE = 32, 3e-3

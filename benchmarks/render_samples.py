@@ -34,11 +34,11 @@ from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, leave_one_out
 from recinject.identifiers.data import Data
 from recinject.identifiers.table import name_items
-from recinject.samples.build import SampleSettings, make_factory
 from recinject.samples.builder import SCHEMA, Builder
+from recinject.samples.samples import SampleSettings, make_factory
 from recinject.samples.store import Forms, write_samples
 from recinject.samples.tokenizer import load_tokenizer
-from recinject.tasks.shipped import Retrieval
+from recinject.tasks.task import Retrieval
 
 TITLES, SEED = 20, 1
 LOOP = (

@@ -34,11 +34,10 @@ from recinject.pipeline.train import fine_tune as train_model
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Recommender, make_recommender
 from recinject.reporting.result import DataFacts, Result
-from recinject.samples.build import SampleSettings, make_factory
-from recinject.samples.samples import Samples
+from recinject.samples.samples import Samples, SampleSettings, make_factory
 from recinject.samples.samples import build_samples as write_all
 from recinject.samples.store import Forms
-from recinject.tasks.shipped import TASKS, task_type
+from recinject.tasks.task import TASKS, task_type
 
 Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
 """A recommender by name, by name with its settings, or as it is."""
@@ -106,7 +105,7 @@ def build_samples(
             the returned value lives.
         workers: how many processes write them; the files are the same for any number.
         seed: of the samplers.
-        settings: see :class:`~recinject.samples.build.SampleSettings`; ``prompts`` may name a
+        settings: see :class:`~recinject.samples.samples.SampleSettings`; ``prompts`` may name a
             folder that ships, such as ``zero_shot``. ``tokens=False`` leaves out the token
             columns that training reads, ``jsonl=True`` writes JSON lines, too.
 

@@ -166,8 +166,8 @@ def recommend(
     For many people at once: `recinject recommend quickstart --input people.jsonl > lists.jsonl`,
     with lines such as `{"liked": ["P00009", "P00219"]}`.
     """
-    from recinject.pipeline.recommend import read_questions, recommender_of
-    from recinject.pipeline.recommend import recommend as answer
+    from recinject.pipeline.evaluate import read_questions, recommender_of
+    from recinject.pipeline.evaluate import recommend as answer
     from recinject.pipeline.run import Run
 
     rows = read_questions(questions, liked)
@@ -201,7 +201,7 @@ def push(
 
     Example: `recinject push runs/quickstart me/quickstart-t5 --yes`
     """
-    from recinject.pipeline.push import push as upload
+    from recinject.pipeline.report import push as upload
 
     upload(run, repo, public=public, yes=yes)
 
@@ -233,7 +233,7 @@ def identifiers(recipe: RecipeName, overrides: Overrides = None) -> None:
     """
     from rich.console import Console
 
-    from recinject.pipeline.identifiers_view import view_identifiers
+    from recinject.pipeline.check import view_identifiers
     from recinject.pipeline.prepare import prepare as stage
 
     stage(started := _run(recipe, overrides))

@@ -30,7 +30,7 @@ HOMES = {
     "split": "recinject.data.splitting",
     "identifiers": "recinject.identifiers.table",
     "quantiser": "",
-    "task": "recinject.tasks.shipped",
+    "task": "recinject.tasks.task",
     "metric": "recinject.evaluation.metrics",
     "recommender": "recinject.recommenders.baselines",
     "optimizer": "recinject.training.optimizers",

@@ -15,9 +15,15 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError
-from recinject.models.adapters import Model, adaptation_of, load_adapted
+from recinject.models.adapters import (
+    HEAD_FILE,
+    Model,
+    RatingModel,
+    adaptation_of,
+    load_adapted,
+    load_head,
+)
 from recinject.models.building import StandIn, load_model, no_progress_bars, wrap_tokenizer
-from recinject.models.heads import HEAD_FILE, RatingModel, load_head
 from recinject.registry import names
 from recinject.samples.tokenizer import load_tokenizer
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.evaluate import Example
-from recinject.pipeline.identifiers_view import code_groups
+from recinject.pipeline.check import code_groups
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run
 from recinject.reporting.result import (
@@ -23,7 +23,7 @@ from recinject.reporting.result import (
     Result,
     SampleRow,
 )
-from recinject.tasks.shipped import Ranking
+from recinject.tasks.task import Ranking
 
 
 def result_of(run: Run) -> Result:

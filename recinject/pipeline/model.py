@@ -17,7 +17,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import bind
 from recinject.foundation.storage import atomic_folder
-from recinject.models.adapters import Model, without_wrapper
+from recinject.models.adapters import Model, RatingModel, without_wrapper
 from recinject.models.building import (
     Initialization,
     build_model,
@@ -25,7 +25,6 @@ from recinject.models.building import (
     load_model,
     wrap_tokenizer,
 )
-from recinject.models.heads import RatingModel
 from recinject.pipeline.prepare import dialect_of
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import first_process_first

@@ -26,11 +26,10 @@ from recinject.identifiers.table import Identifiers, identifiers_class, name_ite
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Facts, Run, hash_local
 from recinject.pipeline.sections import DataSection, IdentifiersSection
-from recinject.samples.build import SampleFactory, SampleSettings, make_factory
-from recinject.samples.samples import build_samples
+from recinject.samples.samples import SampleFactory, SampleSettings, build_samples, make_factory
 from recinject.samples.store import Forms
 from recinject.samples.tokenizer import load_tokenizer
-from recinject.templating.library import load_templates
+from recinject.templating.language import load_templates
 
 _GGUF = ".gguf"
 
@@ -186,7 +185,7 @@ def _identifiers(run: Run, folder: Path) -> Facts:
 
 def _samples(run: Run, folder: Path) -> Facts:
     from recinject.pipeline.facts import data_facts, sample_rows
-    from recinject.reporting.cards import dataset_card
+    from recinject.reporting.report import dataset_card
 
     recipe, section = run.recipe, run.recipe.samples
     factory = factory_of(recipe, run.data)

@@ -27,8 +27,7 @@ from recinject.pipeline.sections import (
     TrainingSection,
 )
 from recinject.registry import find, load_plugin
-from recinject.tasks.shipped import TASKS, task_names, task_type
-from recinject.tasks.task import Task
+from recinject.tasks.task import TASKS, Task, task_names, task_type
 
 # Text that may name a file or a folder of this machine, and something else otherwise.
 _MAYBE_PATHS = ("model.name", "model.tokenizer", "identifiers.content")

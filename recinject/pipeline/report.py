@@ -1,14 +1,20 @@
-"""Report: what people read of a run, and the card of its model."""
+"""Report and push: what people read of a run, and what of it is uploaded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
+from recinject.foundation.storage import MANIFEST_NAME
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.facts import result_of
 from recinject.pipeline.run import Facts, Run, is_first_process
-from recinject.reporting.cards import model_card
+from recinject.reporting.report import model_card
 
 
 def report(run: Run) -> None:
@@ -31,3 +37,64 @@ def _report(run: Run, folder: Path) -> Facts:
         card = model_card(result, prompt_versions=versions, base_model=run.recipe.model.name)
         (run.folder("model") / "README.md").write_text(card, encoding="utf-8")
     return {}
+
+
+def push(folder: Path, repo: str, *, public: bool = False, yes: bool = False) -> list[Path]:
+    """Upload a run's model to the hub, or say what would go there.
+
+    Args:
+        folder: a run's folder, or its ``model/``.
+        repo: such as ``name/model``.
+        public: whether a repository that is made anew is open to all; else it is private.
+        yes: whether to upload; without it nothing leaves this machine.
+
+    Returns:
+        The files, without the manifest, which names local paths.
+
+    Raises:
+        RecinjectError: there is no whole model, or the hub cannot be reached or refuses.
+    """
+    model = folder / "model" if (folder / "model").is_dir() else folder
+    files = sorted(_uploaded(model))
+    sizes = [(model / file).stat().st_size for file in files]
+    say(f"{model} -> {repo} ({'public' if public else 'private'} if it is made anew)")
+    for file, size in zip(files, sizes, strict=True):
+        say(f"  {size:>14,} bytes  {file}")
+    say(f"  {sum(sizes):>14,} bytes in {len(files)} files")
+    if yes:
+        _upload(model, files, repo, public)
+        say(f"uploaded to {repo}")
+    else:
+        say("nothing is uploaded yet: add --yes")
+    return files
+
+
+def _uploaded(model: Path) -> Iterator[Path]:
+    # A stage's manifest is its last file: without it the model was cut off while it was written.
+    weights = [] if any(model.glob("model-*.safetensors")) else ["model.safetensors"]
+    needed = ["config.json", *weights, MANIFEST_NAME]
+    if missing := [name for name in needed if not (model / name).is_file()]:
+        raise RecinjectError(
+            f"{model}: no finished model, {missing[0]} is missing",
+            hint="give the folder of a run whose training has ended, such as runs/quickstart",
+        )
+    for path in model.rglob("*"):
+        name = path.relative_to(model)
+        hidden = any(part.startswith(".") for part in name.parts)
+        if path.is_file() and not hidden and name.name != MANIFEST_NAME:
+            yield name
+
+
+def _upload(model: Path, files: list[Path], repo: str, public: bool) -> None:
+    api = HfApi()
+    try:
+        api.create_repo(repo, private=not public, exist_ok=True)
+        api.upload_folder(
+            repo_id=repo, folder_path=model, allow_patterns=[file.as_posix() for file in files]
+        )
+    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise RecinjectError(
+            f"{repo}: cannot be uploaded to ({reason})",
+            hint="log in with 'hf auth login', unset HF_HUB_OFFLINE, and name it as USER/MODEL",
+        ) from error

@@ -12,7 +12,7 @@ from recinject.foundation.settings import MOVED, unknown_key
 from recinject.foundation.storage import shipped_folder
 from recinject.identifiers.table import check_kind
 from recinject.registry import names
-from recinject.tasks.shipped import TASKS
+from recinject.tasks.task import TASKS
 
 MOST_EXAMPLES = 50
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"

@@ -18,14 +18,12 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
-from recinject.decoding.beam_search import Normalised, constrained_beam_search
-from recinject.decoding.candidates import score_candidates
+from recinject.decoding.beam_search import Normalised, constrained_beam_search, score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
 from recinject.foundation.ragged import Ragged
-from recinject.models.adapters import answering, without_wrapper
-from recinject.models.heads import RatingModel
+from recinject.models.adapters import RatingModel, answering, without_wrapper
 from recinject.models.storing import load_trained, save_trained
 from recinject.recommenders.baselines import mean_rating
 from recinject.recommenders.protocol import (

@@ -20,7 +20,7 @@ from recinject.foundation.ragged import Array, Ragged, is_among, one_below_anoth
 from recinject.foundation.randomness import Bits, Chance, combine, derive_bits
 from recinject.samples.encoding import Dialect, Encoder, Tokens
 from recinject.tasks.task import Keys, Task
-from recinject.templating.library import BoundTemplate, TaskTemplates
+from recinject.templating.language import BoundTemplate, TaskTemplates
 from recinject.templating.phrases import Phrasebook, PieceKind, Pieces
 from recinject.templating.writers import Contexts, SlotKind
 

@@ -1,32 +1,225 @@
-"""Built samples as a value: datasets by task and split, with what made them."""
+"""Samples of some data: what makes them, and what was built as a value."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from tokenizers import Tokenizer
 
 import recinject
-from recinject.data.splitting import Part
+from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import bind
 from recinject.foundation.storage import read_json, write_json
 from recinject.identifiers.data import Data
-from recinject.samples.build import RatingScale, SampleFactory, SampleSettings, make_factory
+from recinject.identifiers.table import ITEM_TOKEN, name_users, user_tokens
+from recinject.samples.builder import REWORDED, SHUFFLED, Builder, Wording, make_wordings
 from recinject.samples.encoding import Dialect
 from recinject.samples.store import Forms, read_samples, write_samples
-from recinject.samples.tokenizer import load_tokenizer
-from recinject.tasks.shipped import task_type
-from recinject.tasks.task import Task
+from recinject.samples.tokenizer import add_tokens, load_tokenizer, train_tokenizer
+from recinject.tasks.task import Task, task_type
+from recinject.templating.language import TaskTemplates, load_templates
+from recinject.templating.phrases import Phrasebook, number_text
+from recinject.templating.writers import SlotKind
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
+
+
+@dataclass(frozen=True, eq=False)
+class RatingScale:
+    """The ratings of a log, ascending.
+
+    Attributes:
+        written: those of any event, which samples may have to write.
+        answers: those of training events, which an answer may be.
+    """
+
+    written: Sequence[float]
+    answers: Sequence[float]
+
+    @classmethod
+    def of(cls, split: Split) -> RatingScale:
+        """Take the distinct ratings of a split's events; none where the log has no ratings."""
+        logs = (split.interactions.ratings, split.train.ratings)
+        return cls(*([] if log is None else np.unique(log).tolist() for log in logs))
+
+    @property
+    def labels(self) -> dict[str, float]:
+        """The text of each answer, with its value."""
+        return {number_text(value): value for value in self.answers}
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """What samples are made of, beside the data; see ``samples`` in a recipe.
+
+    Attributes:
+        max_prompt_tokens: of a prompt, which loses its oldest items to fit.
+        passes: how many times each training sample is drawn, with other chance each time.
+        limit: how many samples of a task and split to make at most; None makes all.
+        shots: how many worked examples come before each validation and test prompt.
+        user_tokens: how many tokens users share, by a hash, in templates with the slot ``user``.
+        prompts: the user's own folder of templates.
+        phrases: phrases that stand in for the templates' own, by slot.
+        vocab_size: the size of a tokenizer that is learnt.
+        seed: of the samplers.
+    """
+
+    max_prompt_tokens: int = 512
+    max_completion_tokens: int = 64
+    passes: int = 1
+    limit: int | None = None
+    shots: int = 0
+    user_tokens: int | None = None
+    prompts: Path | None = None
+    phrases: Mapping[str, str] = field(default_factory=dict)
+    vocab_size: int = 8000
+    seed: int = 1
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """The most tokens of a prompt and of a completion."""
+        return self.max_prompt_tokens, self.max_completion_tokens
+
+
+@dataclass(frozen=True, eq=False)
+class SampleFactory:
+    """All tasks of some data, ready to give any sample; see :func:`make_factory`.
+
+    Attributes:
+        wordings: what each task is worded in, by its name.
+        dialect: how the model that the samples are for reads and writes.
+        ratings: the log's ratings.
+        new_tokens: what the tokenizer was made to read as one token each, users' among them.
+    """
+
+    data: Data
+    tasks: Sequence[Task]
+    wordings: Mapping[str, Wording]
+    dialect: Dialect
+    ratings: RatingScale
+    settings: SampleSettings
+    new_tokens: Sequence[str]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What the model reads with."""
+        return self.dialect.tokenizer
+
+    def builders(self) -> Iterator[Builder]:
+        """Yield the builder of every task and split, one part of the split after another."""
+        for part in Part:
+            view = self.data.split.view(part)
+            for task in self.tasks:
+                splits = [part.label] * (part in task.parts)
+                if splits and part is Part.TEST:
+                    has_order = task.slots["history"] in (SlotKind.ITEMS, SlotKind.RATED)
+                    splits += [REWORDED] * len(self.wordings[task.name].numbers(REWORDED))
+                    splits += [SHUFFLED] * has_order
+                for split in splits:
+                    yield self._builder(task, view, split)
+
+    def asker(self, name: str) -> Builder:
+        """Return the builder of a task's test samples, to ask about histories of one's own."""
+        task = next(task for task in self.tasks if task.name == name)
+        return self._builder(task, self.data.split.view(Part.TEST), Part.TEST.label)
+
+    def _builder(self, task: Task, view: View, split: str) -> Builder:
+        settings, wording, ids = self.settings, self.wordings[task.name], self.data.catalog.item_ids
+        passes = settings.passes if view.part is Part.TRAIN else 1
+        own = settings.limits, passes, settings.limit, settings.seed
+        builder = Builder(task, wording, view, split, ids, *own)
+        if view.part is Part.TRAIN or not settings.shots:
+            return builder
+        # Every example, and the question, has its share of the prompt's limit.
+        limits = settings.max_prompt_tokens // (settings.shots + 1), settings.max_completion_tokens
+        training = self.data.split.view(Part.TRAIN)
+        pool = replace(builder, view=training, passes=1, limit=None, limits=limits)
+        return replace(builder, pool=pool, shots=settings.shots)
+
+
+def make_factory(
+    data: Data,
+    tasks: Sequence[Task],
+    settings: SampleSettings,
+    tokenizer: Tokenizer | None = None,
+    causal: bool = False,
+    ends: int | Sequence[int] | None = None,
+) -> SampleFactory:
+    """Write the items, find or learn the tokenizer, and get every task ready.
+
+    Args:
+        data: the log and its items.
+        tasks: the samplers; those that need ratings are refused where the log has none.
+        settings: see :class:`SampleSettings`.
+        tokenizer: what the model reads with; None to learn one from the phrases and templates.
+            Tokens of the identifiers and of users are added to it.
+        causal: see :meth:`~recinject.samples.encoding.Dialect.of_model`; ``ends`` likewise.
+    """
+    split = data.split
+    for task in tasks:
+        if task.needs_ratings and split.interactions.ratings is None:
+            raise RecinjectError(
+                f"samples.tasks: the task {task.name} needs ratings, and the log has none",
+                hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or name the "
+                "column with data.columns.rating=COLUMN",
+            )
+    templates = {
+        task.name: load_templates(task.name, task.slots, settings.prompts, settings.phrases)
+        for task in tasks
+    }
+    named_users = _name_users(templates.values(), split, settings.user_tokens, settings.seed)
+    book, ratings = Phrasebook(data.catalog, data.identifiers.texts), RatingScale.of(split)
+    if tokenizer is None:
+        texts = _vocabulary(templates.values(), book, ratings.answers)
+        tokenizer = train_tokenizer(texts, settings.vocab_size)
+    new_tokens = [*data.identifiers.tokens, *user_tokens(settings.user_tokens or 0)]
+    add_tokens(tokenizer, new_tokens)
+    dialect = Dialect.of_model(tokenizer, causal, ends)
+    wordings = make_wordings(templates, book, np.array(ratings.written), dialect, named_users)
+    return SampleFactory(data, tasks, wordings, dialect, ratings, settings, new_tokens)
+
+
+def _name_users(
+    templates: Iterable[TaskTemplates], split: Split, count: int | None, seed: int
+) -> list[str]:
+    """Return the token of each user, and last that of a stranger; none where no template has any.
+
+    Raises:
+        RecinjectError: a template names users and there are no tokens, or the other way round.
+    """
+    naming = [found for found in templates if found.names_users]
+    if naming and not count:
+        raise RecinjectError(
+            f"{naming[0].path}: {{{{ user }}}} needs tokens that users share",
+            hint="set samples.user_tokens=2000, or leave the slot out",
+        )
+    if count and not naming:
+        raise RecinjectError(
+            f"samples.user_tokens={count}: no template has the slot user",
+            hint="write {{ user }} into one, as in samples.prompts=prompts/tiger_users",
+        )
+    return name_users([*split.interactions.user_ids, ""], count, seed) if count else []
+
+
+def _vocabulary(
+    templates: Collection[TaskTemplates], book: Phrasebook, ratings: Iterable[float]
+) -> Iterator[str]:
+    """Yield every text that prompts are made of, once."""
+    yield from (template.source for found in templates for template in found.templates)
+    written = (texts for found in templates for texts in found.write_items(book).values())
+    # Item tokens are one piece each already: their letters are not worth learning.
+    yield from dict.fromkeys(ITEM_TOKEN.sub("", text) for texts in written for text in texts)
+    yield from map(number_text, ratings)
+
 
 FACTS = "samples.json"
 

@@ -1,10 +1,11 @@
-"""What a task is: a sampler of contexts, each a pure function of its key."""
+"""What a task is, and the six that ship: integers only."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -13,8 +14,11 @@ from pydantic import Field
 
 from recinject.data.schema import Integers
 from recinject.data.splitting import Part, View, draw_negatives
-from recinject.foundation.ragged import Array, Ragged
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.foundation.randomness import Chance
+from recinject.registry import find, load_plugin, names, register
+from recinject.templating.phrases import MOST_GAPS
 from recinject.templating.writers import Contexts, SlotKind
 
 Positive = Annotated[int, Field(ge=1)]
@@ -105,3 +109,232 @@ class TargetTask(Task):
         slates = Ragged.from_columns(np.column_stack([targets, negatives]))
         slates = slates.at(keys.chance.orders(slates.lengths))
         return replace(contexts, slots={**contexts.slots, slot: slates})
+
+
+@dataclass(frozen=True)
+class WindowTask(Task):
+    """A task over a stretch of neighbouring events."""
+
+    shortest: Annotated[int, Field(ge=2)] = 5  # items; users with fewer events have no sample
+    longest: int = 10  # items
+    per_event: Annotated[float, Field(ge=0)] = 0.25  # windows of a user for each training event
+
+    def __post_init__(self) -> None:
+        if self.longest < self.shortest:
+            place = f"samples.tasks.{self.name}"
+            raise RecinjectError(
+                f"{place}: longest={self.longest} is below shortest={self.shortest}",
+                hint=f"set {place}.longest to {self.shortest} or more",
+            )
+
+    def count(self, view: View) -> NDArray[np.int64]:
+        """Return the number of windows of each user: at least one where one fits."""
+        lengths = np.diff(view.interactions.offsets)
+        windows = np.maximum(1, np.round(lengths * self.per_event)).astype(np.int64)
+        return np.where(lengths >= self.shortest, windows, 0)
+
+    def windows(self, view: View, keys: Keys) -> Ragged:
+        """Return the items of windows with uniform length and, given it, uniform place."""
+        log = view.interactions
+        starts, sizes = log.offsets[keys.users], np.diff(log.offsets)[keys.users]
+        longest = np.minimum(self.longest, sizes)
+        lengths = self.shortest + keys.chance.below(longest - self.shortest + 1)
+        starts = starts + keys.chance.below(sizes - lengths + 1)
+        events = Ragged.ranges(starts, starts + lengths)
+        return events.of(log.items[events.values])
+
+
+@dataclass(frozen=True)
+class MaskedItemModelling(WindowTask):
+    """Name the hidden items of a window.
+
+    ``mask_share`` of a window's items is hidden, at least one and never all.
+
+    Source: arXiv 2404.00245; the language model's counterpart of BERT4Rec.
+    """
+
+    name = "masked_item_modelling"
+    slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.MASKED, "masked": SlotKind.ITEMS}
+    mask_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return windows, the places that are hidden, and the items they hide."""
+        windows = self.windows(view, keys)
+        lengths = windows.lengths
+        counts = np.rint(self.mask_share * lengths).astype(np.int64)
+        counts = np.minimum(np.clip(counts, 1, MOST_GAPS), lengths - 1)
+        hidden = windows.of(keys.chance.orders(lengths).values < counts[windows.rows])
+        slots = {"history": windows, "masked": windows.keep(hidden.values)}
+        return Contexts(keys.users, slots, hidden=hidden)
+
+
+@dataclass(frozen=True)
+class MaskedLanguageModelling(WindowTask):
+    """Restore the spans of words cut out of a window's text.
+
+    Spans are counted in words and not in tokens, so that a sample is plain text that any
+    tokenizer can read. Sources: arXiv 2404.00245; span corruption is arXiv 1910.10683.
+
+    Attributes:
+        noise_share: share of the words that is cut out, at least one word.
+        mean_span: mean length of a span in words.
+    """
+
+    name = "masked_language_modelling"
+    slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.GAPPED}
+    noise_share: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    mean_span: Annotated[float, Field(ge=1)] = 3.0
+
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return windows and the words cut out of their text."""
+        windows = self.windows(view, keys)
+        totals = windows.sums(words[windows.values])
+        hidden = cut_spans(keys.chance, totals, self.noise_share, self.mean_span)
+        return Contexts(keys.users, {"history": windows}, hidden=hidden)
+
+
+def cut_spans(chance: Chance, totals: Array, noise_share: float, mean_span: float) -> Ragged:
+    """Say which words to cut out of texts of so many words, as T5 does.
+
+    Noise and what stays are uniform compositions: a text begins with a word that stays, and spans
+    never touch each other.
+    """
+    noise = np.minimum(np.maximum(1, np.rint(totals * noise_share)), totals - 1).astype(np.int64)
+    spans = np.maximum(1, np.rint(noise / mean_span)).astype(np.int64)
+    spans = np.minimum(np.minimum(spans, MOST_GAPS), np.minimum(noise, totals - noise))
+    kept, cut = (_composition(chance, total, spans) for total in (totals - noise, noise))
+    lengths = np.column_stack([kept.values, cut.values]).ravel()
+    flags = np.repeat(np.tile([False, True], len(kept.values)), lengths)
+    return Ragged.from_lengths(flags, totals)
+
+
+def _composition(chance: Chance, totals: Array, parts: Array) -> Ragged:
+    """Split each number into positive parts, every way being equally likely."""
+    gaps = chance.orders(totals - 1)
+    is_bar = gaps.values < (parts - 1)[gaps.rows]
+    bars = gaps.of(gaps.places + 1).keep(is_bar)
+    zeros = Ragged.from_columns(np.zeros(len(totals), np.int64))
+    starts = side_by_side([zeros, bars])
+    stops = side_by_side([bars, Ragged.from_columns(totals)])
+    return starts.of(stops.values - starts.values)
+
+
+@dataclass(frozen=True)
+class BPR(TargetTask):
+    """Tell the item that was chosen from one that the user never touched, drawn uniformly.
+
+    Source: arXiv 2404.00245, after Rendle et al. 2009.
+    """
+
+    name = "bpr"
+    slots: ClassVar[Mapping[str, SlotKind]] = {
+        "history": SlotKind.ITEMS,
+        "pair": SlotKind.ITEMS,
+        "target": SlotKind.ITEM,
+    }
+
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return histories and two items in random order, the chosen one among them."""
+        return self.with_slates(super().sample(view, keys, words), "pair", view, keys, 1)
+
+
+@dataclass(frozen=True)
+class Retrieval(TargetTask):
+    """Name the item that comes next; every prefix of the training part is a sample.
+
+    Source: arXiv 2404.00245.
+    """
+
+    name = "retrieval"
+    answer = "retrieval"
+    slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.ITEMS, "target": SlotKind.ITEM}
+    parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+
+
+@dataclass(frozen=True)
+class Ranking(TargetTask):
+    """Pick the chosen item from a slate in random order.
+
+    Source: arXiv 2404.00245; the test slate of 1 + 99 is the protocol of P5.
+
+    Attributes:
+        negatives: items in a test slate beside the chosen one, uniform among the untouched.
+        train_negatives: the same for a training slate; fewer make shorter prompts.
+    """
+
+    name = "ranking"
+    answer = "ranking"
+    slots: ClassVar[Mapping[str, SlotKind]] = {
+        "history": SlotKind.ITEMS,
+        "candidates": SlotKind.ITEMS,
+        "target": SlotKind.ITEM,
+    }
+    parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+    negatives: Positive = 99
+    train_negatives: Positive = 19
+
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return histories, the slates, and the item chosen from each."""
+        count = self.train_negatives if view.part is Part.TRAIN else self.negatives
+        return self.with_slates(super().sample(view, keys, words), "candidates", view, keys, count)
+
+
+@dataclass(frozen=True)
+class Rating(TargetTask):
+    """Say which rating the user gave to an item.
+
+    Source: arXiv 2305.06474 and 2404.00245.
+    """
+
+    name = "rating"
+    answer = "rating"
+    slots: ClassVar[Mapping[str, SlotKind]] = {
+        "history": SlotKind.RATED,
+        "target": SlotKind.ITEM,
+        "rating": SlotKind.RATING,
+    }
+    parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+    needs_ratings = True
+
+
+TASKS: dict[str, type[Task]] = {
+    task.name: register("task")(task)
+    for task in (MaskedItemModelling, MaskedLanguageModelling, BPR, Retrieval, Ranking, Rating)
+}
+"""The tasks that ship, by name."""
+
+
+def task_names(folder: Path | None = None) -> list[str]:
+    """List every task that a recipe may name, the user's own in a folder among them.
+
+    A task of one's own is ``NAME.py``, which registers the sampler, beside ``NAME.yaml``.
+
+    Raises:
+        RecinjectError: a file cannot be loaded, or registers no task of its name.
+    """
+    for file in sorted(folder.glob("*.py")) if folder else ():
+        if file.with_suffix(".yaml").is_file():
+            load_plugin(file)
+            if file.stem not in names("task"):
+                raise RecinjectError(
+                    f"{file}: registers no task called {file.stem!r}",
+                    hint='decorate a subclass of recinject.Task with @recinject.register("task"), '
+                    f'and give it name = "{file.stem}"',
+                )
+    return names("task")
+
+
+def task_type(name: str, folder: Path | None = None) -> type[Task]:
+    """Return the task of a name, one of :func:`task_names`.
+
+    Raises:
+        RecinjectError: there is none, or it has no slot ``history``.
+    """
+    task_names(folder)
+    task: type[Task] = find("task", name, "samples.tasks")
+    if "history" not in task.slots:
+        raise RecinjectError(
+            f"samples.tasks: the task {name!r} has no slot 'history'",
+            hint="show in a slot 'history' what the user took: long prompts lose its oldest items",
+        )
+    return task

@@ -16,8 +16,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from recinject.foundation.ragged import Ragged
 from recinject.foundation.randomness import derive_rng
-from recinject.models.adapters import without_wrapper
-from recinject.models.heads import RatingModel
+from recinject.models.adapters import RatingModel, without_wrapper
 from recinject.samples.mixture import Phase, draw_phases
 from recinject.training.networks import Tensors
 

@@ -30,8 +30,13 @@ from transformers.utils import ModelOutput
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import Bar, say
 from recinject.foundation.storage import write_json
-from recinject.models.adapters import Adaptation, Wrapper, adaptation_of, without_wrapper
-from recinject.models.heads import RatingModel
+from recinject.models.adapters import (
+    Adaptation,
+    RatingModel,
+    Wrapper,
+    adaptation_of,
+    without_wrapper,
+)
 from recinject.models.storing import explain_failed_writing
 from recinject.samples.mixture import Phase
 from recinject.training.arguments import samples_a_step

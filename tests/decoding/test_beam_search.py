@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 
-from recinject.decoding.beam_search import constrained_beam_search
-from recinject.decoding.candidates import score_candidates
+from recinject.decoding.beam_search import constrained_beam_search, score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from recinject.decoding.candidates import score_candidates
+from recinject.decoding.beam_search import score_candidates
 from recinject.foundation.ragged import Ragged
 
 SEQUENCES = [[5, 1], [4, 7, 3, 1], [9], [4, 7, 1], [6, 6, 6, 6, 1]]

@@ -15,8 +15,7 @@ from transformers import (
 )
 
 from recinject.decoding import decoders
-from recinject.decoding.beam_search import constrained_beam_search
-from recinject.decoding.candidates import score_candidates
+from recinject.decoding.beam_search import constrained_beam_search, score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged

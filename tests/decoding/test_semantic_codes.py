@@ -3,8 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from recinject.decoding.beam_search import constrained_beam_search
-from recinject.decoding.candidates import score_candidates
+from recinject.decoding.beam_search import constrained_beam_search, score_candidates
 from recinject.decoding.trie import ROOT, Trie
 from recinject.methods.semantic_ids.codes import code_tokens, make_unique
 from recinject.samples.tokenizer import add_tokens, encode, train_tokenizer

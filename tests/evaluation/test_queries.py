@@ -7,13 +7,12 @@ import pytest
 
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split
-from recinject.evaluation.queries import make_queries
+from recinject.evaluation.evaluate import make_queries
 from recinject.foundation.ragged import Ragged
 from recinject.foundation.randomness import Chance
 from recinject.registry import find, names
 from recinject.samples.builder import SCHEMA
-from recinject.tasks.shipped import Retrieval
-from recinject.tasks.task import Keys
+from recinject.tasks.task import Keys, Retrieval
 
 HISTORIES = [[4, 7, 1, 9, 2], [3, 8], [5, 0, 6, 7], [2, 4, 6, 8, 9, 1]]
 CATALOG = Catalog(pd.DataFrame({"item_id": [f"item-{9 - n}" for n in range(10)], "title": ""}))

@@ -7,9 +7,8 @@ import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from recinject.models.adapters import add_lora
+from recinject.models.adapters import HEAD_FILE, RatingModel, add_lora
 from recinject.models.building import build_model, count_parameters, wrap_tokenizer
-from recinject.models.heads import HEAD_FILE, RatingModel
 from recinject.models.storing import load_trained, save_trained
 from recinject.samples.encoding import Dialect
 from recinject.samples.tokenizer import train_tokenizer

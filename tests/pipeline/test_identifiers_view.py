@@ -1,6 +1,6 @@
 from rich.console import Console
 
-from recinject.pipeline.identifiers_view import code_groups, identifier_tree, quality_table
+from recinject.pipeline.check import code_groups, identifier_tree, quality_table
 from recinject.reporting.result import CodeGroup
 
 

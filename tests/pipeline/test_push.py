@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from recinject.foundation.errors import RecinjectError
-from recinject.pipeline.push import push
+from recinject.pipeline.report import push
 
 
 @pytest.mark.parametrize("inside", ["", "model"])

@@ -10,7 +10,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import MOVED
 from recinject.foundation.storage import dump_yaml, load_yaml
 from recinject.pipeline.recipe import load_recipe, shipped_recipes
-from recinject.tasks.shipped import TASKS
+from recinject.tasks.task import TASKS
 
 SMALLEST = "model: {config: {d_model: 8}}\ntraining: {max_steps: 3}\n"
 

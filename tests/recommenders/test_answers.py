@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from recinject.data.schema import Interactions
 from recinject.evaluation.audit import read_ratings
 from recinject.foundation.errors import RecinjectError
+from recinject.models.adapters import RatingModel
 from recinject.models.building import build_model
-from recinject.models.heads import RatingModel
 from recinject.recommenders.language_model import GeneratedRatings, LanguageModel, parse_rating
 from recinject.recommenders.protocol import Prediction, Queries
 from recinject.samples.tokenizer import train_tokenizer

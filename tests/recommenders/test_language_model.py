@@ -6,11 +6,11 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from recinject.decoding.candidates import score_candidates
+from recinject.decoding.beam_search import score_candidates
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
+from recinject.models.adapters import RatingModel
 from recinject.models.building import build_model
-from recinject.models.heads import RatingModel
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Queries
 from recinject.samples.encoding import Dialect

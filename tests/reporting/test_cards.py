@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from recinject.reporting.cards import dataset_card, model_card
+from recinject.reporting.report import dataset_card, model_card
 from recinject.reporting.result import Facts, Result, SampleRow
 
 

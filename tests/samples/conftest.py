@@ -15,12 +15,10 @@ from recinject.data.schema import Catalog
 from recinject.data.splitting import Split
 from recinject.identifiers.data import Data
 from recinject.identifiers.table import name_items
-from recinject.samples.build import SampleFactory, SampleSettings, make_factory
-from recinject.samples.samples import build_samples
+from recinject.samples.samples import SampleFactory, SampleSettings, build_samples, make_factory
 from recinject.samples.store import Forms
 from recinject.samples.tokenizer import load_tokenizer
-from recinject.tasks.shipped import TASKS, Ranking
-from recinject.tasks.task import Task
+from recinject.tasks.task import TASKS, Ranking, Task
 
 
 @pytest.fixture(scope="session")

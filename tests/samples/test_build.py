@@ -4,10 +4,10 @@ import pytest
 
 from recinject.data.splitting import Split
 from recinject.foundation.errors import RecinjectError
-from recinject.samples.build import RatingScale
+from recinject.samples.samples import RatingScale
 from recinject.samples.store import read_samples
 from recinject.samples.tokenizer import load_tokenizer
-from recinject.tasks.shipped import TASKS, MaskedItemModelling
+from recinject.tasks.task import TASKS, MaskedItemModelling
 
 
 def without_ratings(split: Split) -> Split:

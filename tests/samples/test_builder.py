@@ -23,8 +23,8 @@ from recinject.foundation.ragged import Ragged, side_by_side
 from recinject.identifiers.table import name_items
 from recinject.samples.builder import Sample
 from recinject.samples.tokenizer import train_tokenizer
-from recinject.tasks.shipped import TASKS, Retrieval
-from recinject.templating.library import load_templates
+from recinject.tasks.task import TASKS, Retrieval
+from recinject.templating.language import load_templates
 from recinject.templating.phrases import Phrasebook, Pieces
 from recinject.templating.writers import Contexts
 

@@ -10,7 +10,7 @@ from recinject.samples.builder import AFTER, BETWEEN, SHUFFLED
 from recinject.samples.samples import build_samples
 from recinject.samples.store import Forms
 from recinject.samples.tokenizer import encode, train_tokenizer
-from recinject.tasks.shipped import Rating, Retrieval
+from recinject.tasks.task import Rating, Retrieval
 
 TOKENIZER = train_tokenizer(["A customer chose these items"], 500)
 TASKS = [Rating(history_length=4), Retrieval()]

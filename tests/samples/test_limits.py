@@ -17,8 +17,13 @@ from recinject.data.splitting import Split
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
 from recinject.samples.tokenizer import train_tokenizer
-from recinject.tasks.shipped import MaskedItemModelling, MaskedLanguageModelling, Rating, Retrieval
-from recinject.tasks.task import Task
+from recinject.tasks.task import (
+    MaskedItemModelling,
+    MaskedLanguageModelling,
+    Rating,
+    Retrieval,
+    Task,
+)
 from recinject.templating.writers import Contexts, SlotKind
 
 ROOMY = (10_000, 10_000)

@@ -16,7 +16,7 @@ from recinject.samples.mixture import (
 )
 from recinject.samples.samples import build_samples
 from recinject.samples.store import Forms, read_samples
-from recinject.tasks.shipped import MaskedItemModelling, Retrieval
+from recinject.tasks.task import MaskedItemModelling, Retrieval
 
 
 def encoded(factory, rows):

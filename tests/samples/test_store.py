@@ -7,14 +7,14 @@ import pytest
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.storage import atomic_folder
-from recinject.reporting.cards import dataset_card
+from recinject.reporting.report import dataset_card
 from recinject.reporting.result import DataFacts, SampleRow
 from recinject.samples import store
 from recinject.samples.builder import SCHEMA
 from recinject.samples.mixture import token_columns
 from recinject.samples.samples import build_samples
 from recinject.samples.store import Forms, read_samples, shards, write_samples
-from recinject.tasks.shipped import BPR, MaskedItemModelling, Retrieval
+from recinject.tasks.task import BPR, MaskedItemModelling, Retrieval
 
 BOTH = Forms(tokens=True, jsonl=True)
 

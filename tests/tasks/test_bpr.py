@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from recinject.data.splitting import Part, cold_items
-from recinject.tasks.shipped import BPR, Ranking
+from recinject.tasks.task import BPR, Ranking
 
 
 @settings(max_examples=30)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from recinject.data.splitting import Part
-from recinject.tasks.shipped import MaskedItemModelling
+from recinject.tasks.task import MaskedItemModelling
 
 
 @settings(max_examples=40)

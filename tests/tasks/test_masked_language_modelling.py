@@ -10,9 +10,8 @@ from scipy import stats
 
 from recinject.data.splitting import Part
 from recinject.foundation.randomness import Chance, combine, derive_bits
-from recinject.tasks.shipped import MaskedLanguageModelling, cut_spans
-from recinject.templating.language import lower
-from recinject.templating.library import Template
+from recinject.tasks.task import MaskedLanguageModelling, cut_spans
+from recinject.templating.language import Template, lower
 from recinject.templating.phrases import Pieces
 
 shares = st.floats(0.01, 0.99)

@@ -7,7 +7,7 @@ from scipy import stats
 
 from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
-from recinject.tasks.shipped import Ranking
+from recinject.tasks.task import Ranking
 
 
 @pytest.mark.parametrize("part", Part)

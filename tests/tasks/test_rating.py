@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recinject.data.splitting import Part
-from recinject.tasks.shipped import Rating
+from recinject.tasks.task import Rating
 
 
 @pytest.mark.parametrize("part", Part)

@@ -9,7 +9,7 @@ from scipy import stats
 from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
 from recinject.samples.store import read_samples
-from recinject.tasks.shipped import TASKS, task_names, task_type
+from recinject.tasks.task import TASKS, task_names, task_type
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "bought_first"
 

@@ -1,7 +1,7 @@
 import pytest
 
 from recinject.data.splitting import Part
-from recinject.tasks.shipped import Retrieval
+from recinject.tasks.task import Retrieval
 
 
 @pytest.mark.parametrize(

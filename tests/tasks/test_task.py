@@ -14,16 +14,16 @@ from scipy import stats
 from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
 from recinject.registry import find, names
-from recinject.tasks.shipped import (
+from recinject.tasks.task import (
     BPR,
     TASKS,
+    Keys,
     MaskedItemModelling,
     MaskedLanguageModelling,
     Ranking,
     Rating,
     Retrieval,
 )
-from recinject.tasks.task import Keys
 
 TARGET_TASKS = [
     BPR(history_length=3),

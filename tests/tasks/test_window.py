@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from recinject.data.splitting import Part
-from recinject.tasks.shipped import MaskedItemModelling, MaskedLanguageModelling
+from recinject.tasks.task import MaskedItemModelling, MaskedLanguageModelling
 
 KINDS = [MaskedItemModelling, MaskedLanguageModelling]
 

@@ -11,9 +11,8 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
 from recinject.foundation.storage import shipped_folder
 from recinject.samples.tokenizer import load_tokenizer
-from recinject.tasks.shipped import TASKS
-from recinject.templating.language import lower
-from recinject.templating.library import load_templates
+from recinject.tasks.task import TASKS
+from recinject.templating.language import load_templates, lower
 from recinject.templating.phrases import Phrasebook, Pieces
 from recinject.templating.writers import Contexts, SlotKind
 

@@ -5,7 +5,7 @@ from transformers import Adafactor, Trainer, TrainingArguments
 
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.clippy.clippy import ClippyAdagrad
-from recinject.methods.low_rank.layers import LowRank
+from recinject.methods.low_rank.starts import LowRank
 from recinject.models.adapters import add_lora
 from recinject.registry import names, register
 from recinject.training.optimizers import (

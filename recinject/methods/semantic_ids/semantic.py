@@ -22,11 +22,11 @@ from recinject.methods.semantic_ids.codes import (
     SemanticCodes,
     code_tokens,
     describe_codes,
+    join_cold_items,
     load_codes,
     make_unique,
     save_codes,
 )
-from recinject.methods.semantic_ids.cold_items import join_cold_items
 from recinject.methods.semantic_ids.quantising import Quantiser, Vectors
 from recinject.recommenders.protocol import Prediction, Queries
 from recinject.registry import find
@@ -159,7 +159,7 @@ class SemanticIdentifiers(Identifiers):
     def join_cold_items(
         self, listed: Prediction, queries: Queries, cold: Flags, fraction: float, k: int
     ) -> Prediction:
-        """See :func:`~recinject.methods.semantic_ids.cold_items.join_cold_items`."""
+        """See :func:`~recinject.methods.semantic_ids.codes.join_cold_items`."""
         return join_cold_items(listed, queries, self.codes.prefixes, cold, fraction, k)
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.clippy.adaptive_clipping import AgcAdagrad, AgcAdam, clip_units
+from recinject.methods.clippy.clippy import AgcAdagrad, AgcAdam, clip_units
 from recinject.training.optimizers import log_entries
 
 PAIRS = [(AgcAdagrad, torch.optim.Adagrad), (AgcAdam, torch.optim.Adam)]

@@ -11,9 +11,8 @@ from transformers import AutoModelForSeq2SeqLM
 from recinject.decoding.decoders import read_prompts
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.experts.experts import ExpertsLinear, add_experts
-from recinject.models.adapters import adaptation_of, answering, load_adapted
+from recinject.models.adapters import RatingModel, adaptation_of, answering, load_adapted
 from recinject.models.building import build_model, wrap_tokenizer
-from recinject.models.heads import RatingModel
 from recinject.samples.tokenizer import train_tokenizer
 from recinject.training.arguments import training_arguments
 from recinject.training.batches import make_collator

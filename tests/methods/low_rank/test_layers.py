@@ -5,7 +5,7 @@ from transformers import AutoModelForSeq2SeqLM
 
 from recinject.foundation.errors import RecinjectError
 from recinject.methods.low_rank.factors import METHODS, risk
-from recinject.methods.low_rank.layers import (
+from recinject.methods.low_rank.starts import (
     LowRank,
     LowRankLinear,
     capture_inputs,

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recinject.foundation.errors import RecinjectError
-from recinject.methods.semantic_ids.codes import code_tokens, make_unique
-from recinject.methods.semantic_ids.cold_items import join_cold_items
+from recinject.methods.semantic_ids.codes import code_tokens, join_cold_items, make_unique
 from recinject.models.building import build_model
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries
