@@ -143,7 +143,15 @@ def build_samples(
 
 
 def load_samples(folder: str | Path, data: Data | None = None) -> Samples:
-    """Open stored samples; see :meth:`recinject.Samples.load`."""
+    """Open stored samples; see :meth:`recinject.Samples.load`.
+
+    Examples:
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> samples = build_samples(data, ["retrieval"])
+        >>> load_samples(samples.folder, data).sizes == samples.sizes
+        True
+    """
     return Samples.load(folder, data)
 
 
@@ -177,6 +185,15 @@ def fine_tune(
 
     Raises:
         RecinjectError: a setting is unknown, or the model is not to be had.
+
+    Examples:
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> tiny_t5 = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+        >>> samples = build_samples(data, ["retrieval"])
+        >>> model = fine_tune(tiny_t5, samples, max_steps=1, use_cpu=True)
+        >>> len(model.recommend([data.catalog.titles[:2]], k=5))
+        5
     """
     known = ("prompts", "max_prompt_tokens", "max_completion_tokens")
     content = {
@@ -310,6 +327,10 @@ def benchmark_ratings(
 
     Raises:
         RecinjectError: the log has no ratings, or a model is not to be had.
+
+    Examples:
+        >>> models = ["google/flan-t5-base", "gemma.gguf"]
+        >>> benchmark_ratings(models, data, shots=[0, 3]).metrics  # doctest: +SKIP
     """
     own: dict[str, Any] = {"prompts": "zero_shot", "phrases": {}, "max_prompt_tokens": 512}
     own |= {name: settings.pop(name) for name in own.keys() & settings.keys()}
@@ -359,6 +380,9 @@ def load(run: str | Path) -> OpenRun:
 
     Raises:
         RecinjectError: there is no such run.
+
+    Examples:
+        >>> load("runs/quickstart").result.headline  # doctest: +SKIP
     """
     return OpenRun.open(run)
 
@@ -374,6 +398,15 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
 
     Raises:
         RecinjectError: a key is unknown, or a stage cannot be done.
+
+    Examples:
+        >>> shop = {"users": 40, "items": 40, "events_per_user": 8}
+        >>> shop = {"path": None, "simulator": shop, "k_core": 2}
+        >>> asked = {"baselines": ["popularity", "item_mean"], "resamples": 100}
+        >>> with TemporaryDirectory() as runs:
+        ...     made = run("baselines", runs=runs, data=shop, evaluation=asked)
+        ...     sorted(made.result.metrics["recommender"].unique())
+        ['item_mean', 'popularity']
     """
     made = OpenRun(load_recipe(recipe, overrides), log)
     report(made)
