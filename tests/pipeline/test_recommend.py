@@ -173,10 +173,10 @@ def test_what_is_no_finished_run_is_refused(refused, copied, tmp_path, monkeypat
     fact, fix = refused("--liked", "x", run="nothing")
     assert "no run is in nothing or runs/nothing" in fact
     assert fix.endswith("There is none yet: recinject run quickstart")
-    manifest = copied / "samples" / "manifest.json"
-    content = json.loads(manifest.read_text("utf-8"))
-    del content["settings"]["tasks"]["retrieval"]
-    manifest.write_text(json.dumps(content), "utf-8")
+    facts = copied / "samples" / "samples.json"
+    content = json.loads(facts.read_text("utf-8"))
+    del content["tasks"]["retrieval"]
+    facts.write_text(json.dumps(content), "utf-8")
     assert "lacks the task retrieval" in refused("--liked", "x", run=copied)[0]
     shutil.rmtree(copied / "model")
     assert "no trained model in it" in refused("--liked", "x", run=copied)[0]
