@@ -17,9 +17,14 @@ from tokenizers import Tokenizer
 
 from recinject.data.schema import Log
 from recinject.data.splitting import Part, time_facts
-from recinject.evaluation.evaluate import Evaluation, EvaluationSettings, fit_recommenders
+from recinject.evaluation.evaluate import (
+    Evaluation,
+    EvaluationSettings,
+    fit_recommenders,
+    refuse_strangers,
+)
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.settings import bind, explain, fields_of
+from recinject.foundation.settings import bind, expect, explain, fields_of, listed, unknown_key
 from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import name_items
 from recinject.models.building import embed_all_tokens, load_model
@@ -36,7 +41,7 @@ from recinject.recommenders.protocol import Recommender, make_recommender
 from recinject.reporting.result import DataFacts, Result
 from recinject.samples.samples import Samples, SampleSettings, make_factory
 from recinject.samples.samples import build_samples as write_all
-from recinject.samples.store import Forms
+from recinject.samples.store import Forms, read_samples
 from recinject.tasks.task import TASKS, task_type
 
 Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
@@ -74,12 +79,16 @@ def prepare(
         >>> data.to_pandas()["part"].value_counts().to_dict()
         {'train': 36, 'validation': 11, 'test': 11}
     """
-    rule = {"rule": split} if isinstance(split, str) else dict(split)
-    name = rule.pop("rule", "leave_one_out")
+    expect(log, Log, "prepare", "make one by read_log(path) or Log.from_frame(events)")
+    name, rule = _named(split, "rule", "split", "leave_one_out")
+    kind, naming = _named(identifiers, "kind", "identifiers", "number")
     given = {"split": name, "k_core": k_core, "ties": ties, "seed": seed}
-    parts, catalog, steps = bind(split_log, rule, "split", log=log, **given)
-    naming = {"kind": identifiers} if isinstance(identifiers, str) else dict(identifiers)
-    named = name_items(naming.pop("kind", "number"), catalog, seed, parts, **naming)
+    for key in rule.keys() & given.keys():
+        raise unknown_key(f"split.{key}", ("rule", "test_share", "train_share", "validation"))
+    for key in naming.keys() & {"catalog", "seed", "split", "earlier"}:
+        raise unknown_key(f"identifiers.{key}", ["kind"])
+    parts, catalog, steps = bind(split_log, rule | given, "prepare", log=log)
+    named = name_items(kind, catalog, seed, parts, **naming)
     return Data(parts, catalog, named, log.source, steps, name)
 
 
@@ -119,26 +128,30 @@ def build_samples(
         >>> samples["retrieval"]["train"].column_names[:4]
         ['sample_id', 'task', 'template', 'split']
     """
-    forms = Forms(tokens=settings.pop("tokens", True), jsonl=settings.pop("jsonl", False))
+    expect(data, Data, "build_samples", _PREPARED)
+    written = {key: settings.pop(key) for key in {"tokens", "jsonl"} & settings.keys()}
+    forms = bind(Forms, written, "build_samples")
     if settings.get("prompts") is not None:
         settings["prompts"] = own_or_shipped(Path(settings["prompts"]))
-    made = bind(SampleSettings, settings, "build_samples", seed=seed)
+    made = bind(SampleSettings, settings | {"seed": seed}, "build_samples")
     if tasks is None:
         rated = data.split.interactions.ratings is not None
         tasks = [name for name, task in TASKS.items() if rated or not task.needs_ratings]
-    named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(tasks)
+    named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(listed(tasks, "tasks"))
     bound = [
         bind(task_type(name, made.prompts), given or {}, f"tasks.{name}")
         for name, given in named.items()
     ]
     source = None if isinstance(tokenizer, Tokenizer) or tokenizer is None else str(tokenizer)
-    reader = tokenizer if isinstance(tokenizer, Tokenizer) else given_tokenizer(source)
+    reader = given_tokenizer(source)
+    if isinstance(tokenizer, Tokenizer):  # tokens are added to a copy of it
+        reader = Tokenizer.from_str(tokenizer.to_str())
     factory = make_factory(data, bound, made, reader, **_dialect(source))
     kept = TemporaryDirectory(prefix="recinject-") if folder is None else None
     place = Path(folder or (kept.name if kept else ""))
-    place.mkdir(parents=True, exist_ok=True)
-    if any(place.iterdir()):
+    if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise RecinjectError(f"{place}: not empty", hint="choose a new folder for the samples")
+    place.mkdir(parents=True, exist_ok=True)
     return replace(write_all(factory, place, forms, workers=workers), _kept=kept)
 
 
@@ -152,7 +165,11 @@ def load_samples(folder: str | Path, data: Data | None = None) -> Samples:
         >>> load_samples(samples.folder, data).sizes == samples.sizes
         True
     """
-    return Samples.load(folder, data)
+    samples = Samples.load(folder, data)
+    if data is not None and (rows := [row for row in samples.rows if row["samples"]]):
+        least = min(rows, key=lambda row: int(row["samples"]))
+        refuse_strangers(read_samples(samples.folder, least["task"], least["split"]), data)
+    return samples
 
 
 def fine_tune(
@@ -195,6 +212,7 @@ def fine_tune(
         >>> len(model.recommend([data.catalog.titles[:2]], k=5))
         5
     """
+    expect(samples, Samples, "fine_tune", "give what build_samples or load_samples returned")
     known = ("prompts", "max_prompt_tokens", "max_completion_tokens")
     content = {
         "name": "fine_tune",
@@ -209,6 +227,7 @@ def fine_tune(
         recipe = Recipe.model_validate(content)
     except ValidationError as error:
         raise explain(error, "fine_tune: ", fields_of(Recipe)) from error
+    _refuse_other_tokenizer(recipe.model, samples)
     with TemporaryDirectory(prefix="recinject-") as temporary:
         place = Path(folder or temporary)
         trained, _ = train_model(recipe, samples, place / "checkpoints", place / "log.jsonl")
@@ -233,7 +252,8 @@ def fit(recommender: Asked, data: Data, seed: int = 1) -> Recommender:
         >>> list(model.recommend([data.catalog.titles[:2]], k=3).columns)
         ['query', 'rank', 'item_id', 'title', 'score']
     """
-    made = recommender if isinstance(recommender, Recommender) else make_recommender(recommender)
+    expect(data, Data, "fit", _PREPARED)
+    made = make_recommender(recommender)
     fitted = fit_recommenders([made], data, seed)
     if not fitted:
         raise RecinjectError(
@@ -277,22 +297,35 @@ def evaluate(
         >>> sorted(set(result.metrics["recommender"]))
         ['markov_chain', 'popularity']
     """
-    made = [r if isinstance(r, Recommender) else make_recommender(r) for r in recommenders]
+    expect(data, Data, "evaluate", _PREPARED)
+    made = [make_recommender(each) for each in listed(recommenders, "evaluate")]
     names = [each.name for each in made]
     if twice := {name for name in names if names.count(name) > 1}:
         raise RecinjectError(
             f"evaluate: several recommenders are called {', '.join(sorted(twice))}",
             hint="give each a name: {'ease': {'name': 'ease_10'}}, LanguageModel(name=...)",
         )
+    asked = bind(EvaluationSettings, settings | {"seed": seed}, "evaluate")
+    if samples is not None:
+        expect(samples, Samples, "evaluate: samples", "give what build_samples returned")
+    for each in made:
+        data.refuse_other(each.data, each.name)
+    if samples is not None and any(each.reads_prompts for each in made):
+        data.refuse_other(samples.data, "the samples")
     unfitted = fit_recommenders([each for each in made if each.data is None], data, seed)
     ready = [each for each in made if each.data is not None or each in unfitted]
     if samples is None:
         rated = data.split.interactions.ratings is not None
         known = ["retrieval", "rating"] if rated else ["retrieval"]
         samples = build_samples(data, known, tokens=False, seed=seed)
-    asked = bind(EvaluationSettings, settings, "evaluate", seed=seed)
     evaluation = Evaluation(ready, data, samples, asked)
-    evaluation.run(tasks)
+    evaluation.run(None if tasks is None else listed(tasks, "evaluate: tasks"))
+    if not evaluation.predictions:
+        raise RecinjectError(
+            f"evaluate: no task of {', '.join(samples) or 'none'} can be asked of "
+            f"{', '.join(names) or 'nobody'}",
+            hint="name recommenders that answer a task of the samples, as ease does retrieval",
+        )
     facts = _facts(data, samples, seed)
     facts["language_models"] = [each.name for each in ready if each.reads_prompts]
     return Result.from_rows(evaluation.rows, evaluation.predictions, facts)
@@ -340,15 +373,17 @@ def benchmark_ratings(
     rows: dict[str, dict[Any, Any]] = {}
     predictions: dict[tuple[str, str], Any] = {}
     named: list[str] = []
-    for model in map(str, models):
-        for count in shots:
+    for model in map(str, listed(models, "benchmark_ratings: models")):
+        for count in listed(shots, "benchmark_ratings: shots"):
+            bind(SampleSettings, {"shots": count}, "benchmark_ratings")  # before it multiplies
             own |= {"max_prompt_tokens": most * (count + 1), "shots": count, "seed": seed}
             samples = build_samples(data, tasks, tokenizer=model, tokens=False, **own)
             name = Path(model).stem + (f"_{count}_shots" if count else "")
             named.append(name)
             loaded = embed_all_tokens(load_model(model), samples.tokenizer, seed)
             asked = LanguageModel.of_samples(loaded, samples, name=name, rows_at_once=batch)
-            result = evaluate([asked, *baselines], data, samples, seed=seed, **settings)
+            everybody = [asked, *listed(baselines, "benchmark_ratings: baselines")]
+            result = evaluate(everybody, data, samples, seed=seed, **settings)
             # The baselines answer the same queries each time: their rows are kept once.
             for kind, found in result.rows.items():
                 rows.setdefault(kind, {}).update({repr(row): row for row in found})
@@ -408,9 +443,38 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
         ...     sorted(made.result.metrics["recommender"].unique())
         ['item_mean', 'popularity']
     """
+    if log is not None:
+        expect(log, Log, "run", "make one by read_log(path) or Log.from_frame(events)")
     made = OpenRun(load_recipe(recipe, overrides), log)
     report(made)
     return made
+
+
+_PREPARED = "give what recinject.prepare(log) returned"
+
+
+def _named(
+    asked: str | Mapping[str, Any], key: str, place: str, usual: str
+) -> tuple[str, dict[str, Any]]:
+    """Return a name and its settings, of the name alone or a mapping that has it under ``key``."""
+    settings = {key: asked} if isinstance(asked, str) else asked
+    expect(settings, Mapping, place, f"write a name, or {{'{key}': name}} with its settings")
+    name = settings.get(key, usual)
+    expect(name, str, f"{place}.{key}", "write a name")
+    return name, {own: value for own, value in settings.items() if own != key}
+
+
+def _refuse_other_tokenizer(section: ModelSection | None, samples: Samples) -> None:
+    """Refuse a pretrained model whose own tokenizer numbers its tokens otherwise."""
+    if section is None or section.name is None or section.tokenizer is not None:
+        return
+    theirs = given_tokenizer(section.name)
+    known = samples.tokenizer.get_vocab()
+    if theirs and any(known.get(token) != n for token, n in theirs.get_vocab().items()):
+        raise RecinjectError(
+            f"fine_tune: {section.name} reads other tokens than these samples are made of",
+            hint=f"build them for it: build_samples(data, tokenizer={section.name!r})",
+        )
 
 
 def _dialect(source: str | None) -> dict[str, Any]:

@@ -60,7 +60,11 @@ def register(kind: str, name: str | None = None) -> Callable[[T], T]:
     table = _things[pick(kind, _things, "register: unknown kind")]
 
     def keep(thing: T) -> T:
-        table[name or thing.name] = thing  # type: ignore[attr-defined]
+        called = name or getattr(thing, "name", None)
+        if not isinstance(called, str):
+            hint = f'write @register("{kind}", NAME), or give it a name'
+            raise RecinjectError(f"register: the {kind} {thing!r} has no name", hint=hint)
+        table[called] = thing
         return thing
 
     return keep

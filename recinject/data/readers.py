@@ -31,6 +31,7 @@ from recinject.data.tables import (
     value_text,
 )
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.settings import expect
 
 
 def read_log(
@@ -90,7 +91,9 @@ def read_log(
 
 def log_of_frames(events: object, items: object, columns: Mapping[str, str]) -> Log:
     """Make a log of tables in memory; see :meth:`Log.from_frame`."""
+    expect(columns, Mapping, "columns", "write them as {'user_id': 'customer'}")
     check_names(columns)
+    columns = {ours: "" if name is None else value_text(name) for ours, name in columns.items()}
     table, source = _frame_table("events", events), f"{type(events).__name__} of events"
     about = None
     if items is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
 
 from recinject.data.schema import Catalog, Flags
 from recinject.data.splitting import Part, Split
@@ -22,9 +24,11 @@ from recinject.evaluation.metrics import (
     parse_metric,
 )
 from recinject.evaluation.statistics import compare
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
+from recinject.foundation.settings import Positive, Seed
 from recinject.identifiers.data import Data
 from recinject.recommenders.language_model import GeneratedRatings, LanguageModel
 from recinject.recommenders.protocol import Prediction, Queries, Recommender, Sources
@@ -155,17 +159,17 @@ class EvaluationSettings:
         examples: how many predictions of a task are drawn for people to read.
     """
 
-    list_length: int = 20
-    cutoffs: Sequence[int] = (5, 10)
-    resamples: int = 2000
-    seed: int = 1
-    limit: int | None = None
+    list_length: Positive = 20
+    cutoffs: Annotated[Sequence[Positive], Field(min_length=1)] = (5, 10)
+    resamples: Positive = 2000
+    seed: Seed = 1
+    limit: Positive | None = None
     reworded: bool = True
     shuffled: bool = True
     generate: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
-    cold_share: Sequence[float] = ()
-    examples: int = 50
+    cold_share: Sequence[Annotated[float, Field(ge=0, le=1)]] = ()
+    examples: Annotated[int, Field(ge=0)] = 50
 
 
 class Answer(NamedTuple):
@@ -391,8 +395,34 @@ class Evaluation:
 
     def _queries(self, task: Task, split: str) -> Queries:
         samples = read_samples(self.samples.folder, task.name, split)
+        refuse_strangers(samples, self.data, Part.TEST)
         limit, seed = self.settings.limit, self.settings.seed
         return make_queries(samples, self.data.split, limit, seed, str(task.answer))
+
+
+def refuse_strangers(samples: pa.Table, data: Data, part: Part | None = None) -> None:
+    """Refuse samples that were not made of these data: their histories would be others'.
+
+    ``part`` is what their events must belong to; None allows any, and samples without an event.
+    """
+    if part is None:
+        samples = samples.filter(pc.is_valid(samples["event"]))
+    log = data.split.interactions
+    event, user, target = (samples[name].to_numpy() for name in ("event", "user", "target"))
+    ids, users = np.array(data.catalog.item_ids, object), np.array(log.user_ids, object)
+    known = len(samples) == 0 or (
+        event.max() < len(log)
+        and np.array_equal(log.users[event], user)
+        and np.array_equal(log.items[event], target)
+        and (part is None or bool((data.split.parts[event] == part).all()))
+        and ids[target].tolist() == samples["target_item_id"].to_pylist()
+        and users[user].tolist() == samples["user_id"].to_pylist()
+    )
+    if not known:
+        raise RecinjectError(
+            "the samples were not made of these data",
+            hint="give the data that build_samples had, or build samples of these",
+        )
 
 
 def _best_first(kind: str, answers: Sequence[Answer]) -> list[Answer]:

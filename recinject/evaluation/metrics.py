@@ -154,7 +154,13 @@ class Metric:
         self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
     ) -> Statistic:
         """Return the figure as a function of how often each user counts."""
-        return mean_of(self.values(prediction, queries, k), clusters)
+        values = np.asarray(self.values(prediction, queries, k), np.float64)
+        if values.shape != (len(queries),):
+            raise RecinjectError(
+                f"the metric {type(self).__name__}: values of the shape {values.shape}",
+                hint=f"return one number a query, an array of the shape ({len(queries)},)",
+            )
+        return mean_of(values, clusters)
 
 
 def hit_rate(ahead: Floats, tied: Floats, k: int) -> Floats:

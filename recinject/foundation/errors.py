@@ -48,7 +48,7 @@ def pick(name: str, legal: Iterable[str], what: str) -> str:
     """
     legal = list(legal)
     if name not in legal:
-        raise RecinjectError(f"{what} {name!r}", hint=did_you_mean(name, legal))
+        raise RecinjectError(f"{what} {name!r}", hint=did_you_mean(str(name), legal))
     return name
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import is_dataclass
 from inspect import signature
-from typing import Any, NotRequired, Required, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, NotRequired, Required, TypeVar, get_args, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 
 T = TypeVar("T")
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 MOVED: dict[str, str] = {
     "identifiers.semantic": "its keys beside identifiers.kind, such as identifiers.codes,",
@@ -43,6 +45,7 @@ def bind(kind: Callable[..., T], settings: Mapping[str, Any], place: str, **give
         recinject.foundation.errors.RecinjectError: lora.rnk: unknown key
           fix: did you mean 'rank'? Legal: decay, rank
     """
+    expect(settings, Mapping, place, "write settings as a mapping from their names")
     fields = _fields(kind, given)
     typed_dict: Any = TypedDict  # to mypy it is no function
     shape = typed_dict("shape", fields)
@@ -54,6 +57,28 @@ def bind(kind: Callable[..., T], settings: Mapping[str, Any], place: str, **give
         return kind(**given, **TypeAdapter(shape).validate_python(dict(settings)))
     except ValidationError as error:
         raise explain(error, f"{place}.", fields) from error
+
+
+def expect(value: object, kind: type, place: str, hint: str) -> None:
+    """Refuse an argument of another kind than a public function needs.
+
+    Raises:
+        RecinjectError: it is one; the message begins with ``place``.
+    """
+    if not isinstance(value, kind):
+        fact = f"{place}: {type(value).__name__} where {kind.__name__} is needed"
+        raise RecinjectError(fact, hint=hint)
+
+
+def listed(values: Iterable[T], place: str) -> list[T]:
+    """Return values as a list; refuse a text, whose letters nobody means, and what is no list.
+
+    Raises:
+        RecinjectError: it is one of these; the message begins with ``place``.
+    """
+    if isinstance(values, str) or not isinstance(values, Iterable):
+        raise RecinjectError(f"{place}: {values!r} is no list", hint=f"write [{values!r}]")
+    return list(values)
 
 
 def explain(error: ValidationError, place: str, fields: Mapping[str, Any]) -> RecinjectError:

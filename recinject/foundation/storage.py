@@ -122,8 +122,13 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    """Read a JSON file; refuse one that is cut off or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RecinjectError(
+            f"{path}: is no JSON ({error})", hint="it is cut off or broken: write its folder again"
+        ) from error
 
 
 class _Loader(yaml.SafeLoader):

@@ -7,9 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from pydantic import Field
 
 from recinject.data.cleaning import CleaningStep, clean
 from recinject.data.schema import Catalog, Integers, Log, event_table
@@ -24,6 +27,7 @@ from recinject.data.splitting import (
     without_validation,
 )
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.settings import Seed, listed
 from recinject.identifiers.table import Identifiers
 
 _NEAREST = 3
@@ -75,13 +79,39 @@ class Data:
             title=self.catalog.titles,
         )
 
+    def refuse_other(self, other: Data | None, who: str) -> None:
+        """Refuse what knows other data: other users, items, names, events or parts of events.
+
+        Raises:
+            RecinjectError: ``who`` does; the message names it.
+        """
+        if other is None or other is self:
+            return
+        events, others = self.split.interactions, other.split.interactions
+        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
+            (self.split.parts, other.split.parts),
+            (events.users, others.users),
+            (events.items, others.items),
+        ]
+        if not (
+            all(np.array_equal(own, given) for own, given in pairs)
+            and list(events.user_ids) == list(others.user_ids)
+            and self.catalog.item_ids == other.catalog.item_ids
+            and list(self.identifiers.texts) == list(other.identifiers.texts)
+        ):
+            raise RecinjectError(
+                f"{who}: made of other data than those that are asked about",
+                hint="give the data, split and named alike, that models and samples were made of",
+            )
+
     def find_items(self, texts: Iterable[str]) -> Integers:
         """Return the indices of items that are named by their titles or by the log's own ids.
 
         Raises:
             RecinjectError: no item, or several, go by one of the texts.
         """
-        return np.array([self._find(text) for text in texts], np.int32)
+        named = listed(texts, "recommend: a history")
+        return np.array([self._find(str(text)) for text in named], np.int32)
 
     def find_users(self, user_ids: Iterable[str]) -> Integers:
         """Return the indices of users by the log's own ids.
@@ -89,7 +119,7 @@ class Data:
         Raises:
             RecinjectError: the log has no such user, or cleaning left none of their events.
         """
-        asked = list(map(str, user_ids))
+        asked = list(map(str, listed(user_ids, "recommend: users")))
         for user in asked:
             if user not in self._users:
                 raise RecinjectError(
@@ -109,6 +139,13 @@ class Data:
         return [_by(titles), _by(ids), _by([title.casefold() for title in titles])]
 
     def _find(self, text: str) -> int:
+        titled, with_id = (table.get(text, []) for table in self._named[:2])
+        if titled and with_id and titled != with_id:
+            one, other = self.catalog.item_ids[titled[0]], self.catalog.titles[with_id[0]]
+            raise RecinjectError(
+                f"{text!r} is the title of one item and the id of another",
+                hint=f"give the id {one!r} of the one, or the title {other!r} of the other",
+            )
         for table, key in zip(self._named, (text, text, text.casefold()), strict=True):
             if len(found := table.get(key, [])) > 1:
                 ids = [self.catalog.item_ids[item] for item in found]
@@ -132,12 +169,12 @@ def split_log(
     log: Log,
     *,
     split: str = "leave_one_out",
-    k_core: int = 5,
-    ties: str = "log_order",
-    test_share: float = 0.1,
+    k_core: Annotated[int, Field(ge=0)] = 5,
+    ties: Literal["log_order", "hash"] = "log_order",
+    test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1,
     validation: bool = True,
-    train_share: float = 1.0,
-    seed: int = 1,
+    train_share: Annotated[float, Field(gt=0, le=1)] = 1.0,
+    seed: Seed = 1,
 ) -> tuple[Split, Catalog, list[CleaningStep]]:
     """Clean a log and split it; also return its items, and what each step of cleaning left.
 

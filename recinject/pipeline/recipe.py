@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from recinject.foundation.errors import RecinjectError, did_you_mean, pick
-from recinject.foundation.settings import bind, explain, fields_of
+from recinject.foundation.settings import Seed, bind, explain, fields_of
 from recinject.foundation.storage import dump_yaml, load_yaml, shipped_folder
 from recinject.identifiers.table import identifiers_class
 from recinject.pipeline.sections import (
@@ -54,7 +54,7 @@ class Recipe(Section):
     name: Annotated[str, Field(pattern=FILE_NAME)]
     runs: Path = Path("runs")
     plugins: Annotated[list[Path], AfterValidator(_load_plugins), Field(default_factory=list)]
-    seed: int = 1
+    seed: Seed = 1
     data: DataSection = DataSection()
     identifiers: IdentifiersSection = IdentifiersSection()
     samples: SamplesSection = SamplesSection()

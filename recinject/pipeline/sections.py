@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from recinject.foundation.errors import RecinjectError, pick
-from recinject.foundation.settings import MOVED, unknown_key
+from recinject.foundation.settings import MOVED, Positive, unknown_key
 from recinject.foundation.storage import shipped_folder
 from recinject.identifiers.table import check_kind
 from recinject.registry import names
@@ -17,7 +17,6 @@ from recinject.tasks.task import TASKS
 MOST_EXAMPLES = 50
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Head = Literal["text", "regression", "classification"]
-Positive = Annotated[int, Field(ge=1)]
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null.
 ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else name)]
 

@@ -23,6 +23,7 @@ from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
 from recinject.foundation.ragged import Ragged
+from recinject.foundation.settings import expect
 from recinject.models.adapters import RatingModel, answering, without_wrapper
 from recinject.models.storing import load_trained, save_trained
 from recinject.recommenders.baselines import mean_rating
@@ -118,6 +119,7 @@ class LanguageModel(Recommender):
 
         ``settings`` are the class's further arguments.
         """
+        expect(samples, Samples, "LanguageModel", "give what build_samples returned")
         factory = samples.factory
         texts = {
             task.name: factory.wordings[task.name].phrases["target"]
@@ -158,6 +160,11 @@ class LanguageModel(Recommender):
             raise RecinjectError(
                 f"{self.name}: it was never asked what comes next: its samples lack retrieval",
                 hint="build samples with the task retrieval, and train on them",
+            )
+        if not all(map(len, histories)):
+            raise RecinjectError(
+                f"{self.name}: a history is empty, and a prompt needs an item at least",
+                hint="give each person one item or more, or ask 'popularity'",
             )
         return self._asker.task.name, self._asker.ask(histories)
 

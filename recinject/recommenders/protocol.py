@@ -17,7 +17,7 @@ from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array
 from recinject.foundation.randomness import derive_rng
-from recinject.foundation.settings import bind
+from recinject.foundation.settings import bind, listed
 from recinject.identifiers.data import Data
 from recinject.registry import find
 
@@ -200,13 +200,14 @@ class Recommender(ABC):
                 names is unknown, ``k`` exceeds the catalogue, or the recommender does not
                 retrieve, has no data, or knows no strangers.
         """
+        users = None if users is None else listed(users, "recommend: users")
         data = self._data_for(histories, users, k)
         log = data.split.interactions
         if histories is None:
-            numbers = data.find_users(users or ())
+            numbers = data.find_users(users or [])
             known = [log.items_of(int(user)) for user in numbers]
         else:
-            known = [data.find_items(texts) for texts in histories]
+            known = [data.find_items(texts) for texts in listed(histories, "recommend: histories")]
             numbers = (log.n_users + np.arange(len(known))).astype(np.int32)
         task, prompts = self._ask(known)
         queries = Queries(
@@ -254,8 +255,10 @@ class Recommender(ABC):
                 f"{self.name}: it knows the users of its training events alone",
                 hint="ask for users=[...], or take another recommender",
             )
-        if k > len(self.data.catalog):
-            n = len(self.data.catalog)
+        n = len(self.data.catalog)
+        if not isinstance(k, int | np.integer) or k < 1:
+            raise RecinjectError(f"k={k!r} is no number of items", hint=f"ask for 1 to {n}")
+        if k > n:
             raise RecinjectError(f"k={k}: the catalogue has {n} items", hint=f"ask for {n} or less")
         return self.data
 
@@ -288,6 +291,12 @@ class ItemScorer(Recommender):
         self, queries: Queries, rows: slice, k: int
     ) -> tuple[Integers, Floats, Floats, Floats]:
         scores = np.array(self.score(queries, rows), np.float64)
+        expected = len(queries.users[rows]), len(self.data.catalog) if self.data else None
+        if scores.ndim != 2 or expected not in (scores.shape, (len(scores), None)):
+            raise RecinjectError(
+                f"{self.name}: scores of the shape {scores.shape}",
+                hint=f"score must return a row a query and a column an item: {expected}",
+            )
         if np.isnan(scores).any():
             raise RecinjectError(
                 f"{self.name}: some scores are not numbers, so nothing can be ranked by them",
@@ -305,26 +314,48 @@ class ItemScorer(Recommender):
         )
 
 
-def make_recommender(asked: str | Mapping[str, Mapping[str, Any] | None]) -> Recommender:
-    """Make an unfitted recommender.
+def make_recommender(
+    asked: str | Mapping[str, Mapping[str, Any] | None] | Recommender,
+) -> Recommender:
+    """Make an unfitted recommender, or take one as it is.
 
     Args:
         asked: its name in the registry, or a mapping from this to its constructor's arguments;
             ``name`` among these is its name in the results.
 
     Raises:
-        RecinjectError: no recommender has that name, it has no such argument, or refuses a value.
+        RecinjectError: no recommender has that name, it has no such argument, or refuses a value;
+            or what was made has no name.
 
     Examples:
         >>> make_recommender({"ease": {"regularization": 500.0, "name": "ease_500"}}).name
         'ease_500'
     """
     place = "evaluation.baselines"
-    name, given = (asked, {}) if isinstance(asked, str) else next(iter(asked.items()))
-    kind, settings = find("recommender", name, place), dict(given or {})
-    called = settings.pop("name", kind.name)
+    if isinstance(asked, Recommender):
+        return _with_name(asked, getattr(asked, "name", None))
+    named = {asked: None} if isinstance(asked, str) else asked
+    given = list(named.values()) if isinstance(named, Mapping) else []
+    if len(given) != 1 or not isinstance(given[0], Mapping | None):
+        raise RecinjectError(
+            f"{place}: {asked!r} is no recommender",
+            hint="write its name, or its settings below its name, as in "
+            "{'ease': {'regularization': 500}}; one's own is given as Class()",
+        )
+    name = next(iter(named))
+    kind, settings = find("recommender", name, place), dict(given[0] or {})
+    called = settings.pop("name", getattr(kind, "name", None))
     recommender: Recommender = bind(kind, settings, f"{place}.{name}")
-    recommender.name = called  # type: ignore[misc]  # a name of its own, beside its class's
+    return _with_name(recommender, called)
+
+
+def _with_name(recommender: Recommender, name: object) -> Recommender:
+    if not isinstance(name, str) or not name or "/" in name:  # it names a file of predictions, too
+        raise RecinjectError(
+            f"{type(recommender).__name__}: {name!r} is no name of a recommender",
+            hint="give the class a line such as: name = 'loyal'",
+        )
+    recommender.name = name  # type: ignore[misc]  # a name of its own, beside its class's
     return recommender
 
 

@@ -323,10 +323,16 @@ class Result:
         (root / "predictions").mkdir(parents=True, exist_ok=True)
         for name, rows in self.rows.items():
             write_json(root / f"{name}.json", [asdict(row) for row in rows])
+        names = [f"{task}.{recommender}.parquet" for task, recommender in self.predictions]
+        for stale in (root / "predictions").glob("*.parquet"):  # of an earlier result
+            if stale.name not in names:
+                stale.unlink()
         for (task, recommender), frame in self.predictions.items():
             frame.to_parquet(root / "predictions" / f"{task}.{recommender}.parquet", index=False)
         if self.facts != Facts():
             write_json(root / "facts.json", asdict(self.facts))
+        else:
+            (root / "facts.json").unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> Result:
@@ -346,7 +352,13 @@ class Result:
             )
         rows = {name: read_json(root / f"{name}.json") for name in ROWS}
         facts = read_json(root / "facts.json") if (root / "facts.json").is_file() else None
-        return cls.from_rows(rows, _StoredPredictions(root / "predictions"), facts)
+        try:
+            return cls.from_rows(rows, _StoredPredictions(root / "predictions"), facts)
+        except TypeError as error:
+            raise RecinjectError(
+                f"{folder}: its rows are not those of a result ({error})",
+                hint="another version wrote it, or it was changed: evaluate again",
+            ) from error
 
     def _repr_html_(self) -> str:
         table = self.metrics.to_html(index=False, float_format="{:.4f}".format)

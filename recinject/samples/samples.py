@@ -7,24 +7,26 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
+from pydantic import Field
 from tokenizers import Tokenizer
 
 import recinject
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.settings import bind
+from recinject.foundation.settings import Positive, Seed, bind, expect
 from recinject.foundation.storage import read_json, write_json
 from recinject.identifiers.data import Data
 from recinject.identifiers.table import ITEM_TOKEN, name_users, user_tokens
+from recinject.registry import pick
 from recinject.samples.builder import REWORDED, SHUFFLED, Builder, Wording, make_wordings
 from recinject.samples.encoding import Dialect
 from recinject.samples.store import Forms, read_samples, write_samples
 from recinject.samples.tokenizer import add_tokens, load_tokenizer, train_tokenizer
-from recinject.tasks.task import Task, task_type
+from recinject.tasks.task import TASKS, Task, task_type
 from recinject.templating.language import TaskTemplates, load_templates
 from recinject.templating.phrases import Phrasebook, number_text
 from recinject.templating.writers import SlotKind
@@ -73,16 +75,16 @@ class SampleSettings:
         seed: of the samplers.
     """
 
-    max_prompt_tokens: int = 512
-    max_completion_tokens: int = 64
-    passes: int = 1
-    limit: int | None = None
-    shots: int = 0
-    user_tokens: int | None = None
+    max_prompt_tokens: Positive = 512
+    max_completion_tokens: Positive = 64
+    passes: Positive = 1
+    limit: Positive | None = None
+    shots: Annotated[int, Field(ge=0)] = 0
+    user_tokens: Positive | None = None
     prompts: Path | None = None
     phrases: Mapping[str, str] = field(default_factory=dict)
-    vocab_size: int = 8000
-    seed: int = 1
+    vocab_size: Positive = 8000
+    seed: Seed = 1
 
     @property
     def limits(self) -> tuple[int, int]:
@@ -172,6 +174,13 @@ def make_factory(
                 hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or name the "
                 "column with data.columns.rating=COLUMN",
             )
+    known: list[Any] = [*TASKS.values(), *tasks]
+    for slot in settings.phrases:
+        pick(
+            slot,
+            {own for task in known for own in task.slots},
+            "samples.phrases: no task has the slot",
+        )
     templates = {
         task.name: load_templates(task.name, task.slots, settings.prompts, settings.phrases)
         for task in tasks
@@ -259,6 +268,8 @@ class Samples(Mapping[str, "DatasetDict"]):
                 f"{folder}: no samples in it, for there is no {FACTS}",
                 hint="give the folder that samples.save(folder), or recinject build, wrote",
             )
+        if data is not None:
+            expect(data, Data, "load_samples: data", "give what recinject.prepare returned")
         homes = [home for home in (folder, folder.parent) if (home / "identifiers").is_dir()]
         if data is None and homes:
             data = Data.load(homes[0])

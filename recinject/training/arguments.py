@@ -90,6 +90,7 @@ def _bind(settings: Mapping[str, Any]) -> dict[str, Any]:
     legal = {field.name for field in fields(Seq2SeqTrainingArguments) if field.init} - _OF_THE_RUN
     kinds = get_type_hints(Seq2SeqTrainingArguments)
     kinds |= dict.fromkeys(_COUNTS, Annotated[int, Field(ge=1)])
+    kinds["learning_rate"] = Annotated[float, Field(ge=0)]
     bound = {}
     for key, value in settings.items():
         if key not in legal:
