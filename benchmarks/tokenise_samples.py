@@ -36,7 +36,7 @@ def main() -> None:
         ours = encoder.encode(batch.prompts)
         fast += time.perf_counter() - started
         started = time.perf_counter()
-        theirs = encoder.tokenizer.encode_batch_fast(texts)
+        theirs = encoder.dialect.tokenizer.encode_batch_fast(texts)
         slow += time.perf_counter() - started
         same &= ours.to_list() == [encoding.ids for encoding in theirs]
         tokens += len(ours.values)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
@@ -20,9 +21,11 @@ from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run
 from recinject.pipeline.sections import TrainingSection
 from recinject.registry import names
-from recinject.reporting.result import CodeGroup
 from recinject.samples.builder import Sample
 from recinject.samples.tokenizer import encode, train_tokenizer
+
+if TYPE_CHECKING:
+    from recinject.reporting.result import CodeGroup
 
 
 def check_settings(recipe: Recipe) -> None:
@@ -191,6 +194,8 @@ def code_groups(
         Those of most items first; none where identifiers have no codes to share, as numbers and
         titles have not.
     """
+    from recinject.reporting.result import CodeGroup  # with it comes torch
+
     items = _sorted(texts, titles)
     if not all(len(path) > 1 and _CODE.fullmatch(path[0]) for path, _ in items):
         return []

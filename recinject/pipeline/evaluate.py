@@ -29,11 +29,11 @@ def evaluate(run: Run) -> None:
     recipe = run.recipe
     settings = {
         **recipe.evaluation.model_dump(),
-        "model": recipe.model.model_dump(),
+        "model": run.resolved.model.model_dump(),
         "generation": recipe.generation,
     }
     if recipe.training is None:
-        inputs = {**run.fingerprints("samples"), **hash_local(recipe.model.name)}
+        inputs = {**run.fingerprints("samples"), **hash_local(run.resolved.model.name)}
     else:
         inputs = run.fingerprints("samples", "model")
     run.stage("evaluation", settings, inputs).run_here(partial(_evaluate, run))

@@ -36,7 +36,6 @@ _GGUF = ".gguf"
 
 def prepare(run: Run) -> None:
     """Make the folders ``data`` and ``identifiers``."""
-    run.save_recipe()
     data, identifiers = run.recipe.data, run.recipe.identifiers
     inputs = _hash_log(data) if run.log is None else {"log": run.log.fingerprint}
     before = RunManifest.read(run.folder("data"))
@@ -45,9 +44,11 @@ def prepare(run: Run) -> None:
             f"{run.recipe.folder}: its log was given from Python, and is not stored",
             hint="give it again, recinject.run(recipe, log), or choose another name=",
         )
-    run.stage("data", data.model_dump(), inputs).run(partial(_data, run))
+    run.stage("data", run.resolved.data.model_dump(), inputs).run(partial(_data, run))
+    run.save_recipe()
     inputs = {**run.fingerprints("data"), **_hash_content(identifiers)}
-    run.stage("identifiers", identifiers.model_dump(), inputs).run(partial(_identifiers, run))
+    own = run.resolved.identifiers.model_dump()
+    run.stage("identifiers", own, inputs).run(partial(_identifiers, run))
 
 
 def build(run: Run) -> None:
@@ -57,8 +58,8 @@ def build(run: Run) -> None:
     for task in recipe.tasks():
         load_templates(task.name, task.slots, section.prompts, section.phrases)
     prepare(run)
-    source = recipe.model.tokenizer or recipe.model.name
-    settings = section.model_dump(mode="json", exclude={"workers", "tasks"})
+    source = run.resolved.model.tokenizer or run.resolved.model.name
+    settings = run.resolved.samples.model_dump(mode="json", exclude={"workers", "tasks"})
     settings |= {
         "tasks": {task.name: asdict(task) for task in recipe.tasks()},
         "tokenizer": source or recipe.model.vocab_size,
@@ -138,7 +139,7 @@ def _hash_log(data: DataSection) -> dict[str, str]:
         return {}
     require_path(data.path, "data.path")
     _, *files = find_files(data.path, data.format, data.items)
-    return {str(file): hash_files(file) for file in files if file is not None}
+    return {str(file.absolute()): hash_files(file) for file in files if file is not None}
 
 
 def _hash_content(section: IdentifiersSection) -> dict[str, str]:
@@ -146,7 +147,7 @@ def _hash_content(section: IdentifiersSection) -> dict[str, str]:
     files = identifiers_class(section.kind).input_files(section.arguments)
     for file in files:
         require_path(file, "identifiers")
-    return {str(file): hash_files(file) for file in files}
+    return {str(file.absolute()): hash_files(file) for file in files}
 
 
 def _hash_prompts(recipe: Recipe) -> str:

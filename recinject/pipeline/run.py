@@ -153,9 +153,6 @@ class Run:
                 "a log is given, and data.path names another one",
                 hint="leave one of them out",
             )
-        # What is read goes by its whole path, so that the stored recipe is the same run's.
-        whole = self.recipe.resolved().model_copy(update={"runs": self.recipe.runs})
-        object.__setattr__(self, "recipe", whole)
 
     @classmethod
     def open(cls, name: str | Path) -> Self:
@@ -179,6 +176,11 @@ class Run:
             hint=f"give a run's folder, or its name below {_RUNS}/. {others}",
         )
 
+    @cached_property
+    def resolved(self) -> Recipe:
+        """The recipe with whole paths, as it is stored: what stages are compared by."""
+        return self.recipe.resolved()
+
     @property
     def command(self) -> str:
         """The words that repeat the run."""
@@ -196,7 +198,7 @@ class Run:
 
     def save_recipe(self) -> None:
         """Write the recipe, whole and resolved, into the run's folder."""
-        file, text = self.recipe.folder / RECIPE, self.recipe.resolved().text()
+        file, text = self.recipe.folder / RECIPE, self.resolved.text()
         if is_first_process() and not (file.is_file() and file.read_text("utf-8") == text):
             self.recipe.folder.mkdir(parents=True, exist_ok=True)
             file.write_text(text, "utf-8")

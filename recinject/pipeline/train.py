@@ -34,11 +34,11 @@ def train(run: Run) -> None:
         return
     settings = {
         **training.model_dump(),
-        "model": recipe.model.model_dump(),
+        "model": run.resolved.model.model_dump(),
         "lora": recipe.lora and recipe.lora.model_dump(),
         "experts": recipe.experts,
     }
-    inputs = {**run.fingerprints("samples"), **hash_local(recipe.model.name)}
+    inputs = {**run.fingerprints("samples"), **hash_local(run.resolved.model.name)}
     stage = run.stage("model", settings, inputs)
     # A changed setting must not resume from what another one trained.
     checkpoints = run.folder("training") / "checkpoints" / stage.wanted.fingerprint

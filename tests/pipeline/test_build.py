@@ -75,4 +75,6 @@ def test_a_mistake_in_a_template_is_found_before_the_log_is_read(start, tmp_path
 @pytest.mark.parametrize("setting", ["samples.phrases.history={{ titel }}", "model.vocab_size=100"])
 def test_what_the_catalogue_or_the_tokenizer_refuses_leaves_no_samples(start, tmp_path, setting):
     assert start("build", setting).code == 2
-    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {"data", "identifiers"}
+    assert {path.name for path in (tmp_path / "tiny").iterdir()} == {
+        *("data", "identifiers", "recipe.yaml"),
+    }

@@ -10,7 +10,6 @@ import shutil
 import signal
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -133,7 +132,7 @@ def test_a_full_disk_is_a_clear_error_that_leaves_the_last_good_checkpoint(
 
 def test_a_folder_that_cannot_be_written_is_a_clear_error(start, tmp_path, copy_built):
     copy_built("barred")
-    Path(tmp_path / "barred" / "tiny" / "training" / "checkpoints").write_text("in the way")
+    (tmp_path / "barred" / "tiny" / "training").write_text("in the way")
     assert finish(start("barred")) == 2
     said = (tmp_path / "barred.txt").read_text("utf-8")
     assert "cannot be written" in said and "Traceback" not in said

@@ -97,7 +97,7 @@ def test_a_users_slot_needs_tokens_and_these_a_slot(alone, tmp_path):
     assert "{{ user }}" in str(refused.value) + str(refused.value.hint)
 
 
-@pytest.mark.parametrize("missing", ["identifiers.kind=number", "model=null"])
+@pytest.mark.parametrize("missing", ["identifiers={kind: number}", "model=null"])
 def test_a_share_of_cold_items_needs_codes_and_a_model(missing):
     with pytest.raises(Exception, match="evaluation.cold_share: cold items join by the codes"):
         load_recipe("tiger_cpu", ["evaluation.cold_share=[0.1]", "training=null", missing])

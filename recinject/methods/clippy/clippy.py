@@ -356,7 +356,9 @@ def clip_units(weights: Tensor, gradient: Tensor, clip_factor: float, clip_eps: 
 
 
 class AdaptiveClipping(ScalingOptimizer):
-    """Clips gradients before the step of the class behind it, except where ``clip: False``."""
+    """Clips gradients before the step of another class, except where ``clip: False``."""
+
+    clipped: ClassVar[type[Any]]
 
     def start_clipping(self, clip_factor: float, clip_eps: float) -> None:
         """Put the thresholds into all groups, present and later ones."""
@@ -376,13 +378,15 @@ class AdaptiveClipping(ScalingOptimizer):
             for name, weights, gradient in self.with_gradient(group) if group["clip"] else ():
                 units = clip_units(weights, gradient, group["clip_factor"], group["clip_eps"])
                 scales[name] = units.amin().float()
-        super(ScalingOptimizer, self).step()
+        self.clipped.step(self)
         values = torch.stack(list(scales.values())).tolist() if scales else []
         return dict(zip(scales, values, strict=True))
 
 
 class AgcAdagrad(AdaptiveClipping, torch.optim.Adagrad):
     """Adagrad on gradients clipped by :func:`clip_units`; the other arguments are torch's."""
+
+    clipped = torch.optim.Adagrad
 
     def __init__(
         self,
@@ -401,6 +405,8 @@ class AgcAdagrad(AdaptiveClipping, torch.optim.Adagrad):
 
 class AgcAdam(AdaptiveClipping, torch.optim.Adam):
     """Adam on gradients clipped by :func:`clip_units`; the other arguments are torch's."""
+
+    clipped = torch.optim.Adam
 
     def __init__(
         self,
