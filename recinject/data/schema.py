@@ -265,17 +265,24 @@ def load_tables(
     """Read what :func:`save_tables` wrote: events, items, further columns, and ``about``."""
     if not (folder / _EVENTS).is_file():
         raise RecinjectError(f"{folder}: holds no {_EVENTS}", hint="name a folder that was saved")
-    # pandas would read None as NaN and lists as arrays, which a phrase takes for something there.
-    catalog = Catalog(pd.DataFrame(parquet.read_table(folder / _ITEMS).to_pydict(), dtype=object))
-    with parquet.ParquetFile(folder / _EVENTS) as file:
-        metadata = file.schema_arrow.metadata or {}
-        columns = {name: _read_column(file, name) for name in file.schema_arrow.names}
+    try:
+        # pandas would read None as NaN and lists as arrays: to a phrase, something that is there.
+        items = parquet.read_table(folder / _ITEMS).to_pydict()
+        user_ids = pd.read_parquet(folder / _USERS)["user_id"].tolist()
+        with parquet.ParquetFile(folder / _EVENTS) as file:
+            metadata = file.schema_arrow.metadata or {}
+            columns = {name: _read_column(file, name) for name in file.schema_arrow.names}
+    except (pa.ArrowException, FileNotFoundError) as error:
+        raise RecinjectError(
+            f"{folder}: a file is broken or absent ({error})", hint="save the folder again"
+        ) from error
+    catalog = Catalog(pd.DataFrame(items, dtype=object))
     interactions = Interactions(
         users=columns.pop("user"),
         items=columns.pop("item"),
         ratings=columns.pop("rating", None),
         timestamps=columns.pop("timestamp", None),
-        user_ids=pd.read_parquet(folder / _USERS)["user_id"].tolist(),
+        user_ids=user_ids,
         n_items=len(catalog),
     )
     about = {name.decode(): value.decode() for name, value in metadata.items()}
