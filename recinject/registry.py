@@ -14,8 +14,9 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable
-from importlib.metadata import EntryPoint, entry_points
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -125,8 +126,14 @@ def _open(kind: str) -> None:
         importlib.import_module(home)
 
 
-def _offered(kind: str) -> Iterable[EntryPoint]:
-    return entry_points(group=f"recinject.{kind}")
+def _offered(kind: str) -> EntryPoints:
+    return _installed(tuple(sys.path)).select(group=f"recinject.{kind}")
+
+
+@lru_cache(maxsize=1)
+def _installed(_: tuple[str, ...]) -> EntryPoints:
+    """Read the entry points of all packages, anew only where the path has changed."""
+    return entry_points()
 
 
 def _load(entry: EntryPoint) -> Any:
