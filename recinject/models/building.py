@@ -34,7 +34,7 @@ from recinject.samples.tokenizer import END, PAD, SENTINELS, UNKNOWN, local_copy
 
 _VOCABULARY_MULTIPLE = 8
 _FROM_TOKENIZER = {
-    *("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
+    *("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 }
 _NOT_IN_SIGNATURE = {"tie_word_embeddings"}
 _TYPE = "model_type"

@@ -48,10 +48,7 @@ def explain_failed_writing(folder: Path) -> Iterator[None]:
 
 
 def save_trained(
-    model: Model,
-    tokenizer: Tokenizer,
-    folder: Path,
-    initial: Path | None = None,
+    model: Model, tokenizer: Tokenizer, folder: Path, initial: Path | None = None
 ) -> None:
     """Write a trained model, its head for ratings if it has one, and its tokenizer.
 

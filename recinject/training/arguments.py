@@ -22,7 +22,7 @@ _OF_THE_RECIPE = {
 }
 _ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
 _COUNTS = {
-    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 }
 _DEFAULTS: dict[str, Any] = {
     "logging_steps": 0.01,

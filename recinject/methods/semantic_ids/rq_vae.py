@@ -13,13 +13,7 @@ from torch import Tensor, nn
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
 from recinject.methods.semantic_ids.quantising import Residual, Vectors, check_enough, kmeans
-from recinject.training.networks import (
-    FitSettings,
-    TensorRows,
-    Tensors,
-    fit_network,
-    global_chance,
-)
+from recinject.training.networks import FitSettings, TensorRows, Tensors, fit_network, global_chance
 
 _HIDDEN = (512, 256, 128)
 
