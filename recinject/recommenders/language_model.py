@@ -95,16 +95,13 @@ class LanguageModel(Recommender):
         name: str = "language_model",
     ) -> None:
         self.name = name  # type: ignore[misc]  # a name of its own, beside its class's
-        self._model = model
         config = without_wrapper(model).config
         self._dialect = Dialect.of_model(
             tokenizer, not config.is_encoder_decoder, config.eos_token_id
         )
-        self._max_prompt_tokens = max_prompt_tokens
-        self._beams = beams
+        self._model, self._texts, self._scores = model, identifier_texts, scores
+        self._max_prompt_tokens, self._beams = max_prompt_tokens, beams
         self._rows_at_once = rows_at_once
-        self._scores: Normalised = scores
-        self._texts = identifier_texts
         self._named: dict[int, tuple[Trie, Integers]] = {}
         self._asker: Builder | None = None
         if not isinstance(identifier_texts, Mapping):
@@ -175,21 +172,17 @@ class LanguageModel(Recommender):
         """Answer queries by reading their prompts."""
         was_training = self._model.training
         self._model.eval()
+        kinds = {"retrieval": self._retrieve, "ranking": self._rank}
         try:
             with answering(self._model, queries.task):
-                if queries.kind == "retrieval":
-                    return self._retrieve(queries, k)
-                if queries.kind == "ranking":
-                    return self._rank(queries, k)
-                return self._rate(queries)
+                return kinds.get(queries.kind, self._rate)(queries, k)
         finally:
             self._model.train(was_training)
 
     def _retrieve(self, queries: Queries, k: int) -> Prediction:
         width = max(self._beams, k)
         items = np.full((len(queries), width), -1, np.int32)
-        scores = np.full((len(queries), width), -np.inf)
-        trie, _ = self._identifiers(queries.task)
+        scores, (trie, _) = np.full(items.shape, -np.inf), self._identifiers(queries.task)
         for rows, prompts in self._batches(queries, width):
             histories = [queries.histories[row] for row in rows]
             items[rows], scores[rows] = constrained_beam_search(
@@ -211,7 +204,7 @@ class LanguageModel(Recommender):
         found = rank_candidates(scores, candidates, queries.targets, k)
         return Prediction(self.name, queries.task, *found)
 
-    def _rate(self, queries: Queries) -> Prediction:
+    def _rate(self, queries: Queries, _: int) -> Prediction:
         if isinstance(self._model, RatingModel):
             return self._rate_by_head(queries, self._model)
         if not self._label_values.size:
@@ -245,10 +238,12 @@ class LanguageModel(Recommender):
                 found[rows] = logits.double().softmax(-1).cpu().numpy()
         if model.kind == "regression":
             return Prediction(self.name, queries.task, ratings=ratings)
-        means = found @ values
-        return Prediction(
-            self.name, queries.task, ratings=means, probabilities=found, values=values
-        )
+        rated: dict[str, Any] = {
+            "ratings": found @ values,
+            "probabilities": found,
+            "values": values,
+        }
+        return Prediction(self.name, queries.task, **rated)
 
     @torch.inference_mode()
     def _score_labels(self, input_ids: Tensor, attention_mask: Tensor) -> Floats:
@@ -437,11 +432,9 @@ class GeneratedRatings(Recommender):
         labels: Sequence[float],
         generation: Mapping[str, Any] | None = None,
     ) -> None:
-        self._model = model
         self.name = f"{model.name}_generated"  # type: ignore[misc]
-        self._scale = min(labels), max(labels)
-        self._generation = generation
-        self._seed = 0
+        self._model, self._generation = model, generation
+        self._scale, self._seed = (min(labels), max(labels)), 0
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Take the mean of all training ratings, for users without a history."""

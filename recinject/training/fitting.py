@@ -28,7 +28,6 @@ from recinject.training.trainer import (
     MarkComplete,
     SaveOnTermination,
     ShowProgress,
-    StopDivergence,
     TokenTrainer,
     WriteLog,
     asked_for_fsdp,
@@ -89,7 +88,7 @@ def fit(
 
     Args:
         model: an encoder-decoder or a causal model, or one with a head; it is trained in place.
-        tokenizer: the tokenizer that made the datasets.
+        tokenizer: made the datasets.
         train_dataset: one row a sample, with columns ``input_ids``, ``labels`` (token lists),
             ``length`` (in tokens), ``task`` (a number) and, for a head, ``rating``.
         validation_dataset: the same columns, to measure a loss on while training.
@@ -115,18 +114,10 @@ def fit(
     wrapped = wrap_tokenizer(tokenizer, without_wrapper(model).config)
     rate, decay = settings.learning_rate, settings.weight_decay
     chosen = choose_optimizer(optimizer, rate, optimizer_settings, decay)
-    make = partial(
-        TokenTrainer,
-        model=model,
-        args=settings,
-        data_collator=make_collator(model, wrapped),
-        train_dataset=train_dataset,
-        eval_dataset=validation_dataset,
-        processing_class=wrapped,
-        optimizer_cls_and_kwargs=chosen,
-        phases=phases,
-        task_names=task_names,
-    )
+    given = {"train_dataset": train_dataset, "eval_dataset": validation_dataset}
+    given |= {"processing_class": wrapped, "data_collator": make_collator(model, wrapped)}
+    given |= {"optimizer_cls_and_kwargs": chosen, "phases": phases, "task_names": task_names}
+    make = partial(TokenTrainer, model=model, args=settings, **given)
     return whole_model(_train(make, settings, folder, log_path), rebuild)
 
 
@@ -151,8 +142,7 @@ def _train(
     make: Callable[..., TokenTrainer], arguments: Arguments, folder: Path, log_path: Path
 ) -> TokenTrainer:
     termination, progress = SaveOnTermination(), ShowProgress()
-    # A diverged entry is written first, so that the log shows what stopped the run.
-    callbacks = [termination, MarkComplete(), WriteLog(log_path), progress, StopDivergence()]
+    callbacks = [termination, MarkComplete(), WriteLog(log_path), progress]
     if arguments.should_save:
         with explain_failed_writing(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -54,10 +54,7 @@ class ScalingOptimizer(BoundedOptimizer):
     )
     _seen: tuple[float, float, int, int] = (1.0, 0.0, 0, 0)  # least, sum, how many below 1, of all
 
-    @classmethod
-    def group_parameters(cls, model: nn.Module, weight_decay: float = 0.0) -> list[Group]:
-        """Return :func:`clippy_groups`."""
-        return clippy_groups(model, weight_decay)
+    group_parameters = staticmethod(clippy_groups)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

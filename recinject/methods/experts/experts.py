@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from peft import LoraConfig, TaskType
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from recinject.foundation.settings import bind
 from recinject.methods.experts.gates import GATES, Gate, Routing, part_gate
 from recinject.models.adapters import Adaptation, Wrapper
 from recinject.registry import pick
+from recinject.training.networks import global_chance
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,12 @@ class ExpertSettings:
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     gate_rate: Annotated[float, Field(gt=0)] = 1.0
 
-    @field_validator("gate")
-    @classmethod
-    def _is_a_gate(cls, gate: str) -> str:
-        return pick(gate, GATES, "experts.gate: unknown gate")
-
     @model_validator(mode="after")
-    def _picks_experts_that_exist(self) -> ExpertSettings:
+    def _are_of_experts_that_exist(self) -> ExpertSettings:
+        pick(self.gate, GATES, "experts.gate: unknown gate")
         if self.k > self.number:
-            raise RecinjectError(
-                f"experts.k: {self.k}", hint=f"set it to 1 up to number, {self.number}"
-            )
+            hint = f"set it to 1 up to number, {self.number}"
+            raise RecinjectError(f"experts.k: {self.k}", hint=hint)
         return self
 
 
@@ -125,9 +121,6 @@ class ExpertsLinear(nn.Linear):
         return output + torch.matmul(hidden, b).to(output.dtype).view_as(output)
 
 
-_OURS = ("expert_a", "expert_b")
-
-
 class ExpertsModel(Wrapper, Adaptation):
     """A frozen encoder-decoder model with experts, whose gate decides when the encoder is called.
 
@@ -154,9 +147,10 @@ class ExpertsModel(Wrapper, Adaptation):
             holder = backbone.get_submodule(name.rpartition(".")[0])
             layer = ExpertsLinear(backbone.get_submodule(name), settings, self._route)
             setattr(holder, name.rpartition(".")[2], layer)
-        size = {"size": backbone.config.d_model}
-        sizes = {"tasks": len(task_names)} if self.decides_by_task else size
-        gate = GATES[settings.gate](settings.number, settings.k, settings.gamma, **sizes)
+        rows, size = (
+            (len(task_names), 0) if self.decides_by_task else (None, backbone.config.d_model)
+        )
+        gate = GATES[settings.gate](settings.number, settings.k, settings.gamma, rows, size)
         self.gate: Gate = gate.to(backbone.device)
         backbone.get_encoder().register_forward_pre_hook(self._decide, with_kwargs=True)
 
@@ -205,9 +199,8 @@ class ExpertsModel(Wrapper, Adaptation):
     def routing(self) -> Routing:
         """Return the decision for each task; an error where the gate decides by sequence."""
         if not self.decides_by_task:
-            raise RecinjectError(
-                "experts: the gate decides for each sequence", hint="set experts.decision to task"
-            )
+            hint = "set experts.decision to task"
+            raise RecinjectError("experts: the gate decides for each sequence", hint=hint)
         found: Routing = self.gate(torch.arange(len(self.task_names), device=self.device))
         return found
 
@@ -259,7 +252,9 @@ class ExpertsModel(Wrapper, Adaptation):
     def save_pretrained(self, folder: Path, **settings: Any) -> None:
         """Write the plain model, and beside it what ``models.adapters.load_adapted`` reads."""
         weights = self.backbone.state_dict().items()
-        plain = {name: weight for name, weight in weights if not name.endswith(_OURS)}
+        plain = {
+            name: weight for name, weight in weights if not name.endswith(("expert_a", "expert_b"))
+        }
         self.backbone.save_pretrained(folder, state_dict=plain, **settings)
         own = {name: tensor.contiguous() for name, tensor in self.trained_weights().items()}
         save_file(own, Path(folder) / "experts.safetensors")
@@ -273,12 +268,9 @@ class ExpertsModel(Wrapper, Adaptation):
 
     @torch.no_grad()
     def export_adapter(self, task: str, folder: Path) -> None:
-        """Write a task's mixture as one plain LoRA adapter of peft.
+        """Write a task's mixture, where the gate decides by task, as one plain adapter of peft.
 
         Its rank is the experts' times the number of those with a weight: k for a saturated gate.
-
-        Raises:
-            RecinjectError: the task is unknown, or the gate decides by sequence.
         """
         weights = self.routing().weights[self._number(task)]
         kept, settings = weights.nonzero()[:, 0], self.settings
@@ -289,16 +281,10 @@ class ExpertsModel(Wrapper, Adaptation):
                 start = f"base_model.model.{name}.lora_"
                 tensors[f"{start}A.weight"] = a.flatten(0, 1).contiguous()
                 tensors[f"{start}B.weight"] = b.flatten(0, 1).T.contiguous()
-        rank = len(kept) * settings.rank
-        config = LoraConfig(
-            task_type=TaskType.SEQ_2_SEQ_LM,
-            r=rank,
-            lora_alpha=rank,
-            target_modules=list(settings.target_modules),
-            lora_dropout=settings.dropout,
-            base_model_name_or_path=self.backbone.name_or_path,
-            inference_mode=True,
-        )
+        rank, name = len(kept) * settings.rank, self.backbone.name_or_path
+        sizes = {"r": rank, "lora_alpha": rank, "target_modules": list(settings.target_modules)}
+        own = {"task_type": TaskType.SEQ_2_SEQ_LM, "lora_dropout": settings.dropout}
+        config = LoraConfig(**own, **sizes, base_model_name_or_path=name, inference_mode=True)
         config.save_pretrained(str(folder))
         save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
 
@@ -330,19 +316,12 @@ def add_experts(
         tasks: the names of the indices in the column ``task``.
         seed: of the first values; the global random state is left as it was.
         new_tokens: not used: their embeddings stay as they are.
-
-    Raises:
-        RecinjectError: a setting is wrong, the model is causal or has no such layers, or there are
-            no tasks.
     """
     told = bind(ExpertSettings, settings, "experts")
     if not model.config.is_encoder_decoder:
-        raise RecinjectError(
-            "experts: the model is causal",
-            hint="name one such as google/flan-t5-small, or use lora:",
-        )
+        hint = "name one such as google/flan-t5-small, or use lora:"
+        raise RecinjectError("experts: the model is causal", hint=hint)
     if told.decision == "task" and not tasks:
         raise RecinjectError("experts: there are no tasks", hint="set experts.decision to sequence")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with global_chance(seed):
         return ExpertsModel(model, told, tasks)

@@ -136,12 +136,8 @@ def risk(
 ) -> float:
     """Return the mean squared distance between a block's outputs and those of other weights.
 
-    Args:
-        block: the layers.
-        weights: in place of their own.
-        inputs: shape (n, inputs); None stands for x ~ N(0, I), in closed form for one layer that is
-            linear or has ReLU and no bias, else sampled.
-        seed: of sampled inputs.
+    Inputs have the shape (n, inputs); None stands for x ~ N(0, I), in closed form for one layer
+    that is linear or has ReLU and no bias, else sampled by the seed.
     """
     block = block.double()
     given = [(w.product() if isinstance(w, Factors) else w).detach().double() for w in weights]
