@@ -304,8 +304,8 @@ class LanguageModel(Recommender):
         self, queries: Queries, width: int
     ) -> Iterator[tuple[Rows, tuple[Tensor, Tensor]]]:
         """Yield rows of the queries with their prompts, the longest first: little is padding."""
-        encoded = self._dialect.prompts(queries.prompts).to_list()
-        prompts = [self._shortened(tokens) for tokens in encoded]
+        encoded, most = self._dialect.prompts(queries.prompts).to_list(), self._max_prompt_tokens
+        prompts = [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in encoded]
         left = self._dialect.causal and not isinstance(self._model, RatingModel)
         order = np.argsort([-len(tokens) for tokens in prompts], kind="stable")
         size = max(1, self._rows_at_once // width)
@@ -314,11 +314,6 @@ class LanguageModel(Recommender):
             padded = Ragged.from_rows([prompts[row] for row in rows]).to_grid(-1, left=left)
             grid = torch.from_numpy(padded.astype(np.int64))
             yield rows, (grid.clamp(min=0), (grid >= 0).long())
-
-    def _shortened(self, tokens: list[int]) -> list[int]:
-        if len(tokens) <= self._max_prompt_tokens:
-            return tokens
-        return [*tokens[: self._max_prompt_tokens - 1], tokens[-1]]
 
     def _label_sequences(self, texts: Sequence[str]) -> list[list[int]]:
         sequences = self._dialect.completions(texts).to_list()

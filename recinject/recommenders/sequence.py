@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -32,7 +31,7 @@ from recinject.training.networks import (
 _LOGITS = 2**19  # about how many are in memory at once: as many as fit the processor's cache
 
 
-class SequenceModule(nn.Module, ABC):
+class SequenceModule(nn.Module):
     """Reads item sequences with self-attention and scores every item as what comes next.
 
     Blocks are normalised after each sum, positions are learned and counted from a sequence's
@@ -79,13 +78,13 @@ class SequenceModule(nn.Module, ABC):
         ends = range(len(events), shared, -self._longest)
         return [events[max(0, end - self._longest - shared) : end] for end in ends]
 
-    @abstractmethod
     def collate(self, windows: Sequence[Integers]) -> Tensors:
         """Turn windows into the arguments of ``forward``."""
+        return pack(windows, self._longest)
 
-    @abstractmethod
     def query(self, history: Integers) -> Integers:
-        """Return the sequence whose last position predicts the next item."""
+        """Return the sequence, the latest items, whose last position predicts the next one."""
+        return history[-self._longest :]
 
     def encode(self, items: Tensor, positions: Tensor, sequences: Tensor) -> Tensor:
         """Encode a grid of sequences, shape (rows, columns), as one vector a position.
@@ -122,10 +121,6 @@ class SASRecModule(SequenceModule):
         batch = pack([window[:-1] for window in windows], self._longest)
         follows = pack([window[1:] for window in windows], self._longest)["items"]
         return {**batch, "targets": torch.where(batch["sequences"] < 0, -1, follows)}
-
-    def query(self, history: Integers) -> Integers:
-        """Return the latest items."""
-        return history[-self._longest :]
 
     def forward(
         self, items: Tensor, positions: Tensor, sequences: Tensor, targets: Tensor
@@ -174,10 +169,6 @@ class BERT4RecModule(SequenceModule):
     ) -> None:
         super().__init__(n_items, **shape)
         self._masked, self._last_only = masked, last_only
-
-    def collate(self, windows: Sequence[Integers]) -> Tensors:
-        """Pack whole windows."""
-        return pack(windows, self._longest)
 
     def query(self, history: Integers) -> Integers:
         """Return the latest items and a mask."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from functools import partialmethod
+from functools import partial, partialmethod
 from typing import Any, ClassVar
 
 import torch
@@ -77,11 +77,7 @@ def choose_optimizer(
     _check_settings(name, kind, settings, chosen)
     if not issubclass(kind, BoundedOptimizer):
         return kind, chosen
-
-    def build(model: nn.Module, *, weight_decay: float, **settings: Any) -> Optimizer:
-        return _built(kind, model, settings, weight_decay)
-
-    return (lambda: build), {**chosen, "weight_decay": weight_decay}
+    return (lambda: partial(_built, kind)), {**chosen, "weight_decay": weight_decay}
 
 
 def build_optimizer(
@@ -93,8 +89,8 @@ def build_optimizer(
 ) -> Optimizer:
     """Return an optimizer over a model's trained parameters; see :func:`choose_optimizer`."""
     choose_optimizer(name, learning_rate, settings)
-    chosen = {**(settings or {}), "lr": learning_rate}
-    return _built(find("optimizer", name), model, chosen, weight_decay)
+    kind, chosen = find("optimizer", name), {**(settings or {}), "lr": learning_rate}
+    return _built(kind, model, weight_decay=weight_decay, **chosen)
 
 
 def bounding_class(name: str | None) -> type[BoundedOptimizer] | None:
@@ -106,7 +102,7 @@ def bounding_class(name: str | None) -> type[BoundedOptimizer] | None:
 def check_optimizer(name: str | None, settings: Mapping[str, Any], model: nn.Module) -> None:
     """Refuse legal settings under which a model could not train."""
     if kind := bounding_class(name):
-        _built(kind, model, settings, 0.0)
+        _built(kind, model, weight_decay=0.0, **settings)
 
 
 def log_entries(optimizer: Optimizer | None) -> dict[str, float]:
@@ -116,7 +112,7 @@ def log_entries(optimizer: Optimizer | None) -> dict[str, float]:
 
 
 def _built(
-    kind: type[Optimizer], model: nn.Module, settings: Mapping[str, Any], weight_decay: float
+    kind: type[Optimizer], model: nn.Module, /, *, weight_decay: float, **settings: Any
 ) -> Optimizer:
     grouped = kind if issubclass(kind, BoundedOptimizer) else BoundedOptimizer
     return kind(grouped.group_parameters(model, weight_decay), **settings)

@@ -309,8 +309,7 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         if not self.control.should_training_stop:
             super()._run_epoch(**settings)
 
-    def present_epoch(self) -> int:
-        """Return the number of whole epochs that are behind."""
+    def _present_epoch(self) -> int:
         return int((self.state.epoch or 0.0) + 1e-6)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
@@ -350,7 +349,7 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         lengths = list(self.train_dataset[self.args.length_column_name])
         batch_size, seed = samples_a_step(self.args), self.args.seed
         if not self._phases:
-            return LengthBuckets(lengths, batch_size, seed, self.present_epoch)
+            return LengthBuckets(lengths, batch_size, seed, self._present_epoch)
         columns = (self.train_dataset["task"], lengths)
         tasks, tokens = (np.asarray(column, np.int64) for column in columns)
         settings = (self._phases, self.args.max_steps, batch_size, seed)
