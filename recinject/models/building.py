@@ -259,10 +259,9 @@ def wrap_tokenizer(
         ids["pad_token"] = ids["eos_token"] if config.pad_token_id is None else config.pad_token_id
         texts = {role: tokenizer.id_to_token(i) for role, i in ids.items() if isinstance(i, int)}
         special |= {role: text for role, text in texts.items() if text is not None}
+    extra = [text for text in SENTINELS if text in known]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        extra_special_tokens=[text for text in SENTINELS if text in known],
-        **special,
+        tokenizer_object=tokenizer, extra_special_tokens=extra, **special
     )
 
 

@@ -238,11 +238,8 @@ class LanguageModel(Recommender):
                 found[rows] = logits.double().softmax(-1).cpu().numpy()
         if model.kind == "regression":
             return Prediction(self.name, queries.task, ratings=ratings)
-        rated: dict[str, Any] = {
-            "ratings": found @ values,
-            "probabilities": found,
-            "values": values,
-        }
+        rated: dict[str, Any] = {"ratings": found @ values, "values": values}
+        rated["probabilities"] = found
         return Prediction(self.name, queries.task, **rated)
 
     @torch.inference_mode()

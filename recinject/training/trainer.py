@@ -369,11 +369,9 @@ def _share_out_weights(trainer: Trainer) -> None:
     plugin = trainer.accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         return
-    settings = {
-        "reshard_after_forward": plugin.reshard_after_forward,
-        "offload_policy": plugin.cpu_offload,
-        "mp_policy": plugin.mixed_precision_policy or MixedPrecisionPolicy(),
-    }
+    policy = plugin.mixed_precision_policy or MixedPrecisionPolicy()
+    settings = {"reshard_after_forward": plugin.reshard_after_forward, "mp_policy": policy}
+    settings["offload_policy"] = plugin.cpu_offload
     blocks = set(without_wrapper(trainer.model)._no_split_modules or ())
     for module in trainer.model.modules():
         if type(module).__name__ in blocks:

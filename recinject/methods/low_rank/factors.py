@@ -267,14 +267,14 @@ def _on_rows(block: Block, ranks: Sequence[int], inputs: Tensor | None, seed: in
     starts += [[_Spectrum.of(weight, used).linear(rank) for weight, rank in pairs]]
     starts += [_nkp(block, ranks, used, 0)] if block.is_relu else []
     start = min(starts, key=held_risk)
-    parts = [(f.up.clone().requires_grad_(), f.down.clone().requires_grad_()) for f in start]
-    found = [Factors(*part) for part in parts]
+    parameters = [part.clone().requires_grad_() for f in start for part in (f.up, f.down)]
+    found = [Factors(*pair) for pair in zip(parameters[::2], parameters[1::2], strict=True)]
     scale = goal.square().sum(1).mean().clamp(min=1e-300)
-    _go_down(
-        [tensor for part in parts for tensor in part],
-        lambda: _distance(block.outputs(used, found), goal) / scale,
-        lambda: held_risk(found),
-    )
+
+    def loss() -> Tensor:
+        return _distance(block.outputs(used, found), goal) / scale
+
+    _go_down(parameters, loss, lambda: held_risk(found))
     return [Factors(f.up.detach(), f.down.detach()).balanced() for f in found]
 
 

@@ -210,11 +210,8 @@ class HistoryAttention(nn.Module):
         self, states: Tensor, events: Tensor, values: Tensor, ages: Tensor, seen: Tensor
     ) -> Tensor:
         """Return new states: shape (rows, c, width)."""
-        whole = (
-            self.query(self.norm(states)),
-            self.key(self.norm_events(events)),
-            self.value(values),
-        )
+        wanted, keys = self.query(self.norm(states)), self.key(self.norm_events(events))
+        whole = (wanted, keys, self.value(values))
         query, key, value = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in whole)
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         scores = scores + self.ages(ages.clamp(0, self.ages.num_embeddings - 1)).permute(2, 0, 1)
