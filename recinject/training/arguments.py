@@ -71,11 +71,11 @@ def training_arguments(
             hint="keep 2 or more, so that a whole one is always left to resume from",
         )
     cuda = torch.cuda.is_available() and not settings.get("use_cpu")
-    ours: dict[str, Any] = {
+    ours = {
         "bf16": cuda and torch.cuda.is_bf16_supported(),
         "dataloader_pin_memory": cuda,
+        "eval_strategy": "steps" if validates else "no",
     }
-    ours["eval_strategy"] = "steps" if validates else "no"
     return _make({**_DEFAULTS, **ours, **settings, "output_dir": str(folder), "seed": seed})
 
 
