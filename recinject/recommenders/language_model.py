@@ -238,9 +238,10 @@ class LanguageModel(Recommender):
                 found[rows] = logits.double().softmax(-1).cpu().numpy()
         if model.kind == "regression":
             return Prediction(self.name, queries.task, ratings=ratings)
-        rated: dict[str, Any] = {"ratings": found @ values, "values": values}
-        rated["probabilities"] = found
-        return Prediction(self.name, queries.task, **rated)
+        means = found @ values
+        return Prediction(
+            self.name, queries.task, ratings=means, probabilities=found, values=values
+        )
 
     @torch.inference_mode()
     def _score_labels(self, input_ids: Tensor, attention_mask: Tensor) -> Floats:

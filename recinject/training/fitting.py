@@ -114,10 +114,18 @@ def fit(
     wrapped = wrap_tokenizer(tokenizer, without_wrapper(model).config)
     rate, decay = settings.learning_rate, settings.weight_decay
     chosen = choose_optimizer(optimizer, rate, optimizer_settings, decay)
-    given = {"train_dataset": train_dataset, "eval_dataset": validation_dataset}
-    given |= {"processing_class": wrapped, "data_collator": make_collator(model, wrapped)}
-    given |= {"optimizer_cls_and_kwargs": chosen, "phases": phases, "task_names": task_names}
-    make = partial(TokenTrainer, model=model, args=settings, **given)
+    make = partial(
+        TokenTrainer,
+        model=model,
+        args=settings,
+        data_collator=make_collator(model, wrapped),
+        train_dataset=train_dataset,
+        eval_dataset=validation_dataset,
+        processing_class=wrapped,
+        optimizer_cls_and_kwargs=chosen,
+        phases=phases,
+        task_names=task_names,
+    )
     return whole_model(_train(make, settings, folder, log_path), rebuild)
 
 

@@ -350,10 +350,12 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         batch_size, seed = samples_a_step(self.args), self.args.seed
         if not self._phases:
             return LengthBuckets(lengths, batch_size, seed, self._present_epoch)
-        columns = (self.train_dataset["task"], lengths)
-        tasks, tokens = (np.asarray(column, np.int64) for column in columns)
-        settings = (self._phases, self.args.max_steps, batch_size, seed)
-        return order_by_phase(tasks, self._task_names, tokens, *settings).tolist()
+        tasks, names = np.asarray(self.train_dataset["task"], np.int64), self._task_names
+        steps, phases = self.args.max_steps, self._phases
+        order = order_by_phase(
+            tasks, names, np.asarray(lengths, np.int64), phases, steps, batch_size, seed
+        )
+        return order.tolist()
 
 
 def _share_out_weights(trainer: Trainer) -> None:
@@ -369,9 +371,11 @@ def _share_out_weights(trainer: Trainer) -> None:
     plugin = trainer.accelerator.state.fsdp_plugin
     if plugin.fsdp_version != 2:
         return
-    policy = plugin.mixed_precision_policy or MixedPrecisionPolicy()
-    settings = {"reshard_after_forward": plugin.reshard_after_forward, "mp_policy": policy}
-    settings["offload_policy"] = plugin.cpu_offload
+    settings = {
+        "reshard_after_forward": plugin.reshard_after_forward,
+        "offload_policy": plugin.cpu_offload,
+        "mp_policy": plugin.mixed_precision_policy or MixedPrecisionPolicy(),
+    }
     blocks = set(without_wrapper(trainer.model)._no_split_modules or ())
     for module in trainer.model.modules():
         if type(module).__name__ in blocks:

@@ -147,10 +147,9 @@ class ExpertsModel(Wrapper, Adaptation):
             holder = backbone.get_submodule(name.rpartition(".")[0])
             layer = ExpertsLinear(backbone.get_submodule(name), settings, self._route)
             setattr(holder, name.rpartition(".")[2], layer)
-        rows, size = (
-            (len(task_names), 0) if self.decides_by_task else (None, backbone.config.d_model)
-        )
-        gate = GATES[settings.gate](settings.number, settings.k, settings.gamma, rows, size)
+        size = {"size": backbone.config.d_model}
+        sizes = {"tasks": len(task_names)} if self.decides_by_task else size
+        gate = GATES[settings.gate](settings.number, settings.k, settings.gamma, **sizes)
         self.gate: Gate = gate.to(backbone.device)
         backbone.get_encoder().register_forward_pre_hook(self._decide, with_kwargs=True)
 
@@ -252,9 +251,7 @@ class ExpertsModel(Wrapper, Adaptation):
     def save_pretrained(self, folder: Path, **settings: Any) -> None:
         """Write the plain model, and beside it what ``models.adapters.load_adapted`` reads."""
         weights = self.backbone.state_dict().items()
-        plain = {
-            name: weight for name, weight in weights if not name.endswith(("expert_a", "expert_b"))
-        }
+        plain = {n: w for n, w in weights if not n.endswith(("expert_a", "expert_b"))}
         self.backbone.save_pretrained(folder, state_dict=plain, **settings)
         own = {name: tensor.contiguous() for name, tensor in self.trained_weights().items()}
         save_file(own, Path(folder) / "experts.safetensors")
@@ -281,10 +278,16 @@ class ExpertsModel(Wrapper, Adaptation):
                 start = f"base_model.model.{name}.lora_"
                 tensors[f"{start}A.weight"] = a.flatten(0, 1).contiguous()
                 tensors[f"{start}B.weight"] = b.flatten(0, 1).T.contiguous()
-        rank, name = len(kept) * settings.rank, self.backbone.name_or_path
-        sizes = {"r": rank, "lora_alpha": rank, "target_modules": list(settings.target_modules)}
-        own = {"task_type": TaskType.SEQ_2_SEQ_LM, "lora_dropout": settings.dropout}
-        config = LoraConfig(**own, **sizes, base_model_name_or_path=name, inference_mode=True)
+        rank = len(kept) * settings.rank
+        config = LoraConfig(
+            task_type=TaskType.SEQ_2_SEQ_LM,
+            r=rank,
+            lora_alpha=rank,
+            target_modules=list(settings.target_modules),
+            lora_dropout=settings.dropout,
+            base_model_name_or_path=self.backbone.name_or_path,
+            inference_mode=True,
+        )
         config.save_pretrained(str(folder))
         save_file(tensors, Path(folder) / "adapter_model.safetensors", metadata={"format": "pt"})
 

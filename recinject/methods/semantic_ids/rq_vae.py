@@ -135,8 +135,10 @@ def fit_rq_vae(
         RecinjectError: there are fewer items than codes, or training diverges.
     """
     check_enough(embeddings, codes)
-    own: dict[str, Any] = {"optimizer": optimizer, "optimizer_settings": optimizer_settings or {}}
-    settings = FitSettings(learning_rate, batch_size, steps=steps, **own)
+    own = optimizer_settings or {}
+    settings = FitSettings(
+        learning_rate, batch_size, steps=steps, optimizer=optimizer, optimizer_settings=own
+    )
     with global_chance(int(derive_rng(seed, "rq_vae").integers(2**31))):
         network = RQVAE(embeddings.shape[1], levels, codes)
     rows = TensorRows({"embeddings": torch.from_numpy(np.ascontiguousarray(embeddings))})
