@@ -1,7 +1,4 @@
-"""The public functions: from a log to a model, a result and recommendations.
-
-A recipe's stages do the same by the same functions; here every argument is a keyword.
-"""
+"""The public functions: from a log to a model, a result and recommendations."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ from recinject.reporting.result import DataFacts, Result
 from recinject.samples.samples import Samples, SampleSettings, make_factory
 from recinject.samples.samples import build_samples as write_all
 from recinject.samples.store import Forms, read_samples
-from recinject.tasks.task import TASKS, task_type
+from recinject.tasks.task import TASKS, bind_tasks
 
 Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
 """A recommender by name, by name with its settings, or as it is."""
@@ -138,10 +135,7 @@ def build_samples(
         rated = data.split.interactions.ratings is not None
         tasks = [name for name, task in TASKS.items() if rated or not task.needs_ratings]
     named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(listed(tasks, "tasks"))
-    bound = [
-        bind(task_type(name, made.prompts), given or {}, f"tasks.{name}")
-        for name, given in named.items()
-    ]
+    bound = bind_tasks(named, made.prompts, "tasks")
     source = None if isinstance(tokenizer, Tokenizer) or tokenizer is None else str(tokenizer)
     reader = given_tokenizer(source)
     if isinstance(tokenizer, Tokenizer):  # tokens are added to a copy of it

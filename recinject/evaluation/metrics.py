@@ -337,33 +337,23 @@ def parse_metric(text: str) -> tuple[Metric, int | None]:
     name, _, cutoff = text.partition("@")
     metric: Metric = find("metric", name)()
     if metric.by_cutoff != cutoff.isdecimal():
-        raise RecinjectError(
-            f"metric {text!r}: {'no cutoff' if metric.by_cutoff else 'it has no cutoff'}",
-            hint=f"write {name}@10" if metric.by_cutoff else f"write {name}",
-        )
+        fact = f"metric {text!r}: {'no cutoff' if metric.by_cutoff else 'it has no cutoff'}"
+        raise RecinjectError(fact, hint=f"write {name}@10" if metric.by_cutoff else f"write {name}")
     return metric, int(cutoff) if cutoff else None
 
 
 def statistic_of(
     prediction: Prediction, queries: Queries, metric: str, clusters: Clusters
 ) -> Statistic:
-    """Return one metric of a prediction as a function of how often each user counts.
-
-    Raises:
-        RecinjectError: the task has no such metric, or the prediction lacks what it needs.
-    """
+    """Return one metric of a prediction as a function of how often each user counts."""
     found, k = parse_metric(metric)
     if queries.kind not in found.kinds:
-        raise RecinjectError(
-            f"the task {queries.task} has no metric {metric!r}",
-            hint=did_you_mean(metric, metric_names(queries.kind)),
-        )
+        fact = f"the task {queries.task} has no metric {metric!r}"
+        raise RecinjectError(fact, hint=did_you_mean(metric, metric_names(queries.kind)))
     length = 0 if prediction.items is None else prediction.items.shape[1]
     if queries.kind != "rating" and k is not None and k > length > 0:
-        raise RecinjectError(
-            f"{metric} of {prediction.recommender}: its lists end after {length} items",
-            hint="recommend longer lists, or lower evaluation.cutoffs",
-        )
+        fact = f"{metric} of {prediction.recommender}: its lists end after {length} items"
+        raise RecinjectError(fact, hint="recommend longer lists, or lower evaluation.cutoffs")
     return found.statistic(prediction, queries, k or length, clusters)
 
 
@@ -383,10 +373,8 @@ def _ratings(prediction: Prediction, queries: Queries) -> tuple[Floats, Floats]:
 
 
 def _incomplete(prediction: Prediction, needed: str) -> RecinjectError:
-    return RecinjectError(
-        f"{prediction.recommender}: its answer to {prediction.task} is incomplete",
-        hint=f"a prediction for {prediction.task} needs {needed}",
-    )
+    fact = f"{prediction.recommender}: its answer to {prediction.task} is incomplete"
+    return RecinjectError(fact, hint=f"a prediction for {prediction.task} needs {needed}")
 
 
 def evaluate_prediction(
@@ -399,15 +387,9 @@ def evaluate_prediction(
 ) -> list[MetricResult]:
     """Measure a prediction by the metrics of its task, with 95 % bootstrap intervals.
 
-    A metric that is not defined on these queries, as the AUC of one class, is left out.
-
-    Args:
-        prediction: the answers, row by row as in the queries.
-        queries: what was asked.
-        cutoffs: the list lengths of ``hr@K`` and ``ndcg@K``.
-        resamples: how many times the users are drawn anew.
-        seed: what the draws derive from; give all recommenders the same.
-        metrics: which metrics; None measures by all of them.
+    The users are drawn anew ``resamples`` times; give all recommenders the same seed. ``metrics``
+    are all of the task if not given. One that is not defined on these queries, as the AUC of one
+    class, is left out.
     """
     clusters = Clusters.of(queries.users)
     if not clusters.count:

@@ -96,24 +96,13 @@ def progress_text(done: int, total: int | None, rate: float, note: str = "") -> 
 
 
 def _make_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+    known = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(*known, *times, console=console, transient=True)
 
 
 class _Rate(ProgressColumn):
-    """A bar's recent rate."""
-
     def render(self, task: Task) -> Text:
-        """Write the rate of a bar."""
         rate = "" if task.speed is None else f"{_rate_text(task.speed)}/s"
         return Text(rate, style="progress.data.speed")
 

@@ -47,10 +47,8 @@ def atomic_folder(path: Path, key: str | None = None) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecinjectError(
-            f"{path}: cannot be written ({error.strerror})",
-            hint="choose a folder you may write to with runs=FOLDER, or mend its permissions",
-        ) from error
+        hint = "choose a folder you may write to with runs=FOLDER, or mend its permissions"
+        raise RecinjectError(f"{path}: cannot be written ({error.strerror})", hint=hint) from error
     try:
         yield temporary
         if path.exists():

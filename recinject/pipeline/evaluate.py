@@ -72,15 +72,7 @@ def _evaluate(run: Run, folder: Path) -> Facts:
 
 
 def recommender_of(run: Run, name: str | None = None) -> Recommender:
-    """Return a recommender of a finished run: its model, or a baseline that is fitted now.
-
-    Args:
-        run: a run with data, and a model where that is asked for.
-        name: of a baseline; None takes the model.
-
-    Raises:
-        RecinjectError: the run has no trained model that knows what comes next.
-    """
+    """Return a finished run's model, or the baseline of a name, which is fitted now."""
     if name is not None:
         return fit_recommenders([make_recommender(name)], run.data, run.recipe.seed)[0]
     if run.recipe.training is None or not (run.folder("model") / "manifest.json").is_file():
@@ -115,12 +107,7 @@ def recommend(
 def read_questions(source: Path | None, liked: Sequence[str] | None) -> list[dict[str, Any]]:
     """Read JSON lines, each with a list of titles or ids under ``liked``; other keys are kept.
 
-    Args:
-        source: the file; ``-`` is standard input.
-        liked: the one list, in place of a file.
-
-    Raises:
-        RecinjectError: both or neither are given, no such file, or a line that is not of this form.
+    The ``source`` ``-`` is standard input; ``liked`` is the one list, in place of a file.
     """
     if source is None and liked:
         return [{"liked": list(liked)}]

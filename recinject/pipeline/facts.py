@@ -27,11 +27,7 @@ from recinject.tasks.task import Ranking
 
 
 def result_of(run: Run) -> Result:
-    """Load the result of a finished run, with all facts that its report shows.
-
-    Raises:
-        RecinjectError: a stage before the report has not been finished.
-    """
+    """Load the result of a finished run, with all facts that its report shows."""
     trained = ["model"] if run.recipe.training is not None else []
     stages = ["data", "identifiers", "samples", *trained, "evaluation"]
     known = {stage: run.manifest(stage).facts for stage in stages}

@@ -18,7 +18,7 @@ import yaml
 from pydantic import ValidationError
 
 from recinject.data.schema import Log
-from recinject.evaluation.evaluate import EvaluationSettings, measure
+from recinject.evaluation.metrics import evaluate_prediction
 from recinject.evaluation.statistics import compare, is_paired, load_answers
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.progress import say
@@ -87,9 +87,7 @@ def make_sweep(run: Run) -> Path:
     """Make the runs of a recipe's sweep and their report, and print what was found.
 
     Each run lies in the sweep's folder, with its recipe beside its stages. What is done is skipped.
-
-    Returns:
-        The report's folder, which :meth:`~recinject.reporting.sweep.Sweep.load` reads.
+    The report's folder is returned: :meth:`~recinject.reporting.sweep.Sweep.load` reads it.
     """
     members, folder, section = plan(run.recipe, run.log), run.folder("report"), run.recipe.sweep
     run.save_recipe()
@@ -112,9 +110,6 @@ def plan(recipe: Recipe, log: Log | None = None) -> list[Member]:
 
     Where there is a model, baselines are evaluated with the first seed alone, and once for all
     arms that have the same data, identifiers, samples and evaluation.
-
-    Raises:
-        RecinjectError: an arm or the reference is wrong.
     """
     section, members, evaluated = recipe.sweep or SweepSection(), list[Member](), set[str]()
     arms = arms_of(section)
@@ -187,7 +182,7 @@ def _prepare(run: Run, earlier: Iterable[Run]) -> None:
 
 
 def _prepared(recipe: Recipe) -> dict[str, str]:
-    """Return for each stage before the training a hash of the settings that it depends on."""
+    # By stage before the training, a hash of the settings that it depends on.
     own = recipe.model
     reader = [own.name, own.tokenizer, own.vocab_size, (own.config or {}).get("model_type")]
     settings = {
@@ -252,7 +247,6 @@ def _metrics(member: Member) -> list[Settings]:
 
 
 def _value(content: Any, key: str) -> float | str:
-    """Return the value of a dotted key: a number, or text where it is none."""
     for part in key.split("."):
         content = content.get(part) if isinstance(content, dict) else None
     is_number = isinstance(content, int | float) and not isinstance(content, bool)
@@ -279,14 +273,14 @@ def _pool(
         named = {"recommender": file.partition(".")[2].removesuffix(".parquet")}
         for arm, (prediction, queries) in answers.items():
             own, resamples = runs[arm][0].run.recipe.evaluation, recipe.evaluation.resamples
-            settings = EvaluationSettings(own.beams, own.cutoffs, resamples, recipe.seed)
-            measured = measure(prediction, queries, settings)
+            drawn = resamples, recipe.seed
+            measured = evaluate_prediction(prediction, queries, own.cutoffs, *drawn)
             pooled += [{"arm": arm} | asdict(row) | named for row in measured]
             others = references[: references.index(arm)] if arm in references else references
             known = [answers[other] for other in others if other in answers]
             paired = [other[0] for other in known if is_paired(answers[arm], other)]
             asked = [row.metric for row in measured]
-            for row in compare(prediction, paired, queries, asked, resamples, recipe.seed):
+            for row in compare(prediction, paired, queries, asked, *drawn):
                 key = (row.task, row.metric, named["recommender"])
                 by_seed = [
                     values[(*key, arm, m.seed)] - values[(*key, row.reference, m.seed)]

@@ -155,12 +155,8 @@ def headline(
     """Say where the language model stands against the best baseline and against a simple one.
 
     It speaks of retrieval, else of ranking, else of rating. A loss to any baseline on this
-    task stands in the first sentence, losses on other tasks in the last.
-
-    Args:
-        metrics: all metrics of the run.
-        comparisons: language model minus baseline, or the best baseline minus each other.
-        subject: how to call the language model, at the start of a sentence; None if there is none.
+    task stands in the first sentence, losses on other tasks in the last. ``subject`` is how the
+    language model is called at the start of a sentence; None if there is none.
     """
     if subject is None:
         return _without_a_model(metrics, comparisons)

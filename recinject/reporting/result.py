@@ -346,10 +346,8 @@ class Result:
         root = Path(folder)
         missing = [name for name in ROWS if not (root / f"{name}.json").is_file()]
         if missing:
-            raise RecinjectError(
-                f"{folder}: no result, {missing[0]}.json is missing",
-                hint="name the folder evaluation of a finished run, or one that Result.save wrote",
-            )
+            hint = "name the folder evaluation of a finished run, or one that Result.save wrote"
+            raise RecinjectError(f"{folder}: no result, {missing[0]}.json is missing", hint=hint)
         rows = {name: read_json(root / f"{name}.json") for name in ROWS}
         facts = read_json(root / "facts.json") if (root / "facts.json").is_file() else None
         try:
