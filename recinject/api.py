@@ -292,13 +292,7 @@ def evaluate(
         ['markov_chain', 'popularity']
     """
     expect(data, Data, "evaluate", _PREPARED)
-    made = [make_recommender(each) for each in listed(recommenders, "evaluate")]
-    names = [each.name for each in made]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise RecinjectError(
-            f"evaluate: several recommenders are called {', '.join(sorted(twice))}",
-            hint="give each a name: {'ease': {'name': 'ease_10'}}, LanguageModel(name=...)",
-        )
+    made = _distinct([make_recommender(each) for each in listed(recommenders, "evaluate")])
     asked = bind(EvaluationSettings, settings | {"seed": seed}, "evaluate")
     if samples is not None:
         expect(samples, Samples, "evaluate: samples", "give what build_samples returned")
@@ -317,7 +311,7 @@ def evaluate(
     if not evaluation.predictions:
         raise RecinjectError(
             f"evaluate: no task of {', '.join(samples) or 'none'} can be asked of "
-            f"{', '.join(names) or 'nobody'}",
+            f"{', '.join(each.name for each in made) or 'nobody'}",
             hint="name recommenders that answer a task of the samples, as ease does retrieval",
         )
     facts = _facts(data, samples, seed)
@@ -364,9 +358,11 @@ def benchmark_ratings(
     most, batch = own.pop("max_prompt_tokens"), settings.pop("rows_at_once", 80)
     tasks = {"rating": {"history_length": settings.pop("history_length", 10)}}
     settings = {"reworded": False, "shuffled": False, "limit": limit, **settings}
-    rows: dict[str, dict[Any, Any]] = {}
-    predictions: dict[tuple[str, str], Any] = {}
-    named: list[str] = []
+    rows, predictions, named = (
+        dict[str, dict[str, Any]](),
+        dict[tuple[str, str], Any](),
+        list[str](),
+    )
     for model in map(str, listed(models, "benchmark_ratings: models")):
         for count in listed(shots, "benchmark_ratings: shots"):
             bind(SampleSettings, {"shots": count}, "benchmark_ratings")  # before it multiplies
@@ -445,6 +441,15 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
 
 
 _PREPARED = "give what recinject.prepare(log) returned"
+
+
+def _distinct(made: list[Recommender]) -> list[Recommender]:
+    names = [each.name for each in made]
+    if twice := {name for name in names if names.count(name) > 1}:
+        fact = f"evaluate: several recommenders are called {', '.join(sorted(twice))}"
+        hint = "give each a name: {'ease': {'name': 'ease_10'}}, LanguageModel(name=...)"
+        raise RecinjectError(fact, hint=hint)
+    return made
 
 
 def _named(

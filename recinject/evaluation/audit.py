@@ -83,8 +83,8 @@ def _highest_id_finding(step: NDArray[np.integer], k: int, n_items: int) -> Find
     hits, chance = int(np.sum((step >= 1) & (step <= k))), min(1.0, k / n_items)
     rate = hits / len(step)
     leaks = rate > 3 * chance and binom.sf(hits - 1, len(step), chance) < 0.001
-    meaning = f"hit rate of the {k} next item numbers after the history's highest; "
-    meaning += f"chance: {chance:.2g}" + (": the item numbers tell who follows whom" * leaks)
+    meaning = f"hit rate of the {k} next item numbers after the history's highest; chance: "
+    meaning += f"{chance:.2g}: the item numbers tell who follows whom" if leaks else f"{chance:.2g}"
     return Finding(f"highest_id_rule_hr@{k}", rate, "warning" if leaks else "ok", meaning)
 
 

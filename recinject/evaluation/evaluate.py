@@ -109,9 +109,7 @@ def draw_examples(
 def _hits(prediction: Prediction, queries: Queries) -> Flags:
     if prediction.ratings is not None and queries.labels is not None:
         return np.asarray(np.abs(prediction.ratings - queries.labels) < 0.5)
-    if prediction.ahead is None:
-        return np.zeros(len(queries), bool)
-    return np.asarray(prediction.ahead < 10)
+    return np.zeros(len(queries), bool) if prediction.ahead is None else prediction.ahead < 10
 
 
 def _example(

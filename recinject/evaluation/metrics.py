@@ -84,11 +84,8 @@ def bootstrap(
     Draw b is the same for everything that has as many users, so that what two recommenders
     score on it may be compared (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
     """
-    blocks = [
-        np.stack([statistic(weights) for statistic in statistics], axis=1)
-        for weights in _draws(clusters.count, resamples, seed)
-    ]
-    return np.concatenate(blocks)
+    draws = _draws(clusters.count, resamples, seed)
+    return np.concatenate([np.stack([of(weights) for of in statistics], 1) for weights in draws])
 
 
 def interval(draws: Floats) -> tuple[float, float]:
@@ -169,9 +166,8 @@ def hit_rate(ahead: Floats, tied: Floats, k: int) -> Floats:
     Here and below, items with equal scores stand in random order: the target's rank is uniform
     on ``ahead + 1 .. ahead + tied``, and the metric is its expected value over those ranks.
 
-    Examples:
-        >>> hit_rate(np.array([0.0, 9.0, np.inf]), np.array([1.0, 4.0, 1.0]), 10).tolist()
-        [1.0, 0.25, 0.0]
+    >>> hit_rate(np.array([0.0, 9.0, np.inf]), np.array([1.0, 4.0, 1.0]), 10).tolist()
+    [1.0, 0.25, 0.0]
     """
     return _expected(np.ones(k), ahead, tied)
 
@@ -297,9 +293,8 @@ class CalibrationError(Metric):
 def metric_names(kind: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
     """List the metrics of a way of answering.
 
-    Examples:
-        >>> metric_names("retrieval", [10])[:3]
-        ['hr@10', 'ndcg@10', 'mrr']
+    >>> metric_names("retrieval", [10])[:3]
+    ['hr@10', 'ndcg@10', 'mrr']
     """
     known = {name: find("metric", name) for name in names("metric")}
     return [
@@ -316,9 +311,8 @@ MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
 def main_metric(kind: str, measured: Sequence[str]) -> str:
     """Return the metric that speaks for a way of answering: the usual one, or the first measured.
 
-    Examples:
-        >>> main_metric("retrieval", ["hr@5", "hr@10"]), main_metric("retrieval", ["hr@5", "mrr"])
-        ('hr@10', 'hr@5')
+    >>> main_metric("retrieval", ["hr@5", "hr@10"]), main_metric("retrieval", ["hr@5", "mrr"])
+    ('hr@10', 'hr@5')
     """
     usual = MAIN_METRICS.get(kind, "")
     return usual if usual in measured else measured[0]

@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import Field
 
 from recinject.data.cleaning import CleaningStep, clean
@@ -86,13 +85,10 @@ class Data:
         if other is None or other is self:
             return
         events, others = self.split.interactions, other.split.interactions
-        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
-            (self.split.parts, other.split.parts),
-            (events.users, others.users),
-            (events.items, others.items),
-        ]
         if not (
-            all(np.array_equal(own, given) for own, given in pairs)
+            np.array_equal(self.split.parts, other.split.parts)
+            and np.array_equal(events.users, others.users)
+            and np.array_equal(events.items, others.items)
             and list(events.user_ids) == list(others.user_ids)
             and self.catalog.item_ids == other.catalog.item_ids
             and list(self.identifiers.texts) == list(other.identifiers.texts)

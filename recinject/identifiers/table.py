@@ -210,9 +210,8 @@ def _needed(split: Split | None, kind: str) -> Split:
 def unlike_number(title: str) -> str:
     """Keep a title from looking as a number does: that sign is for numbers alone.
 
-    Examples:
-        >>> unlike_number("Mug #1 # blue")
-        'Mug no. 1 no. blue'
+    >>> unlike_number("Mug #1 # blue")
+    'Mug no. 1 no. blue'
     """
     return " ".join(title.replace("#", "no. ").split())
 
@@ -286,9 +285,8 @@ def user_tokens(count: int) -> tuple[str, ...]:
 def name_users(user_ids: Sequence[str], count: int, seed: int) -> list[str]:
     """Give each user one of ``count`` tokens, by the id alone: no order of users shows.
 
-    Examples:
-        >>> name_users(["ann", "bob", "ann"], 2000, seed=1)
-        ['<user_1269>', '<user_100>', '<user_1269>']
+    >>> name_users(["ann", "bob", "ann"], 2000, seed=1)
+    ['<user_1269>', '<user_100>', '<user_1269>']
     """
     hashed = hash_array(np.array(user_ids, object), categorize=True)
     tokens = user_tokens(count)

@@ -58,13 +58,9 @@ def _evaluate(run: Run, folder: Path) -> Facts:
     baselines = [make_recommender(asked) for asked in section.baselines]
     fitted = fit_recommenders(baselines, run.data, recipe.seed)
     recommenders: Sequence[Recommender] = [*([model] if model else []), *fitted]
-    settings = EvaluationSettings(
-        list_length=section.beams,
-        seed=recipe.seed,
-        generation=recipe.generation,
-        examples=MOST_EXAMPLES,
-        **section.model_dump(exclude={"baselines", "beams", "batch_size"}),
-    )
+    own = section.model_dump(exclude={"baselines", "beams", "batch_size"})
+    own |= {"list_length": section.beams, "seed": recipe.seed, "examples": MOST_EXAMPLES}
+    settings = EvaluationSettings(**own, generation=recipe.generation)
     evaluation = Evaluation(recommenders, run.data, run.samples, settings)
     evaluation.run()
     Result.from_rows(evaluation.rows, evaluation.predictions).save(folder)
@@ -119,9 +115,8 @@ def read_questions(source: Path | None, liked: Sequence[str] | None) -> list[dic
     try:
         text = sys.stdin.read() if str(source) == "-" else source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecinjectError(
-            f"{source}: cannot be read ({error})", hint="give a text file that you may read, or -"
-        ) from error
+        hint = "give a text file that you may read, or -"
+        raise RecinjectError(f"{source}: cannot be read ({error})", hint=hint) from error
     return [
         _question(line, f"{source}, line {number}")
         for number, line in enumerate(text.split("\n"), 1)  # a title may hold U+2028
@@ -139,6 +134,5 @@ def _question(line: str, place: str) -> dict[str, Any]:
         liked = row.get("liked")
         if isinstance(liked, list) and liked and all(isinstance(text, str) for text in liked):
             return row
-    raise RecinjectError(
-        f"{place}: {fact}", hint='write one object a line: {"liked": ["Title", "Other title"]}'
-    )
+    hint = 'write one object a line: {"liked": ["Title", "Other title"]}'
+    raise RecinjectError(f"{place}: {fact}", hint=hint)

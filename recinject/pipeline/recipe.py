@@ -235,9 +235,8 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise RecinjectError(f"{path}: not YAML: {error}", hint="mend the line it names") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecinjectError(
-            f"{path}: cannot be read ({error})", hint="give a text file that you may read"
-        ) from error
+        hint = "give a text file that you may read"
+        raise RecinjectError(f"{path}: cannot be read ({error})", hint=hint) from error
     if not isinstance(content, dict):
         raise RecinjectError(f"{path}: not a recipe", hint="a recipe is sections of keys: values")
     content.setdefault("name", path.stem)
@@ -264,9 +263,8 @@ def _check_samples(recipe: Recipe) -> None:
 def _parse(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise RecinjectError(
-            f"{override!r} is no override", hint="write key=value, e.g. data.path=log.csv"
-        )
+        hint = "write key=value, e.g. data.path=log.csv"
+        raise RecinjectError(f"{override!r} is no override", hint=hint)
     try:
         return key, load_yaml(value)
     except yaml.YAMLError as error:

@@ -143,10 +143,9 @@ def _content(recipe: Recipe, arm: str, seed: int, settings: Settings) -> dict[st
 def arms_of(section: SweepSection) -> dict[str, Settings]:
     """Return the settings of every named arm with every combination of the varied values.
 
-    Examples:
-        >>> section = SweepSection(arms={"flat": {}, "deep": {"a.n": 2}}, vary={"b.x": [1, 0.5]})
-        >>> arms_of(section)["deep-x_0.5"]
-        {'a.n': 2, 'b.x': 0.5}
+    >>> section = SweepSection(arms={"flat": {}, "deep": {"a.n": 2}}, vary={"b.x": [1, 0.5]})
+    >>> arms_of(section)["deep-x_0.5"]
+    {'a.n': 2, 'b.x': 0.5}
     """
     found = {name: dict(own) for name, own in section.arms.items()} or {"": {}}
     for key, values in section.vary.items():

@@ -80,15 +80,8 @@ def fine_tune(
     if is_first_process():
         say(f"  {trainable:,} of {total:,} parameters train on {len(train_set):,} samples an epoch")
     trained = fit(
-        trained,
-        tokenizer,
-        train_set,
-        validation_set,
-        training.arguments,
-        checkpoints,
-        log,
-        recipe.seed,
-        training.optimizer,
+        *(trained, tokenizer, train_set, validation_set, training.arguments, checkpoints, log),
+        *(recipe.seed, training.optimizer),
         task_names=names,
         phases=phases,
         rebuild=make,

@@ -179,7 +179,7 @@ class Sweep:
         return list(dict.fromkeys(self.comparisons.get("reference", ())))
 
     def _compared_with(self, reference: str) -> list[Any]:
-        """Return the comparisons with a reference by the usual metrics, the main task's first."""
+        # By the usual metrics, the main task's first.
         own = self.comparisons[self.comparisons["reference"] == reference]
         own = own[~own["recommender"].str.endswith(_NOT_SHOWN)]
         labels = [self._label(row, ["arm"]) for row in own.to_dict("records")]
@@ -245,10 +245,10 @@ def _found(rows: Sequence[Any]) -> str:
     parts = []
     for found, predicate in _PREDICATES.items():
         own = [row for row in rows if verdict(row) == found]
-        if len(own) > _NAMED:
+        more = [f"{len(own) - _NAMED} more"] if len(own) > _NAMED else []
+        if more:
             own.sort(key=lambda row: -abs(row.difference))
-        named = [f"{row.label} ({difference(row)})" for row in own[:_NAMED]]
-        named += [f"{len(own) - _NAMED} more"] if len(own) > _NAMED else []
+        named = [f"{row.label} ({difference(row)})" for row in own[:_NAMED]] + more
         if own:
             listed = " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
             parts.append(f"{listed} {'is' if len(own) == 1 else 'are'} {predicate}")

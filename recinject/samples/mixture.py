@@ -33,9 +33,8 @@ def task_rates(
     Limits of Transfer Learning, 2020, section 3.5.2): a temperature of 1 mixes by size, more
     evens tasks out. Tasks without samples get no rate.
 
-    Examples:
-        >>> task_rates({"retrieval": 900, "bpr": 100}, temperature=2)
-        {'retrieval': 30.0, 'bpr': 10.0}
+    >>> task_rates({"retrieval": 900, "bpr": 100}, temperature=2)
+    {'retrieval': 30.0, 'bpr': 10.0}
     """
     counted = {task: min(size, cap or size) for task, size in sizes.items() if size}
     return {task: float(size ** (1 / temperature)) for task, size in counted.items()}
@@ -47,9 +46,8 @@ def mixture_counts(sizes: Mapping[str, int], rates: Mapping[str, float]) -> dict
     An epoch has as many samples as the mixed tasks have together. Without rates each task
     gives every sample once; with rates, the tasks named share the epoch in their proportion.
 
-    Examples:
-        >>> mixture_counts({"retrieval": 600, "bpr": 400}, {"retrieval": 3, "bpr": 1})
-        {'retrieval': 750, 'bpr': 250}
+    >>> mixture_counts({"retrieval": 600, "bpr": 400}, {"retrieval": 3, "bpr": 1})
+    {'retrieval': 750, 'bpr': 250}
     """
     for task, rate in rates.items():
         if not sizes.get(task) or rate <= 0:
@@ -64,9 +62,8 @@ def mixture_counts(sizes: Mapping[str, int], rates: Mapping[str, float]) -> dict
 def share_out(total: int, shares: Sequence[float]) -> list[int]:
     """Divide a whole number in proportion to shares; the largest remainders are rounded up.
 
-    Examples:
-        >>> share_out(10, [1, 1, 1])
-        [4, 3, 3]
+    >>> share_out(10, [1, 1, 1])
+    [4, 3, 3]
     """
     exact = total * np.asarray(shares, float) / np.sum(shares)
     whole = np.floor(exact).astype(np.int64)

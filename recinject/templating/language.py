@@ -149,10 +149,8 @@ class Template:
 
     def bind(self, pieces: Pieces) -> BoundTemplate:
         """Make the pieces that the template needs."""
-        return BoundTemplate(
-            tuple(segment.writer(pieces) for segment in self.prompt),
-            tuple(segment.writer(pieces) for segment in self.completion),
-        )
+        sides = (self.prompt, self.completion)
+        return BoundTemplate(*(tuple(each.writer(pieces) for each in side) for side in sides))
 
     @property
     def splits_at_blanks(self) -> bool:
@@ -259,7 +257,6 @@ def _parse(path: Path, task: str) -> _File:
         fact = f"{path}: {uses} templates are called {name!r}"
         raise RecinjectError(fact, hint="give each a name of its own: samples and reports cite it")
     if file.task != task:
-        raise RecinjectError(
-            f"{path}: says 'task: {file.task}'", hint=f"write 'task: {task}' or rename the file"
-        )
+        hint = f"write 'task: {task}' or rename the file"
+        raise RecinjectError(f"{path}: says 'task: {file.task}'", hint=hint)
     return file
