@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from recinject.data.schema import Log
@@ -21,7 +20,7 @@ from recinject.evaluation.evaluate import (
     refuse_strangers,
 )
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.settings import bind, expect, explain, fields_of, listed, unknown_key
+from recinject.foundation.settings import bind, expect, listed, unknown_key
 from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import name_items
 from recinject.models.building import embed_all_tokens, load_model
@@ -217,10 +216,7 @@ def fine_tune(
         "experts": experts,
         "training": training,
     }
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        raise explain(error, "fine_tune: ", fields_of(Recipe)) from error
+    recipe = Recipe.of(content, "fine_tune: ")
     _refuse_other_tokenizer(recipe.model, samples)
     with TemporaryDirectory(prefix="recinject-") as temporary:
         place = Path(folder or temporary)

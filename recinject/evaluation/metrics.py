@@ -223,14 +223,12 @@ class MRR(_OfRanks):
 
 class _OfRatings(Metric):
     kinds: ClassVar[tuple[str, ...]] = ("rating",)
+    of: ClassVar[Callable[[Floats, Floats, Clusters], Statistic]]
 
     def statistic(
         self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
     ) -> Statistic:
-        return self._of(*_ratings(prediction, queries), clusters)
-
-    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
-        raise NotImplementedError
+        return type(self).of(*_ratings(prediction, queries), clusters)
 
 
 @register("metric", "rmse")
@@ -238,9 +236,7 @@ class RMSE(_OfRatings):
     """Root of the mean squared error."""
 
     label, better = "RMSE", "lower"
-
-    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
-        return root_mean_of((ratings - labels) ** 2, clusters)
+    of = staticmethod(lambda ratings, labels, own: root_mean_of((ratings - labels) ** 2, own))
 
 
 @register("metric", "mae")
@@ -248,9 +244,7 @@ class MAE(_OfRatings):
     """Mean absolute error."""
 
     label, better = "MAE", "lower"
-
-    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
-        return mean_of(np.abs(ratings - labels), clusters)
+    of = staticmethod(lambda ratings, labels, own: mean_of(np.abs(ratings - labels), own))
 
 
 @register("metric", "auc")
@@ -258,9 +252,7 @@ class AUC(_OfRatings):
     """The chance that an item with a positive rating is predicted above one with a negative."""
 
     label = "AUC"
-
-    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
-        return auc_of(ratings, labels >= POSITIVE_RATING, clusters)
+    of = staticmethod(lambda ratings, labels, own: auc_of(ratings, labels >= POSITIVE_RATING, own))
 
 
 @register("metric", "ece")

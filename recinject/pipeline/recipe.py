@@ -65,6 +65,14 @@ class Recipe(Section):
     report: ReportSection = ReportSection()
     sweep: SweepSection | None = None
 
+    @classmethod
+    def of(cls, content: Mapping[str, Any], place: str) -> Recipe:
+        """Check a recipe's content key by key; ``place`` stands before the keys in messages."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise explain(error, place, fields_of(cls)) from error
+
     @model_validator(mode="after")
     def _a_task_left_out_is_not_mixed(self) -> Recipe:
         """Let ``samples.tasks.rating=null`` be enough where the mixture has a rate for it."""
@@ -208,10 +216,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     path = find_recipe(name)
     content = _read(path)
     lay_over(content, overrides)
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        raise explain(error, f"{path.name}: ", fields_of(Recipe)) from error
+    recipe = Recipe.of(content, f"{path.name}: ")
     _check_samples(recipe)
     return recipe
 

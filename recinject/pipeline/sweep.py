@@ -15,14 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import ValidationError
 
 from recinject.data.schema import Log
 from recinject.evaluation.metrics import evaluate_prediction
 from recinject.evaluation.statistics import compare, is_paired, load_answers
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.progress import say
-from recinject.foundation.settings import explain, fields_of
 from recinject.foundation.storage import RunManifest, atomic_folder, hash_value, read_json
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.facts import result_of
@@ -118,10 +116,7 @@ def plan(recipe: Recipe, log: Log | None = None) -> list[Member]:
     for seed, arm in product(dict.fromkeys(section.seeds), arms):
         content = _content(recipe, arm, seed, arms[arm])
         asked = hash_value([content[s] for s in ("data", "identifiers", "samples", "evaluation")])
-        try:
-            own = Recipe.model_validate(content)
-        except ValidationError as error:
-            raise explain(error, f"sweep, arm {arm}: ", fields_of(Recipe)) from error
+        own = Recipe.of(content, f"sweep, arm {arm}: ")
         if own.has_model and (asked in evaluated or seed != section.seeds[0]):
             content["evaluation"] |= {"baselines": []}
             own = Recipe.model_validate(content)

@@ -360,16 +360,10 @@ def build_samples(factory: SampleFactory, folder: Path, forms: Forms, *, workers
         asked = replace(forms, tokens=forms.tokens and is_read)
         tokens, trimmed = write_samples(builder, own, asked, workers=workers)
         templates = builder.wording.templates.templates
-        rows.append(
-            {
-                "task": builder.task.name,
-                "split": builder.split,
-                "samples": len(builder),
-                "templates": [templates[n].name for n in builder.wording.numbers(builder.split)],
-                "tokens": tokens and asdict(tokens),
-                "trimmed": trimmed,
-            }
-        )
+        named = [templates[number].name for number in builder.wording.numbers(builder.split)]
+        row = {"task": builder.task.name, "split": builder.split, "samples": len(builder)}
+        counts = {"tokens": tokens and asdict(tokens), "trimmed": trimmed}
+        rows.append(row | {"templates": named} | counts)
     prompts = factory.settings.prompts
     facts = {
         "version": recinject.__version__,
