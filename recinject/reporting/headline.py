@@ -28,18 +28,12 @@ _SIMPLE_BASELINES = ("popularity", "global_mean")
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one recommender stands against another on a task's main metric.
+    """Where one recommender stands against another on a task's main metric."""
 
-    Attributes:
-        own: of the language model; where there is none, of the best baseline.
-        comparison: the paired test of the two, None when none was made.
-        baselines: how many baselines the task had, ``own`` not counted.
-    """
-
-    own: MetricResult
+    own: MetricResult  # of the language model; where there is none, of the best baseline
     other: MetricResult
-    comparison: Comparison | None
-    baselines: int
+    comparison: Comparison | None  # the paired test of the two, None when none was made
+    baselines: int  # how many baselines the task had, ``own`` not counted
 
     @property
     def gain(self) -> float:

@@ -158,7 +158,8 @@ def make_factory(
                 hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or name the "
                 "column with data.columns.rating=COLUMN",
             )
-    slots = {slot for task in [*TASKS.values(), *tasks] for slot in task.slots}
+    known: list[Any] = [*TASKS.values(), *tasks]
+    slots = {slot for task in known for slot in task.slots}
     for slot in settings.phrases:
         pick(slot, slots, "samples.phrases: no task has the slot")
     templates = {
