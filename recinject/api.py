@@ -1,7 +1,4 @@
-"""The public functions: from a log to a model, a result and recommendations.
-
-A recipe's stages do the same by the same functions; here every argument is a keyword.
-"""
+"""The public functions: from a log to a model, a result and recommendations."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from recinject.data.schema import Log
@@ -24,7 +20,7 @@ from recinject.evaluation.evaluate import (
     refuse_strangers,
 )
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.settings import bind, expect, explain, fields_of, listed, unknown_key
+from recinject.foundation.settings import bind, expect, listed, unknown_key
 from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import name_items
 from recinject.models.building import embed_all_tokens, load_model
@@ -42,7 +38,7 @@ from recinject.reporting.result import DataFacts, Result
 from recinject.samples.samples import Samples, SampleSettings, make_factory
 from recinject.samples.samples import build_samples as write_all
 from recinject.samples.store import Forms, read_samples
-from recinject.tasks.task import TASKS, task_type
+from recinject.tasks.task import TASKS, bind_tasks
 
 Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
 """A recommender by name, by name with its settings, or as it is."""
@@ -138,10 +134,7 @@ def build_samples(
         rated = data.split.interactions.ratings is not None
         tasks = [name for name, task in TASKS.items() if rated or not task.needs_ratings]
     named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(listed(tasks, "tasks"))
-    bound = [
-        bind(task_type(name, made.prompts), given or {}, f"tasks.{name}")
-        for name, given in named.items()
-    ]
+    bound = bind_tasks(named, made.prompts, "tasks")
     source = None if isinstance(tokenizer, Tokenizer) or tokenizer is None else str(tokenizer)
     reader = given_tokenizer(source)
     if isinstance(tokenizer, Tokenizer):  # tokens are added to a copy of it
@@ -223,10 +216,7 @@ def fine_tune(
         "experts": experts,
         "training": training,
     }
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        raise explain(error, "fine_tune: ", fields_of(Recipe)) from error
+    recipe = Recipe.of(content, "fine_tune: ")
     _refuse_other_tokenizer(recipe.model, samples)
     with TemporaryDirectory(prefix="recinject-") as temporary:
         place = Path(folder or temporary)
@@ -298,13 +288,7 @@ def evaluate(
         ['markov_chain', 'popularity']
     """
     expect(data, Data, "evaluate", _PREPARED)
-    made = [make_recommender(each) for each in listed(recommenders, "evaluate")]
-    names = [each.name for each in made]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise RecinjectError(
-            f"evaluate: several recommenders are called {', '.join(sorted(twice))}",
-            hint="give each a name: {'ease': {'name': 'ease_10'}}, LanguageModel(name=...)",
-        )
+    made = _distinct([make_recommender(each) for each in listed(recommenders, "evaluate")])
     asked = bind(EvaluationSettings, settings | {"seed": seed}, "evaluate")
     if samples is not None:
         expect(samples, Samples, "evaluate: samples", "give what build_samples returned")
@@ -323,7 +307,7 @@ def evaluate(
     if not evaluation.predictions:
         raise RecinjectError(
             f"evaluate: no task of {', '.join(samples) or 'none'} can be asked of "
-            f"{', '.join(names) or 'nobody'}",
+            f"{', '.join(each.name for each in made) or 'nobody'}",
             hint="name recommenders that answer a task of the samples, as ease does retrieval",
         )
     facts = _facts(data, samples, seed)
@@ -370,9 +354,11 @@ def benchmark_ratings(
     most, batch = own.pop("max_prompt_tokens"), settings.pop("rows_at_once", 80)
     tasks = {"rating": {"history_length": settings.pop("history_length", 10)}}
     settings = {"reworded": False, "shuffled": False, "limit": limit, **settings}
-    rows: dict[str, dict[Any, Any]] = {}
-    predictions: dict[tuple[str, str], Any] = {}
-    named: list[str] = []
+    rows, predictions, named = (
+        dict[str, dict[str, Any]](),
+        dict[tuple[str, str], Any](),
+        list[str](),
+    )
     for model in map(str, listed(models, "benchmark_ratings: models")):
         for count in listed(shots, "benchmark_ratings: shots"):
             bind(SampleSettings, {"shots": count}, "benchmark_ratings")  # before it multiplies
@@ -451,6 +437,15 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
 
 
 _PREPARED = "give what recinject.prepare(log) returned"
+
+
+def _distinct(made: list[Recommender]) -> list[Recommender]:
+    names = [each.name for each in made]
+    if twice := {name for name in names if names.count(name) > 1}:
+        fact = f"evaluate: several recommenders are called {', '.join(sorted(twice))}"
+        hint = "give each a name: {'ease': {'name': 'ease_10'}}, LanguageModel(name=...)"
+        raise RecinjectError(fact, hint=hint)
+    return made
 
 
 def _named(

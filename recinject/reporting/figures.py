@@ -220,9 +220,7 @@ def slice_figure(rows: Sequence[SliceResult], models: Sequence[str] = (LANGUAGE_
 def confusion_figure(labels: Floats, ratings: Floats) -> Figure:
     """Draw how often each true rating was predicted as each: each row's shares, dark where most.
 
-    Args:
-        labels: the true ratings, shape (n,).
-        ratings: predicted, shape (n,); each counts for the nearest true value.
+    ``labels`` are the true ratings, shape (n,); each of ``ratings`` counts for the nearest of them.
     """
     values, true = np.unique(labels, return_inverse=True)
     counts = np.zeros((len(values), len(values)), int)

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 import recinject
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.settings import Positive, Seed, bind, expect
+from recinject.foundation.settings import Positive, Seed, expect
 from recinject.foundation.storage import read_json, write_json
 from recinject.identifiers.data import Data
 from recinject.identifiers.table import ITEM_TOKEN, name_users, user_tokens
@@ -26,7 +26,7 @@ from recinject.samples.builder import REWORDED, SHUFFLED, Builder, Wording, make
 from recinject.samples.encoding import Dialect
 from recinject.samples.store import Forms, read_samples, write_samples
 from recinject.samples.tokenizer import add_tokens, load_tokenizer, train_tokenizer
-from recinject.tasks.task import TASKS, Task, task_type
+from recinject.tasks.task import TASKS, Task, bind_tasks
 from recinject.templating.language import TaskTemplates, load_templates
 from recinject.templating.phrases import Phrasebook, number_text
 from recinject.templating.writers import SlotKind
@@ -37,15 +37,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RatingScale:
-    """The ratings of a log, ascending.
+    """The ratings of a log, ascending."""
 
-    Attributes:
-        written: those of any event, which samples may have to write.
-        answers: those of training events, which an answer may be.
-    """
-
-    written: Sequence[float]
-    answers: Sequence[float]
+    written: Sequence[float]  # those of any event, which samples may have to write
+    answers: Sequence[float]  # those of training events, which an answer may be
 
     @classmethod
     def of(cls, split: Split) -> RatingScale:
@@ -94,22 +89,15 @@ class SampleSettings:
 
 @dataclass(frozen=True, eq=False)
 class SampleFactory:
-    """All tasks of some data, ready to give any sample; see :func:`make_factory`.
-
-    Attributes:
-        wordings: what each task is worded in, by its name.
-        dialect: how the model that the samples are for reads and writes.
-        ratings: the log's ratings.
-        new_tokens: what the tokenizer was made to read as one token each, users' among them.
-    """
+    """All tasks of some data, ready to give any sample; see :func:`make_factory`."""
 
     data: Data
     tasks: Sequence[Task]
-    wordings: Mapping[str, Wording]
-    dialect: Dialect
+    wordings: Mapping[str, Wording]  # what each task is worded in, by its name
+    dialect: Dialect  # how the model that the samples are for reads and writes
     ratings: RatingScale
     settings: SampleSettings
-    new_tokens: Sequence[str]
+    new_tokens: Sequence[str]  # what the tokenizer reads as one token each, users' among them
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -158,13 +146,9 @@ def make_factory(
 ) -> SampleFactory:
     """Write the items, find or learn the tokenizer, and get every task ready.
 
-    Args:
-        data: the log and its items.
-        tasks: the samplers; those that need ratings are refused where the log has none.
-        settings: see :class:`SampleSettings`.
-        tokenizer: what the model reads with; None to learn one from the phrases and templates.
-            Tokens of the identifiers and of users are added to it.
-        causal: see :meth:`~recinject.samples.encoding.Dialect.of_model`; ``ends`` likewise.
+    Without a tokenizer one is learnt from the phrases and templates. Tokens of the identifiers and
+    of users are added to it. For ``causal`` and ``ends`` see
+    :meth:`~recinject.samples.encoding.Dialect.of_model`.
     """
     split = data.split
     for task in tasks:
@@ -175,12 +159,9 @@ def make_factory(
                 "column with data.columns.rating=COLUMN",
             )
     known: list[Any] = [*TASKS.values(), *tasks]
+    slots = {slot for task in known for slot in task.slots}
     for slot in settings.phrases:
-        pick(
-            slot,
-            {own for task in known for own in task.slots},
-            "samples.phrases: no task has the slot",
-        )
+        pick(slot, slots, "samples.phrases: no task has the slot")
     templates = {
         task.name: load_templates(task.name, task.slots, settings.prompts, settings.phrases)
         for task in tasks
@@ -200,17 +181,11 @@ def make_factory(
 def _name_users(
     templates: Iterable[TaskTemplates], split: Split, count: int | None, seed: int
 ) -> list[str]:
-    """Return the token of each user, and last that of a stranger; none where no template has any.
-
-    Raises:
-        RecinjectError: a template names users and there are no tokens, or the other way round.
-    """
+    """Return the token of each user and of a stranger; none where no template has any."""
     naming = [found for found in templates if found.names_users]
     if naming and not count:
-        raise RecinjectError(
-            f"{naming[0].path}: {{{{ user }}}} needs tokens that users share",
-            hint="set samples.user_tokens=2000, or leave the slot out",
-        )
+        fact = f"{naming[0].path}: {{{{ user }}}} needs tokens that users share"
+        raise RecinjectError(fact, hint="set samples.user_tokens=2000, or leave the slot out")
     if count and not naming:
         raise RecinjectError(
             f"samples.user_tokens={count}: no template has the slot user",
@@ -264,10 +239,8 @@ class Samples(Mapping[str, "DatasetDict"]):
         """
         folder = Path(folder)
         if not (folder / FACTS).is_file():
-            raise RecinjectError(
-                f"{folder}: no samples in it, for there is no {FACTS}",
-                hint="give the folder that samples.save(folder), or recinject build, wrote",
-            )
+            hint = "give the folder that samples.save(folder), or recinject build, wrote"
+            raise RecinjectError(f"{folder}: no samples in it, for there is no {FACTS}", hint=hint)
         if data is not None:
             expect(data, Data, "load_samples: data", "give what recinject.prepare returned")
         homes = [home for home in (folder, folder.parent) if (home / "identifiers").is_dir()]
@@ -293,13 +266,8 @@ class Samples(Mapping[str, "DatasetDict"]):
 
         if task not in self.tasks:
             raise KeyError(task)
-        return DatasetDict(
-            {
-                row["split"]: Dataset(read_samples(self.folder, task, row["split"]))
-                for row in self.rows
-                if row["task"] == task
-            }
-        )
+        splits = [row["split"] for row in self.rows if row["task"] == task]
+        return DatasetDict({s: Dataset(read_samples(self.folder, task, s)) for s in splits})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tasks)
@@ -357,11 +325,7 @@ class Samples(Mapping[str, "DatasetDict"]):
 
     def bound_tasks(self) -> list[Task]:
         """Return the samplers with their settings."""
-        folder = self.settings.prompts
-        return [
-            bind(task_type(name, folder), settings, f"samples.tasks.{name}")
-            for name, settings in self.tasks.items()
-        ]
+        return bind_tasks(self.tasks, self.settings.prompts, "samples.tasks")
 
     @cached_property
     def factory(self) -> SampleFactory:
@@ -397,16 +361,10 @@ def build_samples(factory: SampleFactory, folder: Path, forms: Forms, *, workers
         asked = replace(forms, tokens=forms.tokens and is_read)
         tokens, trimmed = write_samples(builder, own, asked, workers=workers)
         templates = builder.wording.templates.templates
-        rows.append(
-            {
-                "task": builder.task.name,
-                "split": builder.split,
-                "samples": len(builder),
-                "templates": [templates[n].name for n in builder.wording.numbers(builder.split)],
-                "tokens": tokens and asdict(tokens),
-                "trimmed": trimmed,
-            }
-        )
+        named = [templates[number].name for number in builder.wording.numbers(builder.split)]
+        row = {"task": builder.task.name, "split": builder.split, "samples": len(builder)}
+        counts = {"tokens": tokens and asdict(tokens), "trimmed": trimmed}
+        rows.append(row | {"templates": named} | counts)
     prompts = factory.settings.prompts
     facts = {
         "version": recinject.__version__,

@@ -160,9 +160,8 @@ def _in_blocks(rows: Ragged, blocks: Blocks) -> Ragged:
 def _given(contexts: Contexts, field: str, missing: str) -> Any:
     value = getattr(contexts, field)
     if value is None:
-        raise RecinjectError(
-            f"a template {missing}", hint=f"give Contexts(..., {field}=...) in the task's sample()"
-        )
+        hint = f"give Contexts(..., {field}=...) in the task's sample()"
+        raise RecinjectError(f"a template {missing}", hint=hint)
     return value
 
 
