@@ -8,7 +8,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,15 +116,13 @@ def _open(kind: str) -> None:
 
 
 def _offered(kind: str) -> dict[str, EntryPoint]:
-    return {
-        entry.name: entry for entry in _installed(tuple(sys.path)).select(group=f"recinject.{kind}")
-    }
+    return _installed(f"recinject.{kind}", tuple(sys.path))
 
 
-@lru_cache(maxsize=1)
-def _installed(_: tuple[str, ...]) -> EntryPoints:
+@lru_cache
+def _installed(group: str, _: tuple[str, ...]) -> dict[str, EntryPoint]:
     """Read the entry points of all packages, anew only where the path has changed."""
-    return entry_points()
+    return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def _load(entry: EntryPoint) -> Any:

@@ -223,7 +223,7 @@ class MRR(_OfRanks):
 
 class _OfRatings(Metric):
     kinds: ClassVar[tuple[str, ...]] = ("rating",)
-    of: ClassVar[Callable[[Floats, Floats, Clusters], Statistic]]
+    of: ClassVar[Callable[..., Statistic]]  # of ratings, labels and clusters
 
     def statistic(
         self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
