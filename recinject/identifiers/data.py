@@ -34,7 +34,15 @@ _NEAREST = 3
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What everybody learns from and is asked about: a split log, its items and their names."""
+    """What everybody learns from and is asked about: a split log, its items and their names.
+
+    Examples:
+        >>> from recinject import prepare
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> data.identifiers.texts[:2], len(data.split.train)
+        (('#9', '#13'), 36)
+    """
 
     split: Split  # every event with the part that it belongs to
     catalog: Catalog  # the items; an item's index is its row

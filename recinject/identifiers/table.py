@@ -43,6 +43,10 @@ class Identifiers:
 
     Raises:
         RecinjectError: two items share a text.
+
+    Examples:
+        >>> Identifiers("letters", ("<a>", "<b>")).texts
+        ('<a>', '<b>')
     """
 
     has_tokens: ClassVar[bool] = False  # of its own, which a model must be trained on

@@ -76,6 +76,15 @@ class LanguageModel(Recommender):
 
     Raises:
         RecinjectError: two items, or two labels, cannot be told apart by their tokens.
+
+    Examples:
+        >>> from recinject import build_samples, fine_tune, prepare
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> tiny_t5 = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+        >>> model = fine_tune(tiny_t5, build_samples(data, ["rating"]), max_steps=1, use_cpu=True)
+        >>> sorted(model.tasks)
+        ['ranking', 'rating', 'retrieval']
     """
 
     name: ClassVar[str] = "language_model"

@@ -262,7 +262,24 @@ class Recommender(ABC):
 
 
 class ItemScorer(Recommender):
-    """A recommender that gives every item of the catalogue a score."""
+    """A recommender that gives every item of the catalogue a score.
+
+    Examples:
+        >>> import numpy as np
+        >>> from recinject import fit, prepare
+        >>> from recinject.data.simulator import simulate_shop
+        >>> class Longest(ItemScorer):
+        ...     name = "longest"
+        ...
+        ...     def fit(self, training, seed):
+        ...         self.lengths = np.array([len(title) for title in self._sources.catalog.titles])
+        ...
+        ...     def score(self, queries, rows):
+        ...         return np.tile(self.lengths, (len(queries.users[rows]), 1))
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> fit(Longest(), data).recommend([data.catalog.titles[:2]], k=1)["title"].tolist()
+        ['Kettle & Oak Premium Ceramic French Press']
+    """
 
     tasks: ClassVar[frozenset[str]] = frozenset({"retrieval", "ranking"})
     _rows_at_once = 512

@@ -219,6 +219,14 @@ class Samples(Mapping[str, "DatasetDict"]):
         folder: where they lie; ``datasets.load_dataset(folder, task)`` reads them too.
         facts: what made them; see :func:`build_samples`.
         data: the data that they were made of, or None where that is not at hand.
+
+    Examples:
+        >>> from recinject import build_samples, prepare
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> samples = build_samples(data, ["retrieval", "rating"])
+        >>> len(samples["retrieval"]["train"]), samples["rating"]["test"][0]["completion"]
+        (24, '3')
     """
 
     folder: Path

@@ -63,6 +63,13 @@ class TargetTask(Task):
 
     The prompt shows at most ``history_length`` of the latest items. ``max_per_user`` cuts a user's
     training targets into that many equal strata, and draws one from each; None takes all.
+
+    Examples:
+        >>> from recinject.data.simulator import simulate_shop
+        >>> from recinject.data.splitting import leave_one_out
+        >>> log = simulate_shop(users=3, items=30, events_per_user=6, seed=1).interactions
+        >>> TASKS["retrieval"](max_per_user=2).count(leave_one_out(log).view(Part.TRAIN))
+        array([2, 2, 2])
     """
 
     history_length: Positive = 20
