@@ -354,6 +354,12 @@ def benchmark_ratings(
     most, batch = own.pop("max_prompt_tokens"), settings.pop("rows_at_once", 80)
     tasks = {"rating": {"history_length": settings.pop("history_length", 10)}}
     settings = {"reworded": False, "shuffled": False, "limit": limit, **settings}
+    for each in map(make_recommender, listed(baselines, "benchmark_ratings: baselines")):
+        if "rating" not in each.tasks:
+            raise RecinjectError(
+                f"benchmark_ratings: {each.name} predicts no ratings",
+                hint="name baselines that do, such as item_mean, biases or matrix_factorisation",
+            )
     rows, predictions, named = (
         dict[str, dict[str, Any]](),
         dict[tuple[str, str], Any](),
