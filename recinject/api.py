@@ -42,6 +42,7 @@ from recinject.reporting.result import DataFacts, Result
 from recinject.samples.samples import Samples, SampleSettings, make_factory
 from recinject.samples.samples import build_samples as write_all
 from recinject.samples.store import Forms, read_samples
+from recinject.samples.tokenizer import unpadded
 from recinject.tasks.task import TASKS, task_type
 
 Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
@@ -145,7 +146,7 @@ def build_samples(
     source = None if isinstance(tokenizer, Tokenizer) or tokenizer is None else str(tokenizer)
     reader = given_tokenizer(source)
     if isinstance(tokenizer, Tokenizer):  # tokens are added to a copy of it
-        reader = Tokenizer.from_str(tokenizer.to_str())
+        reader = unpadded(Tokenizer.from_str(tokenizer.to_str()))
     factory = make_factory(data, bound, made, reader, **_dialect(source))
     kept = TemporaryDirectory(prefix="recinject-") if folder is None else None
     place = Path(folder or (kept.name if kept else ""))
@@ -496,5 +497,7 @@ def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:
     counts = {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
     times: dict[str, Any] = dict(time_facts(data.split))
-    about = DataFacts(data.source, data.rule, cleaning=data.cleaning, **counts, **times)
+    about = DataFacts(
+        data.source, data.rule, cleaning=data.cleaning, order=data.split.order, **counts, **times
+    )
     return {"seed": seed, "samples": sample_rows(samples.rows), "data": about}

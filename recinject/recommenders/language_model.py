@@ -191,9 +191,9 @@ class LanguageModel(Recommender):
         scores = np.full((len(queries), width), -np.inf)
         trie, _ = self._identifiers(queries.task)
         for rows, prompts in self._batches(queries, width):
-            histories = [queries.histories[row] for row in rows]
+            barred = [queries.barred[row] for row in rows]
             items[rows], scores[rows] = constrained_beam_search(
-                self._model, *prompts, trie, width, histories, scores=self._scores
+                self._model, *prompts, trie, width, barred, scores=self._scores
             )
         ahead, tied = _places_in_lists(items, scores, queries.targets)
         return Prediction(self.name, queries.task, items[:, :k], scores[:, :k], ahead, tied)

@@ -42,6 +42,7 @@ class DataFacts:
 
     Attributes:
         cleaning: the steps in order; the first is the log as read.
+        order: what each user's events are in order of: time, position, rows, or random.
         tie_rate: share of tested users whose test event has the time of the event before it;
             None when the log has no timestamps, as ``future_share``.
         future_share: share of training events later than the average test event.
@@ -53,6 +54,7 @@ class DataFacts:
     validation: int
     test: int
     cleaning: Sequence[CleaningStep] = ()
+    order: str = "time"
     tie_rate: float | None = None
     future_share: float | None = None
 
