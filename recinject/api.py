@@ -24,6 +24,7 @@ from recinject.evaluation.evaluate import (
     refuse_strangers,
 )
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.progress import say
 from recinject.foundation.settings import bind, expect, explain, fields_of, listed, unknown_key
 from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import name_items
@@ -39,7 +40,7 @@ from recinject.pipeline.train import fine_tune as train_model
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Recommender, make_recommender
 from recinject.reporting.result import DataFacts, Result
-from recinject.samples.samples import Samples, SampleSettings, make_factory
+from recinject.samples.samples import RatingScale, Samples, SampleSettings, make_factory
 from recinject.samples.samples import build_samples as write_all
 from recinject.samples.store import Forms, read_samples
 from recinject.samples.tokenizer import unpadded
@@ -108,7 +109,7 @@ def build_samples(
     Args:
         data: see :func:`prepare`.
         tasks: names of the registry, or a mapping from these to their settings; the six that ship
-            if not given, without rating where the log has no ratings.
+            if not given, without rating where the log has no scale of ratings.
         tokenizer: a model's name or folder, whose tokenizer and way of writing samples follow; or
             a tokenizer; None learns one of ``vocab_size`` from the texts at hand.
         folder: where they go, new or empty; None keeps them in a temporary folder for as long as
@@ -136,7 +137,7 @@ def build_samples(
         settings["prompts"] = own_or_shipped(Path(settings["prompts"]))
     made = bind(SampleSettings, settings | {"seed": seed}, "build_samples")
     if tasks is None:
-        rated = data.split.interactions.ratings is not None
+        rated = _has_scale(data)
         tasks = [name for name, task in TASKS.items() if rated or not task.needs_ratings]
     named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(listed(tasks, "tasks"))
     bound = [
@@ -316,8 +317,7 @@ def evaluate(
     unfitted = fit_recommenders([each for each in made if each.data is None], data, seed)
     ready = [each for each in made if each.data is not None or each in unfitted]
     if samples is None:
-        rated = data.split.interactions.ratings is not None
-        known = ["retrieval", "rating"] if rated else ["retrieval"]
+        known = ["retrieval", "rating"] if _has_scale(data) else ["retrieval"]
         samples = build_samples(data, known, tokens=False, seed=seed)
     evaluation = Evaluation(ready, data, samples, asked)
     evaluation.run(None if tasks is None else listed(tasks, "evaluate: tasks"))
@@ -463,6 +463,14 @@ def _named(
     name = settings.get(key, usual)
     expect(name, str, f"{place}.{key}", "write a name")
     return name, {own: value for own, value in settings.items() if own != key}
+
+
+def _has_scale(data: Data) -> bool:
+    """Whether the log has ratings that the task rating can be of; say so where they are none."""
+    ratings = RatingScale.of(data.split)
+    if ratings.written and not ratings.is_scale:
+        say(f"  no task rating: the ratings are no scale but {ratings}")
+    return ratings.is_scale
 
 
 def _refuse_other_tokenizer(section: ModelSection | None, samples: Samples) -> None:

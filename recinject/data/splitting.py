@@ -95,6 +95,15 @@ class View:
         targets = np.flatnonzero(self.is_target & (past > first[log.users])).astype(np.int32)
         return Ragged(targets, np.searchsorted(targets, log.offsets.astype(np.int32)))
 
+    def rated(self) -> View:
+        """Return the view without events of unknown rating, as targets and in histories."""
+        ratings = self.interactions.ratings
+        if ratings is None or not np.isnan(ratings).any():
+            return self
+        known = ~np.isnan(ratings)
+        kept = {"is_history": self.is_history & known, "is_target": self.is_target & known}
+        return replace(self, **kept)
+
     def histories(self, events: Array, length: int | None = None) -> Ragged:
         """Return the event numbers of the latest history before each target, oldest first.
 

@@ -306,6 +306,7 @@ def recommended_lists(prediction: Prediction, queries: Queries, n_items: int) ->
             f"{what} in the lists of {source}",
         )
         for check, (count, what) in counts.items()
+        if check != "illegal" or queries.kind != "retrieval" or not queries.keeps_seen
     ]
 
 

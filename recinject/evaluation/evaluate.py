@@ -64,6 +64,7 @@ def make_queries(
         chosen = derive_rng(seed, "queries").choice(len(samples), size=limit, replace=False)
         samples = samples.take(np.sort(chosen))
     view = split.view(Part.TEST)  # which has every event of the log in sight
+    view = view.rated() if samples["label"].null_count == 0 else view
     histories = view.histories(samples["event"].to_numpy())
     items, ratings = view.interactions.items, view.interactions.ratings
     candidates, labels = samples["candidates"].combine_chunks(), samples["label"]
@@ -193,13 +194,15 @@ def fit_recommenders(
 
     Those that rate are left out where the log has no ratings.
     """
-    fitted, training = [], data.split.train
-    sources = Sources(data.catalog, data.split.view(Part.TRAIN))
+    fitted, training, view = [], data.split.train, data.split.view(Part.TRAIN)
+    ratings = training.ratings
+    rated = training if ratings is None else training.select(~np.isnan(ratings))
     for recommender in recommenders:
-        if "rating" not in recommender.tasks or training.ratings is not None:
+        if "rating" not in recommender.tasks or ratings is not None:
             say(f"  fitting {recommender.name}")
-            recommender.read(sources)
-            recommender.fit(training, seed)
+            rates = recommender.tasks == {"rating"}
+            recommender.read(Sources(data.catalog, view.rated() if rates else view))
+            recommender.fit(rated if rates else training, seed)
             recommender.data = data  # type: ignore[misc]  # its own, beside the class's
             fitted.append(recommender)
     return fitted

@@ -72,6 +72,7 @@ class Queries:
 
         ``longest`` is the most items of a history, the newest. A log without ratings is refused.
         """
+        view = view.rated()
         log, events = view.interactions, view.targets.values
         if log.ratings is None:
             raise RecinjectError("the log has no ratings", hint="set data.columns.rating")
