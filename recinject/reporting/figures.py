@@ -231,7 +231,7 @@ def confusion_figure(labels: Floats, ratings: Floats) -> Figure:
     if len(values) > _MOST_LABELS:
         # Of values that there are, so that no range is empty.
         ends = np.quantile(labels, np.linspace(0, 1, _RANGES + 1)[1:-1], method="lower")
-        ends = np.unique(ends[ends < values[-1]])
+        ends = np.unique(ends[ends < values[-1]]) if ends[0] < values[-1] else values[-2:-1]
         true, predicted = (np.searchsorted(ends, column) for column in (labels, ratings))
         names = [*(f"to {end:g}" for end in ends), f"above {ends[-1]:g}"]
     else:

@@ -185,13 +185,14 @@ def make_factory(
     """
     split, ratings = data.split, RatingScale.of(data.split)
     for task in tasks:
-        if task.needs_ratings and not ratings.written:
+        if task.needs_ratings and split.interactions.ratings is None:
             raise RecinjectError(
                 f"samples.tasks: the task {task.name} needs ratings, and the log has none",
                 hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or name the "
                 "column with data.columns.rating=COLUMN",
             )
-        if task.needs_ratings and not ratings.is_scale:
+        # Of one event nothing can be said.
+        if task.needs_ratings and len(split.parts) > 1 and not ratings.is_scale:
             raise RecinjectError(
                 f"samples.tasks: the task {task.name} needs a scale of 2 to {MOST_RATINGS} "
                 f"ratings, and those of the log are {ratings}",
@@ -238,7 +239,9 @@ def _refuse_alike(data: Data, texts: Sequence[str], dialect: Dialect) -> None:
         f"identifiers.kind={data.identifiers.kind}: the tokenizer cannot tell {len(alike):,} of "
         f"{len(texts):,} items apart: {texts[first]!r} ({ids[first]}) and {texts[second]!r} "
         f"({ids[second]}) are both read as {read!r}",
-        hint="set identifiers.kind=number, or take a model or model.tokenizer that can spell them",
+        hint="set samples.phrases.target='{{ identifier }}'"
+        if texts[first] == texts[second]
+        else "set identifiers.kind=number, or take a model or model.tokenizer that can spell them",
     )
 
 
