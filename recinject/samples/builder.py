@@ -30,6 +30,7 @@ SHUFFLED = "shuffled"
 # one blank, and others read the second as the end of a paragraph.
 BETWEEN, AFTER = " ", "\n\n"
 _IDENTIFIER = "{{ identifier }}"
+_BESIDE = 4  # tokens that blanks and line ends around a completion take at most
 # More than an item's own words take when it comes to stand first in a list and not later.
 _FIRST_TOKENS = 5
 SCHEMA = pa.schema(
@@ -188,6 +189,7 @@ class Builder:
         limit: how many samples are made at most.
         pool: gives the worked examples before each prompt, ``shots`` of them. They alone make a
             sample depend on other users.
+        shares: among how many examples and questions the limit of a whole prompt is divided.
     """
 
     task: Task
@@ -201,6 +203,7 @@ class Builder:
     seed: int
     pool: Builder | None = None
     shots: int = 0
+    shares: int = 1
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -377,7 +380,9 @@ class Builder:
         completions = max(int(encoder.lengths(own, completions=True)[0]) for _, own in sides)
         rating = int(encoder.most_tokens(PieceKind.RATINGS).max(initial=0))
         prompts, completions = prompts + rating, completions + rating
-        return (prompts + self.shots * (prompts + completions), completions)
+        # Of worked examples each has its share of the limit, and its completion beside it.
+        shots = max(self.shots, self.shares - 1)
+        return (shots + 1) * (prompts + shots * (completions + _BESIDE)), completions
 
     def _fix(self, needed: tuple[int, int]) -> str:
         """Say which settings let the longest sample of the task fit, or make it shorter."""
@@ -387,7 +392,7 @@ class Builder:
         phrases = self.wording.templates.phrases
         long = [slot for slot in phrases if phrases[slot].split() != _IDENTIFIER.split()]
         shorter = [f"samples.phrases.{slot}='{_IDENTIFIER}'" for slot in long]
-        shorter += ["fewer samples.shots"] * (self.shots > 0)
+        shorter += ["fewer samples.shots"] * (max(self.shots, self.shares - 1) > 0)
         return f"set {raised}" + (f", or try {' '.join(shorter)}" if shorter else "")
 
     def ask(self, histories: Sequence[Sequence[int] | Array]) -> list[str]:

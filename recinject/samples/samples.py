@@ -161,7 +161,9 @@ class SampleFactory:
         limits = settings.max_prompt_tokens // (settings.shots + 1), settings.max_completion_tokens
         training = self.data.split.view(Part.TRAIN)
         training = training.rated() if task.needs_ratings else training
-        pool = replace(builder, view=training, passes=1, limit=None, limits=limits)
+        pool = replace(
+            builder, view=training, passes=1, limit=None, limits=limits, shares=settings.shots + 1
+        )
         return replace(builder, pool=pool, shots=settings.shots)
 
 
