@@ -100,9 +100,7 @@ def rated(split, values):
         ([1], "are all 1"),
     ],
 )
-def test_ratings_that_are_no_scale_are_refused_with_fixes_that_work(
-    make, small_split, values, said
-):
+def test_ratings_that_are_no_scale_are_refused_with_the_fix(make, small_split, values, said):
     split = rated(small_split, values)
     with pytest.raises(RecinjectError, match=f"needs a scale of 2 to 20 ratings.*{said}") as caught:
         make(split)
@@ -129,7 +127,7 @@ def test_events_of_unknown_rating_are_no_ratings(make, small_split):
             assert len(rows) == len(whole[builder.split])
             continue
         assert rows and all(known[row["event"]] and row["label"] in (1, 2, 3) for row in rows)
-        assert not any("nan" in row["prompt"] for row in rows)
+        assert not any("rated nan" in row["prompt"] for row in rows)
         asked = make_queries(pa.Table.from_pylist(rows, SCHEMA), split, answer="rating")
         for ratings, row in zip(asked.history_ratings, rows, strict=True):
             assert not np.isnan(ratings).any()
