@@ -20,6 +20,7 @@ from recinject.evaluation.evaluate import (
     refuse_strangers,
 )
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.progress import say
 from recinject.foundation.settings import bind, expect, listed, unknown_key
 from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import name_items
@@ -35,9 +36,10 @@ from recinject.pipeline.train import fine_tune as train_model
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Recommender, make_recommender
 from recinject.reporting.result import DataFacts, Result
-from recinject.samples.samples import Samples, SampleSettings, make_factory
+from recinject.samples.samples import RatingScale, Samples, SampleSettings, make_factory
 from recinject.samples.samples import build_samples as write_all
 from recinject.samples.store import Forms, read_samples
+from recinject.samples.tokenizer import unpadded
 from recinject.tasks.task import TASKS, bind_tasks
 
 Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
@@ -103,7 +105,7 @@ def build_samples(
     Args:
         data: see :func:`prepare`.
         tasks: names of the registry, or a mapping from these to their settings; the six that ship
-            if not given, without rating where the log has no ratings.
+            if not given, without rating where the log has no scale of ratings.
         tokenizer: a model's name or folder, whose tokenizer and way of writing samples follow; or
             a tokenizer; None learns one of ``vocab_size`` from the texts at hand.
         folder: where they go, new or empty; None keeps them in a temporary folder for as long as
@@ -131,14 +133,14 @@ def build_samples(
         settings["prompts"] = own_or_shipped(Path(settings["prompts"]))
     made = bind(SampleSettings, settings | {"seed": seed}, "build_samples")
     if tasks is None:
-        rated = data.split.interactions.ratings is not None
+        rated = _has_scale(data)
         tasks = [name for name, task in TASKS.items() if rated or not task.needs_ratings]
     named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(listed(tasks, "tasks"))
     bound = bind_tasks(named, made.prompts, "tasks")
     source = None if isinstance(tokenizer, Tokenizer) or tokenizer is None else str(tokenizer)
     reader = given_tokenizer(source)
     if isinstance(tokenizer, Tokenizer):  # tokens are added to a copy of it
-        reader = Tokenizer.from_str(tokenizer.to_str())
+        reader = unpadded(Tokenizer.from_str(tokenizer.to_str()))
     factory = make_factory(data, bound, made, reader, **_dialect(source))
     kept = TemporaryDirectory(prefix="recinject-") if folder is None else None
     place = Path(folder or (kept.name if kept else ""))
@@ -299,8 +301,7 @@ def evaluate(
     unfitted = fit_recommenders([each for each in made if each.data is None], data, seed)
     ready = [each for each in made if each.data is not None or each in unfitted]
     if samples is None:
-        rated = data.split.interactions.ratings is not None
-        known = ["retrieval", "rating"] if rated else ["retrieval"]
+        known = ["retrieval", "rating"] if _has_scale(data) else ["retrieval"]
         samples = build_samples(data, known, tokens=False, seed=seed)
     evaluation = Evaluation(ready, data, samples, asked)
     evaluation.run(None if tasks is None else listed(tasks, "evaluate: tasks"))
@@ -465,6 +466,14 @@ def _named(
     return name, {own: value for own, value in settings.items() if own != key}
 
 
+def _has_scale(data: Data) -> bool:
+    """Whether the log has ratings that the task rating can be of; say so where they are none."""
+    ratings = RatingScale.of(data.split)
+    if ratings.written and not ratings.is_scale:
+        say(f"  no task rating: the ratings are no scale but {ratings}")
+    return ratings.is_scale
+
+
 def _refuse_other_tokenizer(section: ModelSection | None, samples: Samples) -> None:
     """Refuse a pretrained model whose own tokenizer numbers its tokens otherwise."""
     if section is None or section.name is None or section.tokenizer is not None:
@@ -497,5 +506,7 @@ def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:
     counts = {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
     times: dict[str, Any] = dict(time_facts(data.split))
-    about = DataFacts(data.source, data.rule, cleaning=data.cleaning, **counts, **times)
+    about = DataFacts(
+        data.source, data.rule, cleaning=data.cleaning, order=data.split.order, **counts, **times
+    )
     return {"seed": seed, "samples": sample_rows(samples.rows), "data": about}

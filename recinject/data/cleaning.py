@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from recinject.data.schema import Catalog, Flags, Integers, Interactions, Log
 from recinject.foundation.errors import RecinjectError
 
 SPECIAL_TOKENS = re.compile(r"<(extra_id_\d+|(?:item|user|[a-z])_\d+|/s|s|pad|unk)>")
+Repeats = Literal["keep", "first", "last"]
 _EVENTS_AT_ONCE = 1 << 20
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
@@ -33,8 +35,14 @@ class CleaningStep:
     events: int
 
 
-def clean(log: Log, *, k_core: int) -> tuple[Log, list[CleaningStep]]:
+def clean(log: Log, *, k_core: int, repeats: Repeats = "first") -> tuple[Log, list[CleaningStep]]:
     """Drop repeated events, tidy the catalogue's texts, keep the k-core, and number anew.
+
+    Args:
+        log: as it was read, each user's events in order.
+        k_core: see :func:`k_core_events`.
+        repeats: which of a user's events with one item and one time stay: the ``first``, the
+            ``last``, or all of them.
 
     Returns:
         The clean log, whose users and items all have ``k_core`` events or more and keep their
@@ -47,9 +55,9 @@ def clean(log: Log, *, k_core: int) -> tuple[Log, list[CleaningStep]]:
     # Flags, and one copy at the end: a copy a step would take most of a large log's memory.
     keep = np.ones(len(events), bool)
     steps = [_count("as read", log.source, events, keep)]
-    keep = ~_repeated(events)
-    dropped = f"{len(events) - np.count_nonzero(keep)} repeated events dropped"
-    steps.append(_count("duplicates", dropped, events, keep))
+    repeated, others = _repeated(events, repeats)
+    keep = np.ones(len(events), bool) if repeats == "keep" else ~repeated
+    steps.append(_count("duplicates", _said(repeated, others, repeats), events, keep))
     if k_core > 1:
         keep, rounds = k_core_events(events, k_core, keep)
         rule = f"{k_core} events for every user and item, after {rounds} rounds"
@@ -91,7 +99,7 @@ def k_core_events(
 
 
 def clean_catalog(catalog: Catalog) -> tuple[Catalog, dict[str, int]]:
-    """Unescape HTML, collapse white space and control characters, and disarm special tokens.
+    """Unescape HTML, compose accents (NFC), collapse blanks, and disarm special tokens.
 
     A title such as ``Cord </s> <extra_id_0>`` would end a prompt or open a gap in it: the text
     becomes ``Cord (/s) (extra_id_0)``. Ids stay as they are: they are names, never prompts.
@@ -106,7 +114,9 @@ def clean_catalog(catalog: Catalog) -> tuple[Catalog, dict[str, int]]:
         # Shops escape twice ("&amp;amp;"), and what unescaping uncovers must not escape disarming.
         while plain != before:
             plain, before = html.unescape(plain), plain
-        clean_text, tokens = SPECIAL_TOKENS.subn(r"(\1)", _BLANK.sub(" ", plain).strip())
+        composed = unicodedata.normalize("NFC", plain)
+        clean_text, tokens = SPECIAL_TOKENS.subn(r"(\1)", _BLANK.sub(" ", composed).strip())
+        counts["texts composed (Unicode NFC)"] += composed != plain
         counts["special tokens disarmed"] += tokens
         counts["texts tidied"] += clean_text != text
         return clean_text
@@ -127,8 +137,26 @@ def _each(value: Any, tidy: Callable[[str], str]) -> Any:
     return value
 
 
-def _repeated(interactions: Interactions) -> Flags:
-    """Flag events with the user, item and time of an earlier one; unknown times are equal."""
+def _said(repeated: Flags, others: int, repeats: Repeats) -> str:
+    """Say how many events repeat another, and what became of them."""
+    count = np.count_nonzero(repeated)
+    if repeats == "keep":
+        return f"{count} repeated events kept" if count else "no event is repeated"
+    said = f"{count} repeated events dropped"
+    if others:
+        later = {"first": "last", "last": "first"}[repeats]
+        said += f", {others} of them with another rating than the {repeats}, which stays "
+        said += f"(data.repeats={later} keeps the {later})"
+    return said
+
+
+def _repeated(interactions: Interactions, repeats: Repeats) -> tuple[Flags, int]:
+    """Flag events with the user, item and time of another; unknown times are equal.
+
+    Returns:
+        Those after the first of their kind, or before the last, and how many of these have
+        another rating than it.
+    """
     columns: dict[str, NDArray[Any]] = {"user": interactions.users, "item": interactions.items}
     if interactions.timestamps is not None:
         columns["time"] = interactions.timestamps
@@ -136,11 +164,17 @@ def _repeated(interactions: Interactions) -> Flags:
     starts = np.arange(0, len(interactions), _EVENTS_AT_ONCE)
     ends = np.unique(np.searchsorted(interactions.offsets, starts))
     edges = [*interactions.offsets[ends].tolist(), len(interactions)]
-    blocks = [
-        pd.DataFrame({name: column[start:stop] for name, column in columns.items()}).duplicated()
-        for start, stop in pairwise(edges)
-    ]
-    return np.concatenate([np.zeros(0, bool), *blocks])
+    kept: Literal["first", "last"] = "last" if repeats == "last" else "first"
+    blocks, others = [np.zeros(0, bool)], 0
+    for start, stop in pairwise(edges):
+        frame = pd.DataFrame({name: column[start:stop] for name, column in columns.items()})
+        blocks.append(frame.duplicated(keep=kept).to_numpy())
+        if interactions.ratings is not None and blocks[-1].any():
+            alike = frame[frame.duplicated(keep=False)]
+            own = pd.Series(interactions.ratings[start:stop])[alike.index]
+            stays = own.groupby([alike[name] for name in columns], dropna=False).transform(kept)
+            others += int((own != stays)[own.notna() & stays.notna()].sum())
+    return np.concatenate(blocks), others
 
 
 def _count(name: str, detail: str, interactions: Interactions, keep: Flags) -> CleaningStep:

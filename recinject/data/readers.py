@@ -137,7 +137,7 @@ def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> L
         user_ids=user_ids,
         n_items=len(item_ids),
     )
-    log = Log(interactions, _catalog(item_ids, items), source)
+    log = Log(interactions, _catalog(item_ids, items), source, positioned="position" in events)
     return replace(log, findings=_findings(log, "position" in events, items))
 
 

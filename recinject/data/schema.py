@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from recinject.foundation.ragged import Ragged
 Integers = NDArray[np.int32]
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Order = Literal["time", "position", "rows", "random"]
 
 _EVENTS, _USERS, _ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
 _LOG = "recinject.log"
@@ -151,6 +152,7 @@ class Log:
     catalog: Catalog  # the items that the events name
     source: str  # where the log came from, in words
     findings: Sequence[str] = ()  # what reading found, a sentence each; cleaning leaves them alone
+    positioned: bool = False  # whether a column of positions put each user's events in order
 
     @classmethod
     def from_frame(
@@ -188,6 +190,19 @@ class Log:
         """
         return event_table(self.interactions, item_id=self.catalog.item_ids)
 
+    @property
+    def order(self) -> Order:
+        """What each user's events are in order of; ``rows`` where no two times differ."""
+        return "position" if self.positioned else "time" if self.timed else "rows"
+
+    @property
+    def timed(self) -> bool:
+        """Whether any two events have different times."""
+        times = self.interactions.timestamps
+        if times is None or not len(times):
+            return False
+        return bool(np.fmin.reduce(times) < np.fmax.reduce(times))  # NaN is passed over
+
     @cached_property
     def fingerprint(self) -> str:
         """The hash of the log's content, 32 hexadecimal digits, wherever it came from.
@@ -210,7 +225,8 @@ class Log:
 
     def save(self, folder: str | Path) -> None:
         """Write the log into a folder as Parquet files; :meth:`load` gives the very same log."""
-        about = {_LOG: json.dumps({"source": self.source, "findings": list(self.findings)})}
+        facts = {"source": self.source, "findings": list(self.findings)}
+        about = {_LOG: json.dumps(facts | {"positioned": self.positioned})}
         save_tables(Path(folder), self.interactions, self.catalog, {}, about)
 
     @classmethod

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pandas.util import hash_array
 
 from recinject.data.schema import (
     Catalog,
     Flags,
+    Floats,
     Integers,
     Interactions,
     Log,
+    Order,
     known_times,
     load_tables,
     save_tables,
 )
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
-from recinject.foundation.randomness import Chance, derive_rng
+from recinject.foundation.randomness import Chance, combine, derive_bits, derive_rng
 from recinject.registry import find, register
 
 Parts = NDArray[np.int8]
@@ -90,6 +95,15 @@ class View:
         targets = np.flatnonzero(self.is_target & (past > first[log.users])).astype(np.int32)
         return Ragged(targets, np.searchsorted(targets, log.offsets.astype(np.int32)))
 
+    def rated(self) -> View:
+        """Return the view without events of unknown rating, as targets and in histories."""
+        ratings = self.interactions.ratings
+        if ratings is None or not np.isnan(ratings).any():
+            return self
+        known = ~np.isnan(ratings)
+        kept = {"is_history": self.is_history & known, "is_target": self.is_target & known}
+        return replace(self, **kept)
+
     def histories(self, events: Array, length: int | None = None) -> Ragged:
         """Return the event numbers of the latest history before each target, oldest first.
 
@@ -119,6 +133,7 @@ class Split:
     interactions: Interactions
     parts: Parts  # (events,)
     by_item: bool = False  # whether an item's events are in one part by rule, not by chance
+    order: Order = "time"  # what each user's events are in order of
 
     @property
     def train(self) -> Interactions:
@@ -293,6 +308,77 @@ def order_ties(log: Log, seed: int) -> Log:
     return replace(log, interactions=replace(events, items=events.items[order], ratings=kept))
 
 
+def order_events(
+    log: Log, order: Literal["time", "rows"], ties: Literal["log_order", "hash"], seed: int
+) -> tuple[Log, Order, str]:
+    """Put each user's events in order: as they stand, or at random where nothing tells it.
+
+    Args:
+        log: as it was read, by position, by time, or in the order of its rows.
+        order: ``rows`` trusts the order of the rows where there are neither positions nor times.
+        ties: ``hash`` orders events of one time by :func:`order_ties`.
+        seed: of the hash, and of the random order.
+
+    Returns:
+        The log, what its events are in order of, and what was done, in words; the words are empty
+        where nothing was.
+
+    Raises:
+        RecinjectError: rows are asked for, and the log was put in order of something else.
+    """
+    if order == "rows" and log.order != "rows":
+        column = {"position": "position", "time": "timestamp"}[log.order]
+        raise RecinjectError(
+            f"data.order=rows: the log's own order is that of its column {column}",
+            hint=f"set data.order=time, or leave the column out with data.columns.{column}=''",
+        )
+    if log.order == "rows" and order != "rows":
+        said = (
+            "neither times nor positions tell the order of a user's events: they stand in random "
+            f"order (seed {seed}); data.order=rows trusts the order of the rows"
+        )
+        return shuffle_events(log, seed), "random", said
+    if log.order == "rows":
+        return log, "rows", "the order of the rows is each user's order (data.order=rows)"
+    if ties == "hash":
+        tied = order_ties(log, seed)
+        moved = np.count_nonzero(tied.interactions.items != log.interactions.items)
+        said = f"{moved} events stand elsewhere among those of the same user and time, by a hash"
+        return tied, log.order, f"{said} (data.ties=hash)" if moved else ""
+    return log, log.order, ""
+
+
+def shuffle_events(log: Log, seed: int) -> Log:
+    """Put each user's events in an order that depends on seed, user and item alone.
+
+    The order of the rows does not matter: a file and the same lines sorted give the same.
+    """
+    events = log.interactions
+    ratings = np.zeros(len(events)) if events.ratings is None else events.ratings
+    by_item = np.lexsort((ratings, events.items, events.users))
+    pairs = np.stack([events.users[by_item], events.items[by_item]])
+    starts = np.flatnonzero(np.append(True, (pairs[:, 1:] != pairs[:, :-1]).any(0)))
+    again = np.arange(len(events)) - np.repeat(starts, np.diff([*starts, len(events)]))
+    bits = combine(derive_bits(seed, "order"), _hashed(events.user_ids)[pairs[0]])
+    bits = combine(combine(bits, _hashed(log.catalog.item_ids)[pairs[1]]), again)
+    order = by_item[np.lexsort((bits, pairs[0]))]
+
+    def ordered(column: Floats | None) -> Floats | None:
+        return None if column is None else column[order]
+
+    shuffled = replace(
+        events,
+        items=events.items[order],
+        ratings=ordered(events.ratings),
+        timestamps=ordered(events.timestamps),
+    )
+    return replace(log, interactions=shuffled)
+
+
+def _hashed(names: Sequence[str]) -> NDArray[np.uint64]:
+    return hash_array(np.array(names, object), categorize=False)
+
+
 def time_facts(split: Split) -> dict[str, float]:
     """Measure how far the split respects time.
 
@@ -315,19 +401,20 @@ def time_facts(split: Split) -> dict[str, float]:
     }
 
 
-_BY_ITEM = "recinject.by_item"
+_BY_ITEM, _ORDER = "recinject.by_item", "recinject.order"
 
 
 def save_split(folder: Path, split: Split, catalog: Catalog) -> None:
     """Write a split and its catalogue; numbers stand for users and items, tables name them."""
-    about = {_BY_ITEM: json.dumps(split.by_item)}
+    about = {_BY_ITEM: json.dumps(split.by_item), _ORDER: split.order}
     save_tables(folder, split.interactions, catalog, {"part": split.parts}, about)
 
 
 def load_split(folder: Path) -> tuple[Split, Catalog]:
     """Read what :func:`save_split` wrote."""
     interactions, catalog, columns, about = load_tables(folder)
-    return Split(interactions, columns["part"], json.loads(about[_BY_ITEM])), catalog
+    order: Any = about.get(_ORDER, "time")
+    return Split(interactions, columns["part"], json.loads(about[_BY_ITEM]), order), catalog
 
 
 def draw_negatives(view: View, users: Array, chance: Chance, count: int) -> Integers:

@@ -27,6 +27,7 @@ from recinject.samples.store import shards
 Verdict = Literal["ok", "note", "warning"]
 _MOST_UNPARSED = 0.05
 _SAMPLED = 2000
+SEEN_KEPT = "seen_kept"
 _COLUMNS = ["user", "target", "candidates", "prompt", "completion"]
 _SPAN = 1 << 32  # a user's number times this, plus an item's, is one key
 
@@ -44,11 +45,19 @@ class Finding:
     explanation: str  # what the value means, in one sentence
 
 
+_UNTIMED = {
+    "time": "the order of its events is taken on trust",
+    "rows": "the order of its rows is taken on trust, as data.order=rows asks",
+    "position": "its positions are each user's order",
+    "random": "each user's events stand in random order, so that the tested item is any of them",
+}
+
+
 def time_order(split: Split) -> list[Finding]:
     """Say how far the split respects time; see :func:`recinject.data.splitting.time_facts`."""
     facts = time_facts(split)
     if not facts:
-        reason = "the log has no timestamps: the order of its events is taken on trust"
+        reason = f"the log has no timestamps: {_UNTIMED[split.order]}"
         return [Finding("time_order", "unknown", "note", reason)]
     meanings = {
         "tie_rate": "share of tested users whose test event has the very time of the event before "
@@ -61,6 +70,31 @@ def time_order(split: Split) -> list[Finding]:
         Finding(checks[fact], facts[fact], "note" if facts[fact] > 0.01 else "ok", meaning)
         for fact, meaning in meanings.items()
     ]
+
+
+def repeated_targets(split: Split) -> float:
+    """Return the share of the test targets that stand in their own history."""
+    view = split.view(Part.TEST)
+    log, targets = view.interactions, view.targets.values
+    keys = log.users * np.int64(_SPAN) + log.items
+    past = np.flatnonzero(view.is_history)
+    pairs, first = np.unique(keys[past], return_index=True)
+    if not len(pairs) or not len(targets):
+        return 0.0
+    places = np.minimum(np.searchsorted(pairs, keys[targets]), len(pairs) - 1)
+    again = (pairs[places] == keys[targets]) & (past[first[places]] < targets)
+    return float(again.mean())
+
+
+def seen_targets(share: float, kept: bool) -> Finding:
+    """Say what a share of :func:`repeated_targets` means where seen items stay, or are left out."""
+    what = "share of the test targets that stand in their own history: "
+    if kept:
+        how = "items of the history may be recommended, by everybody alike"
+        return Finding(SEEN_KEPT, share, "note", what + how)
+    how = "they are left out of every list, so that each is a miss for everybody"
+    fix = "; evaluation.seen=keep lets them be found" if share else ""
+    return Finding("seen_left_out", share, "note" if share > 0.01 else "ok", what + how + fix)
 
 
 def highest_id_rule(numbers: NDArray[np.integer] | None, queries: Queries) -> list[Finding]:
@@ -235,6 +269,7 @@ def recommended_lists(prediction: Prediction, queries: Queries, n_items: int) ->
             f"{what} in the lists of {source}",
         )
         for check, (count, what) in counts.items()
+        if check != "illegal" or queries.kind != "retrieval" or not queries.keeps_seen
     ]
 
 
@@ -246,7 +281,7 @@ _ILLEGAL = {
 
 def _legal(items: NDArray[np.int32], queries: Queries) -> NDArray[np.bool_]:
     no_slates = queries.candidates is None
-    known: Any = queries.histories if no_slates else queries.candidates
+    known: Any = queries.barred if no_slates else queries.candidates
     among = np.array([np.isin(*pair) for pair in zip(items, known, strict=True)], bool)
     return np.asarray(among.reshape(items.shape) != no_slates)
 

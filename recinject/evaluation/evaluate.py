@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, NamedTuple
+from functools import cached_property
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -45,17 +46,20 @@ def make_queries(
     limit: int | None = None,
     seed: int = 0,
     answer: str = "",
+    keeps_seen: bool = False,
 ) -> Queries:
     """Turn one task's stored test samples into queries, by their integer columns.
 
     The history of a query is what the sampler could see: the events before the query's own that
     belong to earlier parts of the split. With a ``limit``, so many queries are drawn by the seed.
     The draw depends on the number of samples only, so two wordings keep the same queries.
+    ``keeps_seen`` says whether items of the history may be recommended.
     """
     if limit is not None and limit < len(samples):
         chosen = derive_rng(seed, "queries").choice(len(samples), size=limit, replace=False)
         samples = samples.take(np.sort(chosen))
     view = split.view(Part.TEST)  # which has every event of the log in sight
+    view = view.rated() if samples["label"].null_count == 0 else view
     histories = view.histories(samples["event"].to_numpy())
     items, ratings = view.interactions.items, view.interactions.ratings
     slates, labels = samples["candidates"].combine_chunks(), samples["label"]
@@ -71,6 +75,7 @@ def make_queries(
         labels=None if labels.null_count else labels.to_numpy().astype(np.float64),
         history_ratings=None if ratings is None else _rows(histories, ratings),
         answer=answer,
+        keeps_seen=keeps_seen,
     )
 
 
@@ -137,6 +142,8 @@ class EvaluationSettings:
         limit: how many queries of a task to ask, drawn by the seed; None asks all.
         reworded: whether those that read prompts are asked in a wording never trained on, too.
         shuffled: whether they are asked with histories in random order, too.
+        seen: whether items of a history may be recommended: ``keep`` them, or ``filter`` them
+            out; ``auto`` keeps them where more than 5 % of the test targets are such items.
         generate: whether language models write their ratings freely, too.
         generation: parameters of ``transformers.GenerationConfig`` for that.
         cold_share: the largest fractions of a list that items without training events may take.
@@ -150,6 +157,7 @@ class EvaluationSettings:
     limit: Positive | None = None
     reworded: bool = True
     shuffled: bool = True
+    seen: Literal["auto", "filter", "keep"] = "auto"
     generate: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
     cold_share: Sequence[Annotated[float, Field(ge=0, le=1)]] = ()
@@ -170,13 +178,15 @@ def fit_recommenders(
 
     Those that rate are left out where the log has no ratings.
     """
-    fitted, training = [], data.split.train
-    sources = Sources(data.catalog, data.split.view(Part.TRAIN))
+    fitted, training, view = [], data.split.train, data.split.view(Part.TRAIN)
+    ratings = training.ratings
+    rated = training if ratings is None else training.select(~np.isnan(ratings))
     for recommender in recommenders:
-        if "rating" not in recommender.tasks or training.ratings is not None:
+        if "rating" not in recommender.tasks or ratings is not None:
             say(f"  fitting {recommender.name}")
-            recommender.read(sources)
-            recommender.fit(training, seed)
+            rates = recommender.tasks == {"rating"}
+            recommender.read(Sources(data.catalog, view.rated() if rates else view))
+            recommender.fit(rated if rates else training, seed)
             recommender.data = data  # type: ignore[misc]  # its own, beside the class's
             fitted.append(recommender)
     return fitted
@@ -203,6 +213,7 @@ def prediction_frame(prediction: Prediction, queries: Queries, catalog: Catalog)
     return pd.DataFrame({name: column for name, column in columns.items() if column is not None})
 
 
+_MOST_REPEATED = 0.05
 _ROWS = ("metrics", "comparisons", "slices", "lists", "audit", "examples")
 
 
@@ -234,12 +245,23 @@ class Evaluation:
             if tasks is None or task.name in tasks:
                 self._ask(task)
 
+    @cached_property
+    def _repeated(self) -> float:
+        return audit.repeated_targets(self.data.split)
+
+    @property
+    def _keeps_seen(self) -> bool:
+        seen = self.settings.seen
+        return self._repeated > _MOST_REPEATED if seen == "auto" else seen == "keep"
+
     @property
     def _reads_prompts(self) -> bool:
         return any(each.reads_prompts for each in self.recommenders)
 
     def _audit(self) -> list[audit.Finding]:
         order = audit.time_order(self.data.split)
+        if any(task.answer == "retrieval" for task in self.samples.bound_tasks()):
+            order.append(audit.seen_targets(self._repeated, self._keeps_seen))
         doubles = audit.duplicates(self.data.catalog, self.data.identifiers.texts)
         if not self._reads_prompts:
             return [*order, *doubles]
@@ -356,7 +378,8 @@ class Evaluation:
         samples = read_samples(self.samples.folder, task.name, split)
         refuse_strangers(samples, self.data, Part.TEST)
         limit, seed = self.settings.limit, self.settings.seed
-        return make_queries(samples, self.data.split, limit, seed, str(task.answer))
+        own = str(task.answer), self._keeps_seen
+        return make_queries(samples, self.data.split, limit, seed, *own)
 
 
 def refuse_strangers(samples: pa.Table, data: Data, part: Part | None = None) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
@@ -20,7 +21,7 @@ from recinject.data.splitting import (
     Split,
     learn_from,
     load_split,
-    order_ties,
+    order_events,
     save_split,
     split_by,
     without_validation,
@@ -139,21 +140,23 @@ class Data:
         return [_by(titles), _by(ids), _by([title.casefold() for title in titles])]
 
     def _find(self, text: str) -> int:
-        titled, with_id = (table.get(text, []) for table in self._named[:2])
+        # Titles are composed when they are cleaned; ids are names, and stay as the log has them.
+        title = unicodedata.normalize("NFC", text)
+        titled, with_id = (self._named[n].get(key, []) for n, key in enumerate((title, text)))
         if titled and with_id and titled != with_id:
             one, other = self.catalog.item_ids[titled[0]], self.catalog.titles[with_id[0]]
             raise RecinjectError(
                 f"{text!r} is the title of one item and the id of another",
                 hint=f"give the id {one!r} of the one, or the title {other!r} of the other",
             )
-        for table, key in zip(self._named, (text, text, text.casefold()), strict=True):
+        for table, key in zip(self._named, (title, text, title.casefold()), strict=True):
             if len(found := table.get(key, [])) > 1:
                 ids = [self.catalog.item_ids[item] for item in found]
                 fact = f"{len(found)} items have the title {text!r}"
                 raise RecinjectError(fact, hint=f"give the id of one of them: {', '.join(ids)}")
             if found:
                 return found[0]
-        folded, wanted = self._named[2], text.casefold()
+        folded, wanted = self._named[2], title.casefold()
         near = [title for title in folded if len(wanted) > 2 and wanted in title][:_NEAREST]
         near = near or difflib.get_close_matches(wanted, folded, _NEAREST, cutoff=0.5)
         meant = " or ".join(repr(self.catalog.titles[folded[title][0]]) for title in near)
@@ -167,6 +170,8 @@ def split_log(
     split: str = "leave_one_out",
     k_core: Annotated[int, Field(ge=0)] = 5,
     ties: Literal["log_order", "hash"] = "log_order",
+    order: Literal["time", "rows"] = "time",
+    repeats: Literal["auto", "keep", "first", "last"] = "auto",
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1,
     validation: bool = True,
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0,
@@ -176,10 +181,20 @@ def split_log(
 
     See :func:`recinject.prepare`. ``test_share`` is how much is the test, and how much more the
     validation; without ``validation`` its events train. ``train_share`` is the fraction of the
-    training events to learn from; the others stand in histories alone.
+    training events to learn from; the others stand in histories alone. Of a log without times and
+    positions ``order`` puts each user's events in random order; ``rows`` trusts its rows.
+    ``repeats`` of one item and one time stay as :func:`~recinject.data.cleaning.clean` says;
+    ``auto`` is ``first``, but ``keep`` where a position, or the order of the rows, tells events
+    apart.
     """
-    log, steps = clean(order_ties(log, seed) if ties == "hash" else log, k_core=k_core)
-    found = split_by(split, log.interactions, test_share, seed)
+    log, ordered_by, said = order_events(log, order, ties, seed)
+    if repeats == "auto":
+        told = not log.timed and ordered_by in ("position", "rows")
+        repeats = "keep" if told else "first"
+    log, steps = clean(log, k_core=k_core, repeats=repeats)
+    if said:
+        steps.insert(1, replace(steps[0], name="order", detail=said))
+    found = replace(split_by(split, log.interactions, test_share, seed), order=ordered_by)
     if not validation:
         found = without_validation(found)
     if train_share < 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 from recinject.evaluation.evaluate import Evaluation, EvaluationSettings, fit_recommenders
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.progress import say
 from recinject.models.storing import load_trained
 from recinject.pipeline.model import base_model
 from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
@@ -91,12 +92,18 @@ def recommender_of(run: Run, name: str | None = None) -> Recommender:
 def recommend(
     recommender: Recommender, histories: Sequence[Sequence[str]], k: int
 ) -> list[list[dict[str, Any]]]:
-    """Return the recommended items of each history, best first, as plain rows."""
+    """Return the recommended items of each history, best first, as plain rows.
+
+    Where fewer than ``k`` items are left beside a history, that is said.
+    """
     frame = recommender.recommend(histories, k)
     rows = frame.drop(columns="query").to_dict("records")
     found: list[list[dict[str, Any]]] = [[] for _ in histories]
     for query, row in zip(frame["query"], rows, strict=True):
         found[query].append({str(name): value for name, value in row.items()})
+    for query, listed in enumerate(found):
+        if len(listed) < k:
+            say(f"list {query + 1}: {len(listed)} items, for no more are left beside the history")
     return found
 
 

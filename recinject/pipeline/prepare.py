@@ -28,7 +28,7 @@ from recinject.pipeline.run import Facts, Run, hash_local
 from recinject.pipeline.sections import DataSection, IdentifiersSection
 from recinject.samples.samples import SampleFactory, SampleSettings, build_samples, make_factory
 from recinject.samples.store import Forms
-from recinject.samples.tokenizer import load_tokenizer
+from recinject.samples.tokenizer import load_tokenizer, unpadded
 from recinject.templating.language import load_templates
 
 _GGUF = ".gguf"
@@ -109,7 +109,7 @@ def given_tokenizer(source: str | None) -> Tokenizer | None:
     if source is not None and source.endswith(_GGUF):
         from recinject.models.building import read_gguf  # with it comes torch
 
-        return Tokenizer.from_str(read_gguf(source)[1].to_str())
+        return unpadded(Tokenizer.from_str(read_gguf(source)[1].to_str()))
     return None if source is None else load_tokenizer(source)
 
 
@@ -173,7 +173,8 @@ def _data(run: Run, folder: Path) -> Facts:
     first, last = steps[0], steps[-1]
     say(f"  {source}: {first.events:,} events")
     say(f"  cleaned: {last.users:,} users, {last.items:,} items, {last.events:,} events")
-    return {"source": source, "cleaning": cleaning, **counts, **time_facts(split)}
+    facts = {"source": source, "cleaning": cleaning, "order": split.order}
+    return {**facts, **counts, **time_facts(split)}
 
 
 def _identifiers(run: Run, folder: Path) -> Facts:

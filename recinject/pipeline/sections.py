@@ -74,7 +74,10 @@ class DataSection(Section):
     ``validation: false`` adds the validation part to the training part. ``train_share`` is the
     fraction of the training events that models learn from; the others only appear in histories.
     ``ties: hash`` orders the events of one user and one time by a hash of user and item instead
-    of by their rows in the log.
+    of by their rows in the log. A log without times and positions is put in random order, unless
+    ``order: rows`` trusts its rows. ``repeats`` says which of a user's events with one item and
+    one time stay: the first, the last, or all; ``auto`` keeps the first, or all where a position
+    or the order of the rows tells them apart.
     """
 
     path: Path | None = None
@@ -84,6 +87,8 @@ class DataSection(Section):
     simulator: SimulatorSection = SimulatorSection()
     k_core: Annotated[int, Field(ge=0)] = 5
     ties: Literal["log_order", "hash"] = "log_order"
+    order: Literal["time", "rows"] = "time"
+    repeats: Literal["auto", "keep", "first", "last"] = "auto"
     split: str = "leave_one_out"
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     validation: bool = True
@@ -244,7 +249,9 @@ class EvaluationSection(Section):
     ``baselines`` are names of recommenders, or mappings from a name to its settings, such as
     ``{ease: {regularization: 500, name: ease_500}}``. Three more evaluations of the model:
     ``reworded`` uses a template that it was not trained on, ``shuffled`` puts each history in
-    random order, and ``generate`` lets it write ratings freely. ``cold_share`` lists fractions of
+    random order, and ``generate`` lets it write ratings freely. ``seen`` says whether items of a
+    history may be recommended, by everybody alike: ``keep`` or ``filter``; ``auto`` keeps them
+    where more than 5 % of the test targets are such items. ``cold_share`` lists fractions of
     a retrieved list that items without training events may take; they join by the codes that they
     share with the predicted items.
     """
@@ -261,6 +268,7 @@ class EvaluationSection(Section):
     resamples: Annotated[int, Field(ge=100)] = 2000
     reworded: bool = True
     shuffled: bool = True
+    seen: Literal["auto", "filter", "keep"] = "auto"
     generate: bool = False
     cold_share: list[Annotated[float, Field(ge=0, le=1)]] = []
 

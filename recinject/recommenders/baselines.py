@@ -105,7 +105,7 @@ def mean_rating(training: Interactions, name: str) -> float:
             f"{name}: the training events have no ratings to average",
             hint="set data.columns.rating, or leave the rating task and its baselines out",
         )
-    return float(training.ratings.mean())
+    return float(np.nanmean(training.ratings))
 
 
 @register("recommender")

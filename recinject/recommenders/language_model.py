@@ -6,6 +6,7 @@ import inspect
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -193,9 +194,9 @@ class LanguageModel(Recommender):
         items = np.full((len(queries), width), -1, np.int32)
         scores, (trie, _) = np.full(items.shape, -np.inf), self._identifiers(queries.task)
         for rows, prompts in self._batches(queries, width):
-            histories = [queries.histories[row] for row in rows]
+            barred = [queries.barred[row] for row in rows]
             items[rows], scores[rows] = constrained_beam_search(
-                self._model, *prompts, trie, width, histories, scores=self._scores
+                self._model, *prompts, trie, width, barred, scores=self._scores
             )
         ahead, tied = _places_in_lists(items, scores, queries.targets)
         return Prediction(self.name, queries.task, items[:, :k], scores[:, :k], ahead, tied)
@@ -299,7 +300,8 @@ class LanguageModel(Recommender):
             "decoder_start_token_id": getattr(config, "decoder_start_token_id", None),
         }
         settings = GenerationConfig(**{**_GREEDY, **tokens, **(generation or {})})
-        with global_chance(seed), answering(self._model, queries.task):
+        plain = _without_own_generation(model)
+        with global_chance(seed), answering(self._model, queries.task), plain:
             for rows, (ids, mask) in self._batches(queries, self._beams):
                 ids, mask = ids.to(model.device), mask.to(model.device)
                 read = ids.shape[1] if self._dialect.causal else 1
@@ -335,6 +337,17 @@ class LanguageModel(Recommender):
         bare = [tuple(ids[:-1] if ids[-1] == self._dialect.end else ids) for ids in sequences]
         begins = any(a != b and a == b[: len(a)] for a in bare for b in bare)
         return sequences if begins or len({*bare}) < len(bare) else [list(ids) for ids in bare]
+
+
+@contextmanager
+def _without_own_generation(model: torch.nn.Module) -> Iterator[None]:
+    """Keep a model's generation_config.json out: it stands in for every parameter not given."""
+    own = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = own
 
 
 def _places_in_lists(items: Integers, scores: Floats, targets: Integers) -> tuple[Floats, Floats]:

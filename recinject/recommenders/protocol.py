@@ -21,7 +21,7 @@ from recinject.foundation.settings import bind, listed
 from recinject.identifiers.data import Data
 from recinject.registry import find
 
-_OF_ALL_ROWS = ("task", "answer", "recommender", "values")
+_OF_ALL_ROWS = ("task", "answer", "keeps_seen", "recommender", "values")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +46,13 @@ class Queries(_Columns):
         sample_ids: the id of the stored sample of each query.
         prompts: for language models.
         users: indices, shape (n,).
-        histories: each user's earlier items, oldest first; retrieval never recommends them.
+        histories: each user's earlier items, oldest first.
         targets: the item that came next, or that was rated, shape (n,).
         candidates: the items to rank, shape (n, c); None but for ranking.
         labels: the true ratings, shape (n,); None but for rating.
         history_ratings: the ratings of each history; None where the log has none.
         answer: see :attr:`kind`, if that is not the task's name.
+        keeps_seen: whether retrieval may recommend items of the history; see :attr:`barred`.
     """
 
     task: str
@@ -64,6 +65,13 @@ class Queries(_Columns):
     labels: Floats | None = None
     history_ratings: Sequence[Floats] | None = None
     answer: str = ""
+    keeps_seen: bool = False
+
+    @property
+    def barred(self) -> Sequence[Integers]:
+        """The items that each list of retrieval must not have: the history's, or none."""
+        nothing = np.empty(0, np.int32)
+        return [nothing] * len(self) if self.keeps_seen else self.histories
 
     @property
     def kind(self) -> str:
@@ -76,6 +84,7 @@ class Queries(_Columns):
 
         ``longest`` is the most items of a history, the newest. A log without ratings is refused.
         """
+        view = view.rated()
         log, events = view.interactions, view.targets.values
         if log.ratings is None:
             raise RecinjectError("the log has no ratings", hint="set data.columns.rating")
@@ -289,7 +298,7 @@ class ItemScorer(Recommender):
         """Score all items for some of the queries: shape (rows, items)."""
 
     def predict(self, queries: Queries, k: int) -> Prediction:
-        """Rank the catalogue without the history, or the candidates, by score."""
+        """Rank the catalogue without what is barred, or the candidates, by score."""
         blocks = [
             self._predict_rows(queries, slice(start, start + self._rows_at_once), k)
             for start in range(0, max(len(queries), 1), self._rows_at_once)
@@ -314,8 +323,8 @@ class ItemScorer(Recommender):
             )
         targets = queries.targets[rows]
         if queries.candidates is None:
-            for row, history in enumerate(queries.histories[rows]):
-                scores[row, history] = -np.inf
+            for row, barred in enumerate(queries.barred[rows]):
+                scores[row, barred] = -np.inf
             items, top_scores = top_k(scores, k)
             return (items, top_scores, *places(scores, targets))
         candidates = queries.candidates[rows]

@@ -44,6 +44,7 @@ _THEMED = {
 _PANEL_WIDTH = 4.4
 _MARKERS = "o^Dsv<>PX*"
 _FEWEST_QUERIES = 20
+_MOST_LABELS, _RANGES = 20, 10
 
 
 class _Drawing(Figure):
@@ -220,13 +221,22 @@ def slice_figure(rows: Sequence[SliceResult], models: Sequence[str] = (LANGUAGE_
 def confusion_figure(labels: Floats, ratings: Floats) -> Figure:
     """Draw how often each true rating was predicted as each: each row's shares, dark where most.
 
-    ``labels`` are the true ratings, shape (n,); each of ``ratings`` counts for the nearest of them.
+    ``labels`` are the true ratings, shape (n,); above 20 different ones, ranges of about equally
+    many take their places. Each of ``ratings`` counts for the nearest of them, or its range.
     """
     values, true = np.unique(labels, return_inverse=True)
-    counts = np.zeros((len(values), len(values)), int)
-    np.add.at(counts, (true, np.abs(ratings[:, None] - values).argmin(1)), 1)
-    totals = counts.sum(1)
     names = [f"{value:g}" for value in values]
+    if len(values) > _MOST_LABELS:
+        # Of values that there are, so that no range is empty.
+        ends = np.quantile(labels, np.linspace(0, 1, _RANGES + 1)[1:-1], method="lower")
+        ends = np.unique(ends[ends < values[-1]]) if ends[0] < values[-1] else values[-2:-1]
+        true, predicted = (np.searchsorted(ends, column) for column in (labels, ratings))
+        names = [*(f"to {end:g}" for end in ends), f"above {ends[-1]:g}"]
+    else:
+        predicted = np.abs(ratings[:, None] - values).argmin(1)
+    counts = np.zeros((len(names), len(names)), int)
+    np.add.at(counts, (true, predicted), 1)
+    totals = counts.sum(1)
     rows = [f"{name}  (n = {n:,})" for name, n in zip(names, totals, strict=True)]
     figure, axes = _grid(counts / totals[:, None], rows, names, "Per cent of each true rating")
     axes.set_xlabel("predicted rating, to the nearest", color=QUIET)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import DatasetCardData, EvalResult, ModelCardData
 from matplotlib.figure import Figure
 
+from recinject.evaluation.audit import SEEN_KEPT
 from recinject.evaluation.lists import SliceResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.reporting import figures, tables, wording
@@ -42,13 +43,14 @@ def write_report(result: Result, folder: Path) -> Path:
 def content_of(result: Result) -> dict[str, Any]:
     """Work out what the report and the model card say: sentences, tables and totals."""
     facts, rows, data = result.facts, result.rows, result.facts.data
+    seen_kept = any(row.check == SEEN_KEPT for row in rows["audit"])
     return {
         "facts": facts,
         "has_model": bool(result.language_models),
         "headline": result.sentences,
         "standing_table": tables.standing_table(_standings(result)),
         "tasks": ordered_tasks(rows["metrics"]),
-        "metric_tables": tables.metric_tables(rows["metrics"], facts.sampled_candidates),
+        "metric_tables": tables.metric_tables(rows["metrics"], facts.sampled_candidates, seen_kept),
         "meanings": wording.metric_meanings(row.metric for row in rows["metrics"]),
         "slice_tables": tables.slice_tables(rows["slices"]),
         "list_table": tables.list_table(rows["lists"]),

@@ -51,6 +51,7 @@ class DataFacts:
     validation: int
     test: int
     cleaning: Sequence[CleaningStep] = ()  # the steps in order; the first is the log as read
+    order: str = "time"  # what each user's events are in order of: or position, rows, random
     tie_rate: float | None = None
     future_share: float | None = None
 

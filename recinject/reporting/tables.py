@@ -62,7 +62,9 @@ class Table:
         return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
 
 
-def metric_tables(metrics: Sequence[MetricResult], sampled_candidates: int) -> list[Table]:
+def metric_tables(
+    metrics: Sequence[MetricResult], sampled_candidates: int, seen_kept: bool = False
+) -> list[Table]:
     """Make one table a task: recommenders by metrics, best recommender of the main metric first."""
     tables = []
     for task in ordered_tasks(metrics):
@@ -71,7 +73,7 @@ def metric_tables(metrics: Sequence[MetricResult], sampled_candidates: int) -> l
         order = [*ranked(task, main_metric(task, own), own), *own]
         values = {(row.recommender, row.metric): row for row in order}
         n = f"n = {counts(row.n for row in own)} users. "
-        note = (n + task_meaning(task, sampled_candidates)).rstrip()
+        note = (n + task_meaning(task, sampled_candidates, seen_kept)).rstrip()
         tables.append(value_table(task.capitalize(), columns, values, note))
     return tables
 

@@ -73,10 +73,14 @@ def list_meanings(measures: Iterable[str]) -> list[str]:
     return [MEASURES[name] for name in dict.fromkeys(m.partition("@")[0] for m in measures)]
 
 
-def task_meaning(task: str, sampled_candidates: int) -> str:
+_WITHOUT = "the user's history is left out"
+
+
+def task_meaning(task: str, sampled_candidates: int, seen_kept: bool = False) -> str:
     """Say what a task's values were measured on."""
+    history = "items of the user's history may come again" if seen_kept else _WITHOUT
     meanings = {
-        "retrieval": "The whole catalogue is ranked; the user's history is left out.",
+        "retrieval": f"The whole catalogue is ranked; {history}.",
         "ranking": (
             f"Sampled metrics: 1 positive and {sampled_candidates} sampled candidates, stored once "
             "and the same for every recommender. Not comparable with retrieval."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -29,6 +29,8 @@ SHUFFLED = "shuffled"
 # Between prompt and completion, and after an example: a tokenizer such as T5's reads either as
 # one blank, and others read the second as the end of a paragraph.
 BETWEEN, AFTER = " ", "\n\n"
+_IDENTIFIER = "{{ identifier }}"
+_BESIDE = 4  # tokens that blanks and line ends around a completion take at most
 # More than an item's own words take when it comes to stand first in a list and not later.
 _FIRST_TOKENS = 5
 _TEXTS = ("sample_id", "task", "template", "split", "user_id", "prompt", "completion")
@@ -146,7 +148,8 @@ class Builder:
     """Makes the samples of one task in one view; a sample is a pure function of its key.
 
     A ``pool`` gives the worked examples before each prompt, ``shots`` of them. They alone make a
-    sample depend on other users.
+    sample depend on other users. The limit of a whole prompt is divided among ``shares`` examples
+    and questions.
     """
 
     task: Task
@@ -160,6 +163,7 @@ class Builder:
     seed: int
     pool: Builder | None = None
     shots: int = 0
+    shares: int = 1
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -303,12 +307,42 @@ class Builder:
                 f"task {self.task.name}: a {self.split} sample of user {user} takes "
                 f"{lengths[0][row]} + {lengths[1][row]} tokens with one item of history, "
                 f"{self.limits[0]} + {self.limits[1]} are allowed",
-                hint="raise samples.max_prompt_tokens or samples.max_completion_tokens, lower "
-                "samples.shots, or write items shorter, as in "
-                "samples.phrases.candidates='{{ identifier }}'",
+                hint=self._fix(self._needed(contexts.take(np.array([row])))),
             )
         trimmed = int((contexts.slots["history"].lengths < whole).sum())
         return Batch(contexts, indices, wordings, *pieces, trimmed)
+
+    def _needed(self, one: Contexts) -> tuple[int, int]:
+        """Return the most tokens that a prompt of the task and a completion can take.
+
+        With one item of history, that is: the longest items fill the slots of a sample, as many
+        as the task's settings ask for, in every wording.
+        """
+        encoder, slots = self.wording.encoder, {}
+        most = 1 + max(getattr(self.task, name, 0) for name in ("negatives", "train_negatives"))
+        for slot, items in one.slots.items():
+            count = max(most, len(items.values)) if slot == "candidates" else len(items.values)
+            longest = int(encoder.most_tokens(slot).argmax())
+            slots[slot] = Ragged.from_columns(np.full((1, count), longest, np.int32))
+        sides = [template.write(replace(one, slots=slots)) for template in self.wording.bound]
+        prompts = max(int(encoder.lengths(prompt)[0]) for prompt, _ in sides)
+        completions = max(int(encoder.lengths(own, completions=True)[0]) for _, own in sides)
+        rating = int(encoder.most_tokens(PieceKind.RATINGS).max(initial=0))
+        prompts, completions = prompts + rating, completions + rating
+        # Of worked examples each has its share of the limit, and its completion beside it.
+        shots = max(self.shots, self.shares - 1)
+        return (shots + 1) * (prompts + shots * (completions + _BESIDE)), completions
+
+    def _fix(self, needed: tuple[int, int]) -> str:
+        """Say which settings let the longest sample of the task fit, or make it shorter."""
+        names = ("samples.max_prompt_tokens", "samples.max_completion_tokens")
+        told = zip(names, needed, self.limits, strict=True)
+        raised = " ".join(f"{name}={most}" for name, most, limit in told if most > limit)
+        phrases = self.wording.templates.phrases
+        long = [slot for slot in phrases if phrases[slot].split() != _IDENTIFIER.split()]
+        shorter = [f"samples.phrases.{slot}='{_IDENTIFIER}'" for slot in long]
+        shorter += ["fewer samples.shots"] * (max(self.shots, self.shares - 1) > 0)
+        return f"set {raised}" + (f", or try {' '.join(shorter)}" if shorter else "")
 
     def ask(self, histories: Sequence[Sequence[int] | Array]) -> list[str]:
         """Word what comes next after histories, oldest item first, as test samples are worded.

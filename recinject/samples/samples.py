@@ -34,6 +34,8 @@ from recinject.templating.writers import SlotKind
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
+MOST_RATINGS = 20
+
 
 @dataclass(frozen=True, eq=False)
 class RatingScale:
@@ -46,7 +48,20 @@ class RatingScale:
     def of(cls, split: Split) -> RatingScale:
         """Take the distinct ratings of a split's events; none where the log has no ratings."""
         logs = (split.interactions.ratings, split.train.ratings)
-        return cls(*([] if log is None else np.unique(log).tolist() for log in logs))
+        known = (np.empty(0) if log is None else log[~np.isnan(log)] for log in logs)
+        return cls(*(np.unique(log).tolist() for log in known))
+
+    @property
+    def is_scale(self) -> bool:
+        """Whether they are few enough, and more than one, so that they can be answers."""
+        return 1 < len(self.written) <= MOST_RATINGS
+
+    def __str__(self) -> str:
+        """Say how many there are."""
+        if len(self.written) == 1:
+            return f"all {number_text(self.written[0])}"
+        ends = (number_text(value) for value in (self.written or [0.0])[:: len(self.written) - 1])
+        return f"{len(self.written):,} different values, {' to '.join(ends)}"
 
     @property
     def labels(self) -> dict[str, float]:
@@ -125,6 +140,7 @@ class SampleFactory:
     def _builder(self, task: Task, view: View, split: str) -> Builder:
         settings, wording, ids = self.settings, self.wordings[task.name], self.data.catalog.item_ids
         passes = settings.passes if view.part is Part.TRAIN else 1
+        view = view.rated() if task.needs_ratings else view
         own = settings.limits, passes, settings.limit, settings.seed
         builder = Builder(task, wording, view, split, ids, *own)
         if view.part is Part.TRAIN or not settings.shots:
@@ -132,7 +148,10 @@ class SampleFactory:
         # Every example, and the question, has its share of the prompt's limit.
         limits = settings.max_prompt_tokens // (settings.shots + 1), settings.max_completion_tokens
         training = self.data.split.view(Part.TRAIN)
-        pool = replace(builder, view=training, passes=1, limit=None, limits=limits)
+        training = training.rated() if task.needs_ratings else training
+        pool = replace(
+            builder, view=training, passes=1, limit=None, limits=limits, shares=settings.shots + 1
+        )
         return replace(builder, pool=pool, shots=settings.shots)
 
 
@@ -150,13 +169,21 @@ def make_factory(
     of users are added to it. For ``causal`` and ``ends`` see
     :meth:`~recinject.samples.encoding.Dialect.of_model`.
     """
-    split = data.split
+    split, ratings = data.split, RatingScale.of(data.split)
     for task in tasks:
         if task.needs_ratings and split.interactions.ratings is None:
             raise RecinjectError(
                 f"samples.tasks: the task {task.name} needs ratings, and the log has none",
                 hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or name the "
                 "column with data.columns.rating=COLUMN",
+            )
+        # Of one event nothing can be said.
+        if task.needs_ratings and len(split.parts) > 1 and not ratings.is_scale:
+            raise RecinjectError(
+                f"samples.tasks: the task {task.name} needs a scale of 2 to {MOST_RATINGS} "
+                f"ratings, and those of the log are {ratings}",
+                hint=f"leave {task.name} out with samples.tasks.{task.name}=null, or make a scale "
+                "with data.rating_of={column: COLUMN, as: bins}",
             )
     known: list[Any] = [*TASKS.values(), *tasks]
     slots = {slot for task in known for slot in task.slots}
@@ -167,7 +194,7 @@ def make_factory(
         for task in tasks
     }
     named_users = _name_users(templates.values(), split, settings.user_tokens, settings.seed)
-    book, ratings = Phrasebook(data.catalog, data.identifiers.texts), RatingScale.of(split)
+    book = Phrasebook(data.catalog, data.identifiers.texts)
     if tokenizer is None:
         texts = _vocabulary(templates.values(), book, ratings.answers)
         tokenizer = train_tokenizer(texts, settings.vocab_size)
@@ -175,7 +202,30 @@ def make_factory(
     add_tokens(tokenizer, new_tokens)
     dialect = Dialect.of_model(tokenizer, causal, ends)
     wordings = make_wordings(templates, book, np.array(ratings.written), dialect, named_users)
+    for task in tasks:
+        if task.answer in ("retrieval", "ranking"):
+            _refuse_alike(data, wordings[task.name].phrases["target"], dialect)
     return SampleFactory(data, tasks, wordings, dialect, ratings, settings, new_tokens)
+
+
+def _refuse_alike(data: Data, texts: Sequence[str], dialect: Dialect) -> None:
+    """Refuse items whose texts are the same tokens: no answer of a model could mean one of them."""
+    rows = dialect.completions(texts)
+    _, places, counts = np.unique(rows.to_grid(-1), axis=0, return_inverse=True, return_counts=True)
+    alike = np.flatnonzero(counts[places] > 1)
+    if not alike.size:
+        return
+    first = alike[0]
+    second = alike[places[alike] == places[first]][1]
+    ids, read = data.catalog.item_ids, dialect.tokenizer.decode(rows[first].tolist(), False)
+    raise RecinjectError(
+        f"identifiers.kind={data.identifiers.kind}: the tokenizer cannot tell {len(alike):,} of "
+        f"{len(texts):,} items apart: {texts[first]!r} ({ids[first]}) and {texts[second]!r} "
+        f"({ids[second]}) are both read as {read!r}",
+        hint="set samples.phrases.target='{{ identifier }}'"
+        if texts[first] == texts[second]
+        else "set identifiers.kind=number, or take a model or model.tokenizer that can spell them",
+    )
 
 
 def _name_users(

@@ -93,7 +93,14 @@ def load_tokenizer(source: str | Path) -> Tokenizer:
             f"{path}: no {_FILE}",
             hint="save it with transformers: AutoTokenizer.from_pretrained(...).save_pretrained()",
         )
-    return Tokenizer.from_file(str(file))
+    return unpadded(Tokenizer.from_file(str(file)))
+
+
+def unpadded(tokenizer: Tokenizer) -> Tokenizer:
+    """Switch off the padding and truncation that a tokenizer was saved with, and return it."""
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], *, special: bool = False) -> Ragged:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -180,3 +181,32 @@ def test_clean_texts_hold_no_special_token_and_stay(title: str) -> None:
     assert not SPECIAL_TOKENS.search(once.titles[0])
     twice, counts = clean_catalog(once)
     assert twice.titles == once.titles and "texts tidied" not in counts
+
+
+_COMBINING = "aeouc \u0301\u0308\u0327\u030aÅ\u212béñ한글カ\u3099&;"
+
+
+def forms(text: str) -> list[str]:
+    return [unicodedata.normalize(form, text) for form in ("NFC", "NFD")]
+
+
+@settings(deadline=None)
+@given(
+    st.text(
+        alphabet=st.sampled_from(_COMBINING),
+        max_size=20,
+    )
+)
+def test_titles_of_any_unicode_form_become_one(title: str) -> None:
+    cleaned = [clean_catalog(catalog_of(title=[form]))[0].titles[0] for form in forms(title)]
+    assert cleaned[0] == cleaned[1] == unicodedata.normalize("NFC", cleaned[0])
+
+
+def test_composed_texts_are_counted() -> None:
+    nfc, nfd = forms("Café Ångström")
+    frame = pd.DataFrame({"item_id": list("abc"), "title": [nfc, nfd, "plain"]}, dtype=object)
+    catalog, counts = clean_catalog(Catalog(frame))
+    assert catalog.titles == [nfc, nfc, "plain"]
+    assert counts == {"texts composed (Unicode NFC)": 1, "texts tidied": 1}
+    # Compatibility forms are other texts, and stay.
+    assert clean_catalog(catalog_of(title=["ﬁve ²"]))[0].titles == ["ﬁve ²"]

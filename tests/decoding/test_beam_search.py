@@ -166,3 +166,24 @@ def test_ten_thousand_lists_from_random_weights_hold_nothing_but_items(model):
 def test_one_identifier_for_all_items_is_refused():
     with pytest.raises(RecinjectError, match="items 0 and 1 have the same tokens"):
         Trie.build([[7, 8, 1]] * 5)
+
+
+def test_what_may_follow_is_told_by_the_whole_beginning_and_not_the_last_token(model, make_prompts):
+    """Rotations of one another: each token may follow each other, though not everywhere.
+
+    Searches by the last token alone, or that let a row go where its beginning is unknown, name
+    identifiers that nobody has.
+    """
+    legal = [(4, 5, 6, 1), (5, 6, 4, 1), (6, 4, 5, 1), (7, 5, 4, 1), (7, 1)]
+    trie, rng, model = Trie.build(legal), np.random.default_rng(0), copy.deepcopy(model)
+    for seed in range(125):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            for weight in model.parameters():
+                torch.nn.init.normal_(weight, std=0.5)
+        ids, mask = make_prompts(tuple(rng.integers(1, 12, 8)), left=False)
+        items, scores = constrained_beam_search(model, ids, mask, trie, 6)
+        # All items, each once, and an empty sixth place.
+        assert (np.sort(items[:, :5], axis=1) == np.arange(5)).all()
+        assert (items[:, 5] == -1).all() and np.isneginf(scores[:, 5]).all()
+        assert np.isfinite(scores[:, :5]).all()

@@ -1,11 +1,15 @@
 import json
+import math
 import re
 import shutil
 import sys
+import unicodedata
 from io import StringIO
 
 import pandas as pd
 import pytest
+
+import recinject as ri
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +109,66 @@ def test_the_whole_catalogue_but_the_liked_can_be_listed(ask, finished):
     ids = list(catalog(finished.folder)["item_id"])
     listed = ask("--json", "-k", len(ids), "--liked", ids[0], "--liked", ids[5])[0]["recommended"]
     assert sorted(item["item_id"] for item in listed) == sorted({*ids} - {ids[0], ids[5]})
+    assert all(math.isfinite(item["score"]) for item in listed)
+
+
+def test_fewer_items_than_asked_for_are_said(recinject, finished):
+    ids = list(catalog(finished.folder)["item_id"])
+    for words in ([], ["--recommender", "popularity"]):
+        liked = [word for number in ids[:-4] for word in ("--liked", number)]
+        ended = recinject("recommend", finished.folder, "--json", "-k", 10, *liked, *words)
+        assert ended.code == 0 and "list 1: 4 items, for no more are left" in ended.output
+        (line,) = [line for line in ended.output.splitlines() if line[:1] == "{"]
+        found = [item["item_id"] for item in json.loads(line)["recommended"]]
+        assert sorted(found) == sorted(ids[-4:])
+
+
+@pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
+def test_a_separator_of_lines_within_a_title_cuts_no_question(ask, copied, tmp_path, inside):
+    frame = catalog(copied)
+    frame.loc[3, "title"] = f"A{inside}B"
+    frame.to_parquet(copied / "data" / "items.parquet", index=False)
+    file = tmp_path / "people.jsonl"
+    row = json.dumps({"liked": [f"A{inside}B"]}, ensure_ascii=False)
+    if inside < " ":  # raw control characters are not JSON
+        row = json.dumps({"liked": [f"A{inside}B"]})
+    file.write_bytes(f"{row}\r\n{row}\n".encode())
+    assert len(ask("--input", file, "-k", 2, run=copied)) == 2
+
+
+def test_a_title_in_another_unicode_form_is_the_title(ask, copied):
+    frame = catalog(copied)
+    frame.loc[3, "title"] = unicodedata.normalize("NFC", "Café Ångström")
+    frame.to_parquet(copied / "data" / "items.parquet", index=False)
+    by_id = ask("--json", "--liked", frame["item_id"][3], run=copied)[0]["recommended"]
+    for form in ("NFC", "NFD"):
+        for title in ("Café Ångström", "café ångström"):
+            text = unicodedata.normalize(form, title)
+            assert ask("--json", "--liked", text, run=copied)[0]["recommended"] == by_id
+
+
+def test_an_item_that_came_after_training_is_no_item_yet(refused):
+    fact, fix = refused("--liked", "P99999")
+    assert "no item has the title or the id 'P99999'" in fact and fix
+
+
+def test_a_person_without_any_history_is_told_whom_to_ask(finished):
+    run = ri.load(finished.folder)
+    with pytest.raises(ri.RecinjectError, match="a history is empty.*\n.*'popularity'"):
+        run.model.recommend([[]])
+    listed = ri.fit("popularity", run.data).recommend([[]], k=5)
+    assert len(listed) == 5 and listed["score"].is_monotonic_decreasing
+
+
+@pytest.mark.parametrize("both", ["title", "id"])
+def test_what_is_one_item_s_title_and_another_s_id_is_said_to_be_both(refused, copied, both):
+    frame = catalog(copied)
+    frame.loc[2, "title"] = frame["item_id"][5]
+    frame.to_parquet(copied / "data" / "items.parquet", index=False)
+    fact, fix = refused("--liked", frame["item_id"][5], run=copied)
+    assert "is the title of one item and the id of another" in fact
+    named = {"title": frame["title"][5], "id": frame["item_id"][2]}[both]
+    assert repr(named) in fix
 
 
 def test_a_long_history_is_cut_to_what_the_model_was_trained_on(ask, finished):

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import time
 from math import nan
 from pathlib import Path
 
+import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from PIL import Image
@@ -11,6 +13,7 @@ from recinject.evaluation.lists import SliceResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.reporting.figures import (
     code_figure,
+    confusion_figure,
     loss_figure,
     metric_figure,
     slice_figure,
@@ -88,3 +91,37 @@ def test_a_slice_of_a_few_queries_is_left_to_the_tables() -> None:
         "popularity",
     ]
     assert len(slice_figure(rows(3, 4)).axes) == 2, "where all are small, all are drawn"
+
+
+def cells_of(labels: list[float], ratings: list[float]) -> tuple[list[str], list[list[str]]]:
+    axes = confusion_figure(np.array(labels), np.array(ratings)).axes[0]
+    names = [label.get_text() for label in axes.get_xticklabels()]
+    texts = [text.get_text() for text in axes.texts]
+    return names, [texts[n : n + len(names)] for n in range(0, len(texts), len(names))]
+
+
+def test_up_to_twenty_ratings_have_a_cell_each_and_predictions_go_to_the_nearest() -> None:
+    names, cells = cells_of([1, 1, 2.5, 4], [1.2, 2.4, 9, -3])
+    assert names == ["1", "2.5", "4"]
+    assert cells == [["50", "50", "0"], ["0", "0", "100"], ["100", "0", "0"]]
+    assert len(cells_of(list(range(20)), list(range(20)))[0]) == 20
+
+
+@pytest.mark.parametrize("skew", [1.0, 6.0, 60.0])
+def test_of_more_ratings_ranges_are_drawn_in_seconds(skew: float) -> None:
+    """With 2,400 different play counts the figure had six million cells."""
+    rng = np.random.default_rng(0)
+    labels = np.unique(np.ceil(rng.uniform(size=2400) ** skew * 1e6 + np.arange(2400) / 1e3))
+    started = time.monotonic()
+    names, cells = cells_of(labels.tolist(), (labels * 1.5).tolist())
+    assert time.monotonic() - started < 10
+    assert 2 <= len(names) <= 10 and len({*names}) == len(names)
+    assert all(name.startswith("to ") for name in names[:-1]) and names[-1].startswith("above")
+    for row in cells:
+        assert 98 <= sum(map(int, row)) <= 102
+
+
+def test_one_value_that_most_labels_have_does_not_hide_the_others() -> None:
+    labels = [*range(30), *[30] * 400]
+    names, cells = cells_of(labels, labels)
+    assert names == ["to 29", "above 29"] and cells == [["100", "0"], ["0", "100"]]

@@ -1,13 +1,17 @@
 from dataclasses import replace
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from recinject.data.splitting import Split
+from recinject.evaluation.evaluate import make_queries
 from recinject.foundation.errors import RecinjectError
+from recinject.samples.builder import SCHEMA
 from recinject.samples.samples import RatingScale
 from recinject.samples.store import read_samples
 from recinject.samples.tokenizer import load_tokenizer
-from recinject.tasks.task import TASKS, MaskedItemModelling
+from recinject.tasks.task import TASKS, MaskedItemModelling, Rating, Retrieval
 
 
 def without_ratings(split: Split) -> Split:
@@ -80,3 +84,52 @@ def test_item_tokens_come_on_top_of_what_is_learnt(make, small_split):
     for builder in tokens.builders():
         for text in builder.wording.phrases["history"]:
             assert len(tokens.tokenizer.encode(text.split()[0], add_special_tokens=False)) == 1
+
+
+def rated(split, values):
+    events = split.interactions
+    own = np.resize(np.array(values, float), len(events))
+    return Split(replace(events, ratings=own), split.parts)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (np.arange(1, 22), "21 different values, 1 to 21"),
+        (np.arange(40) / 8 - 1, r"\d+ different values, -1 to 3.875"),
+        ([1], "are all 1"),
+    ],
+)
+def test_ratings_that_are_no_scale_are_refused_with_the_fix(make, small_split, values, said):
+    split = rated(small_split, values)
+    with pytest.raises(RecinjectError, match=f"needs a scale of 2 to 20 ratings.*{said}") as caught:
+        make(split)
+    assert "samples.tasks.rating=null" in caught.value.hint
+    assert "data.rating_of={column: COLUMN, as: bins}" in caught.value.hint
+    make(split, tasks=[Retrieval()])
+
+
+def test_twenty_ratings_are_a_scale(make, small_split):
+    split = rated(small_split, np.arange(20) / 4)
+    assert len(make(split, tasks=[Rating()]).ratings.written) == 20
+
+
+def test_events_of_unknown_rating_are_no_ratings(make, small_split):
+    """A log may say -1 for what nobody rated: the event stays, and has no rating."""
+    split = rated(small_split, [1, 2, np.nan, 3])
+    factory = make(split, tasks=[Rating(), Retrieval()])
+    assert factory.ratings.written == [1.0, 2.0, 3.0]
+    whole = {b.split: b for b in make(small_split, tasks=[Retrieval()]).builders()}
+    known = ~np.isnan(split.interactions.ratings)
+    for builder in factory.builders():
+        rows = builder.table(builder.batch(np.arange(len(builder)))).to_pylist()
+        if builder.task.name == "retrieval":
+            assert len(rows) == len(whole[builder.split])
+            continue
+        assert rows and all(known[row["event"]] and row["label"] in (1, 2, 3) for row in rows)
+        assert not any("rated nan" in row["prompt"] for row in rows)
+        asked = make_queries(pa.Table.from_pylist(rows, SCHEMA), split, answer="rating")
+        for ratings, row in zip(asked.history_ratings, rows, strict=True):
+            assert not np.isnan(ratings).any()
+            if builder.split == "test":
+                assert len(ratings) == row["prompt"].count("rated")

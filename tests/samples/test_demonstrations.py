@@ -1,5 +1,7 @@
 """Worked examples are other users' training samples, drawn by the question's key alone."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -87,8 +89,11 @@ def test_examples_and_question_share_the_limit_by_whole_items(make, small_split,
             assert encode(TOKENIZER, [row["prompt"]]).lengths[0] < limit
             *examples, question = row["prompt"].split(AFTER)
             assert len(examples) == 2 and question[-20:] == own["prompt"][-20:]
-    with pytest.raises(RecinjectError, match=r"lower samples\.shots|raise samples"):
+    with pytest.raises(RecinjectError, match=r"fewer samples\.shots") as caught:
         rows(pairs(make, small_split, 12, limits=(limit, 20), causal=causal)[2][0])
+    enough = int(re.search(r"max_prompt_tokens=(\d+)", caught.value.hint)[1])
+    for builder, _ in pairs(make, small_split, 12, limits=(enough, 20), causal=causal)[2:4]:
+        assert len(rows(builder)) == len(builder)
 
 
 def test_too_few_others_are_refused_and_shards_do_not_depend_on_workers(

@@ -106,10 +106,13 @@ def reader(request):
 @pytest.mark.parametrize("titles", [HOSTILE, clean(HOSTILE)], ids=["as they are", "clean"])
 @pytest.mark.parametrize("kind", ["number", "title", "number_title", "token"])
 @pytest.mark.parametrize("reader", ALL, indirect=True)
-def test_tokens_are_those_of_the_text(make, small_split, reader, kind, titles):
+def test_tokens_are_those_of_the_text(make, small_split, tasks, reader, kind, titles):
     name, tokenizer = reader
+    # Titles that a tokenizer cannot spell are refused where they are answers.
+    answers = () if kind != "title" else ("retrieval", "ranking")
+    asked = [task for task in tasks if task.answer not in answers]
     factory = make(
-        small_split, kind=kind, titles=titles, tokenizer=tokenizer, limits=(10_000, 10_000)
+        *(small_split, kind, titles), tokenizer=tokenizer, limits=(10_000, 10_000), tasks=asked
     )
     for builder in factory.builders():
         batch = builder.batch(np.arange(len(builder)))

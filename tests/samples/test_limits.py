@@ -4,6 +4,7 @@ The oracle renders a sample with none, one, two, ... of its oldest items left ou
 text as a whole, and takes the first that fits.
 """
 
+import re
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,6 +21,7 @@ from recinject.samples.tokenizer import train_tokenizer
 from recinject.tasks.task import (
     MaskedItemModelling,
     MaskedLanguageModelling,
+    Ranking,
     Rating,
     Retrieval,
     Task,
@@ -163,7 +165,8 @@ def test_no_phrase_makes_more_items_go_than_must(make, small_split, task, phrase
 def test_ratings_of_many_digits_make_no_item_too_many_go(make, small_split):
     # Each digit of a rating is a token; an account of items that forgot them would be too low.
     ratings = np.random.default_rng(0).uniform(1, 5, len(small_split.interactions))
-    long_ones = replace(small_split.interactions, ratings=np.round(ratings, 5))
+    ratings = np.round(ratings, 5)[np.arange(len(ratings)) % 18]
+    long_ones = replace(small_split.interactions, ratings=ratings)
     split = Split(long_ones, small_split.parts)
     choices = {"tasks": [Rating()], "phrases": {"history": "{{ identifier }}"}}
     unread = train_tokenizer(["Ratings by one customer: rated"], 300)
@@ -183,23 +186,28 @@ def test_a_masked_sample_keeps_something_to_ask_for(make, small_split):
         assert not fewer.hidden.values.any()
 
 
+@pytest.mark.parametrize("task", [Retrieval(), Ranking(negatives=9, train_negatives=4), Rating()])
 @pytest.mark.parametrize(
     ("limits", "phrases"),
-    [((20, 128), {}), ((512, 1), {}), ((60, 128), {"history": "{{ title }} " * 20})],
+    [((20, 128), {}), ((512, 1), {}), ((15, 2), {"history": "{{ title }} " * 20})],
 )
-def test_a_question_that_cannot_fit_is_refused_with_the_fix(make, small_split, limits, phrases):
-    factory = make(small_split, tasks=[Retrieval()], limits=limits, phrases=phrases)
+def test_the_fix_of_a_question_that_cannot_fit_works(make, small_split, task, limits, phrases):
+    factory = make(small_split, tasks=[task], limits=limits, phrases=phrases)
     builder = next(factory.builders())
     with pytest.raises(RecinjectError) as caught:
         builder.batch(np.arange(len(builder)))
     fragments = [
-        "task retrieval: a train sample of user customer-",
+        f"task {task.name}: a train sample of user customer-",
         "tokens with one item of history",
         f"{limits[0]} + {limits[1]} are allowed",
-        "raise samples.max_prompt_tokens or samples.max_completion_tokens",
-        "samples.phrases.candidates='{{ identifier }}'",
     ]
     assert all(fragment in str(caught.value) for fragment in fragments)
+    told = re.findall(r"samples\.(max_\w+)=(\d+)", caught.value.hint)
+    assert told and "phrases.candidates" not in caught.value.hint
+    most = {name: int(number) for name, number in told}
+    mended = replace(factory, settings=replace(factory.settings, **most))
+    for builder in mended.builders():  # of all splits, in all wordings
+        assert len(builder.batch(np.arange(len(builder))).contexts) == len(builder) > 0
 
 
 @dataclass(frozen=True)

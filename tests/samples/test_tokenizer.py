@@ -2,13 +2,22 @@ import random
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+import recinject as ri
+from recinject.data.simulator import simulate_shop
 from recinject.foundation.errors import RecinjectError
-from recinject.samples.tokenizer import SENTINELS, add_tokens, load_tokenizer, train_tokenizer
+from recinject.samples.tokenizer import (
+    SENTINELS,
+    add_tokens,
+    encode,
+    load_tokenizer,
+    train_tokenizer,
+)
 
 TITLES = ["The  Brick\tHouse", "Brick by brick", "Pokémon cards, 60 pieces", "rag doll (blue)"] * 3
 LEARNT = train_tokenizer(TITLES, 400)
@@ -98,3 +107,35 @@ def test_an_added_token_is_one_token_wherever_it_stands(learnt, request, tmp_pat
     assert plain(tokenizer, "rag doll; (A) brick") == before
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     assert plain(load_tokenizer(tmp_path), "<item_12>") == [twelve]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("kind", ["padding", "truncation", "both"])
+def test_padding_and_truncation_of_a_file_are_switched_off(kind, side, tmp_path):
+    """What ``tokenizer(..., padding="max_length", truncation=True)`` leaves behind when saved."""
+    saved = Tokenizer.from_str(LEARNT.to_str())
+    if kind != "truncation":
+        saved.enable_padding(length=256, direction=side)
+    if kind != "padding":
+        saved.enable_truncation(4, direction=side)
+    saved.save(str(tmp_path / "tokenizer.json"))
+    texts = ["Brick by brick, the brick house", "Brick"]
+    loaded = load_tokenizer(tmp_path)
+    for special in (True, False):
+        expected, found = (encode(each, texts, special=special) for each in (LEARNT, loaded))
+        assert found.to_list() == expected.to_list()
+    as_saved = encode(Tokenizer.from_str(saved.to_str()), texts)
+    assert as_saved.to_list() != encode(LEARNT, texts).to_list()
+
+
+def test_a_tokenizer_that_pads_can_be_given_as_it_is():
+    padding = Tokenizer.from_str(LEARNT.to_str())
+    padding.enable_padding(length=256)
+    padding.enable_truncation(4)
+    data = ri.prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+    one, other = (
+        ri.build_samples(data, ["retrieval"], tokenizer=each)["retrieval"]["train"].to_pandas()
+        for each in (Tokenizer.from_str(LEARNT.to_str()), padding)
+    )
+    pd.testing.assert_frame_equal(one, other)
+    assert padding.padding["length"] == 256  # the caller's own is left as it was

@@ -2,12 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from recinject.models.adapters import add_lora
 from recinject.models.building import build_model, wrap_tokenizer
+from recinject.recommenders.language_model import LanguageModel
+from recinject.recommenders.protocol import Queries
 from recinject.samples.encoding import Dialect
 from recinject.training.batches import make_collator
 from recinject.training.fitting import fit
@@ -119,3 +125,45 @@ def test_the_first_loss_is_that_of_the_untrained_model(
     own = {"per_device_train_batch_size": 64, "max_steps": 1}
     (log, *_) = train(make(), tokenizer, samples, settings | own, tmp_path)
     assert log["loss"] == pytest.approx(loss_by_hand(make(), samples), abs=1e-4)
+
+
+@pytest.fixture
+def padless(kind):
+    """A model and a tokenizer as GPT-2's and Llama's come: an end token, and none for padding."""
+    words = ["<|end|>", "[U]", "red", "car", "blue", "doll", "next?", "a", "."]
+    tokenizer = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[U]"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    model = build_model(KINDS[kind], tokenizer, seed=0)
+    model.config.eos_token_id, model.config.pad_token_id = 0, None
+    return model, tokenizer, wrap_tokenizer(tokenizer, model.config)
+
+
+def test_the_end_token_is_learnt_though_it_pads_and_answers_end(padless, tmp_path):
+    model, tokenizer, wrapped = padless
+    assert wrapped.pad_token_id == wrapped.eos_token_id == 0
+    dialect = Dialect.of_model(tokenizer, True, 0)
+    texts = {"a red next?": "car", "a a a blue next?": "doll doll"}
+    prompts = dialect.prompts(list(texts)).to_list()
+    answers = dialect.completions(list(texts.values())).to_list()
+    assert [answer[-1] for answer in answers] == [0, 0]
+    rows = [{"input_ids": p, "labels": a} for p, a in zip(prompts, answers, strict=True)]
+    labels = make_collator(model, wrapped)(rows)["labels"]
+    for row, answer in zip(labels.tolist(), answers, strict=True):
+        assert [token for token in row if token != -100] == answer  # with the end, and once
+    lengths = [len(p) + len(a) for p, a in zip(prompts, answers, strict=True)]
+    columns = {"input_ids": prompts, "labels": answers, "length": lengths, "task": [0, 0]}
+    data = Dataset.from_dict({name: own * 8 for name, own in columns.items()})
+    how = {"use_cpu": True, "max_steps": 60, "learning_rate": 0.02, "save_strategy": "no"}
+    how |= {"per_device_train_batch_size": 8}
+    fit(model, tokenizer, data, None, how, tmp_path, tmp_path / "log", 1, task_names=["asked"])
+    asker = LanguageModel(model, tokenizer, ["car", "doll"])
+    queries = Queries(
+        task="retrieval",
+        sample_ids=["a", "b"],
+        prompts=list(texts),
+        users=np.arange(2, dtype=np.int32),
+        histories=[np.empty(0, np.int32)] * 2,
+        targets=np.zeros(2, np.int32),
+    )
+    written = asker.write(queries, {"max_new_tokens": 8})
+    assert [text.split() for text in written] == [["car"], ["doll", "doll"]]

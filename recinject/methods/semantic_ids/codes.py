@@ -220,7 +220,7 @@ def join_cold_items(
 
     Args:
         listed: lists longer than ``k``, as cold items in them may have to go; an error without any.
-        queries: their histories' items do not join.
+        queries: what they bar, such as their histories' items, does not join.
         prefixes: the codes of each item without the last, shape (items, levels).
         cold: the items without training events, shape (items,).
         fraction: from 0, which leaves out cold items, to 1.
@@ -235,13 +235,13 @@ def join_cold_items(
     siblings: defaultdict[Codes, list[int]] = defaultdict(list)
     for item in np.flatnonzero(cold).tolist():
         siblings[tuple(prefixes[item].tolist())].append(item)
-    for row, (items, history) in enumerate(zip(listed.items, queries.histories, strict=True)):
+    for row, (items, out) in enumerate(zip(listed.items, queries.barred, strict=True)):
         wanted = dict.fromkeys(  # each item, then the cold ones that share its codes, once
             each
             for item in items[items >= 0].tolist()
             for each in (item, *siblings.get(tuple(prefixes[item].tolist()), ()))
         )
-        barred = set(history.tolist())
+        barred = set(out.tolist())
         chosen = _within_fraction([i for i in wanted if i not in barred], cold, fraction, k)
         joined[row, : len(chosen)] = chosen
     found, order = joined == queries.targets[:, None], np.arange(float(k))

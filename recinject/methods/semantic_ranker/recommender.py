@@ -91,7 +91,9 @@ class SemanticRanker(Recommender):
         view = self._training_view(training)
         items = self._coded(np.bincount(training.items, minlength=training.n_items), seed)
         ratings = training.ratings
-        self._range = None if ratings is None else (float(ratings.min()), float(ratings.max()))
+        self._range = (
+            None if ratings is None else (float(np.nanmin(ratings)), float(np.nanmax(ratings)))
+        )
         module = self._build(items, ratings, seed)
         if len(view.targets.values):
             settings = FitSettings.of(self, schedule="linear")
@@ -126,8 +128,8 @@ class SemanticRanker(Recommender):
                 item_rows(self.representation, items, self.rows, seed),
                 self.rows,
                 np.flatnonzero(items.events),
-                0.0 if ratings is None else float(ratings.mean()),
-                1.0 if ratings is None else float(ratings.std()) or 1.0,
+                0.0 if ratings is None else float(np.nanmean(ratings)),
+                1.0 if ratings is None else float(np.nanstd(ratings)) or 1.0,
                 trunk=trunk,
                 **{name: getattr(self, name) for name in shape},
             )
