@@ -101,8 +101,8 @@ class View:
         if ratings is None or not np.isnan(ratings).any():
             return self
         known = ~np.isnan(ratings)
-        kept = {"is_history": self.is_history & known, "is_target": self.is_target & known}
-        return replace(self, **kept)
+        history, target = self.is_history & known, self.is_target & known
+        return replace(self, is_history=history, is_target=target)
 
     def histories(self, events: Array, length: int | None = None) -> Ragged:
         """Return the event numbers of the latest history before each target, oldest first.

@@ -133,6 +133,7 @@ def padless(kind):
     words = ["<|end|>", "[U]", "red", "car", "blue", "doll", "next?", "a", "."]
     tokenizer = Tokenizer(WordLevel({word: n for n, word in enumerate(words)}, unk_token="[U]"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.add_special_tokens(["<|end|>"])
     model = build_model(KINDS[kind], tokenizer, seed=0)
     model.config.eos_token_id, model.config.pad_token_id = 0, None
     return model, tokenizer, wrap_tokenizer(tokenizer, model.config)
