@@ -89,7 +89,7 @@ def prepare(
         raise unknown_key(f"identifiers.{key}", ["kind"])
     parts, catalog, steps = bind(split_log, rule | given, "prepare", log=log)
     named = name_items(kind, catalog, seed, parts, **naming)
-    return Data(parts, catalog, named, log.source, steps, name)
+    return Data(parts, catalog, named, log.source, steps, name, log.findings)
 
 
 def build_samples(
@@ -496,5 +496,6 @@ def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:
     counts = {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
     times: dict[str, Any] = dict(time_facts(data.split))
-    about = DataFacts(data.source, data.rule, cleaning=data.cleaning, **counts, **times)
+    found = {"cleaning": data.cleaning, "findings": data.findings}
+    about = DataFacts(data.source, data.rule, **found, **counts, **times)
     return {"seed": seed, "samples": sample_rows(samples.rows), "data": about}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
+
+from recinject.foundation.errors import RecinjectError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -36,6 +38,12 @@ class Finding:
         shown = f" For example {', '.join(self.examples)}." if self.examples else ""
         return f"{self.fact}{shown}{f' Fix: {self.fix}.' if self.fix else ''}"
 
+    def text(self) -> str:
+        """Write the finding on lines of its own, for a list of them."""
+        shown = f"\n  e.g. {', '.join(self.examples)}" if self.examples else ""
+        fix = f"\n  fix: {self.fix}" if self.fix else ""
+        return f"{self.level}, {self.name}: {self.fact}{shown}{fix}"
+
     def to_dict(self) -> dict[str, Any]:
         """Return the finding as JSON can hold it."""
         return asdict(self) | {"examples": list(self.examples)}
@@ -44,6 +52,26 @@ class Finding:
     def of_dict(cls, stored: Mapping[str, Any]) -> Finding:
         """Make a finding of what :meth:`to_dict` returned."""
         return cls(**{**stored, "examples": tuple(stored["examples"])})
+
+
+class LogRefused(RecinjectError):
+    """A log that was read and has an error among its ``findings``."""
+
+    def __init__(self, place: str, findings: Sequence[Finding]) -> None:
+        errors = [finding for finding in findings if finding.level == "error"]
+        facts = [str(replace(finding, fix="")) for finding in errors]
+        hint = "; ".join({finding.fix: 0 for finding in errors})
+        super().__init__("\n".join(f"{place}: {fact}" for fact in facts), hint=hint)
+        self.place, self.findings = place, findings
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.place, self.findings)
+
+
+def refuse_errors(place: str, findings: Sequence[Finding]) -> None:
+    """Raise :class:`LogRefused` where one of a log's findings is an error."""
+    if any(finding.level == "error" for finding in findings):
+        raise LogRefused(place, findings)
 
 
 def note(name: str, fact: str) -> Finding:
@@ -101,7 +129,9 @@ _DATES += ["%d/%m/%Y", "%d/%m/%Y %H:%M", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y
 _DATES += ["%a %b %d %H:%M:%S %z %Y", "%d %b %Y", "%b %d, %Y", "%B %d, %Y", "%d %B %Y"]
 _COMPACT = {8: "%Y%m%d", 14: "%Y%m%d%H%M%S"}
 _TIMELY = re.compile(r"time|date|stamp|\bts|ts\b|_at\b|when|created|posted", re.IGNORECASE)
-_COUNTS = re.compile(r"count|play|quantity|qty|amount|weight|hours|freq|times|listen|click|view|num")
+_COUNTS = re.compile(
+    r"count|play|quantity|qty|amount|weight|hours|freq|times|listen|click|view|num"
+)
 _KINDS = re.compile(r"event|action|behaviou?r|interaction|activity|type|kind", re.IGNORECASE)
 _VERBS = "view click buy cart purchase pv fav like play transaction addtocart order share".split()
 _UNITS = {0: "seconds", 1: "milliseconds", 2: "microseconds", 3: "nanoseconds"}
@@ -196,7 +226,9 @@ def _of(count: int, total: int) -> str:
 def _number_form(text: str) -> str:
     """Return the expression of an id without leading zeros and ``.0``."""
     plain = f"ltrim(regexp_replace({text}, '\\.0+$', ''), '0')"
-    return f"if(regexp_full_match({text}, '[0-9]+(\\.0+)?'), if({plain} = '', '0', {plain}), {text})"
+    return (
+        f"if(regexp_full_match({text}, '[0-9]+(\\.0+)?'), if({plain} = '', '0', {plain}), {text})"
+    )
 
 
 def _ids(eye: _Eye) -> Iterator[Finding]:
@@ -209,22 +241,34 @@ def _ids(eye: _Eye) -> Iterator[Finding]:
         missing = [(str(value), int(count)) for value, count in eye.rows(sql)]
         if missing:
             count = sum(count for _, count in missing)
-            fact = f"{ours} looks missing in {_of(count, eye.size)} events; each such text is an id."
-            shown = tuple(f"{value!r} ({count:,})".replace("\\\\", "\\") for value, count in missing)
+            fact = (
+                f"{ours} looks missing in {_of(count, eye.size)} events; each such text is an id."
+            )
+            shown = tuple(
+                f"{value!r} ({count:,})".replace("\\\\", "\\") for value, count in missing
+            )
             marks = setting("data.missing", [value for value, _ in missing])
             fix = f"{marks} data.bad_rows=drop leaves these events out"
             yield Finding("warning", "missing-looking-ids", fact, shown[:_SHOWN], fix)
-        sql = f"SELECT v, n, (SELECT count(*) FROM ({group})) FROM ({group}) ORDER BY n DESC LIMIT 1"
+        sql = (
+            f"SELECT v, n, (SELECT count(*) FROM ({group})) FROM ({group}) ORDER BY n DESC LIMIT 1"
+        )
         most, count, total = eye.rows(sql)[0]
         known = {value for value, _ in missing}
         if ours == "user_id" and total > _FEW_VALUES and count > eye.size / 5 and most not in known:
             fact = f"One user has {_of(count, eye.size)} events."
-            fix = f"{setting('data.missing', [most])} data.bad_rows=drop, if the id stands for nobody"
+            fix = (
+                f"{setting('data.missing', [most])} data.bad_rows=drop, if the id stands for nobody"
+            )
             yield Finding("warning", "dominant-user", fact, (repr(most),), fix)
-        same = f"SELECT min(v), max(v) FROM ({group}) GROUP BY {_number_form('v')} HAVING count(*) > 1"
+        same = (
+            f"SELECT min(v), max(v) FROM ({group}) GROUP BY {_number_form('v')} HAVING count(*) > 1"
+        )
         alike = eye.rows(f"{same} ORDER BY 1")
         if alike:
-            fact = f"{ours}: {len(alike):,} numbers are written in several ways, each of them an id."
+            fact = (
+                f"{ours}: {len(alike):,} numbers are written in several ways, each of them an id."
+            )
             shown = tuple(f"{one!r} and {other!r}" for one, other in alike[:_SHOWN])
             yield Finding("warning", "alike-ids", fact, shown, "write each id in one way")
 
@@ -288,7 +332,9 @@ def _times(eye: _Eye) -> Iterator[Finding]:
         likely = f"length({text}) = {digits} AND year({date}) BETWEEN 1970 AND 2100"
         if eye.rows(f"SELECT bool_and({likely}) FROM events WHERE {text} <> ''")[0][0]:
             fact = f"{column} holds dates such as {form}, and no seconds."
-            yield Finding("warning", "compact-dates", fact, (found[0][4],), f"data.time_format={form}")
+            yield Finding(
+                "warning", "compact-dates", fact, (found[0][4],), f"data.time_format={form}"
+            )
             return
     if len(found) == 1:
         unit, count, first, last, _ = found[0]
@@ -329,7 +375,9 @@ def _order(eye: _Eye) -> Iterator[Finding]:
         p = _p_value(up, pairs)
         if p < 1e-3 and abs(2 * up - pairs) > 0.2 * pairs:
             where = "the same time" if column else "no time"
-            fact = f"Of neighbouring events of a user with {where}, {name} ascend in {_of(up, pairs)}"
+            fact = (
+                f"Of neighbouring events of a user with {where}, {name} ascend in {_of(up, pairs)}"
+            )
             fact += f", where chance gives 50 % (p = {p:.1g}): the rows were sorted by something."
             fix = "data.ties=hash" if column else "data.columns.timestamp=NAME, if times exist"
             kind = f"order-follows-{name.split()[0].removesuffix('s')}s"
@@ -367,8 +415,10 @@ def _ratings(eye: _Eye) -> Iterator[Finding]:
     if kinds == 1:
         fact = f"All ratings are {shown[0][0]}: the log is implicit."
         yield Finding("warning", "constant-rating", fact, (), without)
-    elif whole and rest[0][0] >= 0 and (
-        kinds > _FEW_VALUES or _falls(rest) or _COUNTS.search(column.lower())
+    elif (
+        whole
+        and rest[0][0] >= 0
+        and (kinds > _FEW_VALUES or _falls(rest) or _COUNTS.search(column.lower()))
     ):
         fact = f"{column} looks like counts, and no ratings: {kinds:,} whole numbers from "
         fact += f"{shown[0][0]} to {shown[-1][0]}, most often {mode:g}."
@@ -452,7 +502,9 @@ def _holds_dates(eye: _Eye, name: str) -> bool:
     counted = f" OR {spans} OR {compact}" if _TIMELY.search(name) else ""
     dated = f"TRY_CAST({column} AS TIMESTAMP) IS NOT NULL OR "
     dated += f"try_strptime({column}, [{formats}]) IS NOT NULL{counted}"
-    good, known = eye.rows(f"SELECT count(*) FILTER ({dated}), count(*) FROM few WHERE {column} <> ''")[0]
+    good, known = eye.rows(
+        f"SELECT count(*) FILTER ({dated}), count(*) FROM few WHERE {column} <> ''"
+    )[0]
     return bool(known) and good >= 0.95 * known
 
 
@@ -464,7 +516,9 @@ def _kind_or_quantity(eye: _Eye, name: str) -> Iterator[Finding]:
         f"count(*) FILTER ({number} < 0), count(*) FILTER (lower({column}) IN ({verbs})) FROM few"
     )[0]
     is_kind = 2 <= kinds <= _FEW_VALUES and (doing or _KINDS.search(name))
-    is_quantity = known and numbers == known and (below or _COUNTS.search(name.lower())) and kinds > 1
+    is_quantity = (
+        known and numbers == known and (below or _COUNTS.search(name.lower())) and kinds > 1
+    )
     if not (is_kind or is_quantity) or not eye.varies(name):
         return
     counts = eye.counts(name)
@@ -548,7 +602,9 @@ def _titles(eye: _Eye) -> Iterator[Finding]:
         return
     title = f"CAST({_name(names['title'])} AS VARCHAR)"
     form = "trim(regexp_replace(nfc_normalize(t), '\\s+', ' ', 'g'))"
-    group = f"SELECT {form} AS f, min(t), max(t), count(DISTINCT i) AS n, count(DISTINCT t) AS ways "
+    group = (
+        f"SELECT {form} AS f, min(t), max(t), count(DISTINCT i) AS n, count(DISTINCT t) AS ways "
+    )
     group += f"FROM (SELECT {eye.id('item_id', table)} AS i, {title} AS t FROM {table}) GROUP BY f"
     for several, name, what in (
         ("ways > 1", "alike-titles", "titles differ by Unicode form or blanks alone: each is one"),

@@ -8,12 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from recinject.data.files import require_path
-from recinject.data.findings import Finding, note
+from recinject.data.findings import Finding, LogRefused, examine, note, refuse_errors
 from recinject.data.formats import find_files
 from recinject.data.schema import Catalog, Integers, Interactions, Log, known_times
 from recinject.data.tables import (
@@ -88,6 +89,16 @@ def read_log(
         about = chosen.read(items_path, Wanted(items=used))
     found = f"The format was {'detected' if format is None else 'asked for'}: {source}."
     return _join(events, about, columns, source, found)
+
+
+def look(path: str | Path, **settings: Any) -> list[Finding]:
+    """Return what :func:`read_log` finds in a log; if it refuses the log, that as an error."""
+    try:
+        return list(read_log(path, **settings).findings)
+    except LogRefused as refused:
+        return list(refused.findings)
+    except RecinjectError as error:
+        return [Finding("error", "unreadable", error.message, fix=error.hint)]
 
 
 def log_of_frames(events: object, items: object, columns: Mapping[str, str]) -> Log:
@@ -193,13 +204,14 @@ def _join(
     """Join events with what is known of their items, by their own table or among the events."""
     names = {ours: name for ours, name in events.names.items() if ours in events.frame}
     taken: dict[str, str] = {}
+    item_names: dict[str, str] = {}
     items: pd.DataFrame | None = None
     if about is not None:
         # The item table may name its id otherwise than the events do.
         own = {k: name for k, name in columns.items() if k != "item_id" or name in about.frame}
         item_names = _match(about, ITEM_COLUMNS, IDS[1:], own)
-        items, item_id = item_frame(about, item_names), item_names.pop("item_id")
-        names |= item_names
+        items, item_id = item_frame(about, item_names), item_names["item_id"]
+        names |= {ours: name for ours, name in item_names.items() if ours != "item_id"}
         if item_id != names["item_id"]:
             names["item_id of items"] = item_id
     elif taken := _among_events(events, columns):
@@ -207,8 +219,21 @@ def _join(
     renamed = {ours: name for ours, name in names.items() if ours != name} | taken
     listed = ", ".join(f"{ours} from {name!r}" for ours, name in renamed.items())
     log = make_log(events.frame, items, f"{source} ({listed})" if listed else source)
+    seen = _examine(events, about, item_names)
     read = [note("columns", f"{listed.replace(' from ', ' is read from ', 1)}.")] if listed else []
-    return replace(log, findings=[note("format", found), *read, *log.findings])
+    findings = [note("format", found), *read, *log.findings, *seen]
+    refuse_errors(source, findings)
+    return replace(log, findings=findings)
+
+
+def _examine(events: _Events, about: Table | None, item_names: Mapping[str, str]) -> list[Finding]:
+    with duckdb.connect() as connection:
+        connection.register(
+            "events", events.table.frame[list(dict.fromkeys(events.names.values()))]
+        )
+        if about is not None:
+            connection.register("items", about.frame[list(dict.fromkeys(item_names.values()))])
+        return examine(connection, events.names, item_names if about is not None else None)
 
 
 def _findings(log: Log, by_position: bool, items: pd.DataFrame | None) -> list[Finding]:

@@ -77,21 +77,27 @@ def read_data(run: Run) -> Log:
         return run.log
     if data.path is None:
         return simulate_shop(**data.simulator.model_dump(), seed=run.recipe.seed)
-    return read_log(data.path, columns=data.columns, items=data.items, format=data.format)
+    return read_log(data.path, **reading_settings(data))
 
 
-def split_data(run: Run) -> tuple[Split, Catalog, str, list[CleaningStep]]:
-    """Read, clean and split the log; return also where it came from and what cleaning did."""
+def reading_settings(data: DataSection) -> dict[str, Any]:
+    """Return what of a recipe's section says how :func:`read_log` reads, as it takes it."""
+    return {"columns": data.columns, "items": data.items, "format": data.format}
+
+
+def split_data(run: Run) -> tuple[Split, Catalog, Log, list[CleaningStep]]:
+    """Read, clean and split the log; return also the log as read and what cleaning did."""
     log, left_out = read_data(run), {"path", "items", "format", "columns", "simulator"}
     settings = run.recipe.data.model_dump(exclude=left_out)
     split, catalog, steps = split_log(log, **settings, seed=run.recipe.seed)
-    return split, catalog, log.source, steps
+    return split, catalog, log, steps
 
 
 def fresh_data(run: Run) -> Data:
     """Read, clean and split the log and name its items, whatever is stored."""
-    split, catalog, source, steps = split_data(run)
-    return Data(split, catalog, _name_items(run.recipe, split, catalog), source, steps)
+    split, catalog, log, steps = split_data(run)
+    named = _name_items(run.recipe, split, catalog)
+    return Data(split, catalog, named, log.source, steps, findings=log.findings)
 
 
 def factory_of(recipe: Recipe, data: Data) -> SampleFactory:
@@ -166,14 +172,19 @@ def _name_items(
 
 
 def _data(run: Run, folder: Path) -> Facts:
-    split, catalog, source, steps = split_data(run)
+    split, catalog, log, steps = split_data(run)
     save_split(folder, split, catalog)
     counts = {part.label: int((split.parts == part).sum()) for part in Part}
     cleaning = [asdict(step) for step in steps]
     first, last = steps[0], steps[-1]
-    say(f"  {source}: {first.events:,} events")
+    for finding in log.findings:
+        if finding.level != "note":
+            say(f"  {finding.level}: {finding}")
+    say(f"  {log.source}: {first.events:,} events")
     say(f"  cleaned: {last.users:,} users, {last.items:,} items, {last.events:,} events")
-    return {"source": source, "cleaning": cleaning, **counts, **time_facts(split)}
+    findings = [finding.to_dict() for finding in log.findings]
+    about = {"source": log.source, "cleaning": cleaning, "findings": findings}
+    return {**about, **counts, **time_facts(split)}
 
 
 def _identifiers(run: Run, folder: Path) -> Facts:

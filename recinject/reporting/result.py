@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 import recinject
 from recinject.data.cleaning import CleaningStep
+from recinject.data.findings import Finding as LogFinding
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.evaluate import Example
 from recinject.evaluation.lists import ListResult, SliceResult
@@ -42,6 +43,7 @@ class DataFacts:
 
     Attributes:
         cleaning: the steps in order; the first is the log as read.
+        findings: what reading the log found.
         tie_rate: share of tested users whose test event has the time of the event before it;
             None when the log has no timestamps, as ``future_share``.
         future_share: share of training events later than the average test event.
@@ -55,6 +57,7 @@ class DataFacts:
     cleaning: Sequence[CleaningStep] = ()
     tie_rate: float | None = None
     future_share: float | None = None
+    findings: Sequence[LogFinding] = ()
 
 
 @dataclass(frozen=True)
