@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -258,8 +259,11 @@ def check(
 
         findings = look(recipe, **(_reading(overrides) if overrides else {}))
         for found in findings:
-            line = json.dumps(found.to_dict(), ensure_ascii=False) if as_json else found.text()
-            typer.echo(line)
+            own = asdict(found)
+            shown = [f"{own['level']}, {own['name']}: {own['fact']}"]
+            shown += [f"  e.g. {', '.join(found.examples)}"] if found.examples else []
+            shown += [f"  fix: {found.fix}"] if found.fix else []
+            typer.echo(json.dumps(own, ensure_ascii=False) if as_json else "\n".join(shown))
         raise typer.Exit(any(found.level == "error" for found in findings))
 
     from recinject.pipeline.check import check_run

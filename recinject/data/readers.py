@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recinject.data.files import require_path
-from recinject.data.findings import Finding, LogRefused, examine, note, refuse_errors
+from recinject.data.findings import Finding, LogError, examine, note
 from recinject.data.formats import find_files
 from recinject.data.schema import Catalog, Integers, Interactions, Log, known_times
 from recinject.data.tables import (
@@ -95,7 +95,7 @@ def look(path: str | Path, **settings: Any) -> list[Finding]:
     """Return what :func:`read_log` finds in a log; if it refuses the log, that as an error."""
     try:
         return list(read_log(path, **settings).findings)
-    except LogRefused as refused:
+    except LogError as refused:
         return list(refused.findings)
     except RecinjectError as error:
         return [Finding("error", "unreadable", error.message, fix=error.hint)]
@@ -222,7 +222,8 @@ def _join(
     seen = _examine(events, about, item_names)
     read = [note("columns", f"{listed.replace(' from ', ' is read from ', 1)}.")] if listed else []
     findings = [note("format", found), *read, *log.findings, *seen]
-    refuse_errors(source, findings)
+    if any(finding.level == "error" for finding in findings):
+        raise LogError(source, findings)
     return replace(log, findings=findings)
 
 

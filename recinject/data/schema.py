@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -211,7 +211,7 @@ class Log:
 
     def save(self, folder: str | Path) -> None:
         """Write the log into a folder as Parquet files; :meth:`load` gives the very same log."""
-        found = [finding.to_dict() for finding in self.findings]
+        found = [asdict(finding) for finding in self.findings]
         about = {_LOG: json.dumps({"source": self.source, "findings": found})}
         save_tables(Path(folder), self.interactions, self.catalog, {}, about)
 

@@ -182,7 +182,7 @@ def _data(run: Run, folder: Path) -> Facts:
             say(f"  {finding.level}: {finding}")
     say(f"  {log.source}: {first.events:,} events")
     say(f"  cleaned: {last.users:,} users, {last.items:,} items, {last.events:,} events")
-    findings = [finding.to_dict() for finding in log.findings]
+    findings = [asdict(finding) for finding in log.findings]
     about = {"source": log.source, "cleaning": cleaning, "findings": findings}
     return {**about, **counts, **time_facts(split)}
 
