@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recinject.data.files import require_path
+from recinject.data.findings import Finding, note
 from recinject.data.formats import find_files
 from recinject.data.schema import Catalog, Integers, Interactions, Log, known_times
 from recinject.data.tables import (
@@ -206,11 +207,11 @@ def _join(
     renamed = {ours: name for ours, name in names.items() if ours != name} | taken
     listed = ", ".join(f"{ours} from {name!r}" for ours, name in renamed.items())
     log = make_log(events.frame, items, f"{source} ({listed})" if listed else source)
-    read = [f"{listed.replace(' from ', ' is read from ', 1)}."] if listed else []
-    return replace(log, findings=[found, *read, *log.findings])
+    read = [note("columns", f"{listed.replace(' from ', ' is read from ', 1)}.")] if listed else []
+    return replace(log, findings=[note("format", found), *read, *log.findings])
 
 
-def _findings(log: Log, by_position: bool, items: pd.DataFrame | None) -> list[str]:
+def _findings(log: Log, by_position: bool, items: pd.DataFrame | None) -> list[Finding]:
     """Say how large a log is, what is missing in it, and which rows of items were left out."""
     events, said = log.interactions, []
     if events.timestamps is None:
@@ -231,7 +232,10 @@ def _findings(log: Log, by_position: bool, items: pd.DataFrame | None) -> list[s
         counts["Further rows of an item, dropped"] = repeated
     sizes = f"{len(events):,} events of {events.n_users:,} users and {events.n_items:,} items"
     listed = [f"{what}: {count:,}." for what, count in counts.items() if count]
-    return [f"It holds {sizes}.", *said, *listed]
+    return [
+        note("size", f"It holds {sizes}."),
+        *(note("columns", each) for each in [*said, *listed]),
+    ]
 
 
 def _among_events(events: _Events, columns: Mapping[str, str]) -> dict[str, str]:

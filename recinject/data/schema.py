@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
+from recinject.data.findings import Finding
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
 
@@ -150,7 +151,7 @@ class Log:
     interactions: Interactions
     catalog: Catalog  # the items that the events name
     source: str  # where the log came from, in words
-    findings: Sequence[str] = ()  # what reading found, a sentence each; cleaning leaves them alone
+    findings: Sequence[Finding] = ()  # what reading found; cleaning leaves them alone
 
     @classmethod
     def from_frame(
@@ -210,7 +211,8 @@ class Log:
 
     def save(self, folder: str | Path) -> None:
         """Write the log into a folder as Parquet files; :meth:`load` gives the very same log."""
-        about = {_LOG: json.dumps({"source": self.source, "findings": list(self.findings)})}
+        found = [finding.to_dict() for finding in self.findings]
+        about = {_LOG: json.dumps({"source": self.source, "findings": found})}
         save_tables(Path(folder), self.interactions, self.catalog, {}, about)
 
     @classmethod
@@ -225,7 +227,9 @@ class Log:
             raise RecinjectError(
                 f"{folder}: holds a split, and no log", hint="name a folder that Log.save wrote"
             )
-        return cls(interactions, catalog, **json.loads(about[_LOG]))
+        known = json.loads(about[_LOG])
+        findings = [Finding.of_dict(each) for each in known["findings"]]
+        return cls(interactions, catalog, known["source"], findings)
 
 
 def save_tables(

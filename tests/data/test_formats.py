@@ -148,7 +148,7 @@ def test_a_file_may_register_a_reader_and_a_split(tmp_path: Path) -> None:
     registry.load_plugin(write(tmp_path / "own.py", PLUGIN))
     path = write(tmp_path / "log.likes", "Ann likes tea\nAnn likes milk\nAnn likes rum\n")
     log = read_log(path)
-    assert log.findings[0] == "The format was detected: sentences log.likes."
+    assert log.findings[0].fact == "The format was detected: sentences log.likes."
     assert pairs(log) == [("Ann", "tea"), ("Ann", "milk"), ("Ann", "rum")]
     assert split_by("every_third", log.interactions).parts.tolist() == [0, 1, 2]
     with pytest.raises(RecinjectError, match=r"data.split.*'every_thrid'\n.*'every_third'"):
