@@ -82,18 +82,16 @@ _TIMELY = re.compile(r"time|date|stamp|\bts|ts\b|_at\b|when|created|posted")
 _COUNTS = re.compile(r"count|play|quantity|qty|amount|weight|hours|freq|times|listen|click|views")
 _KINDS = re.compile(r"event|action|behaviou?r|interaction|activity|type|kind|feedback")
 _VERBS = "(view|click|buy|(add.?to)?cart|purchase|pv|fav|like|play|transaction|order|share)s?"
-_DATES = [
-    f"{d}{t}"
-    for d in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y")
-    for t in ("", " %H:%M", " %H:%M:%S", " %I:%M:%S %p")
-]
+_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
+_DATES = [day + clock for day in ("%m/%d/%Y", "%d/%m/%Y", "%d.%m.%Y") for clock in _CLOCKS]
+_DATES += ["%a %b %d %H:%M:%S %z %Y", "%b %d, %Y", "%B %d, %Y", "Posted %B %d, %Y."]
 
 
 def examine(
     connection: DuckDBPyConnection,
     names: Mapping[str, str],
     item_names: Mapping[str, str] | None = None,
-    numbers: Mapping[str, str] | None = None,
+    sql: Mapping[str, str] | None = None,
 ) -> list[Finding]:
     """Look at a log's tables and tell what a careful person would ask about, the gravest first.
 
@@ -102,10 +100,10 @@ def examine(
             ``items`` where ``item_names`` is given.
         names: our column names to those of ``events``; further columns of it are looked at too.
         item_names: our column names to those of ``items``.
-        numbers: the SQL of rating, timestamp (in seconds) and position, where a column is no
-            plain number.
+        sql: that of our columns of events, where their plain text or number is not what is meant,
+            such as timestamps in seconds; and of the ``items``' own ids.
     """
-    eye = _Eye(connection, names, item_names or {}, numbers or {})
+    eye = _Eye(connection, names, item_names or {}, sql or {})
     found = [finding for look in _LOOKS for finding in look(eye)] if eye.size else []
     return sorted(found, key=lambda finding: _LEVELS.index(finding.level))
 
@@ -113,28 +111,29 @@ def examine(
 class _Eye:
     """The tables of a log; ``seen`` has user, item, rating and time of the events."""
 
-    def __init__(self, connection: DuckDBPyConnection, *names: Mapping[str, str]) -> None:
-        self.connection, (self.names, self.item_names, numbers) = connection, names
-        tables = ["events", *["items"] * bool(self.item_names)]
-        self.types = {
-            table: dict(self.rows(f"SELECT column_name, column_type FROM (DESCRIBE {table})"))
-            for table in tables
-        }
-        plain = {
-            ours: f"TRY_CAST({self.text(name)} AS DOUBLE)" for ours, name in self.names.items()
-        }
-        rating, time = (
-            {**plain, **numbers}.get(ours, "NULL::DOUBLE") for ours in ("rating", "timestamp")
+    def __init__(self, connection: DuckDBPyConnection, *given: Mapping[str, str]) -> None:
+        self.connection, (self.names, self.item_names, sql) = connection, given
+        self.types = {"events": self._types("events")}
+        plain = {ours: self.text(name) for ours, name in self.names.items()}
+        numbers = {ours: f"TRY_CAST({text} AS DOUBLE)" for ours, text in plain.items()}
+        chosen = {"user_id": "u", "item_id": "i", "rating": "r", "timestamp": "t"}
+        found = {**numbers, **{ours: plain[ours] for ours in ("user_id", "item_id")}, **sql}
+        listed = ", ".join(
+            f"{found.get(ours, 'NULL::DOUBLE')} AS {x}" for ours, x in chosen.items()
         )
-        user, item = (self.text(self.names[ours]) for ours in ("user_id", "item_id"))
-        self.rows(f"""CREATE OR REPLACE TEMP VIEW seen AS SELECT *, {user} AS u, {item} AS i,
-            {rating} AS r, {time} AS t FROM events""")
+        self.rows(f"CREATE OR REPLACE TEMP VIEW seen AS SELECT *, {listed} FROM events")
+        if self.item_names:
+            self.types["items"] = self._types("items")
+            self.item_id = sql.get("items") or self.text(self.item_names["item_id"], "items")
         self.size = int(self.rows("SELECT count(*) FROM events")[0][0])
         self.part = f"hash(u) % {max(1, self.size // _MANY_EVENTS)} = 0"
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
         return self.connection.execute(sql).fetchall()
+
+    def _types(self, table: str) -> dict[str, str]:
+        return dict(self.rows(f"SELECT column_name, column_type FROM (DESCRIBE {table})"))
 
     def text(self, name: str, table: str = "events") -> str:
         """Return the SQL of a column's text, missing where it is empty."""
@@ -160,6 +159,13 @@ def _name(column: str) -> str:
 
 def _listed(counts: Sequence[tuple[Any, int]]) -> str:
     return ", ".join(f"{v if isinstance(v, str) else f'{v:g}'} ({n:,})" for v, n in counts)
+
+
+def number_form(text: str) -> str:
+    """Return the SQL of an id that, if it is a number, has no leading zeros and no ``.0``."""
+    plain = f"ltrim(regexp_replace({text}, '\\.0+$', ''), '0')"
+    number = f"if({plain} = '', '0', {plain})"
+    return f"if(regexp_full_match({text}, '[0-9]+(\\.0+)?'), {number}, {text})"
 
 
 def _of(count: int, total: int) -> str:
@@ -376,7 +382,7 @@ def _items(eye: _Eye) -> Iterator[Finding]:
     """An item table that knows few of the log's ids, or has several rows an item."""
     if not eye.item_names:
         return
-    own = eye.text(eye.item_names["item_id"], "items")
+    own = eye.item_id
     log, table = "SELECT DISTINCT i AS v FROM seen", f"SELECT DISTINCT {own} AS v FROM items"
     known, rows, matched = eye.rows(f"""SELECT count(*), (SELECT count(*) FROM ({table})), (SELECT
         count(*) FROM ({log}) SEMI JOIN ({table}) USING (v)) FROM ({log})""")[0]
@@ -397,19 +403,17 @@ def _items(eye: _Eye) -> Iterator[Finding]:
 
 def _near(eye: _Eye, log: str, table: str) -> tuple[tuple[str, ...], str]:
     """Return two ids that may be meant as one, side by side, and how the tables would match."""
-    number = "if(regexp_full_match(v, '[0-9.]+'), ltrim(regexp_replace(v, '\\.0+$', ''), '0'), v)"
-    tries = [
-        (log, table, number, "data.numeric_ids=true reads 007 and 7.0 as 7"),
-        (log, table, "lower(v)", "write the ids of both tables in the same capitals"),
-        (log, table, "ltrim(regexp_extract(v, '[0-9]+'), '0')", "write the ids of both alike"),
-    ]
+    tries = [(log, table, number_form("v"), "data.numeric_ids=true reads 007 and 7.0 as 7")]
     for kind, key in (("items", "item_columns"), ("events", "columns")):
         for name in eye.types[kind]:
             own = f"SELECT DISTINCT {eye.text(name, kind)} AS v FROM {kind}"
             two = (log, own) if kind == "items" else (own, table)
             tries += [(*two, "v", f"data.{key}.item_id={name}")]
-    shown: tuple[str, ...] = ()
-    for one, other, form, fix in [*tries, (log, table, "0", "data.items=FILE names another table")]:
+    digits, shown = "ltrim(regexp_extract(v, '[0-9]+'), '0')", ("",)
+    tries += [(log, table, "lower(v)", "write the ids of both tables in the same capitals")]
+    tries += [(log, table, digits, "write the ids of both tables alike")]
+    tries += [(log, table, "0", "data.items=FILE names another table")]
+    for one, other, form, fix in tries:
         matched, ours, theirs, total = eye.rows(f"""SELECT count(DISTINCT a.v), min(a.v),
             min_by(b.v, a.v), (SELECT count(*) FROM ({one})) FROM (SELECT v, {form} AS f
             FROM ({one})) AS a JOIN (SELECT v, {form} AS f FROM ({other})) AS b USING (f)""")[0]
