@@ -54,7 +54,7 @@ def collect(tables: LogTables) -> Log:
             is wrong with the first file at fault.
     """
     numbers = check(tables)
-    seen = look_at(tables, numbers)
+    seen = look_at(tables, numbers) if tables.examined else []
     if any(finding.level == "error" for finding in seen):
         raise LogError(tables.source, [*tables.findings, *seen])
     for ours, table in (("user_id", "user_codes"), ("item_id", "item_codes")):

@@ -49,6 +49,7 @@ class LogTables:
     selected: str = "true"  # the condition that kept events meet
     tables: dict[str, Loaded] = field(default_factory=dict)
     guess_items: bool = True
+    examined: bool = True  # whether a careful eye looks at what comes from outside
     parts: Sequence[int] = ()  # of a given split, for each file of events
 
     @classmethod

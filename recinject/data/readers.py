@@ -293,14 +293,20 @@ def log_of_frames(
 
 def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> Log:
     """Make a log of tables whose columns have our names; see :func:`collect`."""
-    log = _of_frames(events, items, source, {})
-    return log
+    return _of_frames(events, items, source, {}, examined=False)
 
 
-def _of_frames(events: object, items: object, source: str, settings: Mapping[str, Any]) -> Log:
+def _of_frames(
+    events: object,
+    items: object,
+    source: str,
+    settings: Mapping[str, Any],
+    *,
+    examined: bool = True,
+) -> Log:
     asked = bind(ReadSettings, settings, "columns")
     with LogTables.open(asked) as tables:
-        tables.source = source
+        tables.source, tables.examined = source, examined
         said = f"The log is a {source.replace(' and ', ' and a ')}."
         tables.findings.append(note("format", said))
         tables.load("read_events", [Source("events", lambda: events)])
