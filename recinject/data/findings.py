@@ -200,14 +200,10 @@ def _users(eye: _Eye) -> Iterator[Finding]:
         fact = f"Users with one event: {_of(single, users)}; nothing of theirs can be a test."
         found = _warn("one-event-users", fact, "", [example])
         yield found if 2 * single > users else replace(found, level="note")
-    cores = _cores(eye)
-    said = [
-        f"k={k} {{2:,}} events of {{0:,}} users and {{1:,}} items".format(*core)
-        for k, core in cores.items()
-        if core[2]
-    ]
+    cores, kept = _cores(eye), "{2:,} events of {0:,} users and {1:,} items from k={3} on"
+    said = [kept.format(*core, k) for k, core in cores.items() if core != cores.get(k - 1)]
     most = max(k for k, core in cores.items() if core[2])
-    found = _warn("k-core", f"Users and items with k events or more leave, for {'; '.join(said)}.")
+    found = _warn("k-core", f"Users and items with k events or more: {'; '.join(said)}.")
     if most == max(cores):
         yield replace(found, level="note")
     elif single == users:
@@ -241,7 +237,7 @@ def _times(eye: _Eye) -> Iterator[Finding]:
         years = [1970 + value / 31_556_952 for value in (first, last)]
         if years[0] < 1990 or years[1] > 2050:
             fact = f"{eye.names['timestamp']} spans the years {years[0]:.0f} to {years[1]:.0f}."
-            fix = "data.time_unit or data.time_format, or nothing where numbers count and are no dates"
+            fix = "data.time_unit or data.time_format, or nothing where numbers are no dates"
             yield _warn("strange-years", fact, fix, [f"{value:.15g}" for value in (first, last)])
 
 
@@ -388,7 +384,7 @@ def _items(eye: _Eye) -> Iterator[Finding]:
         count(*) FROM ({log}) SEMI JOIN ({table}) USING (v)) FROM ({log})""")[0]
     if matched < known:
         fact = f"Of the log's items {_of(matched, known)} are in the item table of {rows:,} ids."
-        near = _near(eye, log, table) if 2 * matched < known else ((), "")
+        near = _near(eye, log, table, known) if 2 * matched < known else ((), "")
         yield Finding("error" if near[1] else "note", "unmatched-items", fact, *near)
     for name in (name for ours, name in eye.item_names.items() if ours != "item_id"):
         value = eye.text(name, "items")
@@ -401,7 +397,7 @@ def _items(eye: _Eye) -> Iterator[Finding]:
             )
 
 
-def _near(eye: _Eye, log: str, table: str) -> tuple[tuple[str, ...], str]:
+def _near(eye: _Eye, log: str, table: str, known: int) -> tuple[tuple[str, ...], str]:
     """Return two ids that may be meant as one, side by side, and how the tables would match."""
     tries = [(log, table, number_form("v"), "data.numeric_ids=true reads 007 and 7.0 as 7")]
     for kind, key in (("items", "item_columns"), ("events", "columns")):
@@ -418,7 +414,7 @@ def _near(eye: _Eye, log: str, table: str) -> tuple[tuple[str, ...], str]:
             min_by(b.v, a.v), (SELECT count(*) FROM ({one})) FROM (SELECT v, {form} AS f
             FROM ({one})) AS a JOIN (SELECT v, {form} AS f FROM ({other})) AS b USING (f)""")[0]
         shown = (f"{theirs!r} of the items against {ours!r} of the log",)
-        if 2 * matched >= total > 0:
+        if 2 * matched >= max(total, known // 2) > 0:  # and ratings of 1 to 5 are no ids
             break
     return shown, fix
 

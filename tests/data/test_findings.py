@@ -388,7 +388,7 @@ def test_users_with_one_event_and_what_the_cores_leave(dress: Dress) -> None:
     findings = found([*shop(), *lone], dress)
     assert "5 of 35 (14 %)" in findings["one-event-users"].fact
     assert findings["k-core"].level == "note"
-    assert "k=1 245 events of 35 users and 25 items; k=2 240 events" in findings["k-core"].fact
+    assert "245 events of 35 users and 25 items from k=1 on; 240 events" in findings["k-core"].fact
     single = [{**row, "user_id": f"u{n}"} for n, row in enumerate(shop())]
     assert "no user has two events" in found(single, dress)["k-core"].fix
     three = shop(items=10, each=3)
