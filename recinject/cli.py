@@ -252,7 +252,7 @@ def check(
 
     Of a log alone, it prints what was found in it, and ends with 1 if that is an error.
 
-    Examples: `recinject check my_recipe.yaml`, `recinject check log.csv data.items=items.csv`
+    Example: `recinject check my_recipe.yaml`, or `recinject check log.csv data.items=items.csv`
     """
     if _is_log(recipe):
         from recinject.data.readers import look
