@@ -117,12 +117,8 @@ def check(tables: LogTables) -> dict[str, str]:
         )[0]
         if not known and not filled:
             continue
-        is_missing = f"({text} IS NULL)"
         bad = f"({value} IS NULL OR NOT isfinite({value}))"
-        if may_miss == "all":
-            bad = f"({bad} AND NOT {is_missing})"
-        elif may_miss:
-            bad = f"({bad} AND NOT {may_miss})"
+        bad = f"({bad} AND {text} IS NOT NULL)" if may_miss else bad
         numbers[ours], faults[ours] = value, bad
     _settle(tables, faults, names)
     if "rating" in numbers:
@@ -183,21 +179,25 @@ def _bad_id(tables: LogTables, name: str) -> str:
     text = tables.text("read_events", name)
     if kind != "VARCHAR":
         return f"({text} IS NULL)"
-    nested = f"(({text} LIKE '[%' OR {text} LIKE '{{%') AND json_valid({text}))"
-    column = quoted(name)
-    return f"({column} IS NULL OR {column} IN (SELECT {column} FROM read_events GROUP BY 1 HAVING {text} IS NULL OR {nested}))"
+    nested = (
+        f"SELECT {text} FROM read_events WHERE ({text} LIKE '[%' OR {text} LIKE '{{%') "
+        f"AND json_valid({text})"
+    )
+    if not tables.ask(f"{nested} LIMIT 1"):
+        return f"({text} IS NULL)"
+    return f"({text} IS NULL OR {text} IN ({nested}))"
 
 
-def _value(tables: LogTables, ours: str, name: str, text: str) -> tuple[str, str]:
-    """Return the SQL of a column's numbers, and of when they may be missing."""
+def _value(tables: LogTables, ours: str, name: str, text: str) -> tuple[str, bool]:
+    """Return the SQL of a column's numbers, and whether they may be missing."""
     path = tables.tables["read_events"].sources[0].path
     if ours == "timestamp":
         value, found = seconds(tables, path, name)
         tables.findings += found
-        return value, "all"
+        return value, True
     kind, column = tables.types("read_events")[name], quoted(name)
     if kind == "VARCHAR":
-        value = f"COALESCE(TRY_CAST({column} AS DOUBLE), TRY_CAST({text} AS DOUBLE))"
+        value = f"TRY_CAST({column} AS DOUBLE)"
         comma = f"TRY_CAST(replace({text}, ',', '.') AS DOUBLE)"
         if tables.settings.decimal == ",":
             value = comma
@@ -215,14 +215,7 @@ def _value(tables: LogTables, ours: str, name: str, text: str) -> tuple[str, str
         value = f"CAST({column} AS DOUBLE)"
     else:
         value = "CAST(NULL AS DOUBLE)"
-    missing = tables.settings.missing
-    may_miss = ""
-    if ours == "rating" and missing:
-        given = f"trim(CAST({column} AS VARCHAR))"
-        listed = ", ".join(map(literal, missing))
-        may_miss = f"(COALESCE({given}, '') IN ({listed}))"
-        value = f"CASE WHEN NOT {may_miss} THEN {value} END"
-    return value, may_miss
+    return value, ours == "rating" and bool(tables.settings.missing)
 
 
 def _settle(tables: LogTables, faults: Mapping[str, str], names: Mapping[str, str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from recinject.data.findings import Finding, number_form
 from recinject.data.tables import Block, Problem, ReadSettings, as_arrow, refuse
@@ -84,7 +85,7 @@ class LogTables:
         return {row[0]: row[1] for row in self.ask(f"DESCRIBE {table}")}
 
     def text(self, table: str, name: str) -> str:
-        """Return the SQL of a column's values as text without outer blanks; nothing is NULL.
+        """Return the SQL of a column's values as text.
 
         Whole numbers that a file stores as floats (as ids with gaps are) read as whole numbers.
         """
@@ -98,13 +99,10 @@ class LogTables:
             column = f"CASE WHEN NOT isnan({column}) THEN CAST({shown} AS VARCHAR) END"
         elif kind != "VARCHAR":
             column = f"CAST({column} AS VARCHAR)"
-        texts = f"NULLIF(trim({column}, {literal(BLANKS)}), '')"
-        for missing in filter(None, self.settings.missing):
-            texts = f"NULLIF({texts}, {literal(missing)})"
         ids = {"read_events": self.names, "items": self.item_names}.get(table, {})
         if self.settings.numeric_ids and name in (ids.get("user_id"), ids.get("item_id")):
-            return number_form(texts)
-        return texts
+            return number_form(column)
+        return column
 
     def load(self, name: str, sources: Sequence[Source]) -> None:
         """Fill a table with the rows of its sources, one after another."""
@@ -117,7 +115,7 @@ class LogTables:
                 loaded.sequences |= block.sequences
                 if block.said and block.said not in loaded.said:
                     loaded.said.append(block.said)
-                rows = _distinct_names(as_arrow(source.path, block.rows))
+                rows = _tidy(as_arrow(source.path, block.rows), self.settings.missing)
                 if not rows.column_names:
                     continue
                 self.connection.register("block", rows)
@@ -207,12 +205,20 @@ class Loaded:
         return found, unit
 
 
-def _distinct_names(rows: pa.Table) -> pa.Table:
-    """Leave out columns without a name, and tell apart those that differ by capitals alone."""
+def _tidy(rows: pa.Table, missing: Sequence[str]) -> pa.Table:
+    """Take outer blanks off texts; what is empty or stands for nothing becomes NULL.
+
+    Columns without a name are left out; those that differ by capitals alone get other names.
+    """
     kept = [name for name in rows.column_names if name not in ("", "__index_level_0__")]
-    names, seen = [], set()
+    columns: dict[str, pa.ChunkedArray] = {}
+    nothing = pa.array(["", *missing])
     for name in kept:
-        own = name if name.lower() not in seen else f"{name} ({len(seen)})"
-        seen.add(own.lower())
-        names.append(own)
-    return rows.select(kept).rename_columns(names)
+        column = rows[name]
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            column = pc.utf8_trim(column, BLANKS)
+            empty = pc.is_in(column, nothing.cast(column.type))
+            column = pc.if_else(empty, pa.scalar(None, column.type), column)
+        alike = sum(other.lower() == name.lower() for other in columns)
+        columns[f"{name} ({alike + 1})" if alike else name] = column
+    return pa.table(columns)
