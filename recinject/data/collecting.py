@@ -8,10 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from recinject.data.findings import Finding, LogError, examine, note
@@ -27,6 +26,9 @@ from recinject.data.tables import (
 )
 from recinject.data.times import NUMERIC, seconds
 from recinject.foundation.errors import RecinjectError, did_you_mean
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _ROWS_AT_ONCE = 1 << 17
 _WRONG = {
@@ -379,6 +381,8 @@ def _fetch(tables: LogTables, query: str, count: int) -> dict[str, NDArray[Any]]
 
 def _catalog(tables: LogTables) -> tuple[Catalog, dict[str, str]]:
     """Return what is known of the items, and which columns of the events told it."""
+    import pandas as pd
+
     ids = tables.ask("SELECT DISTINCT number, text FROM item_codes ORDER BY 1")
     frame = pd.DataFrame({"item_id": [text for _, text in ids], "title": ""}, dtype=object)
     taken: dict[str, str] = {}

@@ -247,11 +247,16 @@ def _order(eye: _Eye) -> Iterator[Finding]:
     whole = eye.rows("SELECT bool_and(TRY_CAST(i AS BIGINT) IS NOT NULL) FROM seen")[0][0]
     item = "TRY_CAST(i AS BIGINT)" if whole else "i"
     tests = "count(*) FILTER (tied AND {0} > {0}0), count(*) FILTER (tied AND {0} <> {0}0)"
-    counts = eye.rows(f"""SELECT {tests.format("x")}, {tests.format("r")} FROM (
+    tied, events, *counts = eye.rows(f"""SELECT count(*) FILTER (tied), count(*),
+        {tests.format("x")}, {tests.format("r")} FROM (
         SELECT x, r, lag(x) OVER w AS x0, lag(r) OVER w AS r0, t IS NOT DISTINCT FROM lag(t) OVER w
         AND row_number() OVER w > 1 AS tied FROM (SELECT u, {item} AS x, r, t,
         row_number() OVER () AS seq FROM seen) WHERE {eye.part}
         WINDOW w AS (PARTITION BY u ORDER BY t, seq))""")[0]
+    if timed and 10 * tied > events and "position" not in eye.names:
+        fact = f"{_of(tied, events)} events have the time of the user's event before them."
+        fix = "data.ties=hash orders them by chance; as it is, the rows' order does"
+        yield Finding("note", "tied-times", fact, (), fix)
     for name, up, pairs in zip(("items", "ratings"), counts[::2], counts[1::2], strict=True):
         # The two-sided p of so many ascents, where each has the chance of 1/2.
         p = math.erfc(max(0.0, abs(up - pairs / 2) - 0.5) / math.sqrt(max(pairs, 1) / 2))
@@ -405,27 +410,27 @@ def _near(eye: _Eye, log: str, table: str, known: int) -> tuple[tuple[str, ...],
             own = f"SELECT DISTINCT {eye.text(name, kind)} AS v FROM {kind}"
             two = (log, own) if kind == "items" else (own, table)
             tries += [(*two, "v", f"data.{key}.item_id={name}")]
-    digits, shown = "ltrim(regexp_extract(v, '[0-9]+'), '0')", ("",)
+    digits = "ltrim(regexp_extract(v, '[0-9]+'), '0')"
+    shown = "{!r} of the items against {!r} of the log"
     tries += [(log, table, "lower(v)", "write the ids of both tables in the same capitals")]
     tries += [(log, table, digits, "write the ids of both tables alike")]
-    tries += [(log, table, "0", "data.items=FILE names another table")]
     for one, other, form, fix in tries:
         matched, ours, theirs, total = eye.rows(f"""SELECT count(DISTINCT a.v), min(a.v),
             min_by(b.v, a.v), (SELECT count(*) FROM ({one})) FROM (SELECT v, {form} AS f
             FROM ({one})) AS a JOIN (SELECT v, {form} AS f FROM ({other})) AS b USING (f)""")[0]
-        shown = (f"{theirs!r} of the items against {ours!r} of the log",)
         if 2 * matched >= max(total, known // 2) > 0:  # and ratings of 1 to 5 are no ids
-            break
-    return shown, fix
+            return (shown.format(theirs, ours),), fix
+    firsts = (eye.rows(f"SELECT min(v) FROM ({each})")[0][0] for each in (table, log))
+    return (shown.format(*firsts),), "data.items=FILE names another table of items"
 
 
 def _titles(eye: _Eye) -> Iterator[Finding]:
     """Titles that differ by Unicode form or blanks alone."""
     table, names = ("items", eye.item_names) if eye.item_names else ("events", eye.names)
     if "title" in names:
-        alike = eye.rows(f"""SELECT min(t), max(t) FROM (SELECT {_name(names["title"])}::VARCHAR AS t
-            FROM {table}) GROUP BY trim(regexp_replace(nfc_normalize(t), '\\s+', ' ', 'g'))
-            HAVING min(t) < max(t) ORDER BY 1""")
+        title = f"{_name(names['title'])}::VARCHAR"
+        alike = eye.rows(f"""SELECT min(t), max(t) FROM (SELECT {title} AS t FROM {table}) GROUP BY
+            trim(regexp_replace(nfc_normalize(t), '\\s+', ' ', 'g')) HAVING min(t) < max(t) ORDER BY 1""")
         if alike:
             fact = f"Titles that differ by Unicode form or blanks alone: {len(alike):,}."
             yield _warn("alike-titles", fact, "", [f"{low!a} and {high!a}" for low, high in alike])

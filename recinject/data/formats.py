@@ -10,7 +10,6 @@ from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -88,6 +87,8 @@ def _titled(path: Path, separator: str, tail: Sequence[str]) -> Block:
             numbers.append(number)
         else:
             wrong.append((number, f"{len(fields)} fields where there must be {len(tail) + 2}"))
+    import pandas as pd
+
     frame = pd.DataFrame(rows, columns=["item_id", "title", *tail], dtype=object)
     hint = f"mend or remove that line; fields are separated by {separator}"
     return Block(frame, numbers, Problem.of(wrong, hint))
@@ -251,6 +252,8 @@ def _read_mind(path: Path, wanted: Wanted) -> Iterator[Block]:
             clicked = (each[:-2] for each in impressions.split() if each.endswith("-1"))
             rows += [(user, item, time, number) for item in clicked]
         hint = "mend or remove that line; columns are separated by tabs"
+        import pandas as pd
+
         frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "line"], dtype=object)
         numbers = frame.pop("line").tolist()
         yield Block(frame.astype("str"), numbers, Problem.of(wrong, hint))
@@ -287,6 +290,8 @@ def _read_netflix(path: Path, wanted: Wanted) -> Iterator[Block]:
             else:
                 wrong.append((number, f"{len(fields)} fields where there must be {len(names)}"))
         columns = names if of_films else [*names, "item_id"]
+        import pandas as pd
+
         frame = pd.DataFrame(rows, columns=columns, dtype="str")
         yield Block(frame, numbers, Problem.of(wrong, "mend or remove that line"))
 
@@ -307,6 +312,7 @@ class Format:
     Examples:
         A reader of lines such as ``Ann likes tea``:
 
+        >>> import pandas as pd
         >>> from recinject.registry import register
         >>> def read(path, wanted):
         ...     rows = [line.split(" likes ") for line in path.read_text().splitlines()]

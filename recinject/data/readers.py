@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
 
 import duckdb
-import pandas as pd
 
 from recinject.data.collecting import check, collect, look_at
 from recinject.data.files import require_path
@@ -30,6 +29,9 @@ from recinject.data.tables import (
 )
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import bind, expect
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Place = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 

@@ -293,6 +293,7 @@ def test_tied_times_are_looked_at_and_a_position_is_trusted(dress: Dress) -> Non
     days = changed(rows, timestamp=lambda r: r["timestamp"] // 864_000 * 864_000)
     findings = found(days, dress)
     assert findings["order-follows-items"].fix.startswith("data.ties=hash")
+    assert findings["tied-times"].level == "note"
     assert grave(found(rows, dress)) == {}
     with duckdb.connect(config={"threads": 1}) as connection:
         place = changed(without(rows, "timestamp"), place=lambda r: 1)
