@@ -226,9 +226,7 @@ class Log:
         found = [asdict(finding) for finding in self.findings]
         facts = {"source": self.source, "findings": found, "positioned": self.positioned}
         more = {} if self.interactions.parts is None else {_GIVEN: self.interactions.parts}
-        save_tables(
-            Path(folder), self.interactions, self.catalog, more, {_LOG: json.dumps(facts)}
-        )
+        save_tables(Path(folder), self.interactions, self.catalog, more, {_LOG: json.dumps(facts)})
         if self.users is not None:
             self.users.to_parquet(Path(folder) / _ATTRIBUTES, index=False)
 
