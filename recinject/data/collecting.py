@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from recinject.data.findings import Finding, LogError, examine, note
@@ -26,9 +27,6 @@ from recinject.data.tables import (
 )
 from recinject.data.times import NUMERIC, seconds
 from recinject.foundation.errors import RecinjectError, did_you_mean
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _ROWS_AT_ONCE = 1 << 17
 _WRONG = {
@@ -72,10 +70,11 @@ def collect(tables: LogTables) -> Log:
     listed = ", ".join(f"{ours} from {name!r}" for ours, name in renamed.items())
     source = f"{tables.source} ({listed})" if listed else tables.source
     read = [note("columns", f"{listed.replace(' from ', ' is read from ', 1)}.")] if listed else []
-    findings = [tables.findings[0], *read] if tables.findings else read
+    first = [each for each in tables.findings if each.name == "format"]
     log = Log(interactions, catalog, source, positioned="position" in numbers)
     said = [note("text", text) for each in tables.tables.values() for text in each.said]
-    findings += [*said, *_findings(tables, log), *tables.findings[1:], *seen]
+    others = [each for each in tables.findings if each.name != "format"]
+    findings = [*first, *read, *said, *_findings(tables, log), *others, *seen]
     return replace(log, findings=findings, users=_user_table(tables))
 
 
@@ -102,7 +101,6 @@ def check(tables: LogTables) -> dict[str, str]:
     """
     settings = tables.settings
     _keep_and_drop(tables)
-    loaded = tables.tables["read_events"]
     numbers: dict[str, str] = {}
     faults: dict[str, str] = {ours: _bad_id(tables, tables.names[ours]) for ours in IDS}
     names = dict(tables.names)
@@ -162,7 +160,7 @@ def _keep_and_drop(tables: LogTables) -> None:
                     f"SELECT {text} FROM read_events GROUP BY 1 ORDER BY count(*) DESC LIMIT 9"
                 )
                 raise RecinjectError(
-                    f"data.{setting}: no event is left of {before:,} by {', '.join(values)} of {name!r}",
+                    f"{said} leaves no event of {before:,}",
                     hint=f"{name!r} has the values {', '.join(str(row[0]) for row in found)}",
                 )
 
@@ -205,12 +203,15 @@ def _value(tables: LogTables, ours: str, name: str, text: str) -> tuple[str, boo
             value = comma
         elif tables.settings.decimal is None:
             odd, fits = tables.ask(
-                f"SELECT count(*), count(*) FILTER (regexp_full_match({text}, '-?[0-9]+,[0-9]{{1,2}}')) "
-                f"FROM read_events WHERE {text} IS NOT NULL AND {value} IS NULL AND {tables.selected}"
+                "SELECT count(*), count(*) FILTER "
+                f"(regexp_full_match({text}, '-?[0-9]+,[0-9]{{1,2}}')) FROM read_events "
+                f"WHERE {text} IS NOT NULL AND {value} IS NULL AND {tables.selected}"
             )[0]
             if odd and odd == fits:
                 value = comma
-                tables.findings.append(note("decimal", f"{name!r} has decimal commas (data.decimal=,)."))
+                tables.findings.append(
+                    note("decimal", f"{name!r} has decimal commas (data.decimal=,).")
+                )
     elif kind == "FLOAT":
         value = f"CAST(CAST({column} AS VARCHAR) AS DOUBLE)"
     elif kind in NUMERIC or kind.startswith("DECIMAL"):
@@ -252,7 +253,8 @@ def _settle(tables: LogTables, faults: Mapping[str, str], names: Mapping[str, st
         )
         value = rows[0][1]
         shown = "" if value is None else value_text(value).strip()[:40]
-        is_nested = ours in IDS and shown and shown[0] in "[{"
+        is_nested = ours in IDS and (isinstance(value, list | dict) or shown[:1] in "[{")
+        is_nested = bool(is_nested and shown)
         what = f"{ours} {shown!r} {'is a list or an object' if is_nested else _fault(ours)}"
         found.append(([row for row, _ in rows], count, what, _hint(ours, shown)))
     loaded.refuse(found)
@@ -307,39 +309,42 @@ def _number(tables: LogTables, ours: str, table: str) -> None:
     name = tables.names[ours]
     text = tables.text("read_events", name)
     tables.connection.execute(
-        f"CREATE OR REPLACE TABLE {table} AS SELECT raw, text, "
-        f"CAST(dense_rank() OVER (ORDER BY text) - 1 AS INTEGER) AS number FROM "
-        f"(SELECT {quoted(name)} AS raw, any_value({text}) AS text FROM read_events "
+        f"CREATE OR REPLACE TABLE {table} AS SELECT _raw, _text, "
+        f"CAST(dense_rank() OVER (ORDER BY _text) - 1 AS INTEGER) AS _number FROM "
+        f"(SELECT {quoted(name)} AS _raw, any_value({text}) AS _text FROM read_events "
         f"WHERE {tables.selected} GROUP BY 1)"
     )
 
 
 def _interactions(tables: LogTables, numbers: Mapping[str, str]) -> Interactions:
     """Return the events as arrays, put in order in the connection, out of core."""
-    columns = {"user": "u.number", "item": "i.number", **numbers}
+    columns = {"user": "u._number", "item": "i._number", **numbers}
     columns |= {"part": _part_sql(tables)} if tables.parts else {}
     chosen = ", ".join(f"{sql} AS {quoted(ours)}" for ours, sql in columns.items())
     users, items = (quoted(tables.names[ours]) for ours in IDS)
     events = (
-        f"SELECT {chosen}, read_events.rowid AS row FROM read_events "
-        f"JOIN user_codes u ON read_events.{users} = u.raw "
-        f"JOIN item_codes i ON read_events.{items} = i.raw WHERE {tables.selected}"
+        f"SELECT {chosen}, read_events.rowid AS _row FROM read_events "
+        f"JOIN user_codes u ON read_events.{users} = u._raw "
+        f"JOIN item_codes i ON read_events.{items} = i._raw WHERE {tables.selected}"
     )
     key = "position" if "position" in numbers else "timestamp" if "timestamp" in numbers else "0"
-    if key == "timestamp" and tables.ask(
-        f"SELECT count(*) FROM read_events WHERE {tables.selected} AND ({numbers[key]}) IS NULL"
-    )[0][0]:
+    if (
+        key == "timestamp"
+        and tables.ask(
+            f"SELECT count(*) FROM read_events WHERE {tables.selected} AND ({numbers[key]}) IS NULL"
+        )[0][0]
+    ):
         # An event of unknown time stays behind the event that it follows in the log.
-        key = "last_value(timestamp IGNORE NULLS) OVER (PARTITION BY user ORDER BY row)"
+        key = "last_value(timestamp IGNORE NULLS) OVER (PARTITION BY user ORDER BY _row)"
     shown = ", ".join(map(quoted, [ours for ours in columns if ours != "position"]))
     query = (
-        f"SELECT {shown} FROM (SELECT *, {key} AS key FROM ({events})) "
-        f'ORDER BY "user", key NULLS FIRST, row'
+        f"SELECT {shown} FROM (SELECT *, {key} AS _key FROM ({events})) "
+        f'ORDER BY "user", _key NULLS FIRST, _row'
     )
     (count,) = tables.ask(f"SELECT count(*) FROM read_events WHERE {tables.selected}")[0]
     arrays = _fetch(tables, query, count)
-    ids = tables.ask("SELECT DISTINCT number, text FROM user_codes ORDER BY 1")
-    n_items = tables.ask("SELECT max(number) + 1 FROM item_codes")[0][0]
+    ids = tables.ask("SELECT DISTINCT _number, _text FROM user_codes ORDER BY 1")
+    n_items = tables.ask("SELECT max(_number) + 1 FROM item_codes")[0][0]
     return Interactions(
         users=arrays["user"],
         items=arrays["item"],
@@ -381,9 +386,7 @@ def _fetch(tables: LogTables, query: str, count: int) -> dict[str, NDArray[Any]]
 
 def _catalog(tables: LogTables) -> tuple[Catalog, dict[str, str]]:
     """Return what is known of the items, and which columns of the events told it."""
-    import pandas as pd
-
-    ids = tables.ask("SELECT DISTINCT number, text FROM item_codes ORDER BY 1")
+    ids = tables.ask("SELECT DISTINCT _number, _text FROM item_codes ORDER BY 1")
     frame = pd.DataFrame({"item_id": [text for _, text in ids], "title": ""}, dtype=object)
     taken: dict[str, str] = {}
     if tables.item_names:
@@ -414,14 +417,14 @@ def _item_columns(tables: LogTables) -> dict[str, list[Any]]:
     if not columns:
         return {}
     first = (
-        f"SELECT number, min(items.rowid) AS first FROM items JOIN item_codes ON {text} = text "
+        f"SELECT _number, min(items.rowid) AS _first FROM items JOIN item_codes ON {text} = _text "
         "GROUP BY 1"
     )
     fields = [f"items.{quoted(name)}" for name in columns.values()]
     query = (
-        f"SELECT {', '.join(fields)} FROM (SELECT DISTINCT number FROM item_codes) "
-        f"LEFT JOIN ({first}) USING (number) LEFT JOIN items ON items.rowid = first "
-        "ORDER BY number"
+        f"SELECT {', '.join(fields)} FROM (SELECT DISTINCT _number FROM item_codes) "
+        f"LEFT JOIN ({first}) USING (_number) LEFT JOIN items ON items.rowid = _first "
+        "ORDER BY _number"
     )
     return _tidy(tables, "items", columns, query)
 
@@ -444,7 +447,9 @@ def _tidy(
         if kinds[name] in ("FLOAT", "DOUBLE"):
             known = [value for value in values if value is not None and value == value]
             if not all(value.is_integer() for value in known):
-                values = [None if value is None or value != value else repr(value) for value in values]
+                values = [
+                    None if value is None or value != value else repr(value) for value in values
+                ]
             values = [None if value != value else value for value in values]
         parse = _parsed if ours not in ("title", "item_id") else (lambda value: value)
         texts = [None if value is None else value_text(parse(value)).strip() for value in values]
@@ -481,9 +486,9 @@ def _among_events(tables: LogTables) -> dict[str, str]:
     def holds_one_value_an_item(name: str) -> bool:
         text, item = tables.text("read_events", name), quoted(tables.names["item_id"])
         several, filled = tables.ask(
-            "SELECT count(*) FILTER (least <> most), count(least) FROM (SELECT number, "
+            "SELECT count(*) FILTER (least <> most), count(least) FROM (SELECT _number, "
             f"min({text}) AS least, max({text}) AS most FROM read_events "
-            f"JOIN item_codes ON {item} = raw WHERE {tables.selected} GROUP BY 1)"
+            f"JOIN item_codes ON {item} = _raw WHERE {tables.selected} GROUP BY 1)"
         )[0]
         return bool(filled) and not several
 
@@ -500,12 +505,12 @@ def _first_of_each(tables: LogTables, names: Mapping[str, str]) -> dict[str, lis
         return {}
     item = quoted(tables.names["item_id"])
     fields = [
-        f"arg_min({quoted(name)}, read_events.rowid) FILTER ({tables.text('read_events', name)} IS NOT NULL)"
+        f"arg_min({quoted(name)}, read_events.rowid) FILTER ({quoted(name)} IS NOT NULL)"
         for name in names.values()
     ]
     query = (
-        f"SELECT {', '.join(fields)} FROM read_events JOIN item_codes ON {item} = raw "
-        f"WHERE {tables.selected} GROUP BY number ORDER BY number"
+        f"SELECT {', '.join(fields)} FROM read_events JOIN item_codes ON {item} = _raw "
+        f"WHERE {tables.selected} GROUP BY _number ORDER BY _number"
     )
     return _tidy(tables, "events", names, query)
 
@@ -517,12 +522,13 @@ def _user_table(tables: LogTables) -> pd.DataFrame | None:
     name = tables.user_names["user_id"]
     text = tables.text("users", name)
     others = [own for own in tables.tables["users"].names if own != name]
-    fields = ", ".join(["c.text AS user_id", *(f"users.{quoted(own)}" for own in others)])
-    return tables.connection.sql(
-        f"SELECT {fields} FROM (SELECT DISTINCT number, text FROM user_codes) c LEFT JOIN "
-        f"(SELECT {text} AS own, min(rowid) AS first FROM users GROUP BY 1) f ON f.own = c.text "
-        "LEFT JOIN users ON users.rowid = f.first ORDER BY c.number"
+    fields = ", ".join(["c._text AS user_id", *(f"users.{quoted(own)}" for own in others)])
+    found: pd.DataFrame = tables.connection.sql(
+        f"SELECT {fields} FROM (SELECT DISTINCT _number, _text FROM user_codes) c LEFT JOIN "
+        f"(SELECT {text} AS _own, min(rowid) AS _first FROM users GROUP BY 1) f ON f._own = c._text "
+        "LEFT JOIN users ON users.rowid = f._first ORDER BY c._number"
     ).df()
+    return found
 
 
 def _findings(tables: LogTables, log: Log) -> list[Finding]:
@@ -542,11 +548,14 @@ def _findings(tables: LogTables, log: Log) -> list[Finding]:
     if tables.item_names:
         text = tables.text("items", tables.item_names["item_id"])
         total, used, distinct = tables.ask(
-            f"SELECT count(*), count(text), count(DISTINCT text) FROM items LEFT JOIN "
-            f"(SELECT DISTINCT text FROM item_codes) ON {text} = text"
+            f"SELECT count(*), count(_text), count(DISTINCT _text) FROM items LEFT JOIN "
+            f"(SELECT DISTINCT _text FROM item_codes) ON {text} = _text"
         )[0]
         counts["Rows of items without an event, dropped"] = total - used
         counts["Further rows of an item, dropped"] = used - distinct
     sizes = f"{len(events):,} events of {events.n_users:,} users and {events.n_items:,} items"
     listed = [f"{what}: {count:,}." for what, count in counts.items() if count]
-    return [note("size", f"It holds {sizes}."), *(note("columns", each) for each in [*said, *listed])]
+    return [
+        note("size", f"It holds {sizes}."),
+        *(note("columns", each) for each in [*said, *listed]),
+    ]

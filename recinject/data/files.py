@@ -1,4 +1,4 @@
-"""Blocks of rows from one file, whatever its kind and packing; errors name the file and the line."""
+"""Blocks of rows from one file, whatever its kind and packing; errors name file and line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -301,6 +301,9 @@ def parse_object(line: str) -> dict[str, Any] | str:
     return record
 
 
+_OPENING, _BETWEEN = re.compile(r"\s*\[\s*"), re.compile(r"[\s,]*")
+
+
 def _array_items(text: Text) -> Iterator[tuple[int, Any]]:
     """Yield the values of one JSON array with the lines on which they start."""
     decoder, rest, line = json.JSONDecoder(), "", 1
@@ -309,9 +312,8 @@ def _array_items(text: Text) -> Iterator[tuple[int, Any]]:
         rest += letters.decode(chunk)
         place = 0
         while True:
-            found = re.compile(r"[\s,\[]*" if not opened else r"[\s,]*").match(rest, place)
-            opened = True
-            at = found.end() if found else place
+            found = (_BETWEEN if opened else _OPENING).match(rest, place)
+            opened, at = opened or bool(found), found.end() if found else place
             line += rest.count("\n", place, at)
             place = at
             if place >= len(rest) or rest[place] == "]":
@@ -356,7 +358,9 @@ def _texts(records: Sequence[dict[str, Any]]) -> pa.Table:
 
     return pa.table(
         {
-            value_text(str(name)): pa.array([text(record.get(name)) for record in records], pa.string())
+            value_text(str(name)): pa.array(
+                [text(record.get(name)) for record in records], pa.string()
+            )
             for name in names
         }
     )
@@ -502,7 +506,9 @@ def refuse_headless(path: Path, head: Sequence[Sequence[str]]) -> None:
         RecinjectError: a value of the first line is a number; 0, 1, 2 and so on may be names.
     """
     first, values = head[0], head[-1]
-    numbered = [name for name in first if name] == [str(n) for n in range(len(list(filter(None, first))))]
+    numbered = [name for name in first if name] == [
+        str(n) for n in range(len(list(filter(None, first))))
+    ]
     if numbered or not any(map(_is_number, first)):
         return
     free = ["user_id", "item_id"]
@@ -575,7 +581,9 @@ def _parse(
     unquote = not dialect.quoted and dialect.letter == "\t" and not dialect.typed and text.quotes
     for rows in reader:
         table = pa.table(rows)
-        yield pa.table({name: _without_quotes(table[name]) for name in header}) if unquote else table
+        yield (
+            pa.table({name: _without_quotes(table[name]) for name in header}) if unquote else table
+        )
 
 
 def _without_quotes(column: pa.ChunkedArray) -> pa.ChunkedArray:

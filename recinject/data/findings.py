@@ -430,7 +430,8 @@ def _titles(eye: _Eye) -> Iterator[Finding]:
     if "title" in names:
         title = f"{_name(names['title'])}::VARCHAR"
         alike = eye.rows(f"""SELECT min(t), max(t) FROM (SELECT {title} AS t FROM {table}) GROUP BY
-            trim(regexp_replace(nfc_normalize(t), '\\s+', ' ', 'g')) HAVING min(t) < max(t) ORDER BY 1""")
+            trim(regexp_replace(nfc_normalize(t), '\\s+', ' ', 'g'))
+            HAVING min(t) < max(t) ORDER BY 1""")
         if alike:
             fact = f"Titles that differ by Unicode form or blanks alone: {len(alike):,}."
             yield _warn("alike-titles", fact, "", [f"{low!a} and {high!a}" for low, high in alike])

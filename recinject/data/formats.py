@@ -10,13 +10,16 @@ from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recinject.data.files import (
+    ALL,
     JSON_LINES,
     KINDS,
     CsvDialect,
+    Text,
     kind_of,
     listing,
     open_bytes,
@@ -27,7 +30,7 @@ from recinject.data.files import (
     text_lines,
     unpacked,
 )
-from recinject.data.tables import Block, Problem, Wanted, as_arrow
+from recinject.data.tables import EVENT_COLUMNS, IDS, Block, Problem, Wanted, as_arrow
 from recinject.foundation.errors import RecinjectError
 from recinject.registry import find, names, pick, register
 
@@ -78,20 +81,43 @@ def _movies(path: Path) -> Block:
 
 def _titled(path: Path, separator: str, tail: Sequence[str]) -> Block:
     """Read lines of an id, a title that may hold the separator, and a tail of fields."""
-    rows, numbers, wrong = [], [], []
-    for number, line in text_lines(path):
-        item_id, *rest = line.rstrip("\r").split(separator, 1)
-        fields = [item_id, *(rest[0].rsplit(separator, len(tail)) if rest else [])]
-        if len(fields) == len(tail) + 2:
-            rows.append(fields)
-            numbers.append(number)
-        else:
-            wrong.append((number, f"{len(fields)} fields where there must be {len(tail) + 2}"))
-    import pandas as pd
 
-    frame = pd.DataFrame(rows, columns=["item_id", "title", *tail], dtype=object)
+    def parse(line: str, number: int) -> list[tuple[str, ...]] | str:
+        item_id, *rest = line.split(separator, 1)
+        fields = (item_id, *(rest[0].rsplit(separator, len(tail)) if rest else []))
+        wrong = f"{len(fields)} fields where there must be {len(tail) + 2}"
+        return [fields] if len(fields) == len(tail) + 2 else wrong
+
     hint = f"mend or remove that line; fields are separated by {separator}"
-    return Block(frame, numbers, Problem.of(wrong, hint))
+    blocks = list(_by_line(path, ALL, ["item_id", "title", *tail], parse, hint))
+    numbers = [line for block in blocks for line in block.line_numbers]
+    problems = [problem for block in blocks for problem in block.problems]
+    return Block(pd.concat([block.rows for block in blocks]), numbers, problems)
+
+
+def _by_line(
+    path: Path,
+    wanted: Wanted,
+    columns: Sequence[str],
+    parse: Callable[[str, int], list[tuple[Any, ...]] | str],
+    hint: str = "mend or remove that line",
+) -> Iterator[Block]:
+    """Yield the rows that each line of a text gives; ``parse`` says why one gives none."""
+    text = Text.of(path, wanted.settings.encoding)
+    lines = text.lines()
+    while group := list(islice(lines, _LINES_AT_ONCE)):
+        rows: list[tuple[Any, ...]] = []
+        numbers: list[int] = []
+        wrong = []
+        for number, line in group:
+            found = parse(line.rstrip("\r"), number)
+            if isinstance(found, str):
+                wrong.append((number, found))
+            else:
+                rows += found
+                numbers += [number] * len(found)
+        frame = pd.DataFrame(rows, columns=list(columns), dtype="str")
+        yield Block(frame, numbers, Problem.of(wrong, hint), text.said)
 
 
 def _with_flags(path: Path) -> Block:
@@ -101,7 +127,7 @@ def _with_flags(path: Path) -> Block:
     # One flag too many would shift all genres by one, with the first flag for the address.
     wrong = ~flags.isin(["0", "1"]).all(axis=1) | block.rows["url"].isin(["0", "1"])
     what = f"does not end in {len(genres)} flags of 0 and 1"
-    lines = [(line, what) for line, bad in zip(block.lines, wrong, strict=True) if bad]
+    lines = [(n, what) for n, bad in zip(block.line_numbers, wrong, strict=True) if bad]
     found = Problem.of(lines, "mend that line, or the list of genres in u.genre")
     named = [
         "|".join(name for name in compress(genres, row) if name != "unknown")
@@ -180,7 +206,7 @@ def _is_reviews(file: Path) -> bool:
     return any(all(key in line for key in keys) for keys in _KEYS)
 
 
-_LINES_LOOKED_AT = 2000
+_LINES_LOOKED_AT, _LINES_AT_ONCE = 2000, 50_000
 
 
 def _shape(path: Path) -> str:
@@ -198,31 +224,25 @@ def _shape(path: Path) -> str:
         return "pairs"
     if all(int(row[0]) == len(row) - 1 for row in rows):
         return "counted"
-    return "lists" if len(lengths) > 1 else ""
+    # Lines of one length are rows of a table, unless they have more columns than a table of
+    # events has, and a user in each of them.
+    own_line = len({row[0] for row in rows}) == len(rows) and min(lengths) > len(EVENT_COLUMNS)
+    return "lists" if len(lengths) > 1 or own_line else ""
 
 
 def _lists(shape: str) -> Callable[[Path, Wanted], Iterator[Block]]:
     """Return the reader of lines that hold a user and items, or their number and items."""
 
-    def read(path: Path, wanted: Wanted) -> Iterator[Block]:
-        lines = text_lines(path, wanted)
-        while group := list(islice(lines, 10_000)):
-            rows, wrong = [], []
-            for number, line in group:
-                user, *items = line.replace(",", " ").split()
-                if shape == "pairs" and len(items) != 1:
-                    wrong.append((number, f"{len(items) + 1} fields where there must be 2"))
-                elif shape == "counted" and user != str(len(items)):
-                    wrong.append((number, f"{len(items)} items where the line says {user!r}"))
-                else:
-                    user = str(number) if shape == "counted" else user
-                    rows += [(user, item, number) for item in items]
-            users, items, numbers = zip(*rows, strict=True) if rows else ((), (), ())
-            table = pa.table({name: pa.array(each, pa.string()) for name, each in
-                              (("user_id", users), ("item_id", items))})
-            yield Block(table, numbers, Problem.of(wrong, "mend or remove that line"))
+    def parse(line: str, number: int) -> list[tuple[str, str]] | str:
+        user, *items = line.replace(",", " ").split()
+        if shape == "pairs" and len(items) != 1:
+            return f"{len(items) + 1} fields where there must be 2"
+        if shape == "counted" and user != str(len(items)):
+            return f"{len(items)} items where the line says {user!r}"
+        user = str(number) if shape == "counted" else user
+        return [(user, item) for item in items]
 
-    return read
+    return lambda path, wanted: _by_line(path, wanted, IDS, parse)
 
 
 _MIND = ("impression_id", "user_id", "timestamp", "history", "impressions")
@@ -231,32 +251,26 @@ _NEWS = ("item_id", "category", "subcategory", "title", "abstract", "url")
 
 def _read_mind(path: Path, wanted: Wanted) -> Iterator[Block]:
     """Read clicks of impressions, and before them each user's history, whose times are unknown."""
-    if path.name.startswith("news"):
-        header = (*_NEWS, "title_entities", "abstract_entities")
-        for block in read_delimited(path, wanted, CsvDialect("\t", quoted=False, header=header)):
-            yield replace(block, rows=pa.table(block.rows).select(_NEWS[:4]))
-        return
     seen: set[str] = set()
-    lines = text_lines(path, wanted)
-    while group := list(islice(lines, 10_000)):
-        rows, wrong = [], []
-        for number, line in group:
-            fields = line.rstrip("\r").split("\t")
-            if len(fields) != len(_MIND):
-                wrong.append((number, f"{len(fields)} columns where there must be {len(_MIND)}"))
-                continue
-            _, user, time, history, impressions = fields
-            if user not in seen:
-                rows += [(user, item, None, number) for item in history.split()]
-            seen.add(user)
-            clicked = (each[:-2] for each in impressions.split() if each.endswith("-1"))
-            rows += [(user, item, time, number) for item in clicked]
-        hint = "mend or remove that line; columns are separated by tabs"
-        import pandas as pd
 
-        frame = pd.DataFrame(rows, columns=["user_id", "item_id", "timestamp", "line"], dtype=object)
-        numbers = frame.pop("line").tolist()
-        yield Block(frame.astype("str"), numbers, Problem.of(wrong, hint))
+    def parse(line: str, number: int) -> list[tuple[Any, ...]] | str:
+        fields = line.split("\t")
+        if len(fields) != len(_MIND):
+            return f"{len(fields)} columns where there must be {len(_MIND)}"
+        _, user, time, history, impressions = fields
+        before = [] if user in seen else history.split()
+        seen.add(user)
+        clicked = [each[:-2] for each in impressions.split() if each.endswith("-1")]
+        return [(user, item, None) for item in before] + [(user, item, time) for item in clicked]
+
+    def news(line: str, number: int) -> list[tuple[Any, ...]] | str:
+        fields = line.split("\t")
+        wrong = f"{len(fields)} columns where there must be 8"
+        return [(fields[0], fields[3], fields[1], fields[2])] if len(fields) >= 6 else wrong
+
+    if path.name.startswith("news"):
+        return _by_line(path, wanted, ["item_id", "title", "category", "subcategory"], news)
+    return _by_line(path, wanted, ["user_id", "item_id", "timestamp"], parse)
 
 
 _FILM = re.compile(r"(\d+):\s*")
@@ -273,27 +287,19 @@ def _netflix_files(path: Path) -> list[Path]:
 
 def _read_netflix(path: Path, wanted: Wanted) -> Iterator[Block]:
     """Read ``FILM:`` and below it ``USER,RATING,DATE`` lines; or ``FILM,YEAR,TITLE`` lines."""
-    of_films = path.name.startswith("movie_titles")
-    names = ["item_id", "year", "title"] if of_films else ["user_id", "rating", "timestamp"]
-    lines, film = text_lines(path, wanted), ""
-    while group := list(islice(lines, 100_000)):
-        rows: list[list[str]] = []
-        numbers, wrong = [], []
-        for number, line in group:
-            if not of_films and (found := _FILM.fullmatch(line)):
-                film = found[1]
-                continue
-            fields = line.rstrip("\r").split(",", 2)
-            if len(fields) == len(names):
-                rows.append(fields if of_films else [*fields, film])
-                numbers.append(number)
-            else:
-                wrong.append((number, f"{len(fields)} fields where there must be {len(names)}"))
-        columns = names if of_films else [*names, "item_id"]
-        import pandas as pd
+    of_films, film = path.name.startswith("movie_titles"), ""
 
-        frame = pd.DataFrame(rows, columns=columns, dtype="str")
-        yield Block(frame, numbers, Problem.of(wrong, "mend or remove that line"))
+    def parse(line: str, number: int) -> list[tuple[Any, ...]] | str:
+        nonlocal film
+        if not of_films and (found := _FILM.fullmatch(line)):
+            film = found[1]
+            return []
+        fields = line.split(",", 2)
+        wrong = f"{len(fields)} fields where there must be 3"
+        return [(*fields, film)] if len(fields) == 3 else wrong
+
+    names = ["item_id", "year", "title"] if of_films else ["user_id", "rating", "timestamp"]
+    return _by_line(path, wanted, [*names, "film" if of_films else "item_id"], parse)
 
 
 @dataclass(frozen=True)
@@ -312,7 +318,6 @@ class Format:
     Examples:
         A reader of lines such as ``Ann likes tea``:
 
-        >>> import pandas as pd
         >>> from recinject.registry import register
         >>> def read(path, wanted):
         ...     rows = [line.split(" likes ") for line in path.read_text().splitlines()]
@@ -397,6 +402,7 @@ def part_of(file: Path) -> int | None:
 
 def _guess(path: Path, known: Mapping[str, Format]) -> str:
     matching = [name for name, form in known.items() if form.events(path)]
+    matching = [name for name in matching if name != "table"] or matching  # any file may be one
     if len(matching) == 1 or (matching and path.is_file()):
         return matching[0]
     found = f"it holds {shown(listing(path))}" if path.is_dir() else "by its ending"
@@ -468,9 +474,11 @@ register("reader", "mind")(
     Format(
         name="MIND",
         expects="a folder with behaviors.tsv and maybe news.tsv",
-        events=lambda path: _matching(path if path.is_dir() else path.parent, "behaviors.tsv*")
-        if path.is_dir() or path.name.startswith("behaviors.tsv")
-        else [],
+        events=lambda path: (
+            _matching(path if path.is_dir() else path.parent, "behaviors.tsv*")
+            if path.is_dir() or path.name.startswith("behaviors.tsv")
+            else []
+        ),
         items=lambda events: events.with_name(events.name.replace("behaviors", "news")),
         read=_read_mind,
     )
@@ -485,20 +493,24 @@ register("reader", "netflix")(
         several=True,
     )
 )
+
+
+def _format_of_lines(name: str, expects: str) -> Format:
+    return Format(
+        name=f"lines ({name})",
+        expects=expects,
+        events=lambda path: [path] if _shape(path) == name else [],
+        items=lambda events: None,
+        read=_lists(name),
+    )
+
+
 for _name, _expects in (
     ("pairs", "a .txt file of lines with a user and an item"),
     ("lists", "a .txt file of lines with a user and all its items"),
     ("counted", "a .txt file of lines, one a user, with the number of its items and these"),
 ):
-    register("reader", _name)(
-        Format(
-            name=f"lines ({_name})",
-            expects=_expects,
-            events=lambda path, name=_name: [path] if _shape(path) == name else [],
-            items=lambda events: None,
-            read=_lists(_name),
-        )
-    )
+    register("reader", _name)(_format_of_lines(_name, _expects))
 register("reader", "table")(
     Format(
         name="table",

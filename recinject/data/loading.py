@@ -60,7 +60,7 @@ class LogTables:
         """Open an empty connection; one for much lies on disk, in the ``scratch`` folder."""
         scratch = scratch or TemporaryDirectory(prefix="recinject-")
         place = f"{scratch.name}/log.duckdb" if size > _LARGE else ":memory:"
-        config = {"memory_limit": _MEMORY, "temp_directory": scratch.name}
+        config: dict[str, Any] = {"memory_limit": _MEMORY, "temp_directory": scratch.name}
         tables = cls(duckdb.connect(place, config=config), settings, scratch)
         tables.connection.execute("SET TimeZone='UTC'")
         return tables
@@ -147,6 +147,7 @@ class Source:
     read: Callable[[], object]
 
     def blocks(self) -> Iterator[Block]:
+        """Read it, block by block."""
         given: Any = self.read()
         for each in given if isinstance(given, Iterator) else [given]:
             yield each if isinstance(each, Block) else Block(each)
@@ -200,7 +201,7 @@ class Loaded:
                 unit = "row"
             for row in inside:
                 at = row - before
-                found[row + start] = row + 1 if block.lines is None else block.lines[at]
+                found[row + start] = row + 1 if block.lines is None else block.line_numbers[at]
             before += len(block.rows)
         return found, unit
 
@@ -219,6 +220,6 @@ def _tidy(rows: pa.Table, missing: Sequence[str]) -> pa.Table:
             column = pc.utf8_trim(column, BLANKS)
             empty = pc.is_in(column, nothing.cast(column.type))
             column = pc.if_else(empty, pa.scalar(None, column.type), column)
-        alike = sum(other.lower() == name.lower() for other in columns)
+        alike = sum(other.lower() == name.lower() for other in (*columns, "rowid"))
         columns[f"{name} ({alike + 1})" if alike else name] = column
     return pa.table(columns)

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import duckdb
+import pandas as pd
 
 from recinject.data.collecting import check, collect, look_at
 from recinject.data.files import require_path
@@ -22,22 +23,20 @@ from recinject.data.tables import (
     EVENT_COLUMNS,
     IDS,
     ITEM_COLUMNS,
-    ReadSettings,
     Wanted,
     match_names,
+    read_settings,
     value_text,
 )
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.settings import bind, expect
+from recinject.foundation.settings import expect
+from recinject.foundation.storage import hash_files
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Place = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
+Places = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
 
 def read_log(
-    path: Place,
+    path: Places,
     *,
     items: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
@@ -81,7 +80,7 @@ def read_log(
         return collect(tables)
 
 
-def look(path: Place, **settings: Any) -> list[Finding]:
+def look(path: Places, **settings: Any) -> list[Finding]:
     """Return what reading a log finds, as :func:`read_log` takes it; a refusal is an error."""
     try:
         with open_log(path, **settings) as tables:
@@ -93,7 +92,7 @@ def look(path: Place, **settings: Any) -> list[Finding]:
 
 
 def open_log(
-    path: Place,
+    path: Places,
     *,
     items: str | Path | None = None,
     format: str | None = None,  # noqa: A002
@@ -107,7 +106,7 @@ def open_log(
     Raises:
         RecinjectError: a file or a column that is needed is absent or broken.
     """
-    asked = bind(ReadSettings, settings, "data")
+    asked = read_settings(settings)
     scratch = TemporaryDirectory(prefix="recinject-")
     try:
         if isinstance(path, str | Path) and str(path).startswith("duckdb:"):
@@ -126,7 +125,10 @@ def open_log(
         named = shown_names(files)
         tables.source = f"{chosen.name} {named}" + (f" and {about.name}" if about else "")
         tables.findings.append(
-            note("format", f"The format was {'asked for' if format else 'detected'}: {tables.source}.")
+            note(
+                "format",
+                f"The format was {'asked for' if format else 'detected'}: {tables.source}.",
+            )
         )
         tables.load("read_events", [Source(f, partial(chosen.read, f, wanted)) for f in files])
         if split == "given":
@@ -156,14 +158,16 @@ def _match(
         columns = {k: v for k, v in asked.columns.items() if k == "user_id"}
         known = list(tables.types("users"))
         columns = {k: v for k, v in columns.items() if v in known}
-        tables.user_names = _names_of(tables, "users", ("user_id",), ("user_id",), columns, "columns")
+        tables.user_names = _names_of(
+            tables, "users", ("user_id",), ("user_id",), columns, "columns"
+        )
 
 
 def _files(path: Any) -> Sequence[Any]:
     return list(path.values()) if isinstance(path, Mapping) else list(path)
 
 
-def _parts(path: Place, files: Sequence[Path]) -> list[int]:
+def _parts(path: Places, files: Sequence[Path]) -> list[int]:
     """Return the part of a given split that each file is."""
     names = {"train": 0, "validation": 1, "test": 2}
     if isinstance(path, Mapping) and path.keys() <= names.keys():
@@ -176,6 +180,54 @@ def _parts(path: Place, files: Sequence[Path]) -> list[int]:
             "with such files as train.csv, valid.csv and test.csv",
         )
     return [part for part in parts if part is not None]
+
+
+def hash_log(
+    path: Places,
+    items: str | Path | None,
+    users: str | Path | None,
+    format: str | None,  # noqa: A002
+    split: str,
+) -> dict[str, str]:
+    """Hash the very files that a log is read from, an item table found beside it too.
+
+    Of a URL, what its file system calls the state of the file; of a folder's forms, their files.
+    """
+    listed = [path] if isinstance(path, str | Path) else _files(path)
+    places = [place for place in (*listed, items, users) if place is not None]
+    local_ones = [Path(place) for place in places if ":/" not in str(place)]
+    for place in local_ones:
+        require_path(place, "data.path")
+    plain = not any(place.suffix.lower() == ".zip" for place in local_ones)
+    hashes = {str(place.absolute()): hash_files(place) for place in local_ones if place.is_file()}
+    if plain and len(local_ones) == len(places):
+        first = Path(path) if isinstance(path, str | Path) else [Path(each) for each in listed]
+        about = None if items is None else Path(items)
+        _, files, beside = find_files(first, format, about, split == "given")
+        more = [*files, *([beside] if beside else [])]
+        hashes |= {str(file.absolute()): hash_files(file) for file in more}
+    for place in places:
+        if ":/" in str(place):
+            hashes[str(place)] = _state(str(place))
+    return hashes
+
+
+def _state(url: str) -> str:
+    """Return what changes when the file of a URL does."""
+    if url.startswith("duckdb:"):
+        file = Path(_database(url))
+        return hash_files(file) if file.is_file() else ""
+    import fsspec
+
+    files, name = fsspec.url_to_fs(url)
+    return str(files.ukey(name))
+
+
+def _database(url: str) -> str:
+    """Return the file of a URL such as ``duckdb:///shop.db`` or ``duckdb:////srv/shop.db``."""
+    name = url.removeprefix("duckdb:").removeprefix("//")
+    relative = name.removeprefix("/")
+    return name if Path(name).is_file() and not Path(relative).is_file() else relative
 
 
 def shown_names(files: Sequence[Path]) -> str:
@@ -223,7 +275,7 @@ def local(place: str | Path, setting: str, scratch: Path) -> Path:
 
 def _load_query(tables: LogTables, path: str) -> str:
     """Fill the events with the rows of an SQL query; return what messages call them."""
-    query, file = tables.settings.query, path.removeprefix("duckdb:").removeprefix("//")
+    query, file = tables.settings.query, _database(path)
     if query is None:
         raise RecinjectError(
             f"{path}: no query says which rows are the events",
@@ -273,7 +325,12 @@ def _load_items(tables: LogTables, source: Source) -> None:
     own = {k: name for k, name in asked.columns.items() if k != "item_id" or name in known}
     columns = {**own, **asked.item_columns}
     tables.item_names = _names_of(
-        tables, "items", ITEM_COLUMNS, IDS[1:], columns, "item_columns" if asked.item_columns else "columns"
+        tables,
+        "items",
+        ITEM_COLUMNS,
+        IDS[1:],
+        columns,
+        "item_columns" if asked.item_columns else "columns",
     )
 
 
@@ -290,7 +347,8 @@ def log_of_frames(
     named = {ours: "" if name is None else value_text(name) for ours, name in columns.items()}
     source = f"{type(events).__name__} of events"
     source += "" if items is None else f" and {type(items).__name__} of items"
-    return _of_frames(events, items, source, {**settings, "columns": named})
+    said = f"The log is a {source.replace(' and ', ' and a ')}."
+    return _of_frames(events, items, source, {**settings, "columns": named}, said)
 
 
 def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> Log:
@@ -303,14 +361,15 @@ def _of_frames(
     items: object,
     source: str,
     settings: Mapping[str, Any],
+    said: str = "",
     *,
     examined: bool = True,
 ) -> Log:
-    asked = bind(ReadSettings, settings, "columns")
+    asked = read_settings(settings)
     with LogTables.open(asked) as tables:
         tables.source, tables.examined = source, examined
-        said = f"The log is a {source.replace(' and ', ' and a ')}."
-        tables.findings.append(note("format", said))
+        if said:
+            tables.findings.append(note("format", said))
         tables.load("read_events", [Source("events", lambda: events)])
         tables.names = _names_of(
             tables, "read_events", EVENT_COLUMNS, IDS, asked.columns, "columns"

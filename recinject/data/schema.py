@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as parquet
 from numpy.typing import NDArray
@@ -18,9 +19,6 @@ from numpy.typing import NDArray
 from recinject.data.findings import Finding
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 Integers = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -84,8 +82,6 @@ def event_table(
     events: Interactions, *, parts: NDArray[np.object_] | None = None, **of_items: Sequence[str]
 ) -> pd.DataFrame:
     """Return a row an event for people: the user's id, what is known of the item, and so on."""
-    import pandas as pd
-
     columns: dict[str, Any] = {"user_id": np.array(events.user_ids, object)[events.users]}
     columns |= {name: np.array(own, object)[events.items] for name, own in of_items.items()}
     columns |= {"part": parts, "rating": events.ratings, "timestamp": events.timestamps}
@@ -96,8 +92,6 @@ def known_times(times: Floats, users: Integers) -> Floats:
     """Give each event of unknown time that of the user's event before it, -inf without one."""
     if not np.isnan(times).any():
         return times
-    import pandas as pd
-
     known = pd.Series(times).groupby(users).ffill().fillna(-np.inf)
     return np.asarray(known, np.float64)
 
@@ -248,8 +242,6 @@ class Log:
             raise RecinjectError(
                 f"{folder}: holds a split, and no log", hint="name a folder that Log.save wrote"
             )
-        import pandas as pd
-
         known = json.loads(about[_LOG])
         known["findings"] = [Finding.of_dict(each) for each in known["findings"]]
         interactions = replace(interactions, parts=more.get(_GIVEN))
@@ -269,8 +261,6 @@ def save_tables(
 
     ``more`` are further columns of the events, and ``about`` is stored beside all of them.
     """
-    import pandas as pd
-
     folder.mkdir(parents=True, exist_ok=True)
     columns = {
         "user": events.users,
@@ -295,8 +285,6 @@ def load_tables(
     folder: Path,
 ) -> tuple[Interactions, Catalog, dict[str, NDArray[Any]], dict[str, str]]:
     """Read what :func:`save_tables` wrote: events, items, further columns, and ``about``."""
-    import pandas as pd
-
     if not (folder / _EVENTS).is_file():
         raise RecinjectError(f"{folder}: holds no {_EVENTS}", hint="name a folder that was saved")
     try:

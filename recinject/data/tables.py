@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.settings import explain, fields_of
 from recinject.registry import pick
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null; 0 names a column.
 ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else str(name))]
-Words = Annotated[
-    tuple[ColumnName, ...],
-    BeforeValidator(lambda given: given if isinstance(given, list | tuple) else [given]),
-]
+
+
+def _several(given: Any) -> Any:
+    return given if isinstance(given, list | tuple) else [given]
+
+
+Words = Annotated[tuple[ColumnName, ...], BeforeValidator(_several)]
+
+
+def _place(given: Any) -> Any:
+    return Path(given) if isinstance(given, str) and ":/" not in given else given
+
+
+Place = Annotated[Path | str, BeforeValidator(_place)]
+"""A path, or a URL as text: as a path, its two slashes would become one."""
 _LISTS = (list, tuple, np.ndarray)
 
 
@@ -75,12 +85,10 @@ class ReadSettings(BaseModel):
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
     keep: dict[str, Words] = {}
     drop: dict[str, Words] = {}
-    unrated: Annotated[
-        tuple[float, ...], BeforeValidator(lambda given: given if isinstance(given, list | tuple) else [given])
-    ] = ()
+    unrated: Annotated[tuple[float, ...], BeforeValidator(_several)] = ()
     rating_of: RatingOf | None = None
     bad_rows: Literal["refuse", "drop"] = "refuse"
-    users: Path | None = None
+    users: Place | None = None
     query: str | None = None
 
     @model_validator(mode="after")
@@ -91,11 +99,23 @@ class ReadSettings(BaseModel):
         return self
 
 
+def read_settings(given: Mapping[str, Any]) -> ReadSettings:
+    """Check settings of reading.
+
+    Raises:
+        RecinjectError: one is unknown, or what it cannot be.
+    """
+    try:
+        return ReadSettings.model_validate(dict(given))
+    except ValidationError as error:
+        raise explain(error, "data.", fields_of(ReadSettings)) from error
+
+
 @dataclass(frozen=True)
 class Wanted:
     """How a reader is asked to read, and what it may restrict itself to."""
 
-    settings: ReadSettings = ReadSettings()
+    settings: ReadSettings = field(default_factory=ReadSettings)
     items: Callable[[], Container[str]] | None = None  # the ids of the items in use; None: all
 
 
@@ -132,6 +152,12 @@ class Block:
     problems: Sequence[Problem] = ()
     said: str = ""  # how the file was made out, in words, where it was not told
     sequences: frozenset[str] = frozenset()  # columns of text that blanks divide, as RecBole's
+
+    @property
+    def line_numbers(self) -> Sequence[int]:
+        """The line of each row; a row's number in the block where lines are not known."""
+        known = not callable(self.lines) and self.lines is not None
+        return self.lines if known else range(1, len(self.rows) + 1)  # type: ignore[return-value]
 
 
 def refuse(path: Path | str, unit: str, problems: Iterable[Problem]) -> None:
@@ -245,8 +271,6 @@ def as_arrow(path: Path | str, rows: object) -> pa.Table:
     if isinstance(rows, pa.RecordBatch | pa.Table):
         refuse_repeated(path, rows.schema.names)
         return pa.table({name: _plain_type(rows[name]) for name in rows.schema.names})
-    import pandas as pd
-
     convert = getattr(rows, "to_pandas", None)  # of datasets.Dataset, polars
     frame = convert() if callable(convert) else rows
     if not isinstance(frame, pd.DataFrame):
@@ -278,8 +302,6 @@ def _plain_type(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _text_or_none(value: Any) -> str | None:
-    import pandas as pd
-
     is_missing = value is None or (not isinstance(value, (*_LISTS, dict)) and pd.isna(value))
     return None if is_missing else value_text(value)
 

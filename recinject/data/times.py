@@ -12,13 +12,27 @@ from recinject.foundation.errors import RecinjectError
 _FIRST_MILLISECONDS = 1e11  # as seconds, this is the year 5138; as milliseconds, 1973
 _UNITS = {"s": 0, "ms": 1, "us": 2, "ns": 3}
 _PLAUSIBLE = (631_152_000, 4_102_444_800)  # 1990 to 2100
-_CLOCKS = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
-_DAYS = ("%m/%d/%Y", "%d/%m/%Y", "%m-%d-%Y", "%d-%m-%Y", "%d.%m.%Y", "%Y/%m/%d", "%Y.%m.%d")
+_CLOCKS: tuple[str, ...] = ("", " %H:%M", " %H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
+_DAYS: tuple[str, ...] = (
+    "%m/%d/%Y",
+    "%d/%m/%Y",
+    "%m-%d-%Y",
+    "%d-%m-%Y",
+    "%d.%m.%Y",
+    "%Y/%m/%d",
+    "%Y.%m.%d",
+)
 _DAYS += ("%b %d, %Y", "%B %d, %Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%m/%d/%y", "%d/%m/%y")
-_WHOLE = ("%a %b %d %H:%M:%S %z %Y", "%a, %d %b %Y %H:%M:%S %z", "%a, %d %b %Y %H:%M:%S %Z")
+_WHOLE: tuple[str, ...] = (
+    "%a %b %d %H:%M:%S %z %Y",
+    "%a, %d %b %Y %H:%M:%S %z",
+    "%a, %d %b %Y %H:%M:%S %Z",
+)
 _WHOLE += ("%a %b %d %H:%M:%S %Z %Y", "%a %b %d %H:%M:%S %Y", "%d/%b/%Y:%H:%M:%S %z")
 _WHOLE += ("Posted %B %d, %Y.", "%Y-%m-%d %I:%M:%S %p", "%Y-%m-%dT%H:%M:%S %Z", "%m %d, %Y")
-_WHOLE += tuple(f"{day}{clock} {zone}" for day in _DAYS for clock in _CLOCKS[1:] for zone in ("%z", "%Z"))
+_WHOLE += tuple(
+    f"{day}{clock} {zone}" for day in _DAYS for clock in _CLOCKS[1:] for zone in ("%z", "%Z")
+)
 FORMATS = (*_WHOLE, *(f"{day}{clock}" for day in _DAYS for clock in _CLOCKS))
 _COMPACT = {8: "%Y%m%d", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
 
@@ -40,7 +54,9 @@ def seconds(tables: LogTables, path: Path | str, name: str) -> tuple[str, list[F
     text = tables.text("read_events", name)
     if settings.time_format:
         parsed = _parsed(f"CAST({text} AS VARCHAR)", settings.time_format)
-        return parsed, [note("times", f"{name!r} is read by data.time_format={settings.time_format!r}.")]
+        return parsed, [
+            note("times", f"{name!r} is read by data.time_format={settings.time_format!r}.")
+        ]
     number = f"CAST({column} AS DOUBLE)"
     if kind == "VARCHAR":
         number = f"TRY_CAST({column} AS DOUBLE)"
@@ -63,8 +79,7 @@ NUMERIC |= {"UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"}
 
 
 def _parsed(text: str, layout: str) -> str:
-    made = f"epoch_us(TRY_STRPTIME({text}, {literal(layout)})::TIMESTAMPTZ) / 1e6"
-    return made
+    return f"epoch_us(TRY_STRPTIME({text}, {literal(layout)})::TIMESTAMPTZ) / 1e6"
 
 
 def _scaled(tables: LogTables, name: str, number: str) -> tuple[str, list[Finding]]:
@@ -86,7 +101,7 @@ def _scaled(tables: LogTables, name: str, number: str) -> tuple[str, list[Findin
         text = f"CAST(CAST({number} AS BIGINT) AS VARCHAR)"
         said = f"{name!r} holds dates written as numbers ({layout}), such as {least:.0f}."
         return _parsed(text, layout), [note("times", said)]
-    unit = next((n for n, count in enumerate(within) if 2 * count >= total), 3)
+    unit = next((n for n, count in enumerate(within) if 2 * count > total), 3)
     usual = _divided(number, unit)
     fits = [f"{_divided(number, power)} BETWEEN {low} AND {high}" for power in range(4)]
     others = [fit for power, fit in enumerate(fits) if power != unit]
@@ -96,8 +111,12 @@ def _scaled(tables: LogTables, name: str, number: str) -> tuple[str, list[Findin
     )[0]
     if not odd or 2 * good < total:
         return usual, []
-    cases = " ".join(f"WHEN {fit} THEN {_divided(number, n)}" for n, fit in enumerate(fits) if n != unit)
-    fact = f"{name!r} holds times of several units: {odd:,} of {total:,} are not in {[*_UNITS][unit]}."
+    cases = " ".join(
+        f"WHEN {fit} THEN {_divided(number, n)}" for n, fit in enumerate(fits) if n != unit
+    )
+    fact = (
+        f"{name!r} holds times of several units: {odd:,} of {total:,} are not in {[*_UNITS][unit]}."
+    )
     fix = "they are read by their size; data.time_unit=s takes all as one unit"
     return (
         f"CASE WHEN {fits[unit]} THEN {usual} {cases} ELSE {usual} END",
@@ -112,7 +131,11 @@ def _divided(number: str, thousands: int) -> str:
 def _compact(tables: LogTables, number: str, least: float, most: float) -> str | None:
     """Return the layout of numbers such as 20101201 that are all dates."""
     layout = _COMPACT.get(len(f"{least:.0f}"))
-    if layout is None or len(f"{most:.0f}") != len(f"{least:.0f}") or not 19 <= int(f"{least:.0f}"[:2]) <= 20:
+    if (
+        layout is None
+        or len(f"{most:.0f}") != len(f"{least:.0f}")
+        or not 19 <= int(f"{least:.0f}"[:2]) <= 20
+    ):
         return None
     text = f"CAST(CAST({number} AS BIGINT) AS VARCHAR)"
     (odd,) = tables.ask(
@@ -128,8 +151,12 @@ def _dates(
     """Return the SQL of texts that are no numbers as seconds; None where there are none."""
     iso = f"TRY_CAST({text} AS TIMESTAMPTZ)"
     iso = f"CASE WHEN isfinite({iso}) THEN epoch_us({iso}) / 1e6 END"
-    texts = f"SELECT DISTINCT {text} AS t FROM read_events WHERE {tables.selected} AND {number} IS NULL"
-    tables.connection.execute(f"CREATE OR REPLACE TEMP TABLE dates AS SELECT t FROM ({texts}) WHERE t IS NOT NULL")
+    texts = (
+        f"SELECT DISTINCT {text} AS t FROM read_events WHERE {tables.selected} AND {number} IS NULL"
+    )
+    tables.connection.execute(
+        f"CREATE OR REPLACE TEMP TABLE dates AS SELECT t FROM ({texts}) WHERE t IS NOT NULL"
+    )
     total, rest = tables.ask(
         "SELECT count(*), count(*) FILTER (TRY_CAST(t AS TIMESTAMPTZ) IS NULL) FROM dates"
     )[0]
@@ -141,9 +168,14 @@ def _dates(
     if not fitting:
         return iso, []
     if len(fitting) > 1:
-        days = [f"SELECT count(*) FROM dates WHERE TRY_STRPTIME(t, {literal(fitting[0])}) IS DISTINCT FROM "
-                f"TRY_STRPTIME(t, {literal(other)})" for other in fitting[1:]]
-        differing = [other for other, query in zip(fitting[1:], days, strict=True) if tables.ask(query)[0][0]]
+        days = [
+            f"SELECT count(*) FROM dates WHERE TRY_STRPTIME(t, {literal(fitting[0])}) IS DISTINCT FROM "
+            f"TRY_STRPTIME(t, {literal(other)})"
+            for other in fitting[1:]
+        ]
+        differing = [
+            other for other, query in zip(fitting[1:], days, strict=True) if tables.ask(query)[0][0]
+        ]
         american = "%p" in fitting[0] and fitting[0].startswith("%m")
         if differing and not american:
             (example,) = tables.ask("SELECT min(t) FROM dates")[0]
