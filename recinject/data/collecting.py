@@ -83,6 +83,10 @@ def look_at(tables: LogTables, numbers: Mapping[str, str]) -> list[Finding]:
     asked = tables.settings
     names = {ours: name for ours, name in tables.names.items() if ours in (*IDS, *numbers)}
     names |= {f"kept by {name}": name for name in (*asked.keep, *asked.drop)}
+    if not tables.item_names and tables.guess_items:
+        loaded, given = tables.tables["read_events"], dict(asked.columns)
+        path = loaded.sources[0].path
+        names |= match_items_among_events(path, loaded.names, tables.names, given)
     if asked.rating_of is not None:
         names |= {"rating_of": asked.rating_of.column, "rating": "rating"}
     sql = {ours: tables.text("read_events", tables.names[ours]) for ours in IDS}

@@ -427,6 +427,54 @@ def test_a_log_whose_items_do_not_match_is_refused(tmp_path: Path) -> None:
     assert any(own.name == "unmatched-items" for own in look(log))
 
 
+def test_titles_among_the_events_are_looked_at_too(tmp_path: Path) -> None:
+    forms = ("Caf\u00e9", "Cafe\u0301")
+    rows = changed(shop(), title=lambda r: forms[int(r["item_id"][1:]) % 2])
+    assert any(own.name == "alike-titles" for own in look(write(tmp_path / "log.csv", rows)))
+
+
+@pytest.mark.parametrize("bad", ["0000{}", "{}.0"])
+def test_the_fix_of_ids_that_are_numbers_works(bad: str, tmp_path: Path) -> None:
+    rows = changed(shop(), item_id=lambda r: bad.format(int(r["item_id"][1:]) + 1))
+    log = write(tmp_path / "log.csv", rows)
+    items = [{"item_id": n + 1, "title": f"T {n}"} for n in range(25)]
+    known = write(tmp_path / "known.csv", items)
+    with pytest.raises(LogError, match=r"0 of 25 (?s:.*)fix: data.numeric_ids=true"):
+        read_log(log, items=known)
+    found = read_log(log, items=known, numeric_ids=True)
+    assert sorted(found.catalog.titles) == sorted(row["title"] for row in items)
+    assert found.catalog.item_ids == sorted(str(row["item_id"]) for row in items)
+
+
+FIXES: list[tuple[str, dict[str, Callable[[dict[str, Any]], Any]], dict[str, Any]]] = [
+    ("sentinel-ratings", {"rating": lambda r: r["rating"] if r["timestamp"] % 2 else -1},
+     {"unrated": [-1.0]}),
+    ("counts-as-ratings", {"rating": lambda r: r["timestamp"] % 35_000 + 1},
+     {"rating_of": {"column": "rating", "as": "log"}}),
+    ("continuous-ratings", {"rating": lambda r: r["timestamp"] % 2000 / 100 - 10},
+     {"rating_of": {"column": "rating", "as": "bins"}}),
+    ("constant-rating", {"rating": lambda r: 1}, {"columns": {"rating": ""}}),
+    ("event-types", {"event": lambda r: ("buy", "view")[r["timestamp"] % 2]},
+     {"keep": {"event": ["buy"]}}),
+    ("quantities", {"Quantity": lambda r: r["timestamp"] % 5 - 1}, {"drop": {"Quantity": "<0"}}),
+    ("missing-looking-ids", {"user_id": lambda r: r["user_id"] if r["timestamp"] % 5 else "NA"},
+     {"missing": ["NA"], "bad_rows": "drop"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "columns", "fix"), FIXES)
+def test_a_fix_that_is_followed_leaves_no_finding_of_its_kind(
+    name: str, columns: Any, fix: dict[str, Any], tmp_path: Path
+) -> None:
+    log = write(tmp_path / "log.csv", changed(shop(), **columns))
+    before = {own.name: own for own in look(log)}
+    for key, value in fix.items():
+        written = "data.columns.rating=''" if key == "columns" else setting(f"data.{key}", value)
+        assert written in before[name].fix or f"data.{key}={value}" in before[name].fix
+    after = {own.name: own.level for own in look(log, **fix)}
+    assert after.get(name, "note") == "note"
+
+
 def test_check_of_a_log_prints_findings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "log.csv", changed(shop(), rating=lambda r: 1))
     lines = checked(capsys, 0, str(path), "--json")
