@@ -87,7 +87,7 @@ def prepare(
         raise unknown_key(f"identifiers.{key}", ["kind"])
     parts, catalog, steps = bind(split_log, rule | given, "prepare", log=log)
     named = name_items(kind, catalog, seed, parts, **naming)
-    return Data(parts, catalog, named, log.source, steps, name)
+    return Data(parts, catalog, named, log.source, steps, name, log.findings)
 
 
 def build_samples(
@@ -505,8 +505,7 @@ def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:
     counts = {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
-    times: dict[str, Any] = dict(time_facts(data.split))
-    about = DataFacts(
-        data.source, data.rule, cleaning=data.cleaning, order=data.split.order, **counts, **times
-    )
+    found: dict[str, Any] = {"cleaning": data.cleaning, "findings": data.findings}
+    found |= {"order": data.split.order, **counts, **time_facts(data.split)}
+    about = DataFacts(data.source, data.rule, **found)
     return {"seed": seed, "samples": sample_rows(samples.rows), "data": about}

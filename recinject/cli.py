@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,6 +17,7 @@ from rich.markup import escape
 import recinject
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
+from recinject.foundation.storage import shipped_folder
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -238,15 +240,50 @@ def identifiers(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def check(recipe: RecipeName, overrides: Overrides = None) -> None:
+def check(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|LOG", help="Or a log's file or folder")],
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One finding of a log a line")] = False,
+) -> None:
     """Check every setting, read the log and render every template; writes nothing.
 
-    Example: `recinject check my_recipe.yaml`
+    Of a log alone, it prints what was found in it, and ends with 1 if that is an error.
+
+    Example: `recinject check my_recipe.yaml`, or `recinject check log.csv data.items=items.csv`
     """
+    if _is_log(recipe):
+        from recinject.data.readers import look
+
+        findings = look(recipe, **(_reading(overrides) if overrides else {}))
+        for found in findings:
+            own = asdict(found)
+            shown = [f"{own['level']}, {own['name']}: {own['fact']}"]
+            shown += [f"  e.g. {', '.join(found.examples)}"] if found.examples else []
+            shown += [f"  fix: {found.fix}"] if found.fix else []
+            typer.echo(json.dumps(own, ensure_ascii=False) if as_json else "\n".join(shown))
+        raise typer.Exit(any(found.level == "error" for found in findings))
+
     from recinject.pipeline.check import check_run
 
     for line in check_run(_run(recipe, overrides)):
         say(line)
+
+
+def _is_log(name: str) -> bool:
+    """Whether a name is of a log, and of no recipe: a file or folder, or by its ending."""
+    if (
+        Path(name).suffix in (".yaml", ".yml")
+        or (shipped_folder("recipes") / f"{name}.yaml").exists()
+    ):
+        return False
+    return "://" in name or Path(name).exists() or bool(Path(name).suffix)
+
+
+def _reading(overrides: list[str]) -> dict[str, Any]:
+    from recinject.pipeline.prepare import reading_settings
+    from recinject.pipeline.recipe import load_recipe
+
+    return reading_settings(load_recipe("quickstart", overrides).data)
 
 
 @app.command()

@@ -50,7 +50,7 @@ BAD_INPUT = {
     "empty after k-core": (
         ["data.path=log.csv", "data.k_core=3"],
         "data.k_core=3: nothing is left of 2 users, 2 items and 3 events",
-        "e.g. data.k_core=1",
+        "data.k_core=1 is the largest that leaves something: 3 events",
     ),
     "unknown recipe key": (
         ["data.pth=log.csv"],

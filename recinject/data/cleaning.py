@@ -59,7 +59,7 @@ def clean(log: Log, *, k_core: int, repeats: Repeats = "first") -> tuple[Log, li
     keep = np.ones(len(events), bool) if repeats == "keep" else ~repeated
     steps.append(_count("duplicates", _said(repeated, others, repeats), events, keep))
     if k_core > 1:
-        keep, rounds = k_core_events(events, k_core, keep)
+        whole, (keep, rounds) = keep, k_core_events(events, k_core, keep)
         rule = f"{k_core} events for every user and item, after {rounds} rounds"
         steps.append(_count("k-core", rule, events, keep))
     if not keep.any():
@@ -67,13 +67,22 @@ def clean(log: Log, *, k_core: int, repeats: Repeats = "first") -> tuple[Log, li
         raise RecinjectError(
             f"data.k_core={k_core}: nothing is left of {before.users} users, {before.items} items "
             f"and {before.events} events",
-            hint=f"ask for fewer events a user and item, e.g. data.k_core={max(k_core // 2, 0)}",
+            hint=_smaller_core(events, k_core, whole),
         )
     interactions, catalog = _number_anew(events.select(keep), log.catalog)
     catalog, counts = clean_catalog(catalog)
     texts = ", ".join(f"{count} {what}" for what, count in counts.items()) or "all were tidy"
     steps.append(replace(steps[-1], name="texts", detail=texts))
     return replace(log, interactions=interactions, catalog=catalog), steps
+
+
+def _smaller_core(interactions: Interactions, k_core: int, among: Flags) -> str:
+    """Name the largest k that leaves something, and something to test on."""
+    for k in range(k_core - 1, 0, -1):
+        kept = interactions.users[k_core_events(interactions, k, among)[0]]
+        if len(kept) and np.bincount(kept).max() > 1:
+            return f"data.k_core={k} is the largest that leaves something: {len(kept)} events"
+    return "no user has two events, so there is nothing to test on: take a longer log"
 
 
 def k_core_events(

@@ -170,6 +170,17 @@ def leave_one_out(interactions: Interactions, share: float = 0, seed: int = 0) -
     return Split(interactions, parts)
 
 
+@register("split", "given")
+def given(interactions: Interactions, share: float = 0, seed: int = 0) -> Split:
+    """Keep the parts that the log's files came in."""
+    if interactions.parts is None:
+        raise RecinjectError(
+            "data.split: given, and the log does not say which part an event belongs to",
+            hint="name its files by their part: data.path={train: FILE, test: FILE}",
+        )
+    return Split(interactions, interactions.parts)
+
+
 @register("split", "global_time")
 def global_time(interactions: Interactions, share: float, seed: int = 0) -> Split:
     """Hold out the last share of all events for the test, and the share before it.
@@ -305,7 +316,15 @@ def order_ties(log: Log, seed: int) -> Log:
     ratings = np.zeros(len(events)) if events.ratings is None else events.ratings
     order = np.lexsort((ratings, hashes, runs))
     kept = None if events.ratings is None else ratings[order]
-    return replace(log, interactions=replace(events, items=events.items[order], ratings=kept))
+    return replace(
+        log,
+        interactions=replace(
+            events,
+            items=events.items[order],
+            ratings=kept,
+            parts=None if events.parts is None else events.parts[order],
+        ),
+    )
 
 
 def order_events(

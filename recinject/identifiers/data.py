@@ -15,6 +15,7 @@ import pandas as pd
 from pydantic import Field
 
 from recinject.data.cleaning import CleaningStep, clean
+from recinject.data.findings import Finding
 from recinject.data.schema import Catalog, Integers, Log, event_table
 from recinject.data.splitting import (
     Part,
@@ -51,6 +52,7 @@ class Data:
     source: str = ""  # where the log came from, in words
     cleaning: Sequence[CleaningStep] = ()  # what each step left; empty where it was loaded
     rule: str = ""  # the rule that split the log; empty where it was loaded
+    findings: Sequence[Finding] = ()  # of the log as it was read; empty where it was loaded
 
     def save(self, folder: str | Path) -> None:
         """Write the data into ``folder/data`` and ``folder/identifiers``, as a run has them."""

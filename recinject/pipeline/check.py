@@ -97,6 +97,9 @@ def check_run(run: Run) -> Iterator[str]:
     yield "settings: every key is bound"
     recipe = run.recipe
     data = fresh_data(run)
+    for finding in data.findings:
+        if finding.level != "note":
+            yield f"log, {finding.level}: {finding}"
     for step in data.cleaning:
         counts = f"{step.users:,} users, {step.items:,} items, {step.events:,} events"
         yield f"log, {step.name}: {counts} ({step.detail})"

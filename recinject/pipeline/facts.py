@@ -10,6 +10,7 @@ from itertools import zip_longest
 from typing import Any
 
 from recinject.data.cleaning import CleaningStep
+from recinject.data.findings import Finding
 from recinject.evaluation.evaluate import Example
 from recinject.pipeline.check import code_groups
 from recinject.pipeline.run import Run
@@ -62,7 +63,9 @@ def data_facts(run: Run) -> DataFacts:
     facts = run.manifest("data").facts
     columns = {field.name: facts[field.name] for field in fields(DataFacts) if field.name in facts}
     cleaning = [CleaningStep(**step) for step in facts["cleaning"]]
-    return DataFacts(**columns | {"cleaning": cleaning, "split": run.recipe.data.split})
+    findings = [Finding.of_dict(each) for each in facts.get("findings", ())]
+    own = {"cleaning": cleaning, "findings": findings, "split": run.recipe.data.split}
+    return DataFacts(**columns | own)
 
 
 def sample_rows(rows: Sequence[Mapping[str, Any]]) -> list[SampleRow]:

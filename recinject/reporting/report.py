@@ -57,6 +57,7 @@ def content_of(result: Result) -> dict[str, Any]:
         "list_meanings": wording.list_meanings(row.measure for row in rows["lists"]),
         "comparison_tables": tables.comparison_tables(rows["comparisons"]),
         "cleaning_table": tables.cleaning_table(data.cleaning if data else ()),
+        "finding_table": tables.finding_table(data.findings if data else ()),
         "sample_table": tables.sample_table(facts.samples),
         "audit_table": tables.audit_table(rows["audit"]),
         "audit": rows["audit"],

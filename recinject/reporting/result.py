@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 import recinject
 from recinject.data.cleaning import CleaningStep
+from recinject.data.findings import Finding as LogFinding
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.evaluate import Example
 from recinject.evaluation.lists import ListResult, SliceResult
@@ -40,9 +41,9 @@ ROWS: Mapping[str, type[Any]] = {
 class DataFacts:
     """Where the log came from, what was done to it and how many events each part has.
 
-    ``tie_rate`` is the share of tested users whose test event has the time of the event before it,
-    ``future_share`` that of training events later than the average test event; both are None
-    when the log has no timestamps.
+    ``findings`` is what reading the log found. ``tie_rate`` is the share of tested users whose
+    test event has the time of the event before it, ``future_share`` that of training events later
+    than the average test event; both are None when the log has no timestamps.
     """
 
     source: str
@@ -54,6 +55,7 @@ class DataFacts:
     order: str = "time"  # what each user's events are in order of: or position, rows, random
     tie_rate: float | None = None
     future_share: float | None = None
+    findings: Sequence[LogFinding] = ()
 
 
 @dataclass(frozen=True)

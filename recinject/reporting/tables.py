@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recinject.data.cleaning import CleaningStep
+from recinject.data.findings import Finding as LogFinding
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
@@ -188,6 +189,12 @@ def cleaning_table(steps: Sequence[CleaningStep]) -> Table:
     """Make the table of what each cleaning step left."""
     rows = [[s.name, s.detail, *map(count, (s.users, s.items, s.events))] for s in steps]
     return Table("Cleaning", ["Step", "Detail", "Users", "Items", "Events"], rows, labels=2)
+
+
+def finding_table(findings: Sequence[LogFinding]) -> Table:
+    """Make the table of what reading the log found."""
+    rows = [[own.level, str(replace(own, fix="")), own.fix] for own in findings]
+    return Table("The log", ["Level", "What was found", "Fix"], rows, labels=3)
 
 
 def sample_table(samples: Sequence[SampleRow]) -> Table:

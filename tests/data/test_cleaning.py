@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import unicodedata
 
 import numpy as np
@@ -61,6 +62,21 @@ def test_the_k_core_is_the_largest_set_that_satisfies(pairs: Pairs, k: int) -> N
     keep, _ = k_core_events(log.interactions, k)
     kept = [pair for pair, stays in zip(pairs_of(log), keep, strict=True) if stays]
     assert sorted(kept) == sorted(largest_core(pairs, k))
+
+
+@settings(deadline=None, max_examples=25)
+@given(many_pairs)
+def test_the_hint_of_an_empty_core_names_one_that_leaves_something(pairs: Pairs) -> None:
+    with pytest.raises(RecinjectError, match="nothing is left") as refused:
+        clean(log_of(pairs), k_core=50)
+    if found := re.search(r"data.k_core=(\d+)", refused.value.hint):
+        k = int(found[1])
+        assert clean(log_of(pairs), k_core=k)[1][-1].events
+        with pytest.raises(RecinjectError, match="nothing is left"):
+            clean(log_of(pairs), k_core=k + 1)
+    else:
+        log, _ = clean(log_of(pairs), k_core=1)
+        assert np.bincount(log.interactions.users).max() == 1
 
 
 @settings(deadline=None)

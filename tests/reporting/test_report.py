@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from recinject.data.findings import Finding
 from recinject.evaluation.metrics import MetricResult
 from recinject.reporting.result import ModelFacts, Result
 
@@ -160,3 +161,18 @@ def test_every_number_of_the_markdown_is_in_the_page(result: Result, tmp_path: P
 def test_a_training_log_is_drawn_even_where_nothing_else_is_known(tmp_path: Path) -> None:
     facts = {"training": [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]}
     assert "figures/loss.png" in written(Result.from_rows({}, facts=facts), tmp_path)[1]
+
+
+def test_what_was_found_in_the_log_stands_in_the_data_section(
+    result: Result, change: Callable[..., Result], tmp_path: Path
+) -> None:
+    data = result.facts.data
+    assert data is not None
+    found = Finding(
+        "warning", "constant-rating", "All ratings are 1 | a|b.", ("x",), "leave it out"
+    )
+    change(result, data=replace(data, findings=[found])).save(tmp_path / "stored")
+    page, markdown = written(Result.load(tmp_path / "stored"), tmp_path / "report")
+    section = markdown.partition("## Data")[2].partition("\n## ")[0]
+    assert r"All ratings are 1 \| a\|b. For example x." in section and "leave it out" in section
+    assert "All ratings are 1 | a|b. For example x." in page
