@@ -73,6 +73,11 @@ class View:
         return np.flatnonzero(self.in_sight).astype(np.int32)
 
     @cached_property
+    def targets_before(self) -> NDArray[np.int64]:
+        """How many targets lie before each event, and how many there are: shape (events + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.is_target, dtype=np.int64)])
+
+    @cached_property
     def _past(self) -> Integers:
         """How many history events lie before each event, those of other users among them."""
         return np.cumsum(self.is_history, dtype=np.int32) - self.is_history
