@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from recinject.data.schema import Integers
-from recinject.data.splitting import Part, View, draw_negatives
+from recinject.data.splitting import Part, View, draw_negatives, draw_popular
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.foundation.randomness import Chance
@@ -98,13 +98,11 @@ class TargetTask(Task):
         return replace(contexts, ratings=ratings, labels=log.ratings[events])
 
     def with_slates(
-        self, contexts: Contexts, slot: str, view: View, keys: Keys, count: int
+        self, contexts: Contexts, slot: str, negatives: Ragged, chance: Chance
     ) -> Contexts:
-        """Fill a slot with the target and ``count`` negatives, in random order."""
-        negatives = draw_negatives(view, keys.users, keys.chance, count)
-        targets = contexts.slots["target"].values
-        slates = Ragged.from_columns(np.column_stack([targets, negatives]))
-        slates = slates.at(keys.chance.orders(slates.lengths))
+        """Fill a slot with the target and its negatives, in random order."""
+        slates = side_by_side([contexts.slots["target"], negatives])
+        slates = slates.at(chance.orders(slates.lengths))
         return replace(contexts, slots={**contexts.slots, slot: slates})
 
 
@@ -256,7 +254,9 @@ class BPR(TargetTask):
 
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return histories and two items in random order, the chosen one among them."""
-        return self.with_slates(super().sample(view, keys, words), "pair", view, keys, 1)
+        contexts = super().sample(view, keys, words)
+        other = Ragged.from_columns(draw_negatives(view, keys.users, keys.chance, 1))
+        return self.with_slates(contexts, "pair", other, keys.chance)
 
 
 @dataclass(frozen=True)
@@ -276,8 +276,10 @@ class Retrieval(TargetTask):
 class Ranking(TargetTask):
     """Pick the chosen item from a slate in random order.
 
-    The ``negatives`` of a test slate are uniform among the untouched; fewer ``train_negatives``
-    make shorter prompts. Source: arXiv 2404.00245; the test slate of 1 + 99 is the protocol of P5.
+    The ``negatives`` of a test slate are uniform among the untouched. A training slate has from one
+    to ``train_negatives`` of them, as many as the test if None, every number being equally likely;
+    in a ``hard_share`` of the slates they are drawn by popularity. Source: arXiv 2404.00245; the
+    test slate of 1 + 99 is the protocol of P5.
     """
 
     name = "ranking"
@@ -285,12 +287,23 @@ class Ranking(TargetTask):
     slots: ClassVar[Mapping[str, SlotKind]] = {**_NEXT_ITEM, "candidates": SlotKind.ITEMS}
     parts = _EVALUATED
     negatives: Positive = 99
-    train_negatives: Positive = 19
+    train_negatives: Positive | None = None
+    hard_share: Annotated[float, Field(ge=0, le=1)] = 0.25
 
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return histories, the slates, and the item chosen from each."""
-        count = self.train_negatives if view.part is Part.TRAIN else self.negatives
-        return self.with_slates(super().sample(view, keys, words), "candidates", view, keys, count)
+        contexts, chance = super().sample(view, keys, words), keys.chance
+        trains = view.part is Part.TRAIN
+        most = self.train_negatives if trains and self.train_negatives else self.negatives
+        negatives = Ragged.from_columns(draw_negatives(view, keys.users, chance, most))
+        if trains:
+            order = chance.orders(negatives.lengths)
+            is_hard = chance.uniform() < self.hard_share
+            popular = draw_popular(view, keys.users, chance, most)
+            popular = popular.keep(is_hard[popular.rows])
+            drawn = side_by_side([popular, negatives.at(order)]).distinct()
+            negatives = drawn.keep(drawn.places <= chance.below(most)[drawn.rows])
+        return self.with_slates(contexts, "candidates", negatives, chance)
 
 
 @dataclass(frozen=True)
