@@ -370,7 +370,9 @@ def draw_popular(view: View, users: Array, chance: Chance, count: int) -> Ragged
     distinct, rows = np.unique(users, return_inverse=True)
     touched = view.touched.by_user.take(distinct)
     own = np.sort(touched.rows * n_items + touched.values)
-    return Ragged.from_columns(drawn).keep(~is_among((rows[:, None] * n_items + drawn).ravel(), own))
+    return Ragged.from_columns(drawn).keep(
+        ~is_among((rows[:, None] * n_items + drawn).ravel(), own)
+    )
 
 
 def _too_many(view: View, warm: Array, count: int) -> RecinjectError:

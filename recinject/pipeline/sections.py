@@ -107,10 +107,10 @@ class SamplesSection(Section):
 
     ``prompts`` is a folder of templates: your own, or a shipped one such as ``prompts/zero_shot``.
     ``passes`` draws each training sample several times, with other negatives, masks and templates.
-    ``phrases`` say how an item is written: by slot, for all tasks, or by task and slot; a slot whose
-    words are hidden takes those of its task alone. ``placebo`` names tasks that only train, in
-    which each item goes by the name of another. ``limit`` keeps the first samples of each task and
-    split. ``shots`` puts that many answered
+    ``phrases`` say how an item is written: by slot, for all tasks, or by task and slot; a slot
+    whose words are hidden takes those of its task alone. ``placebo`` names tasks that only train,
+    in which each item goes by the name of another. ``limit`` keeps the first samples of each task
+    and split. ``shots`` puts that many answered
     questions of other users before each validation and test question. ``user_tokens`` is the
     number of tokens that users share through a hash, for templates with ``{{ user }}``.
     ``tokens`` also stores the token columns that training reads.

@@ -184,9 +184,7 @@ def make_factory(
     return SampleFactory(data, tasks, wordings, dialect, ratings, settings, new_tokens)
 
 
-def _shown_items(
-    tasks: Sequence[Task], settings: SampleSettings, n_items: int
-) -> dict[str, Array]:
+def _shown_items(tasks: Sequence[Task], settings: SampleSettings, n_items: int) -> dict[str, Array]:
     """Return for each placebo the item that each item is written as, never itself."""
     trained = [task.name for task in tasks if task.answer is None]
     order = derive_rng(settings.seed, "placebo").permutation(n_items)

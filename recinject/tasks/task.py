@@ -201,9 +201,9 @@ class MaskedLanguageModelling(WindowTask):
         counts = words[windows.values]
         may = np.repeat(view.is_target[events.values], counts)
         text = Ragged.from_lengths(may, windows.sums(counts))
+        cut = cut_spans(keys.chance, text.sums(may), self.noise_share, self.mean_span)
         hidden = np.zeros(len(may), bool)
-        totals = text.sums(may)
-        hidden[may] = cut_spans(keys.chance, totals, self.noise_share, self.mean_span).values
+        hidden[may] = cut.values
         return Contexts(keys.users, {"history": windows}, hidden=text.of(hidden))
 
 
@@ -222,9 +222,10 @@ def cut_spans(chance: Chance, totals: Array, noise_share: float, mean_span: floa
     spans = np.maximum(1, spans)
     kept, cut = (_composition(chance, total, spans) for total in (totals - noise, noise))
     lengths = np.column_stack([kept.values, cut.values]).ravel()
-    flags = Ragged.from_lengths(np.repeat(np.tile([False, True], len(kept.values)), lengths), totals)
-    turned = flags.places + chance.below(totals)[flags.rows]
-    return flags.at(flags.of(turned % totals[flags.rows]))
+    flags = np.repeat(np.tile([False, True], len(kept.values)), lengths)
+    texts = Ragged.from_lengths(flags, totals)
+    turned = texts.places + chance.below(totals)[texts.rows]
+    return texts.at(texts.of(turned % totals[texts.rows]))
 
 
 def _composition(chance: Chance, totals: Array, parts: Array) -> Ragged:
