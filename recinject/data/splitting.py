@@ -28,7 +28,7 @@ from recinject.data.schema import (
     save_tables,
 )
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.ragged import Array, Ragged
+from recinject.foundation.ragged import Array, Ragged, is_among
 from recinject.foundation.randomness import Chance, combine, derive_bits, derive_rng
 from recinject.registry import find, register
 
@@ -76,6 +76,11 @@ class View:
     def event_numbers(self) -> Integers:
         """The log's own number of each event in sight, shape (events,)."""
         return np.flatnonzero(self.in_sight).astype(np.int32)
+
+    @cached_property
+    def targets_before(self) -> NDArray[np.int64]:
+        """How many targets lie before each event, and how many there are: shape (events + 1,)."""
+        return np.concatenate([[0], np.cumsum(self.is_target, dtype=np.int64)])
 
     @cached_property
     def _past(self) -> Integers:
@@ -466,6 +471,22 @@ def draw_negatives(view: View, users: Array, chance: Chance, count: int) -> Inte
     wanted = row_users[:, None] * (len(warm) + 1) + ranks
     touched_before = np.searchsorted(keys, wanted, side="right") - starts[row_users][:, None]
     return warm[ranks + touched_before].astype(np.int32)
+
+
+def draw_popular(view: View, users: Array, chance: Chance, count: int) -> Ragged:
+    """Draw the items of random training events, without those that a user touched.
+
+    So an item comes in proportion to its popularity, and may come again; other users' events decide
+    what is drawn. Returns at most ``count`` items for each of the ``users``, n rows.
+    """
+    items, n_items = view.interactions.items[view.is_target], view.touched.n_items
+    drawn = np.column_stack([items[chance.below(len(items))] for _ in range(count)])
+    distinct, rows = np.unique(users, return_inverse=True)
+    touched = view.touched.by_user.take(distinct)
+    own = np.sort(touched.rows * n_items + touched.values)
+    return Ragged.from_columns(drawn).keep(
+        ~is_among((rows[:, None] * n_items + drawn).ravel(), own)
+    )
 
 
 def _too_many(view: View, warm: Array, count: int) -> RecinjectError:

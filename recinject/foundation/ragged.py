@@ -113,6 +113,13 @@ class Ragged:
         """Return the rows with only the values that are flagged."""
         return Ragged.from_lengths(self.values[flags], self.sums(flags))
 
+    def distinct(self) -> Ragged:
+        """Return each row without the integers that stand in it before, all of them 0 or more."""
+        keys = self.rows * (int(self.values.max(initial=0)) + 1) + self.values
+        flags = np.zeros(len(keys), bool)
+        flags[np.unique(keys, return_index=True)[1]] = True
+        return self.keep(flags)
+
     def at(self, places: Ragged) -> Ragged:
         """Return the values at some places of each row, in the order asked for."""
         return places.of(self.values[self.offsets[places.rows] + places.values])

@@ -28,6 +28,7 @@ from recinject.pipeline.sections import (
 )
 from recinject.registry import find, load_plugin
 from recinject.tasks.task import TASKS, Task, bind_tasks, task_names
+from recinject.templating.language import check_phrases
 
 # Text that may name a file or a folder of this machine, and something else otherwise.
 _MAYBE_PATHS = ("model.name", "model.tokenizer", "identifiers.content")
@@ -258,9 +259,7 @@ def _check_samples(recipe: Recipe) -> None:
     tasks = task_names(folder)
     if not recipe.tasks():
         raise RecinjectError("samples.tasks: every task is left out", hint=did_you_mean("", tasks))
-    slots = {slot for task in tasks for slot in find("task", task).slots}
-    for slot in sorted(recipe.samples.phrases):
-        pick(slot, slots, "samples.phrases: no task has a slot")
+    check_phrases(recipe.samples.phrases, {task: find("task", task).slots for task in tasks})
     for file in sorted(folder.glob("*.yaml")) if folder else ():
         pick(file.stem, tasks, f"{file}: no {file.stem}.py is beside it, and no task is called")
 

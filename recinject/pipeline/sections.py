@@ -116,7 +116,10 @@ class SamplesSection(Section):
 
     ``prompts`` is a folder of templates: your own, or a shipped one such as ``prompts/zero_shot``.
     ``passes`` draws each training sample several times, with other negatives, masks and templates.
-    ``limit`` keeps the first samples of each task and split. ``shots`` puts that many answered
+    ``phrases`` say how an item is written: by slot, for all tasks, or by task and slot; a slot
+    whose words are hidden takes those of its task alone. ``placebo`` names tasks that only train,
+    in which each item goes by the name of another. ``limit`` keeps the first samples of each task
+    and split. ``shots`` puts that many answered
     questions of other users before each validation and test question. ``user_tokens`` is the
     number of tokens that users share through a hash, for templates with ``{{ user }}``.
     ``tokens`` also stores the token columns that training reads.
@@ -124,7 +127,8 @@ class SamplesSection(Section):
 
     tasks: dict[str, dict[str, Any] | None] = Field(default={name: {} for name in TASKS})
     prompts: Annotated[Path | None, AfterValidator(own_or_shipped)] = None
-    phrases: dict[str, str] = {}
+    phrases: dict[str, str | dict[str, str]] = {}
+    placebo: list[str] = []
     max_prompt_tokens: Positive = 512
     max_completion_tokens: Positive = 64
     passes: Positive = 1

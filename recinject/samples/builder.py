@@ -110,12 +110,19 @@ def make_wordings(
     ratings: Floats,
     dialect: Dialect,
     users: Sequence[str],
+    shown: Mapping[str, Array],
 ) -> dict[str, Wording]:
     """Write every piece that a sample of some tasks may need, and tokenise it.
 
-    For ``ratings`` and ``users`` see :class:`~recinject.templating.phrases.Pieces`.
+    For ``ratings`` and ``users`` see :class:`~recinject.templating.phrases.Pieces`; ``shown`` has,
+    for some tasks, the item in whose words each item is written, shape (items,).
     """
-    pieces = [Pieces(found.write_items(book), ratings, users) for found in templates.values()]
+    pieces = []
+    for name, found in templates.items():
+        texts = found.write_items(book)
+        if name in shown:
+            texts = {slot: [own[item] for item in shown[name]] for slot, own in texts.items()}
+        pieces.append(Pieces(texts, ratings, users))
     bound = [
         [template.bind(own) for template in found.templates]
         for found, own in zip(templates.values(), pieces, strict=True)

@@ -17,6 +17,8 @@ from tokenizers import Tokenizer
 import recinject
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.ragged import Array
+from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import Positive, Seed, expect
 from recinject.foundation.storage import read_json, write_json
 from recinject.identifiers.data import Data
@@ -27,7 +29,7 @@ from recinject.samples.encoding import Dialect
 from recinject.samples.store import Forms, read_samples, write_samples
 from recinject.samples.tokenizer import add_tokens, load_tokenizer, train_tokenizer
 from recinject.tasks.task import TASKS, Task, bind_tasks
-from recinject.templating.language import TaskTemplates, load_templates
+from recinject.templating.language import Phrases, TaskTemplates, check_phrases, load_templates
 from recinject.templating.phrases import Phrasebook, number_text
 from recinject.templating.writers import SlotKind
 
@@ -80,7 +82,10 @@ class SampleSettings:
         shots: how many worked examples come before each validation and test prompt.
         user_tokens: how many tokens users share, by a hash, in templates with the slot ``user``.
         prompts: the user's own folder of templates.
-        phrases: phrases that stand in for the templates' own, by slot.
+        phrases: phrases that stand in for the templates' own, by slot, or by task and slot; a slot
+            whose words are hidden takes those of its task alone.
+        placebo: tasks that only train, in which each item goes by the name of another, the same one
+            everywhere: what they still teach is no knowledge of who chose what.
         vocab_size: the size of a tokenizer that is learnt.
         seed: of the samplers.
     """
@@ -92,7 +97,8 @@ class SampleSettings:
     shots: Annotated[int, Field(ge=0)] = 0
     user_tokens: Positive | None = None
     prompts: Path | None = None
-    phrases: Mapping[str, str] = field(default_factory=dict)
+    phrases: Phrases = field(default_factory=dict)
+    placebo: Sequence[str] = ()
     vocab_size: Positive = 8000
     seed: Seed = 1
 
@@ -186,9 +192,7 @@ def make_factory(
                 "with data.rating_of={column: COLUMN, as: bins}",
             )
     known: list[Any] = [*TASKS.values(), *tasks]
-    slots = {slot for task in known for slot in task.slots}
-    for slot in settings.phrases:
-        pick(slot, slots, "samples.phrases: no task has the slot")
+    check_phrases(settings.phrases, {task.name: task.slots for task in known})
     templates = {
         task.name: load_templates(task.name, task.slots, settings.prompts, settings.phrases)
         for task in tasks
@@ -201,7 +205,9 @@ def make_factory(
     new_tokens = [*data.identifiers.tokens, *user_tokens(settings.user_tokens or 0)]
     add_tokens(tokenizer, new_tokens)
     dialect = Dialect.of_model(tokenizer, causal, ends)
-    wordings = make_wordings(templates, book, np.array(ratings.written), dialect, named_users)
+    shown = _shown_items(tasks, settings, len(data.identifiers.texts))
+    written = np.array(ratings.written)
+    wordings = make_wordings(templates, book, written, dialect, named_users, shown)
     for task in tasks:
         if task.answer in ("retrieval", "ranking"):
             _refuse_alike(data, wordings[task.name].phrases["target"], dialect)
@@ -226,6 +232,16 @@ def _refuse_alike(data: Data, texts: Sequence[str], dialect: Dialect) -> None:
         if texts[first] == texts[second]
         else "set identifiers.kind=number, or take a model or model.tokenizer that can spell them",
     )
+
+
+def _shown_items(tasks: Sequence[Task], settings: SampleSettings, n_items: int) -> dict[str, Array]:
+    """Return for each placebo the item that each item is written as, never itself."""
+    trained = [task.name for task in tasks if task.answer is None]
+    order = derive_rng(settings.seed, "placebo").permutation(n_items)
+    others = np.empty_like(order)
+    others[order] = np.roll(order, 1)
+    place = "samples.placebo: no task that only trains is called"
+    return {pick(name, trained, place): others for name in settings.placebo}
 
 
 def _name_users(

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from recinject.data.schema import Integers
-from recinject.data.splitting import Part, View, draw_negatives
+from recinject.data.splitting import Part, View, draw_negatives, draw_popular
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.foundation.randomness import Chance
@@ -105,19 +105,20 @@ class TargetTask(Task):
         return replace(contexts, ratings=ratings, labels=log.ratings[events])
 
     def with_slates(
-        self, contexts: Contexts, slot: str, view: View, keys: Keys, count: int
+        self, contexts: Contexts, slot: str, negatives: Ragged, chance: Chance
     ) -> Contexts:
-        """Fill a slot with the target and ``count`` negatives, in random order."""
-        negatives = draw_negatives(view, keys.users, keys.chance, count)
-        targets = contexts.slots["target"].values
-        slates = Ragged.from_columns(np.column_stack([targets, negatives]))
-        slates = slates.at(keys.chance.orders(slates.lengths))
+        """Fill a slot with the target and its negatives, in random order."""
+        slates = side_by_side([contexts.slots["target"], negatives])
+        slates = slates.at(chance.orders(slates.lengths))
         return replace(contexts, slots={**contexts.slots, slot: slates})
 
 
 @dataclass(frozen=True)
 class WindowTask(Task):
-    """A task over a stretch of neighbouring events."""
+    """A task over a stretch of neighbouring events, which hides some of the training events in it.
+
+    Events that are histories alone may stand in a window; each holds a training event at least.
+    """
 
     shortest: Annotated[int, Field(ge=2)] = 5  # items; users with fewer events have no sample
     longest: int = 10  # items
@@ -132,18 +133,30 @@ class WindowTask(Task):
     def count(self, view: View) -> NDArray[np.int64]:
         """Return the number of windows of each user: at least one where one fits."""
         lengths = np.diff(view.interactions.offsets)
-        windows = np.maximum(1, np.round(lengths * self.per_event)).astype(np.int64)
-        return np.where(lengths >= self.shortest, windows, 0)
+        targets = np.diff(view.targets_before[view.interactions.offsets])
+        windows = np.maximum(1, np.round(targets * self.per_event)).astype(np.int64)
+        return np.where((lengths >= self.shortest) & (targets > 0), windows, 0)
 
     def windows(self, view: View, keys: Keys) -> Ragged:
-        """Return the items of windows with uniform length and, given it, uniform place."""
-        log = view.interactions
-        starts, sizes = log.offsets[keys.users], np.diff(log.offsets)[keys.users]
-        longest = np.minimum(self.longest, sizes)
+        """Return the events of windows with uniform length and, given it, uniform place.
+
+        A window without a training event moves to a random place around one of them.
+        """
+        offsets, before = view.interactions.offsets, view.targets_before
+        starts, stops = offsets[keys.users], offsets[keys.users + 1]
+        longest = np.minimum(self.longest, stops - starts)
         lengths = self.shortest + keys.chance.below(longest - self.shortest + 1)
-        starts = starts + keys.chance.below(sizes - lengths + 1)
-        events = Ragged.ranges(starts, starts + lengths)
-        return events.of(log.items[events.values])
+        last, drawn = stops - lengths, keys.chance.uniform()
+        places = starts + (drawn * (last - starts + 1)).astype(np.int64)
+        # The number of a training event of the user, and how far into the window it comes: from
+        # bits that the place does not depend on.
+        free = np.modf(drawn * 2.0**24)[0]
+        share, number = np.modf(before[starts] + free * (before[stops] - before[starts]))
+        event = np.searchsorted(before, number.astype(np.int64), side="right") - 1
+        around = np.clip(event - (share * lengths).astype(np.int64), starts, last)
+        learns = before[places + lengths] > before[places]
+        places = np.where(learns, places, around)
+        return Ragged.ranges(places, places + lengths)
 
 
 @dataclass(frozen=True)
@@ -161,13 +174,16 @@ class MaskedItemModelling(WindowTask):
 
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return windows, the places that are hidden, and the items they hide."""
-        windows = self.windows(view, keys)
-        lengths = windows.lengths
-        counts = np.rint(self.mask_share * lengths).astype(np.int64)
-        counts = np.minimum(np.clip(counts, 1, MOST_GAPS), lengths - 1)
-        hidden = windows.of(keys.chance.orders(lengths).values < counts[windows.rows])
-        slots = {"history": windows, "masked": windows.keep(hidden.values)}
-        return Contexts(keys.users, slots, hidden=hidden)
+        events = self.windows(view, keys)
+        windows = events.of(view.interactions.items[events.values])
+        may = view.is_target[events.values]
+        counts = np.rint(self.mask_share * events.lengths).astype(np.int64)
+        counts = np.minimum(np.clip(counts, 1, MOST_GAPS), events.lengths - 1)
+        order = keys.chance.orders(events.sums(may))
+        hidden = np.zeros(len(may), bool)
+        hidden[may] = order.values < counts[order.rows]
+        slots = {"history": windows, "masked": windows.keep(hidden)}
+        return Contexts(keys.users, slots, hidden=windows.of(hidden))
 
 
 @dataclass(frozen=True)
@@ -176,7 +192,8 @@ class MaskedLanguageModelling(WindowTask):
 
     Spans are counted in words and not in tokens, so that a sample is plain text that any
     tokenizer can read. ``noise_share`` of the words is cut out, at least one, in spans of
-    ``mean_span`` words on average. Sources: arXiv 2404.00245; span corruption: arXiv 1910.10683.
+    ``mean_span`` words on average; every word is as likely to be cut out as any other. Sources:
+    arXiv 2404.00245; span corruption: arXiv 1910.10683.
     """
 
     name = "masked_language_modelling"
@@ -186,25 +203,36 @@ class MaskedLanguageModelling(WindowTask):
 
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return windows and the words cut out of their text."""
-        windows = self.windows(view, keys)
-        totals = windows.sums(words[windows.values])
-        hidden = cut_spans(keys.chance, totals, self.noise_share, self.mean_span)
-        return Contexts(keys.users, {"history": windows}, hidden=hidden)
+        events = self.windows(view, keys)
+        windows = events.of(view.interactions.items[events.values])
+        counts = words[windows.values]
+        may = np.repeat(view.is_target[events.values], counts)
+        text = Ragged.from_lengths(may, windows.sums(counts))
+        cut = cut_spans(keys.chance, text.sums(may), self.noise_share, self.mean_span)
+        hidden = np.zeros(len(may), bool)
+        hidden[may] = cut.values
+        return Contexts(keys.users, {"history": windows}, hidden=text.of(hidden))
 
 
 def cut_spans(chance: Chance, totals: Array, noise_share: float, mean_span: float) -> Ragged:
     """Say which words to cut out of texts of so many words, as T5 does.
 
-    Noise and what stays are uniform compositions: a text begins with a word that stays, and spans
-    never touch each other.
+    Noise and what stays are uniform compositions, turned round by a random number of words: T5's
+    end in noise, so that a short text would lose its last words alone. A span that comes to lie
+    over the end goes on at the start; otherwise spans never touch each other.
     """
-    noise = np.minimum(np.maximum(1, np.rint(totals * noise_share)), totals - 1).astype(np.int64)
-    spans = np.maximum(1, np.rint(noise / mean_span)).astype(np.int64)
-    spans = np.minimum(np.minimum(spans, MOST_GAPS), np.minimum(noise, totals - noise))
+    noise = np.minimum(np.rint(totals * noise_share), totals - 1)
+    noise = np.maximum(1, noise).astype(np.int64)
+    spans = np.rint(noise / mean_span).astype(np.int64)
+    # Turning may make two spans of one.
+    spans = np.minimum(np.minimum(spans, MOST_GAPS - 1), np.minimum(noise, totals - noise))
+    spans = np.maximum(1, spans)
     kept, cut = (_composition(chance, total, spans) for total in (totals - noise, noise))
     lengths = np.column_stack([kept.values, cut.values]).ravel()
     flags = np.repeat(np.tile([False, True], len(kept.values)), lengths)
-    return Ragged.from_lengths(flags, totals)
+    texts = Ragged.from_lengths(flags, totals)
+    turned = texts.places + chance.below(totals)[texts.rows]
+    return texts.at(texts.of(turned % totals[texts.rows]))
 
 
 def _composition(chance: Chance, totals: Array, parts: Array) -> Ragged:
@@ -234,7 +262,9 @@ class BPR(TargetTask):
 
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return histories and two items in random order, the chosen one among them."""
-        return self.with_slates(super().sample(view, keys, words), "pair", view, keys, 1)
+        contexts = super().sample(view, keys, words)
+        other = Ragged.from_columns(draw_negatives(view, keys.users, keys.chance, 1))
+        return self.with_slates(contexts, "pair", other, keys.chance)
 
 
 @dataclass(frozen=True)
@@ -254,8 +284,10 @@ class Retrieval(TargetTask):
 class Ranking(TargetTask):
     """Pick the chosen item from a slate in random order.
 
-    The ``negatives`` of a test slate are uniform among the untouched; fewer ``train_negatives``
-    make shorter prompts. Source: arXiv 2404.00245; the test slate of 1 + 99 is the protocol of P5.
+    The ``negatives`` of a test slate are uniform among the untouched. A training slate has from one
+    to ``train_negatives`` of them, as many as the test if None, every number being equally likely;
+    in a ``hard_share`` of the slates they are drawn by popularity. Source: arXiv 2404.00245; the
+    test slate of 1 + 99 is the protocol of P5.
     """
 
     name = "ranking"
@@ -263,12 +295,23 @@ class Ranking(TargetTask):
     slots: ClassVar[Mapping[str, SlotKind]] = {**_NEXT_ITEM, "candidates": SlotKind.ITEMS}
     parts = _EVALUATED
     negatives: Positive = 99
-    train_negatives: Positive = 19
+    train_negatives: Positive | None = None
+    hard_share: Annotated[float, Field(ge=0, le=1)] = 0.25
 
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return histories, the slates, and the item chosen from each."""
-        count = self.train_negatives if view.part is Part.TRAIN else self.negatives
-        return self.with_slates(super().sample(view, keys, words), "candidates", view, keys, count)
+        contexts, chance = super().sample(view, keys, words), keys.chance
+        trains = view.part is Part.TRAIN
+        most = self.train_negatives if trains and self.train_negatives else self.negatives
+        negatives = Ragged.from_columns(draw_negatives(view, keys.users, chance, most))
+        if trains:
+            order = chance.orders(negatives.lengths)
+            is_hard = chance.uniform() < self.hard_share
+            popular = draw_popular(view, keys.users, chance, most)
+            popular = popular.keep(is_hard[popular.rows])
+            drawn = side_by_side([popular, negatives.at(order)]).distinct()
+            negatives = drawn.keep(drawn.places <= chance.below(most)[drawn.rows])
+        return self.with_slates(contexts, "candidates", negatives, chance)
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import yaml
 from jinja2 import Environment, TemplateSyntaxError, nodes
@@ -28,6 +28,10 @@ from recinject.templating.writers import (
     Writer,
     cut_at_blank,
 )
+
+Phrases: TypeAlias = Mapping[str, str | Mapping[str, str]]
+"""How items are written: by slot, for all tasks that have it, or by task and then by slot. A slot
+whose words are hidden takes those of its task alone."""
 
 _PARSER = Environment(autoescape=False)  # only parses, never executes
 _UP_TO_WORD = re.compile(r"\S*\s*")
@@ -197,12 +201,12 @@ def load_templates(
     task: str,
     slots: Mapping[str, SlotKind],
     folder: Path | None = None,
-    phrases: Mapping[str, str] | None = None,
+    phrases: Phrases | None = None,
 ) -> TaskTemplates:
     """Load and check a task's templates; every task also has the slot ``user``.
 
     If the user's own folder has no file of the task, the shipped one is used. ``phrases`` replace
-    the file's, by slot.
+    the file's.
     """
     own_file = folder / f"{task}.yaml" if folder else None
     shipped = shipped_folder("prompts") / f"{task}.yaml"
@@ -211,14 +215,42 @@ def load_templates(
         fact = f"{path}: no templates for the task {task!r}"
         raise RecinjectError(fact, hint=f"add {task}.yaml to the folder that samples.prompts names")
     file = _parse(path, task)
-    own = {slot: text for slot, text in (phrases or {}).items() if slot in slots}
-    chosen = {**file.phrases, **own}
+    own = _own_phrases(task, slots, phrases or {})
+    chosen = {**file.phrases, **{slot: text for slot, (text, _) in own.items()}}
     item_slots = {slot for slot, kind in slots.items() if kind is not SlotKind.RATING}
     if chosen.keys() != item_slots:
         fact = f"{path}: phrases are given for {sorted(chosen)}, the task has {sorted(item_slots)}"
         raise RecinjectError(fact, hint="give exactly one phrase for each slot that holds items")
-    places = {s: f"samples.phrases.{s}" if s in own else f"{path}: phrases.{s}" for s in chosen}
+    places = {s: own[s][1] if s in own else f"{path}: phrases.{s}" for s in chosen}
     return TaskTemplates(file.version, chosen, places, _templates(file, slots, path), path)
+
+
+def _own_phrases(
+    task: str, slots: Mapping[str, SlotKind], phrases: Phrases
+) -> dict[str, tuple[str, str]]:
+    """Return the phrases given for a task's slots, with their places."""
+    # A text whose words are hidden is read as text: it takes phrases of its task alone.
+    common = {slot for slot, kind in slots.items() if kind is not SlotKind.GAPPED}
+    own = {
+        slot: (text, f"samples.phrases.{slot}")
+        for slot, text in phrases.items()
+        if slot in common and isinstance(text, str)
+    }
+    given = phrases.get(task)
+    named = given.items() if isinstance(given, Mapping) else ()
+    return own | {slot: (text, f"samples.phrases.{task}.{slot}") for slot, text in named}
+
+
+def check_phrases(phrases: Phrases, slots: Mapping[str, Iterable[str]]) -> None:
+    """Refuse phrases of a slot that no task has; ``slots`` are those of each task."""
+    everywhere = {slot for own in slots.values() for slot in own}
+    for name, given in phrases.items():
+        if isinstance(given, str):
+            pick(name, everywhere, "samples.phrases: no task has a slot")
+            continue
+        own = slots[pick(name, slots, "samples.phrases: no task is called")]
+        for slot in given:
+            pick(slot, own, f"samples.phrases.{name}: the task has no slot")
 
 
 def _templates(file: _File, slots: Mapping[str, SlotKind], path: Path) -> tuple[Template, ...]:

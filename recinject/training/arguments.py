@@ -27,8 +27,6 @@ _COUNTS = {
 _DEFAULTS: dict[str, Any] = {
     "logging_steps": 0.01,
     "save_strategy": "steps",
-    "save_steps": 0.1,
-    "eval_steps": 0.1,
     "save_total_limit": 2,
     "report_to": "none",
     "disable_tqdm": True,
@@ -55,7 +53,8 @@ def training_arguments(
     """Turn a recipe's training settings, which win over our defaults, into the Trainer's arguments.
 
     Settings are fields of ``transformers.Seq2SeqTrainingArguments``; what is unknown, wrong, or
-    leads to a broken training is refused. ``validates`` says that a validation loss is measured.
+    leads to a broken training is refused. ``validates`` says that a validation loss is measured:
+    beside each checkpoint, unless the settings part them, so that the best one can be kept.
     """
     settings = _bind(settings)
     for key in ("fp16", "fp16_full_eval"):
@@ -74,9 +73,18 @@ def training_arguments(
     ours = {
         "bf16": cuda and torch.cuda.is_bf16_supported(),
         "dataloader_pin_memory": cuda,
-        "eval_strategy": "steps" if validates else "no",
+        "eval_strategy": _measures(settings) if validates else "no",
+        "save_steps": settings.get("eval_steps", 0.1),
+        "eval_steps": settings.get("save_steps", 0.1),
     }
-    return _make({**_DEFAULTS, **ours, **settings, "output_dir": str(folder), "seed": seed})
+    values = {**_DEFAULTS, **ours, **settings}
+    same = ("eval_strategy", "save_strategy"), ("eval_steps", "save_steps")
+    keeps = {"load_best_model_at_end": validates and all(values[a] == values[b] for a, b in same)}
+    return _make({**keeps, **values, "output_dir": str(folder), "seed": seed})
+
+
+def _measures(settings: Mapping[str, Any]) -> str:
+    return "epoch" if settings.get("save_strategy") == "epoch" else "steps"
 
 
 def _bind(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,8 +118,13 @@ class MarkComplete(TrainerCallback):  # type: ignore[misc]  # transformers is un
     """Writes a marker into each checkpoint, after all else."""
 
     def on_step_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
-        """Log before each save, so that diverged weights are found out and never marked."""
+        """Log before each save, so that diverged weights are found out and never marked.
+
+        Where the best weights are kept, the last ones are measured too.
+        """
         control.should_log |= control.should_save
+        if args.load_best_model_at_end and args.eval_strategy == "steps":
+            control.should_evaluate |= state.global_step >= state.max_steps
 
     def on_save(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Mark the checkpoint that was just written, by all processes."""
@@ -320,6 +325,16 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
             self._loss.tasks, self._loss.extra = tasks, partial(self._adaptation.extra_loss, step)
         with self._adaptation.answering(tasks):
             return super().compute_loss(model, inputs, *given, **settings)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.is_world_process_zero():
+            step, steps = self.state.best_global_step, self.state.max_steps
+            best = f"{self.args.metric_for_best_model} is {self.state.best_metric:.4f}, the best"
+            say(f"  kept the weights of step {step:,} of {steps:,}: their validation {best}")
+
+    def _issue_warnings_after_load(self, result: Any) -> None:
+        """Say nothing: what trains is stored, and a weight of several names under one of them."""
 
     def create_optimizer(self, *given: Any) -> Optimizer:
         """Make the optimizer, with the groups that the adapted model asks for."""

@@ -122,6 +122,8 @@ def test_overriding_one_task_leaves_the_others(smallest):
         ("samples.tasks.retreival={}", "samples.tasks: unknown task 'retreival'", "retrieval"),
         ("samples.tasks.retrieval.histry_length=5",
          "samples.tasks.retrieval.histry_length: unknown key", "history_length"),
+        ("samples.phrases.bpr.histroy=x", "samples.phrases.bpr: the task has no slot", "history"),
+        ("samples.phrases.bqr.history=x", "samples.phrases: no task is called 'bqr'", "bpr"),
         ("samples.phrases.histroy=x", "samples.phrases: no task has a slot 'histroy'", "history"),
         ("model.confg={}", "mine.yaml: model.confg: unknown key", "config"),
         ("evaluation.cutofs=[3]", "mine.yaml: evaluation.cutofs: unknown key", "cutoffs"),

@@ -188,13 +188,24 @@ def test_base_samples_are_the_same_with_a_task_on_top(ablated):
     assert added == base
 
 
-def test_the_shipped_ablation_gives_an_added_task_steps_of_its_own():
-    arms = {each.arm: each.run.recipe.training for each in plan(load_recipe("ablation"))}
-    base = arms["base"].curriculum[0].mixture
-    for name, training in arms.items():
-        added = sum(training.curriculum[0].mixture.values()) - sum(base.values())
-        own = training.arguments["max_steps"] * sum(base.values()) / (sum(base.values()) + added)
-        assert own == (1500 if name == "base_longer" else 1200), name
+def test_arms_of_the_shipped_ablation_are_as_long_and_give_main_tasks_the_same():
+    recipes = {each.arm: each.run.recipe for each in plan(load_recipe("ablation"))}
+    main = {"retrieval": 3, "ranking": 1}
+    for name, recipe in recipes.items():
+        [phase], steps = recipe.training.curriculum, recipe.training.arguments["max_steps"]
+        assert {task: phase.mixture[task] for task in main} == main
+        total, alone = sum(phase.mixture.values()), name in ("main", "main_longer")
+        assert steps * sum(main.values()) / total == (1600 if name == "main_longer" else 800)
+        assert alone == (phase.mixture == main)
+    assert {recipe.training.arguments["max_steps"] for recipe in recipes.values()} == {800, 1600}
+    placebo, real = recipes["placebo"], recipes["add_all"]
+    assert placebo.training == real.training
+    assert set(placebo.samples.placebo) == set(real.training.curriculum[0].mixture) - set(main)
+    assert placebo.samples.model_copy(update={"placebo": []}) == real.samples
+    for recipe in recipes.values():
+        assert not recipe.samples.phrases  # titles are shown
+        for task in main:
+            assert recipe.samples.tasks[task]["max_per_user"] == 1
 
 
 def test_the_shipped_study_takes_steps_by_the_square_root_of_the_share():

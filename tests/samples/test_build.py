@@ -50,6 +50,40 @@ def test_a_phrase_of_ones_own_stands_in_for_the_templates(make, small_split):
     assert "(#" in prompts["bpr"]
 
 
+def texts_of(factory, task):
+    builder = next(b for b in factory.builders() if b.task.name == task)
+    batch = builder.batch(np.arange(len(builder)))
+    return batch, builder.table(batch)["prompt"].to_pylist()
+
+
+def test_text_keeps_its_titles_unless_told_for_its_task(make, small_split):
+    task = "masked_language_modelling"
+    given = {"history": "{{ identifier }}"}
+    for phrases, shows in ((given, True), (given | {task: given}, False)):
+        factory = make(small_split, phrases=phrases)
+        _, prompts = texts_of(factory, task)
+        assert any("Rag" in text or "Doll" in text for text in prompts) == shows
+        _, prompts = texts_of(factory, "retrieval")
+        assert not any("Rag" in text for text in prompts)
+        assert all("#" in text for text in prompts)
+
+
+def test_a_placebo_names_other_items_in_the_same_prompts(make, small_split):
+    plain, placebo = make(small_split), make(small_split, placebo=["masked_item_modelling", "bpr"])
+    for task in ("masked_item_modelling", "bpr", "retrieval"):
+        (batch, texts), (same, others) = (texts_of(f, task) for f in (plain, placebo))
+        for slot, items in batch.contexts.slots.items():
+            assert np.array_equal(items.values, same.contexts.slots[slot].values)
+        assert (texts == others) == (task == "retrieval")
+        own, new = (f.wordings[task].phrases["history"] for f in (plain, placebo))
+        names = [text.split()[0] for text in own], [text.split()[0] for text in new]
+        if task != "retrieval":
+            assert sorted(names[0]) == sorted(names[1])
+            assert not any(one == other for one, other in zip(*names, strict=True))
+    with pytest.raises(RecinjectError, match=r"no task that only trains is called 'retrieval'"):
+        make(small_split, placebo=["retrieval"])
+
+
 def test_a_task_of_ratings_needs_a_log_with_ratings(make, small_split, tasks):
     plain = without_ratings(small_split)
     with pytest.raises(RecinjectError, match=r"the task rating needs ratings(.|\n)*rating=null"):

@@ -44,6 +44,8 @@ def test_a_file_of_ones_own(tmp_path):
     assert [(t.name, t.held_out) for t in found.templates] == [("a@3", False), ("b@3", True)]
     assert (found.version, found.path) == (3, tmp_path / "own.yaml")
     assert found.phrases == {"history": "{{ item }}", "target": "{{ brand }}"}
+    both = {"target": "{{ brand }}", "own": {"target": "{{ title }}!"}, "others": {"history": ""}}
+    assert load(tmp_path, FILE, phrases=both).phrases["target"] == "{{ title }}!"
 
 
 def test_a_bound_template_writes_both_sides_and_says_where_its_words_end(tmp_path):

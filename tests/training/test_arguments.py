@@ -38,14 +38,37 @@ def test_settings_are_passed_on_and_win_over_defaults(tmp_path):
 
 
 def test_validation_samples_are_measured_unless_told_otherwise(tmp_path):
-    assert training_arguments({}, tmp_path, 0, validates=True).eval_strategy == "steps"
-    assert training_arguments(
-        {"eval_strategy": "no"}, tmp_path, 0, validates=True
-    ).eval_strategy == ("no")
+    for given, measures in (
+        ({}, "steps"),
+        ({"eval_strategy": "no"}, "no"),
+        ({"save_strategy": "no"}, "steps"),
+        ({"save_strategy": "epoch"}, "epoch"),
+    ):
+        arguments = training_arguments(given, tmp_path, 0, validates=True)
+        assert arguments.eval_strategy == measures
+
+
+@pytest.mark.parametrize(
+    ("given", "keeps"),
+    [
+        ({}, True),
+        ({"save_steps": 7}, True),
+        ({"eval_steps": 0.02}, True),
+        ({"save_strategy": "epoch"}, True),
+        ({"save_steps": 20, "eval_steps": 10}, False),
+        ({"save_strategy": "no"}, False),
+        ({"eval_strategy": "no"}, False),
+        ({"load_best_model_at_end": False}, False),
+    ],
+)
+def test_the_best_checkpoint_is_kept_where_each_is_measured(tmp_path, given, keeps):
+    arguments = training_arguments(given, tmp_path, 0, validates=True)
+    assert arguments.load_best_model_at_end is keeps
+    assert not training_arguments(given, tmp_path, 0).load_best_model_at_end
 
 
 def test_intervals_given_as_shares_become_steps(tmp_path):
     given = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "save_steps": 7}
     arguments = training_arguments({**given, "num_train_epochs": 2, "use_cpu": True}, tmp_path, 0)
     count_in_steps(arguments, 800)
-    assert (arguments.logging_steps, arguments.eval_steps, arguments.save_steps) == (2, 20, 7)
+    assert (arguments.logging_steps, arguments.eval_steps, arguments.save_steps) == (2, 7, 7)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from recinject.foundation.errors import RecinjectError
 from recinject.models.adapters import add_lora
@@ -19,10 +20,10 @@ from recinject.training.trainer import MARKER, newest_complete
 def train(tokenizer, dataset, tmp_path):
     """Train into a folder of a given name; return the model and the log's entries."""
 
-    def run(model, settings, name="run", validation=None):
+    def run(model, settings, name="run", validation=None, training=dataset):
         log = tmp_path / name / "train.jsonl"
         folder = tmp_path / name / "checkpoints"
-        fit(model, tokenizer, dataset, validation, settings, folder, log, seed=5)
+        fit(model, tokenizer, training, validation, settings, folder, log, seed=5)
         return model, [json.loads(line) for line in log.read_text().splitlines()]
 
     return run
@@ -79,6 +80,39 @@ def test_it_learns_and_measures_validation(train, make_model, settings, dataset)
     assert [step for step, _ in measured] == [10, 20, 30, 40]
     assert measured[-1][1] < losses[0] / 2
     assert {"step", "epoch", "loss", "learning_rate", "grad_norm"} <= log[0].keys()
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_the_checkpoint_with_the_best_validation_loss_is_kept(
+    train, make_model, settings, dataset, tmp_path, capsys, adapted
+):
+    def make():
+        return add_lora(make_model(), {"r": 2}, seed=1) if adapted else make_model()
+
+    # A few samples are learnt by heart, with a rate that grows too large for the others.
+    few, others = dataset.select(range(8)), dataset.select(range(8, 64))
+    settings |= {"max_steps": 50, "save_steps": 4, "learning_rate": 0.05}
+    kept, log = train(make(), settings, validation=others, training=few)
+    measured = {entry["step"]: entry["eval_loss"] for entry in log if "eval_loss" in entry}
+    best = min(measured, key=measured.get)
+    assert max(measured) == 50 and best < 50  # the last step is no multiple, and measured too
+    assert measured[best] < measured[50] - 0.01
+    said = capsys.readouterr().err
+    assert f"kept the weights of step {best} of 50" in said and "missing keys" not in said
+    folder = tmp_path / "run" / "checkpoints"
+    file = "adapter_model.safetensors" if adapted else "model.safetensors"
+    stored, ours = load_file(folder / f"checkpoint-{best}" / file), kept.state_dict()
+    for name, tensor in stored.items():
+        own = name.replace(".weight", ".default.weight") if adapted else name
+        assert torch.equal(tensor, ours[own]), name
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [f"checkpoint-{best}", "checkpoint-50"]
+    )
+    # A finished training is not trained again, and ends with the same weights.
+    again, _ = train(make(), settings, validation=others, training=few)
+    assert_same_weights(kept, again)
+    last, _ = train(make(), settings | {"load_best_model_at_end": False}, "last", others, few)
+    assert any(not torch.equal(own, ours[name]) for name, own in last.state_dict().items())
 
 
 def test_a_run_cut_off_and_resumed_ends_as_one_that_was_not(train, make_model, settings, tmp_path):
