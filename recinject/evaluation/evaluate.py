@@ -197,6 +197,7 @@ def prediction_frame(prediction: Prediction, queries: Queries, catalog: Catalog)
         "tied": prediction.tied,
         "rating": prediction.ratings,
         "label": queries.labels,
+        "positive_rating": queries.positive_rating,
         "chances": None if prediction.probabilities is None else list(prediction.probabilities),
         "text": prediction.texts,
     }

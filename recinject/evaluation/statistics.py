@@ -10,7 +10,14 @@ import numpy as np
 import pandas as pd
 
 from recinject.data.schema import Floats
-from recinject.evaluation.metrics import Clusters, bootstrap, interval, observe, statistic_of
+from recinject.evaluation.metrics import (
+    Clusters,
+    bootstrap,
+    interval,
+    observe,
+    statistic_of,
+    without_bias,
+)
 from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.protocol import Prediction, Queries
 
@@ -67,6 +74,7 @@ def compare(
     figures = [statistic_of(each, queries, name, clusters) for each in asked for name in metrics]
     values = observe(figures, clusters).reshape(len(asked), -1)
     draws = bootstrap(figures, clusters, resamples, seed).reshape(-1, *values.shape)
+    draws = without_bias(draws, values, metrics)
     found = []
     for row, reference in enumerate(references, 1):
         for column, metric in enumerate(metrics):
@@ -109,11 +117,18 @@ def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Q
         histories=[np.empty(0, np.int32)] * len(frame),
         targets=frame["target"].to_numpy(),
         labels=columns.get("label"),
+        positive_rating=_only(frame, "positive_rating"),
     )
     items = np.stack(frame["items"].tolist()) if "items" in frame else None
     ahead, tied, ratings = (columns.get(name) for name in ("ahead", "tied", "rating"))
     answered = Prediction(recommender, task, items, ahead=ahead, tied=tied, ratings=ratings)
     return answered, queries
+
+
+def _only(frame: pd.DataFrame, name: str) -> float | None:
+    """Return the one value of a column that has one, None where there is no such column."""
+    found = list[float]() if name not in frame else frame[name].unique().tolist()
+    return found[0] if len(found) == 1 else None
 
 
 def is_paired(one: tuple[Prediction, Queries], other: tuple[Prediction, Queries]) -> bool:
