@@ -29,6 +29,7 @@ class Oracle(ItemScorer):
     """
 
     name: ClassVar[str] = "oracle"
+    knows_truth: ClassVar[bool] = True
 
     users: PositiveInt
     items: PositiveInt

@@ -168,6 +168,8 @@ class Recommender(ABC):
     """Whether it reads the queries' prompts, so that their wording matters to it."""
     knows_strangers: ClassVar[bool] = True
     """Whether it recommends to people who have a history but are no users of the log."""
+    knows_truth: ClassVar[bool] = False
+    """Whether it knows what drew the log, so that it is a ceiling and no baseline."""
     data: ClassVar[Data | None] = None
     """What :meth:`recommend` names items by; set by :func:`recinject.fit`."""
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {}

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 import recinject
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
-from recinject.evaluation.evaluate import Example
+from recinject.evaluation.examples import Example
 from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
