@@ -104,14 +104,14 @@ def _draws(users: int, resamples: int, seed: int) -> Iterator[Floats]:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One figure on all queries of a task, with its 95 % interval over ``n`` users."""
+    """One figure on all queries of a task, with its 95 % interval over ``n`` users, if any."""
 
     task: str
     recommender: str
     metric: str
     value: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     n: int
 
 
@@ -128,7 +128,7 @@ def positive_rating(ratings: Floats) -> float:
     """
     known = ratings[~np.isnan(ratings)]
     above = np.unique(known)[1:2]
-    return float(max(np.median(known), *above)) if len(known) else np.nan
+    return float(max([np.median(known), *above])) if len(known) else np.nan
 
 
 class Metric:
@@ -142,8 +142,8 @@ class Metric:
         better: whether ``higher`` or ``lower`` figures are better.
         kinds: the ways of answering that it measures: ``retrieval``, ``ranking``, ``rating``.
         by_cutoff: whether it is taken at each of ``evaluation.cutoffs``, as ``hr@10`` is.
-        biased: whether chance alone raises it, so that it is higher still on users drawn again;
-            its interval is mirrored at the figure, which takes the bias out.
+        biased: whether chance alone raises it, so that it is higher still on users drawn again,
+            and their percentiles are no interval: it has none.
 
     Examples:
         >>> from recinject.registry import find
@@ -342,18 +342,6 @@ def _positive_from(queries: Queries) -> float:
     return positive_rating(np.asarray(queries.labels)) if least is None else least
 
 
-def without_bias(draws: Floats, values: Floats, metrics: Sequence[str]) -> Floats:
-    """Mirror the draws of biased metrics at the figures themselves, and leave the others.
-
-    Args:
-        draws: of each metric, shape (resamples, ..., metrics).
-        values: the figures, shape (..., metrics).
-        metrics: their names.
-    """
-    biased = np.array([parse_metric(name)[0].biased for name in metrics], bool)
-    return np.where(biased, np.maximum(2 * values - draws, 0), draws)
-
-
 def metric_names(kind: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
     """List the metrics of a way of answering.
 
@@ -455,10 +443,14 @@ def evaluate_prediction(
     asked = metric_names(queries.kind, cutoffs) if metrics is None else metrics
     statistics = [statistic_of(prediction, queries, name, clusters) for name in asked]
     values = observe(statistics, clusters)
-    draws = without_bias(bootstrap(statistics, clusters, resamples, seed), values, asked)
+    draws = bootstrap(statistics, clusters, resamples, seed)
     who = queries.task, prediction.recommender
     return [
-        MetricResult(*who, name, float(value), *interval(draw), clusters.count)
+        MetricResult(*who, name, float(value), *_ends(name, draw), clusters.count)
         for name, value, draw in zip(asked, values, draws.T, strict=True)
         if np.isfinite(value)
     ]
+
+
+def _ends(metric: str, draws: Floats) -> tuple[float, float] | tuple[None, None]:
+    return (None, None) if parse_metric(metric)[0].biased else interval(draws)

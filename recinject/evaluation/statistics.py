@@ -10,14 +10,7 @@ import numpy as np
 import pandas as pd
 
 from recinject.data.schema import Floats
-from recinject.evaluation.metrics import (
-    Clusters,
-    bootstrap,
-    interval,
-    observe,
-    statistic_of,
-    without_bias,
-)
+from recinject.evaluation.metrics import Clusters, bootstrap, interval, observe, statistic_of
 from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.protocol import Prediction, Queries
 
@@ -74,7 +67,6 @@ def compare(
     figures = [statistic_of(each, queries, name, clusters) for each in asked for name in metrics]
     values = observe(figures, clusters).reshape(len(asked), -1)
     draws = bootstrap(figures, clusters, resamples, seed).reshape(-1, *values.shape)
-    draws = without_bias(draws, values, metrics)
     found = []
     for row, reference in enumerate(references, 1):
         for column, metric in enumerate(metrics):
