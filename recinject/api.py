@@ -325,7 +325,7 @@ def benchmark_ratings(
     *,
     shots: Sequence[int] = (0,),
     limit: int | None = 2000,
-    baselines: Sequence[Asked] = ("global_mean", "item_mean", "user_mean"),
+    baselines: Sequence[Asked] = ("global_mean", "item_mean", "user_mean", "history_mean"),
     seed: int = 1,
     **settings: Any,
 ) -> Result:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.evaluate import EvaluationSettings, StoredQueries, fit_recommenders
-from recinject.evaluation.selection import can_tune, tune, untuned
+from recinject.evaluation.selection import can_tune, equal_histories, tune, untuned
 from recinject.identifiers.data import Data
 from recinject.recommenders.protocol import Recommender
 from recinject.samples.samples import Samples
@@ -35,11 +35,11 @@ def fit_baselines(
     tasks = [task for task in samples.bound_tasks() if task.answer]
     shown = {str(t.answer): t.history_length for t in tasks if hasattr(t, "history_length")}
     lengths = shown if beside_model else {}
+    found = [equal_histories(lengths)] if lengths and recommenders else []
     if not settings.tune:
         fitted = fit_recommenders(recommenders, data, settings.seed, lengths)
-        return fitted, untuned(each.name for each in fitted if each.grid)
-    stored = StoredQueries(data, samples, settings)
-    fitted, found, left = list[Recommender](), list[Finding](), list[str]()
+        return fitted, [*found, *untuned(each.name for each in fitted if each.grid)]
+    stored, fitted, left = StoredQueries(data, samples, settings), list[Recommender](), list[str]()
     for each in recommenders:
         own = [stored.validation(task) for task in tasks if task.answer in each.tasks]
         known = next((validation for validation in own if validation), None)

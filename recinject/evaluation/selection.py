@@ -172,6 +172,16 @@ def untuned(names: Iterable[str]) -> list[Finding]:
     return [Finding("settings_not_tuned", "defaults", "note", meaning)] if found else []
 
 
+def equal_histories(lengths: Mapping[str, int]) -> Finding:
+    """Say how much of a history everybody reads."""
+    words = ", ".join(f"{length} for {kind}" for kind, length in lengths.items())
+    meaning = (
+        "latest items of a history that every recommender reads of those that read histories, as "
+        "many as a prompt shows at most, but for one with a history_length of its own"
+    )
+    return Finding("history_read", words, "ok", meaning)
+
+
 @dataclass(frozen=True, eq=False)
 class Blend:
     """A weighted sum of what several recommenders answer, the weights chosen on validation.

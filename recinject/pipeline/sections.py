@@ -260,7 +260,7 @@ class EvaluationSection(Section):
     baselines: Annotated[list[Baseline], AfterValidator(_distinct)] = [
         *("random", "popularity", "popularity_recent", "item_knn", "ease", "als", "bpr"),
         "markov_chain",
-        *("global_mean", "item_mean", "user_mean"),
+        *("global_mean", "item_mean", "user_mean", "history_mean", "recent_biases"),
     ]
     cutoffs: Annotated[list[Positive], Field(min_length=1)] = [5, 10]
     beams: Positive = 20
