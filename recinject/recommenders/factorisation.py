@@ -78,7 +78,7 @@ class ALS(Factorisation):
     name: ClassVar[str] = "als"
     grid: ClassVar[Mapping[str, Sequence[Any]]] = {
         "regularization": (1.0, 3.0, 10.0, 30.0, 100.0),
-        "factors": (64, 128, 256, 512),
+        "factors": (64, 128, 256),
     }
     model: ClassVar[str] = "implicit.als.AlternatingLeastSquares"
 
