@@ -19,6 +19,7 @@ from recinject.evaluation.evaluate import (
     fit_recommenders,
     refuse_strangers,
 )
+from recinject.evaluation.fitting import fit_baselines
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.settings import bind, expect, listed, unknown_key
@@ -298,12 +299,15 @@ def evaluate(
         data.refuse_other(each.data, each.name)
     if samples is not None and any(each.reads_prompts for each in made):
         data.refuse_other(samples.data, "the samples")
-    unfitted = fit_recommenders([each for each in made if each.data is None], data, seed)
-    ready = [each for each in made if each.data is not None or each in unfitted]
     if samples is None:
         known = ["retrieval", "rating"] if _has_scale(data) else ["retrieval"]
         samples = build_samples(data, known, tokens=False, seed=seed)
+    new, beside = [each for each in made if each.data is None], any(e.reads_prompts for e in made)
+    fitted, chosen = fit_baselines(new, data, samples, asked, beside)
+    own = {each.name: each for each in [*fitted, *(e for e in made if e.data is not None)]}
+    ready = [own[each.name] for each in made if each.name in own]
     evaluation = Evaluation(ready, data, samples, asked)
+    evaluation.rows["audit"] += chosen
     evaluation.run(None if tasks is None else listed(tasks, "evaluate: tasks"))
     if not evaluation.predictions:
         raise RecinjectError(
@@ -322,7 +326,7 @@ def benchmark_ratings(
     *,
     shots: Sequence[int] = (0,),
     limit: int | None = 2000,
-    baselines: Sequence[Asked] = ("global_mean", "item_mean", "user_mean"),
+    baselines: Sequence[Asked] = ("global_mean", "item_mean", "user_mean", "history_mean"),
     seed: int = 1,
     **settings: Any,
 ) -> Result:

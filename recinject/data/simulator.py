@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,7 @@ _LAST_ITEM_SHARE = 0.7
 _START = 1_640_995_200  # 1 January 2022
 _TWO_YEARS = 2 * 365 * 86_400
 _USERS_AT_ONCE = 1024
+_USER = "U{:05d}"
 
 _ADJECTIVES = (
     "Classic,Compact,Everyday,Heritage,Lightweight,Premium,Pro,Slim,Travel,Ultra,Junior,Deluxe"
@@ -156,24 +158,42 @@ def _pair_up(category: Integers, rng: np.random.Generator) -> Integers:
 
 def _visit(shop: _Shop, users: NDArray[np.int64], events_per_user: int, seed: int) -> pd.DataFrame:
     """Simulate the events of some users, a row an event."""
-    rng = derive_rng(seed, "simulator", "users", int(users[0]))
     n, items = len(users), len(shop.category)
-    tastes = rng.dirichlet(np.full(len(_SHELVES), 0.4), size=n)
-    favourites = rng.integers(5, size=(n, len(_SHELVES)))
-    match = tastes[:, shop.category] * (1 + 2 * (favourites[:, shop.category] == shop.brand))
+    tastes, favourites, rng = _meet(users, seed)
+    match = _match(shop, tastes, favourites)
     extra = rng.poisson(rng.gamma(1.5, (events_per_user - MIN_EVENTS) / 1.5, size=n))
     lengths = np.minimum(MIN_EVENTS + extra, items // 2)
-    baskets = _shop_along(shop, (match + 1e-3) * shop.popularity, int(lengths.max()), rng)
+    baskets = _shop_along(shop, _appeal(shop, match), int(lengths.max()), rng)
     taken = np.arange(baskets.shape[1]) < lengths[:, None]
     ratings, times = _rate(shop, match, baskets, rng), _times(taken, rng)
     return pd.DataFrame(
         {
-            "user_id": np.repeat([f"U{user:05d}" for user in users], lengths),
+            "user_id": np.repeat([_USER.format(user) for user in users], lengths),
             "item_id": shop.frame["item_id"].to_numpy()[baskets[taken]],
             "rating": ratings[taken],
             "timestamp": times[taken],
         }
     )
+
+
+def _meet(
+    users: NDArray[np.int64], seed: int
+) -> tuple[Floats, NDArray[np.int64], np.random.Generator]:
+    """Draw users' tastes and favourite brands by category; return the chance of what they do."""
+    rng = derive_rng(seed, "simulator", "users", int(users[0]))
+    tastes = rng.dirichlet(np.full(len(_SHELVES), 0.4), size=len(users))
+    return tastes, rng.integers(5, size=(len(users), len(_SHELVES))), rng
+
+
+def _match(shop: _Shop, tastes: Floats, favourites: NDArray[np.int64]) -> Floats:
+    matched: Floats = tastes[:, shop.category] * (
+        1 + 2 * (favourites[:, shop.category] == shop.brand)
+    )
+    return matched
+
+
+def _appeal(shop: _Shop, match: Floats) -> Floats:
+    return (match + 1e-3) * shop.popularity
 
 
 def _shop_along(shop: _Shop, appeal: Floats, steps: int, rng: np.random.Generator) -> Integers:
@@ -210,3 +230,72 @@ def _times(taken: Flags, rng: np.random.Generator) -> Floats:
     start, end = np.sort(rng.random((2, len(taken), 1)), axis=0)
     seconds = (start + (end - start) * passed) * (_TWO_YEARS - taken.shape[1])
     return np.asarray(np.floor(_START + seconds) + np.arange(taken.shape[1]), np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """What the simulated shop knows of its items and customers, and no log tells.
+
+    Users and items go by the numbers that they have in a log; see :meth:`of`.
+    """
+
+    _shop: _Shop
+    _tastes: Floats  # (users, categories); the last is a stranger's
+    _favourites: NDArray[np.int64]  # the brands, (users, categories)
+    _users: NDArray[np.int64]  # the shop's number of each user of the log
+    _items: NDArray[np.int64]  # the shop's number of each item of the log
+
+    @classmethod
+    def of(
+        cls,
+        shop: Mapping[str, int],
+        user_ids: Sequence[str],
+        item_ids: Sequence[str],
+    ) -> Truth:
+        """Simulate a shop's tastes again.
+
+        Args:
+            shop: the arguments of :func:`simulate_shop`.
+            user_ids: the log's users; one whom the shop does not have has the mean taste.
+            item_ids: the log's items.
+
+        Raises:
+            RecinjectError: an item is not of the shop.
+        """
+        stock, seed = _stock(shop["items"], shop["seed"]), shop["seed"]
+        starts = range(0, shop["users"], _USERS_AT_ONCE)
+        blocks = [np.arange(n, min(n + _USERS_AT_ONCE, shop["users"])) for n in starts]
+        tastes, favourites, _ = zip(*(_meet(block, seed) for block in blocks), strict=True)
+        known = {_USER.format(user): user for user in range(shop["users"])}
+        numbers = {item: n for n, item in enumerate(stock.frame["item_id"])}
+        if strange := [item for item in item_ids if item not in numbers]:
+            raise RecinjectError(
+                f"oracle: the shop of {shop['items']} items has no item {strange[0]!r}",
+                hint="give the settings and the seed that data.simulator had",
+            )
+        every = np.concatenate(tastes)
+        return cls(
+            stock,
+            np.vstack([every, every.mean(0)]),
+            np.vstack([*favourites, np.full(len(_SHELVES), -1)]),
+            np.array([known.get(user, shop["users"]) for user in user_ids], np.int64),
+            np.array([numbers[item] for item in item_ids], np.int64),
+        )
+
+    def chances_of_next(self, user: int, history: Integers) -> Floats:
+        """Return the probability that each item of the log is what the user takes next.
+
+        ``history`` is all that the user took, oldest first; a user beyond the log's is a stranger.
+        """
+        shop, past = self._shop, self._items[history]
+        row = [self._users[user] if user < len(self._users) else len(self._tastes) - 1]
+        left = _appeal(shop, _match(shop, self._tastes[row], self._favourites[row]))[0]
+        left[past] = 0
+        shares = (_LAST_ITEM_SHARE, 1 - _LAST_ITEM_SHARE) if len(past) > 1 else (1.0,)
+        followed = np.zeros(len(left))
+        for share, item in zip(shares, past[::-1], strict=False):
+            chances = np.multiply(_FOLLOW * share, _SUCCESSOR_SHARES)
+            np.add.at(followed, shop.successors[item], chances)
+        followed[left <= 0] = 0
+        whole: Floats = followed + (1 - followed.sum()) * left / left.sum()
+        return whole[self._items]

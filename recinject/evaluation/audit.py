@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from scipy.stats import binom
 
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, time_facts
+from recinject.evaluation.lists import ListResult
 from recinject.foundation.ragged import is_among
 from recinject.recommenders.language_model import RatingsByLabel, WrittenRatings
 from recinject.recommenders.protocol import Prediction, Queries
@@ -284,6 +285,25 @@ def _legal(items: NDArray[np.int32], queries: Queries) -> NDArray[np.bool_]:
     known: Any = queries.barred if no_slates else queries.candidates
     among = np.array([np.isin(*pair) for pair in zip(items, known, strict=True)], bool)
     return np.asarray(among.reshape(items.shape) != no_slates)
+
+
+def positive_from(rating: float) -> Finding:
+    """Say from which rating on the metrics of two classes count a rating as positive."""
+    meaning = "the lowest rating that AUC and ECE count as positive"
+    return Finding("positive_rating", rating, "ok", meaning)
+
+
+def slate_order(found: ListResult, readers: Collection[str]) -> list[Finding]:
+    """Say how far the place of the target in the slate matters to a model that reads the slate."""
+    if found.recommender not in readers or found.ci_low is None or found.ci_high is None:
+        return []
+    by_chance = found.ci_low <= 0 <= found.ci_high
+    meaning = (
+        f"change of the hit rate of {found.recommender} over ten slots of the slate "
+        f"(95 % interval {found.ci_low:.3f} to {found.ci_high:.3f}), 0 where order does not matter"
+    )
+    verdict: Verdict = "ok" if by_chance else "warning"
+    return [Finding(f"position_slope:{found.recommender}", found.value, verdict, meaning)]
 
 
 def read_ratings(prediction: Prediction) -> list[Finding]:

@@ -13,16 +13,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from recinject.data.schema import Catalog, Flags
+from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split
 from recinject.evaluation import audit
-from recinject.evaluation.lists import ListMeasures, measure_slices, slice_queries
+from recinject.evaluation.examples import draw_examples
+from recinject.evaluation.lists import (
+    ListMeasures,
+    measure_slices,
+    position_slope,
+    slice_queries,
+)
 from recinject.evaluation.metrics import (
     MetricResult,
     evaluate_prediction,
     main_metric,
     metric_names,
     parse_metric,
+    positive_rating,
+)
+from recinject.evaluation.selection import (
+    Blend,
+    Validation,
+    best_filters,
+    choose_way,
+    ways_of,
 )
 from recinject.evaluation.statistics import compare
 from recinject.foundation.errors import RecinjectError
@@ -31,8 +45,12 @@ from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import Positive, Seed
 from recinject.identifiers.data import Data
-from recinject.recommenders.language_model import GeneratedRatings, LanguageModel
-from recinject.recommenders.protocol import Prediction, Queries, Recommender, Sources
+from recinject.recommenders.language_model import (
+    GeneratedRatings,
+    LanguageModel,
+    RankedByRetrieval,
+)
+from recinject.recommenders.protocol import ItemScorer, Prediction, Queries, Recommender, Sources
 from recinject.registry import pick
 from recinject.samples.builder import REWORDED, SHUFFLED
 from recinject.samples.samples import Samples
@@ -46,9 +64,10 @@ def make_queries(
     limit: int | None = None,
     seed: int = 0,
     answer: str = "",
+    part: Part = Part.TEST,
     keeps_seen: bool = False,
 ) -> Queries:
-    """Turn one task's stored test samples into queries, by their integer columns.
+    """Turn one task's stored samples of a part into queries, by their integer columns.
 
     The history of a query is what the sampler could see: the events before the query's own that
     belong to earlier parts of the split. With a ``limit``, so many queries are drawn by the seed.
@@ -58,7 +77,8 @@ def make_queries(
     if limit is not None and limit < len(samples):
         chosen = derive_rng(seed, "queries").choice(len(samples), size=limit, replace=False)
         samples = samples.take(np.sort(chosen))
-    view = split.view(Part.TEST)  # which has every event of the log in sight
+    # The test's view has every event of the log in sight, and so counts them as the log does.
+    view = replace(split.view(Part.TEST), is_history=split.parts < part)
     view = view.rated() if samples["label"].null_count == 0 else view
     histories = view.histories(samples["event"].to_numpy())
     items, ratings = view.interactions.items, view.interactions.ratings
@@ -83,54 +103,6 @@ def _rows(events: Ragged, column: Array) -> list[Array]:
     return np.split(column[events.values], events.offsets[1:-1])[: len(events)]
 
 
-_SHOWN = 5
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prediction in words."""
-
-    task: str
-    prompt: str  # what the model read
-    target: str  # the item asked for, by title
-    answers: Sequence[str]  # the first recommended titles, or nothing for a rating
-    outcome: str  # what came of it, in words
-    hit: bool  # the target is in the first ten, or the rating less than half a star off
-
-
-def draw_examples(
-    prediction: Prediction, queries: Queries, catalog: Catalog, count: int, seed: int
-) -> list[Example]:
-    """Draw examples by the seed: hits and failures in turn, as far as there are both."""
-    hits = _hits(prediction, queries)
-    rng = derive_rng(seed, "examples", queries.task)
-    good, bad = (rng.permutation(np.flatnonzero(kind)) for kind in (hits, ~hits))
-    in_turn = np.stack([good[: len(bad)], bad[: len(good)]], axis=1).ravel()
-    rows = np.concatenate([in_turn, good[len(bad) :], bad[len(good) :]])[:count]
-    names = [title or name for title, name in zip(catalog.titles, catalog.item_ids, strict=True)]
-    return [_example(prediction, queries, names, int(row), bool(hits[row])) for row in rows]
-
-
-def _hits(prediction: Prediction, queries: Queries) -> Flags:
-    if prediction.ratings is not None and queries.labels is not None:
-        return np.asarray(np.abs(prediction.ratings - queries.labels) < 0.5)
-    return np.zeros(len(queries), bool) if prediction.ahead is None else prediction.ahead < 10
-
-
-def _example(
-    prediction: Prediction, queries: Queries, names: Sequence[str], row: int, hit: bool
-) -> Example:
-    answers: list[str] = []
-    if prediction.ratings is not None and queries.labels is not None:
-        outcome = f"predicted {prediction.ratings[row]:.1f}, true {queries.labels[row]:g}"
-    elif prediction.items is not None and prediction.ahead is not None:
-        answers = [names[item] for item in prediction.items[row][:_SHOWN] if item >= 0]
-        ahead = prediction.ahead[row]
-        outcome = f"at rank {ahead + 1:.0f}" if np.isfinite(ahead) else "not in the list"
-    prompt, target = queries.prompts[row], names[int(queries.targets[row])]
-    return Example(queries.task, prompt, target, answers, outcome, hit)
-
-
 @dataclass(frozen=True)
 class EvaluationSettings:
     """How every recommender is asked and measured; see ``evaluation`` in a recipe.
@@ -146,7 +118,17 @@ class EvaluationSettings:
             out; ``auto`` keeps them where more than 5 % of the test targets are such items.
         generate: whether language models write their ratings freely, too.
         generation: parameters of ``transformers.GenerationConfig`` for that.
-        cold_share: the largest fractions of a list that items without training events may take.
+        cold_share: the largest fractions of a list that items without training events may take,
+            those of language models and of whoever knows items by their content.
+        ranking_by: the task whose prompt a language model reads to rank a slate, ``ranking`` or
+            ``retrieval``; ``auto`` asks both ways and takes the one that wins on validation.
+        blend: whether the best baselines are blended, and language models with them, where there
+            is one; the weights are chosen on validation.
+        tune: whether the baselines' settings are chosen on validation, from grids of their own;
+            or the values to choose from, by recommender and setting.
+        validation_queries: how many validation queries of a task a choice rests on.
+        positive_rating: the lowest rating that counts as positive in the AUC and the ECE; the
+            training ratings' median if not given.
         examples: how many predictions of a task are drawn for people to read.
     """
 
@@ -161,6 +143,11 @@ class EvaluationSettings:
     generate: bool = False
     generation: Mapping[str, Any] = field(default_factory=dict)
     cold_share: Sequence[Annotated[float, Field(ge=0, le=1)]] = ()
+    ranking_by: Literal["auto", "retrieval", "ranking"] = "auto"
+    blend: bool = True
+    tune: bool | Mapping[str, Mapping[str, Sequence[Any]]] = False
+    validation_queries: Positive = 1000
+    positive_rating: float | None = None
     examples: Annotated[int, Field(ge=0)] = 50
 
 
@@ -172,24 +159,88 @@ class Answer(NamedTuple):
 
 
 def fit_recommenders(
-    recommenders: Iterable[Recommender], data: Data, seed: int
+    recommenders: Iterable[Recommender],
+    data: Data,
+    seed: int,
+    history_lengths: Mapping[str, int] | None = None,
 ) -> list[Recommender]:
     """Fit recommenders on the training events, and return those that could be.
 
-    Those that rate are left out where the log has no ratings.
+    Those that rate are left out where the log has no ratings. ``history_lengths`` say how much
+    they read, see :class:`~recinject.recommenders.protocol.Sources`.
     """
     fitted, training, view = [], data.split.train, data.split.view(Part.TRAIN)
-    ratings = training.ratings
+    ratings, lengths = training.ratings, history_lengths or {}
     rated = training if ratings is None else training.select(~np.isnan(ratings))
     for recommender in recommenders:
         if "rating" not in recommender.tasks or ratings is not None:
             say(f"  fitting {recommender.name}")
             rates = recommender.tasks == {"rating"}
-            recommender.read(Sources(data.catalog, view.rated() if rates else view))
+            recommender.read(Sources(data.catalog, view.rated() if rates else view, lengths))
             recommender.fit(rated if rates else training, seed)
             recommender.data = data  # type: ignore[misc]  # its own, beside the class's
             fitted.append(recommender)
     return fitted
+
+
+_MOST_REPEATED = 0.05
+
+
+@dataclass(frozen=True, eq=False)
+class StoredQueries:
+    """The stored samples of some data as queries."""
+
+    data: Data
+    samples: Samples
+    settings: EvaluationSettings
+
+    @cached_property
+    def repeated(self) -> float:
+        """The fraction of the test targets that stand in their own history."""
+        return audit.repeated_targets(self.data.split)
+
+    @property
+    def keeps_seen(self) -> bool:
+        """Whether items of a history may be recommended."""
+        seen = self.settings.seen
+        return self.repeated > _MOST_REPEATED if seen == "auto" else seen == "keep"
+
+    def of(self, task: Task, split: str, part: Part = Part.TEST) -> Queries:
+        """Return the queries of a task and split, of a part's events."""
+        own, settings = read_samples(self.samples.folder, task.name, split), self.settings
+        refuse_strangers(own, self.data, part)
+        limit = settings.limit if part is Part.TEST else settings.validation_queries
+        asked = limit, settings.seed, str(task.answer), part, self.keeps_seen
+        queries = make_queries(own, self.data.split, *asked)
+        return replace(queries, positive_rating=self.positive_rating(queries))
+
+    def validation(self, task: Task) -> Validation | None:
+        """Return the validation queries of a task, or None where there are none."""
+        part = Part.VALIDATION
+        own = (row for row in self.samples.rows if row["split"] == part.label)
+        if not any(row["task"] == task.name and row["samples"] for row in own):
+            return None
+        queries = self.of(task, part.label, part)
+        measured = metrics_of(task, self.settings)
+        # NDCG tells more lists apart than the hit rate does.
+        finer = [name for name in measured if name.startswith("ndcg@")]
+        metric = finer[-1] if finer else main_metric(queries.kind, measured)
+        return Validation(queries, metric, self.settings.list_length)
+
+    def positive_rating(self, queries: Queries) -> float | None:
+        """Return the lowest rating that counts as positive, where ratings are asked for."""
+        ratings = self.data.split.train.ratings
+        if queries.labels is None or ratings is None or self.settings.positive_rating is not None:
+            return self.settings.positive_rating
+        return positive_rating(ratings)
+
+
+def metrics_of(task: Task, settings: EvaluationSettings) -> list[str]:
+    """Return what measures a task's answers."""
+    everything = metric_names(str(task.answer), settings.cutoffs)
+    if task.metrics is None:
+        return everything
+    return [name for name in everything if name.partition("@")[0] in task.metrics]
 
 
 def prediction_frame(prediction: Prediction, queries: Queries, catalog: Catalog) -> pd.DataFrame:
@@ -207,14 +258,31 @@ def prediction_frame(prediction: Prediction, queries: Queries, catalog: Catalog)
         "tied": prediction.tied,
         "rating": prediction.ratings,
         "label": queries.labels,
+        "positive_rating": queries.positive_rating,
         "chances": None if prediction.probabilities is None else list(prediction.probabilities),
         "text": prediction.texts,
     }
     return pd.DataFrame({name: column for name, column in columns.items() if column is not None})
 
 
-_MOST_REPEATED = 0.05
 _ROWS = ("metrics", "comparisons", "slices", "lists", "audit", "examples")
+
+
+@dataclass(frozen=True, eq=False)
+class _Turn:
+    """Who answers the queries of one task, by the names that results have."""
+
+    task: Task
+    queries: Queries
+    metrics: Sequence[str]
+    validation: Validation | None
+    own: Mapping[str, Recommender]  # who reads prompts
+    ways: Mapping[str, Recommender]  # the same, asked in ways that lost on validation
+    others: Sequence[Recommender]
+
+    @property
+    def everybody(self) -> dict[str, Recommender]:
+        return {**self.own, **self.ways, **{each.name: each for each in self.others}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,13 +314,8 @@ class Evaluation:
                 self._ask(task)
 
     @cached_property
-    def _repeated(self) -> float:
-        return audit.repeated_targets(self.data.split)
-
-    @property
-    def _keeps_seen(self) -> bool:
-        seen = self.settings.seen
-        return self._repeated > _MOST_REPEATED if seen == "auto" else seen == "keep"
+    def _stored(self) -> StoredQueries:
+        return StoredQueries(self.data, self.samples, self.settings)
 
     @property
     def _reads_prompts(self) -> bool:
@@ -261,7 +324,7 @@ class Evaluation:
     def _audit(self) -> list[audit.Finding]:
         order = audit.time_order(self.data.split)
         if any(task.answer == "retrieval" for task in self.samples.bound_tasks()):
-            order.append(audit.seen_targets(self._repeated, self._keeps_seen))
+            order.append(audit.seen_targets(self._stored.repeated, self._stored.keeps_seen))
         doubles = audit.duplicates(self.data.catalog, self.data.identifiers.texts)
         if not self._reads_prompts:
             return [*order, *doubles]
@@ -269,43 +332,66 @@ class Evaluation:
         return [*order, *read, *doubles, *cut]
 
     def _ask(self, task: Task) -> None:
-        kind = str(task.answer)
-        asked = [each for each in self.recommenders if kind in each.tasks]
-        readers = [each for each in asked if each.reads_prompts]
-        if not asked:
+        turn = self._turn(task)
+        if turn is None:
             return
-        own = [own for each in readers for own in (each, *self._writers(each, kind))]
-        asked = [*own, *(each for each in asked if not each.reads_prompts)]
-        queries, names = self._queries(task, Part.TEST.label), self._metrics(task)
-        say(f"  {task.name}: {len(queries)} queries")
-        k = self.settings.list_length
-        answers = [self._measured(each.predict(queries, k), queries, names) for each in asked]
-        for given in answers:
-            self.rows["audit"] += audit.read_ratings(given.prediction)
+        queries, own = turn.queries, len(turn.own)
+        given = {name: self._predict(name, each, queries) for name, each in turn.everybody.items()}
+        for prediction in given.values():
+            self.rows["audit"] += audit.read_ratings(prediction)
+        filters, blends = self._blends(turn, given)
+        answers = self._measured([*given.values(), *filters], turn)
         if not own:
-            answers = _best_first(kind, answers)
-        joined = [row for each in readers for row in self._with_cold_items(each, queries, names)]
-        self._compare(answers, max(1, len(own)), joined, queries)
-        answers += joined
-        for each in readers:
-            answers += self._asked_otherwise(task, each, names)
+            answers = _best_first(queries.kind, answers, turn.others)
+        joined = [row for each in turn.own.values() for row in self._with_cold_items(each, queries)]
+        rivals = [row for each in turn.others for row in self._with_cold_items(each, queries)]
+        more, beside = self._measured([*joined, *blends], turn), self._measured(rivals, turn)
+        self._compare(answers, max(1, own), more, beside, queries)
+        answers += [*more, *beside]
+        for name, each in turn.own.items():
+            answers += self._asked_otherwise(name, each, turn)
         self.rows["metrics"] += [result for given in answers for result in given.metrics]
         self._slice(answers, queries)
         self._describe(answers, queries)
         self._show(answers[0].prediction, queries)
 
-    def _metrics(self, task: Task) -> list[str]:
-        everything = metric_names(str(task.answer), self.settings.cutoffs)
-        if task.metrics is None:
-            return everything
-        return [name for name in everything if name.partition("@")[0] in task.metrics]
+    def _turn(self, task: Task) -> _Turn | None:
+        """Find who answers a task, and how; None where nobody does."""
+        kind, stored = str(task.answer), StoredQueries(self.data, self.samples, self.settings)
+        asked = [each for each in self.recommenders if kind in each.tasks]
+        readers = [each for each in asked if each.reads_prompts]
+        if not asked:
+            return None
+        queries, validation = stored.of(task, Part.TEST.label), None
+        say(f"  {task.name}: {len(queries)} queries")
+        if readers:
+            validation = stored.validation(task)
+        if queries.positive_rating is not None:
+            self.rows["audit"].append(audit.positive_from(queries.positive_rating))
+        own, ways = dict[str, Recommender](), dict[str, Recommender]()
+        for each in readers:
+            found, why = choose_way(ways_of(each, kind), validation, self.settings.ranking_by)
+            self.rows["audit"] += why
+            own[each.name], *_ = found.values()
+            ways |= dict(list(found.items())[1:])
+            own |= {writer.name: writer for writer in self._writers(each, kind)}
+        others = [each for each in asked if not each.reads_prompts]
+        names = metrics_of(task, self.settings)
+        return _Turn(task, queries, names, validation, own, ways, others)
 
-    def _measured(self, prediction: Prediction, queries: Queries, metrics: Sequence[str]) -> Answer:
-        key = prediction.task, prediction.recommender
-        self.predictions[key] = prediction_frame(prediction, queries, self.data.catalog)
-        own = self.settings
-        drawn = own.cutoffs, own.resamples, own.seed
-        return Answer(prediction, evaluate_prediction(prediction, queries, *drawn, metrics))
+    def _predict(self, name: str, recommender: Recommender, queries: Queries) -> Prediction:
+        found = recommender.predict(queries, self.settings.list_length)
+        return replace(found, recommender=name)
+
+    def _measured(self, predictions: Sequence[Prediction], turn: _Turn) -> list[Answer]:
+        own, queries = self.settings, turn.queries
+        drawn, found = (own.cutoffs, own.resamples, own.seed), list[Answer]()
+        for each in predictions:
+            frame = prediction_frame(each, queries, self.data.catalog)
+            self.predictions[each.task, each.recommender] = frame
+            measured = evaluate_prediction(each, queries, *drawn, turn.metrics)
+            found.append(Answer(each, measured))
+        return found
 
     def _writers(self, model: Recommender, kind: str) -> list[Recommender]:
         if kind != "rating" or not self.settings.generate or not isinstance(model, LanguageModel):
@@ -314,42 +400,75 @@ class Evaluation:
         writer.fit(self.data.split.train, self.settings.seed)
         return [writer]
 
+    def _blends(
+        self, turn: _Turn, given: Mapping[str, Prediction]
+    ) -> tuple[list[Prediction], list[Prediction]]:
+        """Blend the best baselines, and each model with them; nothing where no model is asked."""
+        known, validation = [each for each in turn.others if not each.knows_truth], turn.validation
+        if validation is None or len(known) < 2 or not self.settings.blend:
+            return [], []
+        filters = best_filters(known, validation)
+        made = list[Prediction]()
+        for name, members in (
+            ("blend", filters),
+            *((f"{name}_blend", [model, *filters]) for name, model in turn.own.items()),
+        ):
+            blend = Blend.chosen(name, members, validation)
+            self.rows["audit"].append(blend.describe(validation))
+            own = [given[name.removesuffix("_blend")]] if len(members) > len(filters) else []
+            answers = [*own, *(given[each.name] for each in filters)]
+            made.append(blend.predict(answers, turn.queries))
+        return made[:1], made[1:]
+
     def _compare(
-        self, answers: Sequence[Answer], own: int, joined: Sequence[Answer], queries: Queries
+        self,
+        answers: Sequence[Answer],
+        own: int,
+        joined: Sequence[Answer],
+        rivals: Sequence[Answer],
+        queries: Queries,
     ) -> None:
-        """Compare each of the first ``own`` answers, and each joined one, with those after it."""
+        """Compare each of the first ``own`` answers, and each joined one, with those after it.
+
+        Lists that new items joined are compared with the rivals' that as many joined, too.
+        """
         pairs = [(answers[place], answers[place + 1 :]) for place in range(own)]
+        for each in joined:
+            share = each.prediction.recommender.rpartition("_cold_")[2]
+            alike = [r for r in rivals if r.prediction.recommender.rpartition("_cold_")[2] == share]
+            pairs.append((each, [*answers[1:], *alike]))
         drawn = self.settings.resamples, self.settings.seed
-        for one, others in [*pairs, *((each, answers[1:]) for each in joined)]:
+        for one, others in pairs:
             asked = queries, [result.metric for result in one.metrics], *drawn
             references = [other.prediction for other in others]
             self.rows["comparisons"] += compare(one.prediction, references, *asked)
 
-    def _with_cold_items(
-        self, model: Recommender, queries: Queries, metrics: Sequence[str]
-    ) -> list[Answer]:
-        """Join cold items to the lists that a model retrieves, up to each of some fractions."""
+    def _with_cold_items(self, each: Recommender, queries: Queries) -> list[Prediction]:
+        """Join cold items to retrieved lists, up to each of some fractions."""
         fractions, k = self.settings.cold_share, self.settings.list_length
         if queries.kind != "retrieval" or not fractions:
             return []
         n_items = len(self.data.catalog)
         cold = np.bincount(self.data.split.train.items, minlength=n_items) == 0
-        listed, join = model.predict(queries, 2 * k), self.data.identifiers.join_cold_items
-        joined = [join(listed, queries, cold, fraction, k) for fraction in fractions]
-        return [self._measured(each, queries, metrics) for each in joined]
+        if isinstance(each, ItemScorer):
+            known = fractions if each.knows_new_items else ()
+            return [each.with_new_items(queries, cold, fraction, k) for fraction in known]
+        if not each.reads_prompts:
+            return []
+        listed, join = each.predict(queries, 2 * k), self.data.identifiers.join_cold_items
+        return [join(listed, queries, cold, fraction, k) for fraction in fractions]
 
-    def _asked_otherwise(
-        self, task: Task, model: Recommender, metrics: Sequence[str]
-    ) -> list[Answer]:
+    def _asked_otherwise(self, name: str, model: Recommender, turn: _Turn) -> list[Answer]:
         """Ask a model in a wording that it never trained on, and with shuffled histories."""
         asked = {REWORDED: self.settings.reworded, SHUFFLED: self.settings.shuffled}
-        stored = [row["split"] for row in self.samples.rows if row["task"] == task.name]
-        answers = []
+        stored = [row["split"] for row in self.samples.rows if row["task"] == turn.task.name]
+        answers, queries = list[Answer](), StoredQueries(self.data, self.samples, self.settings)
         for split in (split for split in stored if asked.get(split)):
-            queries = self._queries(task, split)
-            given = model.predict(queries, self.settings.list_length)
-            named = replace(given, recommender=f"{model.name}_{split}")
-            answers.append(self._measured(named, queries, metrics))
+            other = model.otherwise(split) if isinstance(model, RankedByRetrieval) else model
+            if other is not None:
+                found = replace(turn, queries=queries.of(turn.task, split))
+                given = self._predict(f"{name}_{split}", other, found.queries)
+                answers += self._measured([given], found)
         return answers
 
     def _slice(self, answers: Sequence[Answer], queries: Queries) -> None:
@@ -360,11 +479,18 @@ class Evaluation:
             self.rows["slices"] += measure_slices(given.prediction, *asked)
 
     def _describe(self, answers: Sequence[Answer], queries: Queries) -> None:
+        length, drawn = max(self.settings.cutoffs), (self.settings.resamples, self.settings.seed)
         if queries.kind == "retrieval":
-            of, length = (self.data.split.train, self.data.catalog), max(self.settings.cutoffs)
-            measures = ListMeasures(*of, length, self.settings.resamples, self.settings.seed)
+            measures = ListMeasures(self.data.split.train, self.data.catalog, length, *drawn)
             for given in answers:
                 self.rows["lists"] += measures.describe(given.prediction, queries)
+        if queries.kind == "ranking":
+            readers = [each.name for each in self.recommenders if each.reads_prompts]
+            for given in answers:
+                slopes = position_slope(given.prediction, queries, length, *drawn)
+                self.rows["lists"] += slopes
+                found = [row for slope in slopes for row in audit.slate_order(slope, readers)]
+                self.rows["audit"] += found
 
     def _show(self, prediction: Prediction, queries: Queries) -> None:
         catalog, settings = self.data.catalog, self.settings
@@ -373,13 +499,6 @@ class Evaluation:
             self.rows["audit"] += audit.highest_id_rule(self.data.identifiers.numbers, queries)
         drawn = draw_examples(prediction, queries, catalog, settings.examples, settings.seed)
         self.rows["examples"] += drawn
-
-    def _queries(self, task: Task, split: str) -> Queries:
-        samples = read_samples(self.samples.folder, task.name, split)
-        refuse_strangers(samples, self.data, Part.TEST)
-        limit, seed = self.settings.limit, self.settings.seed
-        own = str(task.answer), self._keeps_seen
-        return make_queries(samples, self.data.split, limit, seed, *own)
 
 
 def refuse_strangers(samples: pa.Table, data: Data, part: Part | None = None) -> None:
@@ -405,9 +524,13 @@ def refuse_strangers(samples: pa.Table, data: Data, part: Part | None = None) ->
         raise RecinjectError("the samples were not made of these data", hint=hint)
 
 
-def _best_first(kind: str, answers: Sequence[Answer]) -> list[Answer]:
-    """Put first whoever is best by the main metric; the others keep their order."""
-    rows = [row for given in answers for row in given.metrics]
+def _best_first(
+    kind: str, answers: Sequence[Answer], recommenders: Sequence[Recommender]
+) -> list[Answer]:
+    """Put first the baseline that is best by the main metric; the others keep their order."""
+    above = {each.name for each in recommenders if each.knows_truth}
+    own = [given for given in answers if given.prediction.recommender not in above]
+    rows = [row for given in own for row in given.metrics]
     if not rows:
         return list(answers)
     metric = main_metric(kind, [row.metric for row in rows])

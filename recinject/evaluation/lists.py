@@ -16,13 +16,15 @@ from recinject.evaluation.metrics import (
     Statistic,
     bootstrap,
     evaluate_prediction,
+    hit_rate,
     interval,
     observe,
 )
 from recinject.foundation.ragged import Array
 from recinject.recommenders.protocol import Prediction, Queries
 
-HISTORY, POPULARITY = "history length", "item popularity"
+HISTORY, POPULARITY, SLOT = "history length", "item popularity", "slot of the target"
+_FIFTHS = 5
 _LENGTHS = (5, 20, 50)
 _THIRDS = ("tail", "middle", "head")
 
@@ -48,6 +50,8 @@ class SliceResult(MetricResult):
 def slice_queries(queries: Queries, training: Interactions) -> list[Slice]:
     """Slice queries by the length of their history, and by how popular the target is.
 
+    Queries with slates are sliced by the fifth of the slate that the target stands in, too.
+
     Head, middle and tail are the most popular items, the next and the rarest, each with a third
     of the training events; ``unseen`` items have none. Slices without queries are left out.
     """
@@ -60,7 +64,25 @@ def slice_queries(queries: Queries, training: Interactions) -> list[Slice]:
     return [
         *_slices(HISTORY, [*names, f"above {_LENGTHS[-1]}"], by_length),
         *_slices(POPULARITY, ["unseen", *_THIRDS], by_popularity),
+        *_slot_slices(queries),
     ]
+
+
+def slots_of(queries: Queries) -> Array | None:
+    """Return the place of each target in its slate, from 0; None without slates."""
+    if queries.candidates is None:
+        return None
+    return np.asarray((queries.candidates == queries.targets[:, None]).argmax(1))
+
+
+def _slot_slices(queries: Queries) -> Iterator[Slice]:
+    if (slots := slots_of(queries)) is None or queries.candidates is None:
+        return iter(())
+    width = queries.candidates.shape[1]
+    fifths = np.arange(width) * _FIFTHS // width
+    ends = [np.flatnonzero(fifths == number)[[0, -1]] + 1 for number in np.unique(fifths)]
+    names = [f"{first} to {last}" for first, last in ends]
+    return _slices(SLOT, names, np.unique(fifths, return_inverse=True)[1][slots])
 
 
 def popularity_thirds(counts: Array) -> Array:
@@ -92,6 +114,30 @@ def measure_slices(
         own, asked = prediction.take(each.rows), queries.take(each.rows)
         for found in evaluate_prediction(own, asked, (), resamples, seed, [metric]):
             yield SliceResult(**vars(found), by=each.by, slice=each.name, queries=len(asked))
+
+
+def position_slope(
+    prediction: Prediction, queries: Queries, k: int, resamples: int, seed: int
+) -> list[ListResult]:
+    """Regress HR@k on the target's slot: how much it changes over ten slots of the slate.
+
+    Nothing is returned of queries without slates, or where all targets stand in the same slot.
+    """
+    clusters, slots = Clusters.of(queries.users), slots_of(queries)
+    if slots is None or len(np.unique(slots)) < 2:
+        return []
+    x = slots / 10 - slots.mean() / 10
+    y = hit_rate(np.asarray(prediction.ahead), np.asarray(prediction.tied), k)
+    y -= y.mean()  # so that equal hits have a slope of exactly 0
+    sums = [np.bincount(clusters.of_row, each) for each in (np.ones(len(x)), x, y, x * x, x * y)]
+
+    def slope(weights: Floats) -> Floats:
+        n, sx, sy, sxx, sxy = (weights @ each for each in sums)
+        return _ratio(sxy - sx * sy / n, sxx - sx * sx / n)
+
+    ends = interval(bootstrap([slope], clusters, resamples, seed)[:, 0])
+    value = float(observe([slope], clusters)[0])
+    return [ListResult(prediction.recommender, f"slope@{k}", value, *ends)]
 
 
 _ROWS_AT_ONCE = 256
@@ -189,6 +235,8 @@ MEASURES = {
     "distance": "Distance: mean over pairs in a list of 1 less the categories' overlap (Jaccard)",
     "miscalibration": "Miscalibration: divergence (KL, nats) of the list's categories from the "
     "history's, 0 for the same",
+    "slope": "Slope: change of the hit rate on slates over ten slots of the target's place, 0 "
+    "where the order of the slate does not matter",
 }
 
 

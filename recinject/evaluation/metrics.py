@@ -104,20 +104,31 @@ def _draws(users: int, resamples: int, seed: int) -> Iterator[Floats]:
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One figure on all queries of a task, with its 95 % interval over ``n`` users."""
+    """One figure on all queries of a task, with its 95 % interval over ``n`` users, if any."""
 
     task: str
     recommender: str
     metric: str
     value: float
-    ci_low: float
-    ci_high: float
+    ci_low: float | None
+    ci_high: float | None
     n: int
 
 
-POSITIVE_RATING = 4.0
-"""The lowest true rating that counts as positive in the AUC and the ECE."""
 _BINS = 10
+
+
+def positive_rating(ratings: Floats) -> float:
+    """Return the lowest rating that counts as positive: the median of some ratings.
+
+    Where the median is the lowest of them, nothing would be negative: the next rating is returned.
+
+    >>> positive_rating(np.array([1.0, 4.0, 4.0, 5.0])), positive_rating(np.array([0.0, 0.0, 1.0]))
+    (4.0, 1.0)
+    """
+    known = ratings[~np.isnan(ratings)]
+    above = np.unique(known)[1:2]
+    return float(max([np.median(known), *above])) if len(known) else np.nan
 
 
 class Metric:
@@ -131,6 +142,8 @@ class Metric:
         better: whether ``higher`` or ``lower`` figures are better.
         kinds: the ways of answering that it measures: ``retrieval``, ``ranking``, ``rating``.
         by_cutoff: whether it is taken at each of ``evaluation.cutoffs``, as ``hr@10`` is.
+        biased: whether chance alone raises it, so that it is higher still on users drawn again,
+            and their percentiles are no interval: it has none.
 
     Examples:
         >>> from recinject.registry import find
@@ -142,6 +155,7 @@ class Metric:
     better: ClassVar[Literal["higher", "lower"]] = "higher"
     kinds: ClassVar[tuple[str, ...]] = ("retrieval", "ranking")
     by_cutoff: ClassVar[bool] = False
+    biased: ClassVar[bool] = False
 
     def values(self, prediction: Prediction, queries: Queries, k: int) -> Floats:
         """Return one value a query, shape (n,); ``k`` is the cutoff, or the lists' length."""
@@ -248,38 +262,84 @@ class MAE(_OfRatings):
 
 
 @register("metric", "auc")
-class AUC(_OfRatings):
-    """The chance that an item with a positive rating is predicted above one with a negative."""
+class AUC(Metric):
+    """The chance that an item with a positive rating is predicted above one with a negative.
 
-    label = "AUC"
-    of = staticmethod(lambda ratings, labels, own: auc_of(ratings, labels >= POSITIVE_RATING, own))
+    Positive is a rating from ``queries.positive_rating`` on.
+    """
+
+    label, kinds = "AUC", ("rating",)
+
+    def statistic(
+        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
+    ) -> Statistic:
+        """Return the chance as a function of how often each user counts."""
+        ratings, labels = _ratings(prediction, queries)
+        return auc_of(ratings, labels >= _positive_from(queries), clusters)
+
+
+class _Calibration(Metric):
+    better, biased = "lower", True
+
+    def statistic(
+        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
+    ) -> Statistic:
+        """Return the error as a function of how often each user counts."""
+        found = self.chances(prediction, queries)
+        if found is None:
+            return lambda weights: np.full(len(weights), np.nan)
+        chances, right = found
+        bins = np.minimum((chances * _BINS).astype(np.int64), _BINS - 1)
+        cells = clusters.of_row * _BINS + bins
+        surplus, rows = (
+            np.bincount(cells, each, clusters.count * _BINS).reshape(-1, _BINS)
+            for each in (chances - right, np.ones(len(cells)))
+        )
+        return lambda weights: np.abs(weights @ surplus).sum(1) / (weights @ rows).sum(1)
+
+    def chances(self, prediction: Prediction, queries: Queries) -> tuple[Floats, Floats] | None:
+        """Return the chance of an event and how far it came true, both (n,); None without one."""
+        raise NotImplementedError
 
 
 @register("metric", "ece")
-class CalibrationError(Metric):
+class CalibrationError(_Calibration):
     """The expected calibration error of the chance of a positive rating, in ten bins.
 
     The mean over the bins, weighted by their rows, of the distance between mean chance and
     fraction of positives (Naeini et al., AAAI 2015); NaN where no distribution was predicted.
     """
 
-    label, better, kinds = "ECE", "lower", ("rating",)
+    label, kinds = "ECE", ("rating",)
 
-    def statistic(
-        self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
-    ) -> Statistic:
-        """Return the error as a function of how often each user counts."""
-        positive = _ratings(prediction, queries)[1] >= POSITIVE_RATING
+    def chances(self, prediction: Prediction, queries: Queries) -> tuple[Floats, Floats] | None:
+        """Sum the chances of the positive ratings."""
+        labels, least = _ratings(prediction, queries)[1], _positive_from(queries)
         if prediction.probabilities is None or prediction.values is None:
-            return lambda weights: np.full(len(weights), np.nan)
-        chances = prediction.probabilities[:, prediction.values >= POSITIVE_RATING].sum(1)
-        bins = np.minimum((chances * _BINS).astype(np.int64), _BINS - 1)
-        cells = clusters.of_row * _BINS + bins
-        surplus, rows = (
-            np.bincount(cells, each, clusters.count * _BINS).reshape(-1, _BINS)
-            for each in (chances - positive, np.ones(len(cells)))
-        )
-        return lambda weights: np.abs(weights @ surplus).sum(1) / (weights @ rows).sum(1)
+            return None
+        positive = (labels >= least).astype(np.float64)
+        return prediction.probabilities[:, prediction.values >= least].sum(1), positive
+
+
+@register("metric", "ece_first")
+class FirstCalibrationError(_Calibration):
+    """The expected calibration error of the chance that the first item is the target.
+
+    As :class:`CalibrationError`; NaN where no such chance was predicted.
+    """
+
+    label, kinds = "ECE of the first", ("retrieval", "ranking")
+
+    def chances(self, prediction: Prediction, queries: Queries) -> tuple[Floats, Floats] | None:
+        """Hold the chance of each list's first item against whether it was the target."""
+        if prediction.first is None:
+            return None
+        return np.clip(prediction.first, 0, 1), hit_rate(*_ranks(prediction), 1)
+
+
+def _positive_from(queries: Queries) -> float:
+    least = queries.positive_rating
+    return positive_rating(np.asarray(queries.labels)) if least is None else least
 
 
 def metric_names(kind: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
@@ -386,7 +446,11 @@ def evaluate_prediction(
     draws = bootstrap(statistics, clusters, resamples, seed)
     who = queries.task, prediction.recommender
     return [
-        MetricResult(*who, name, float(value), *interval(draw), clusters.count)
+        MetricResult(*who, name, float(value), *_ends(name, draw), clusters.count)
         for name, value, draw in zip(asked, values, draws.T, strict=True)
         if np.isfinite(value)
     ]
+
+
+def _ends(metric: str, draws: Floats) -> tuple[float, float] | tuple[None, None]:
+    return (None, None) if parse_metric(metric)[0].biased else interval(draws)

@@ -109,11 +109,18 @@ def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Q
         histories=[np.empty(0, np.int32)] * len(frame),
         targets=frame["target"].to_numpy(),
         labels=columns.get("label"),
+        positive_rating=_only(frame, "positive_rating"),
     )
     items = np.stack(frame["items"].tolist()) if "items" in frame else None
     ahead, tied, ratings = (columns.get(name) for name in ("ahead", "tied", "rating"))
     answered = Prediction(recommender, task, items, ahead=ahead, tied=tied, ratings=ratings)
     return answered, queries
+
+
+def _only(frame: pd.DataFrame, name: str) -> float | None:
+    """Return the one value of a column that has one, None where there is no such column."""
+    found = list[float]() if name not in frame else frame[name].unique().tolist()
+    return found[0] if len(found) == 1 else None
 
 
 def is_paired(one: tuple[Prediction, Queries], other: tuple[Prediction, Queries]) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from recinject.evaluation.evaluate import Evaluation, EvaluationSettings, fit_recommenders
+from recinject.evaluation.fitting import fit_baselines
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.models.storing import load_trained
@@ -18,6 +19,7 @@ from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
 from recinject.pipeline.sections import MOST_EXAMPLES
 from recinject.pipeline.train import train
 from recinject.recommenders.language_model import LanguageModel
+from recinject.recommenders.oracle import Oracle
 from recinject.recommenders.protocol import Recommender, make_recommender
 from recinject.reporting.result import Result
 
@@ -57,12 +59,16 @@ def _evaluate(run: Run, folder: Path) -> Facts:
     section, recipe = run.recipe.evaluation, run.recipe
     model = model_of(run)
     baselines = [make_recommender(asked) for asked in section.baselines]
-    fitted = fit_recommenders(baselines, run.data, recipe.seed)
-    recommenders: Sequence[Recommender] = [*([model] if model else []), *fitted]
+    if recipe.data.path is None and run.log is None and baselines:
+        baselines.append(Oracle(**recipe.data.simulator.model_dump(), seed=recipe.seed))
     own = section.model_dump(exclude={"baselines", "beams", "batch_size"})
     own |= {"list_length": section.beams, "seed": recipe.seed, "examples": MOST_EXAMPLES}
     settings = EvaluationSettings(**own, generation=recipe.generation)
-    evaluation = Evaluation(recommenders, run.data, run.samples, settings)
+    samples = run.samples
+    fitted, chosen = fit_baselines(baselines, run.data, samples, settings, model is not None)
+    recommenders: Sequence[Recommender] = [*([model] if model else []), *fitted]
+    evaluation = Evaluation(recommenders, run.data, samples, settings)
+    evaluation.rows["audit"] += chosen
     evaluation.run()
     Result.from_rows(evaluation.rows, evaluation.predictions).save(folder)
     return {"parameters": model.parameters} if model else {}

@@ -11,7 +11,7 @@ from typing import Any
 
 from recinject.data.cleaning import CleaningStep
 from recinject.data.findings import Finding
-from recinject.evaluation.evaluate import Example
+from recinject.evaluation.examples import Example
 from recinject.pipeline.check import code_groups
 from recinject.pipeline.run import Run
 from recinject.reporting.result import (

@@ -261,13 +261,21 @@ class EvaluationSection(Section):
     history may be recommended, by everybody alike: ``keep`` or ``filter``; ``auto`` keeps them
     where more than 5 % of the test targets are such items. ``cold_share`` lists fractions of
     a retrieved list that items without training events may take; they join by the codes that they
-    share with the predicted items.
+    share with the predicted items, and in ``content_knn``'s lists by their content. ``ranking_by``
+    is the task whose prompt a model ranks slates by; ``auto`` takes the one that wins on
+    validation and reports both. ``blend`` adds a weighted sum of the best two baselines, and of
+    the model with them. ``tune`` chooses the baselines' settings on validation, from grids of
+    their own with ``true``, or from values by recommender and setting, such as
+    ``{ease: {regularization: [100, 300, 1000]}}``. A choice rests on ``validation_queries`` of a
+    task at most. ``positive_rating`` is the lowest that AUC and ECE count as positive, the
+    training ratings' median if not given. On a simulated log the baselines have an ``oracle``
+    beside them, which knows what drew the log.
     """
 
     baselines: Annotated[list[Baseline], AfterValidator(_distinct)] = [
         *("random", "popularity", "popularity_recent", "item_knn", "ease", "als", "bpr"),
         "markov_chain",
-        *("global_mean", "item_mean", "user_mean"),
+        *("global_mean", "item_mean", "user_mean", "history_mean", "recent_biases"),
     ]
     cutoffs: Annotated[list[Positive], Field(min_length=1)] = [5, 10]
     beams: Positive = 20
@@ -279,6 +287,11 @@ class EvaluationSection(Section):
     seen: Literal["auto", "filter", "keep"] = "auto"
     generate: bool = False
     cold_share: list[Annotated[float, Field(ge=0, le=1)]] = []
+    ranking_by: Literal["auto", "retrieval", "ranking"] = "auto"
+    blend: bool = True
+    tune: bool | dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = False
+    validation_queries: Positive = 1000
+    positive_rating: float | None = None
 
     @model_validator(mode="after")
     def _lists_are_long_enough(self) -> EvaluationSection:

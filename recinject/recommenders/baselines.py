@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -71,6 +71,7 @@ class RecentPopularity(Popularity):
     """
 
     name: ClassVar[str] = "popularity_recent"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"half_life": (0.05, 0.1, 0.25, 0.5, 1.0)}
 
     half_life: _Positive = 0.25
 
@@ -158,6 +159,68 @@ class UserMean(ItemMean):
 
 @register("recommender")
 @dataclass(eq=False)
+class HistoryMean(GlobalMean):
+    """Predicts the shrunk mean of the ratings in the query's history, whatever the item.
+
+    It learns the global mean alone, and so shows what a history tells without any learning.
+
+    Args:
+        ridge: how many ratings at the global mean stand beside those of the history.
+    """
+
+    name: ClassVar[str] = "history_mean"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"ridge": (0.5, 1.0, 2.0, 4.0, 8.0)}
+
+    ridge: _Positive = 2.0
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Take the mean of the training ratings."""
+        super().fit(training, seed)
+        self._items = np.full(training.n_items, self._mean)
+        ratings = np.asarray(training.ratings)
+        self._range = ratings.min(), ratings.max()
+
+    def _ratings(self, queries: Queries) -> Floats:
+        shown = queries.latest(self._longest(queries.kind))
+        histories, ratings = shown.histories, shown.history_ratings or [np.empty(0)] * len(queries)
+        levels = [
+            (past - self._items[items[len(items) - len(past) :]]).sum() / (len(past) + self.ridge)
+            for items, past in zip(histories, ratings, strict=True)
+        ]
+        predicted: Floats = self._items[queries.targets] + np.array(levels)
+        return np.clip(predicted, *self._range)
+
+
+@register("recommender")
+@dataclass(eq=False)
+class RecentBiases(HistoryMean):
+    """Predicts the item's shrunk mean, plus the shrunk mean residual of the query's history.
+
+    A residual is a rating of the history less its own item's shrunk mean.
+
+    Args:
+        ridge: see :class:`HistoryMean`.
+        item_ridge: how many ratings at the global mean stand beside those of each item.
+    """
+
+    name: ClassVar[str] = "recent_biases"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        **HistoryMean.grid,
+        "item_ridge": (1.0, 2.0, 5.0, 10.0, 20.0),
+    }
+
+    item_ridge: _Positive = 5.0
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Take the shrunk mean of each item's training ratings."""
+        super().fit(training, seed)
+        offsets = np.asarray(training.ratings) - self._mean
+        sums = np.bincount(training.items, offsets, training.n_items)
+        self._items += sums / (item_counts(training) + self.item_ridge)
+
+
+@register("recommender")
+@dataclass(eq=False)
 class ItemKNN(ItemScorer):
     """Scores an item by the summed similarity of the history's items to it.
 
@@ -170,6 +233,7 @@ class ItemKNN(ItemScorer):
     """
 
     name: ClassVar[str] = "item_knn"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"neighbours": (20, 50, 100, 200, 500)}
 
     neighbours: PositiveInt = 100
 
@@ -241,6 +305,9 @@ class EASE(ItemScorer):
     """
 
     name: ClassVar[str] = "ease"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "regularization": (10.0, 30.0, 100.0, 300.0, 1000.0)
+    }
 
     regularization: _Positive = 100.0
     transposed: bool = False
@@ -295,6 +362,7 @@ class MarkovChain(ItemScorer):
     """
 
     name: ClassVar[str] = "markov_chain"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {"order": (1, 2, 3, 5, 8)}
 
     order: PositiveInt = 3
 
@@ -339,6 +407,7 @@ class ContentKNN(ItemScorer):
     """
 
     name: ClassVar[str] = "content_knn"
+    knows_new_items: ClassVar[bool] = True
 
     content: str = TFIDF
     dimensions: PositiveInt = 256

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from types import ModuleType
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field, PositiveInt
@@ -75,6 +76,10 @@ class ALS(Factorisation):
     """
 
     name: ClassVar[str] = "als"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "regularization": (1.0, 3.0, 10.0, 30.0, 100.0),
+        "factors": (64, 128, 256),
+    }
     model: ClassVar[str] = "implicit.als.AlternatingLeastSquares"
 
     factors: PositiveInt = 256
@@ -102,6 +107,10 @@ class BPR(Factorisation):
     """
 
     name: ClassVar[str] = "bpr"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "regularization": (0.003, 0.01, 0.03, 0.1),
+        "learning_rate": (0.02, 0.05, 0.1),
+    }
     knows_strangers: ClassVar[bool] = False
     model: ClassVar[str] = "implicit.bpr.BayesianPersonalizedRanking"
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,11 +20,13 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
+from recinject.data.splitting import Part
 from recinject.decoding.beam_search import Normalised, constrained_beam_search, score_candidates
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
 from recinject.foundation.ragged import Ragged
+from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import expect
 from recinject.models.adapters import RatingModel, answering, without_wrapper
 from recinject.models.storing import load_trained, save_trained
@@ -35,7 +38,7 @@ from recinject.recommenders.protocol import (
     places,
     rank_candidates,
 )
-from recinject.samples.builder import Builder
+from recinject.samples.builder import SHUFFLED, Builder
 from recinject.samples.encoding import Dialect
 from recinject.samples.samples import Samples
 from recinject.training.networks import global_chance
@@ -114,6 +117,7 @@ class LanguageModel(Recommender):
         self._rows_at_once = rows_at_once
         self._named: dict[int, tuple[Trie, Integers]] = {}
         self._asker: Builder | None = None
+        self._asked_as: Callable[[str], Builder] | None = None
         if not isinstance(identifier_texts, Mapping):
             self._identifiers("")
         self._label_values = np.array(list((rating_labels or {}).values()), np.float64)
@@ -137,7 +141,9 @@ class LanguageModel(Recommender):
         made = cls(model, samples.tokenizer, texts, factory.ratings.labels, **{**limit, **settings})
         made.data = factory.data  # type: ignore[misc]  # its own, beside the class's
         retrieval = next((t.name for t in factory.tasks if t.answer == "retrieval"), None)
-        made._asker = factory.asker(retrieval) if retrieval else None
+        if retrieval:
+            made._asker = factory.asker(retrieval)
+            made._asked_as = partial(factory.asker, retrieval)
         return made
 
     def save(self, folder: str | Path) -> None:
@@ -199,7 +205,8 @@ class LanguageModel(Recommender):
                 self._model, *prompts, trie, width, barred, scores=self._scores
             )
         ahead, tied = _places_in_lists(items, scores, queries.targets)
-        return Prediction(self.name, queries.task, items[:, :k], scores[:, :k], ahead, tied)
+        found = items[:, :k], scores[:, :k], ahead, tied
+        return Prediction(self.name, queries.task, *found, first=np.exp(scores[:, 0]))
 
     def _rank(self, queries: Queries, k: int) -> Prediction:
         candidates, (_, tokens) = queries.candidates, self._identifiers(queries.task)
@@ -212,7 +219,9 @@ class LanguageModel(Recommender):
                 self._model, *prompts, sequences[:, :, :longest], self._scores
             )
         found = rank_candidates(scores, candidates, queries.targets, k)
-        return Prediction(self.name, queries.task, *found)
+        chances = np.exp(scores - scores.max(1, keepdims=True))
+        first = 1 / chances.sum(1)  # the best candidate's share, since its own is exp(0)
+        return Prediction(self.name, queries.task, *found, first=first)
 
     def _rate(self, queries: Queries, _: int) -> Prediction:
         if isinstance(self._model, RatingModel):
@@ -428,6 +437,53 @@ class WrittenRatings(Prediction):
     """
 
     parsed: Flags | None = None
+
+
+class RankedByRetrieval(Recommender):
+    """Ranks a slate by how likely a language model finds each candidate after retrieval's prompt.
+
+    The prompt shows no candidates, so that their places can't matter.
+
+    Args:
+        model: a model that knows the words of its retrieval task, see :attr:`can_ask`.
+        split: the kind of prompt: ``test``, ``reworded`` or ``shuffled``.
+    """
+
+    name: ClassVar[str] = "language_model_by_retrieval"
+    tasks: ClassVar[frozenset[str]] = frozenset({"ranking"})
+    reads_prompts: ClassVar[bool] = True
+
+    def __init__(self, model: LanguageModel, split: str = Part.TEST.label) -> None:
+        self.name = f"{model.name}_by_retrieval"  # type: ignore[misc]
+        self._model, self._split = model, split
+
+    @staticmethod
+    def can_ask(model: LanguageModel) -> bool:
+        """Whether a model has a retrieval task, whose prompts show no worked examples."""
+        return model._asker is not None and model._asker.pool is None
+
+    def otherwise(self, split: str) -> RankedByRetrieval | None:
+        """Return the same with another kind of prompt, None where there are no words for it."""
+        make = self._model._asked_as
+        is_worded = make is not None and bool(make(split).wording.numbers(split))
+        return RankedByRetrieval(self._model, split) if is_worded else None
+
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Do nothing: the model comes trained."""
+
+    def predict(self, queries: Queries, k: int) -> Prediction:
+        """Score the candidates of each query after the retrieval prompt about its history."""
+        make = self._model._asked_as
+        assert make is not None
+        asker, histories = make(self._split), queries.histories
+        if self._split == SHUFFLED:
+            longest = getattr(asker.task, "history_length", 0)
+            pairs = zip(histories, queries.sample_ids, strict=True)
+            histories = [derive_rng(SHUFFLED, own).permutation(h[-longest:]) for h, own in pairs]
+        prompts = asker.ask(histories, queries.users)
+        asked = replace(queries, task=asker.task.name, answer="ranking", prompts=prompts)
+        found = self._model.predict(asked, k)
+        return replace(found, recommender=self.name, task=queries.task)
 
 
 class GeneratedRatings(Recommender):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ConfigDict
+from pydantic import ConfigDict, PositiveInt
 
-from recinject.data.schema import Catalog, Floats, Integers, Interactions
+from recinject.data.schema import Catalog, Flags, Floats, Integers, Interactions
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array
@@ -21,7 +23,7 @@ from recinject.foundation.settings import bind, listed
 from recinject.identifiers.data import Data
 from recinject.registry import find
 
-_OF_ALL_ROWS = ("task", "answer", "keeps_seen", "recommender", "values")
+_OF_ALL_ROWS = ("task", "answer", "keeps_seen", "recommender", "values", "positive_rating")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +55,8 @@ class Queries(_Columns):
         history_ratings: the ratings of each history; None where the log has none.
         answer: see :attr:`kind`, if that is not the task's name.
         keeps_seen: whether retrieval may recommend items of the history; see :attr:`barred`.
+        positive_rating: the lowest label that counts as positive, in metrics of two classes; the
+            median of the labels where None.
     """
 
     task: str
@@ -66,6 +70,7 @@ class Queries(_Columns):
     history_ratings: Sequence[Floats] | None = None
     answer: str = ""
     keeps_seen: bool = False
+    positive_rating: float | None = None
 
     @property
     def barred(self) -> Sequence[Integers]:
@@ -101,6 +106,17 @@ class Queries(_Columns):
             history_ratings=[ratings[row] for row in range(len(events))],
         )
 
+    def latest(self, longest: int | None) -> Queries:
+        """Return the queries with the latest items of each history; all of them where None."""
+        if longest is None:
+            return self
+        ratings = self.history_ratings
+        return replace(
+            self,
+            histories=[history[-longest:] for history in self.histories],
+            history_ratings=None if ratings is None else [past[-longest:] for past in ratings],
+        )
+
     def __len__(self) -> int:
         return len(self.users)
 
@@ -119,6 +135,7 @@ class Prediction(_Columns):
         ratings: predicted ratings, shape (n,).
         probabilities: of each rating, where predicted, shape (n, values).
         values: the ratings of ``probabilities``, ascending, shape (values,).
+        first: the chance that the first item is the target, where predicted, shape (n,).
         texts: answers from which ratings were read.
     """
 
@@ -131,15 +148,24 @@ class Prediction(_Columns):
     ratings: Floats | None = None
     probabilities: Floats | None = None
     values: Floats | None = None
+    first: Floats | None = None
     texts: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """What a recommender may learn from beside the training events."""
+    """What a recommender may learn from beside the training events.
+
+    Attributes:
+        catalog: what the items are.
+        view: the training view, whose targets are the training events.
+        history_lengths: how many items of a history everybody reads, by the way of answering
+            (:attr:`Queries.kind`); whole histories where none is given.
+    """
 
     catalog: Catalog
-    view: View  # the training view: its targets are the training events
+    view: View
+    history_lengths: Mapping[str, int] = field(default_factory=dict)
 
 
 class Recommender(ABC):
@@ -151,8 +177,14 @@ class Recommender(ABC):
     """Whether it reads the queries' prompts, so that their wording matters to it."""
     knows_strangers: ClassVar[bool] = True
     """Whether it recommends to people who have a history but are no users of the log."""
+    knows_truth: ClassVar[bool] = False
+    """Whether it knows what drew the log, so that it is a ceiling and no baseline."""
     data: ClassVar[Data | None] = None
     """What :meth:`recommend` names items by; set by :func:`recinject.fit`."""
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """The values of each setting that are tried where settings are chosen on validation."""
+    history_length: int | None = None
+    """The most items of a history that it reads, where that is its own and not everybody's."""
     # Of the subclasses that are pydantic dataclasses: unknown settings are refused.
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
@@ -165,6 +197,11 @@ class Recommender(ABC):
     def read(self, sources: Sources) -> None:
         """Note what :meth:`fit`, which is called later, may learn from."""
         self._sources = sources
+
+    def _longest(self, kind: str, usual: int | None = None) -> int | None:
+        """Return the most items of a history that it reads, the latest, or the usual number."""
+        lengths = self._sources.history_lengths if self._sources is not None else {}
+        return self.history_length or lengths.get(kind, usual)
 
     def _training_view(self, training: Interactions) -> View:
         """Return the training view that was read, or one of the training events."""
@@ -273,6 +310,9 @@ class Recommender(ABC):
 class ItemScorer(Recommender):
     """A recommender that gives every item of the catalogue a score.
 
+    Items of the whole history are left out of the lists, however much of it is read, unless the
+    queries keep them.
+
     Examples:
         >>> import numpy as np
         >>> from recinject import fit, prepare
@@ -291,6 +331,8 @@ class ItemScorer(Recommender):
     """
 
     tasks: ClassVar[frozenset[str]] = frozenset({"retrieval", "ranking"})
+    knows_new_items: ClassVar[bool] = False
+    """Whether its scores tell items apart that have no training events."""
     _rows_at_once = 512
 
     @abstractmethod
@@ -298,18 +340,49 @@ class ItemScorer(Recommender):
         """Score all items for some of the queries: shape (rows, items)."""
 
     def predict(self, queries: Queries, k: int) -> Prediction:
-        """Rank the catalogue without what is barred, or the candidates, by score."""
-        blocks = [
-            self._predict_rows(queries, slice(start, start + self._rows_at_once), k)
-            for start in range(0, max(len(queries), 1), self._rows_at_once)
-        ]
+        """Rank the catalogue without the history, or the candidates, by score."""
+        blocks = list[Any]()
+        for rows, scores in self._scored(queries):
+            targets = queries.targets[rows]
+            if queries.candidates is None:
+                blocks.append((*top_k(scores, k), *places(scores, targets)))
+            else:
+                candidates = queries.candidates[rows]
+                chosen = np.take_along_axis(scores, candidates, axis=1)
+                blocks.append(rank_candidates(chosen, candidates, targets, k))
         columns: list[Any] = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
         return Prediction(self.name, queries.task, *columns)
 
-    def _predict_rows(
-        self, queries: Queries, rows: slice, k: int
-    ) -> tuple[Integers, Floats, Floats, Floats]:
-        scores = np.array(self.score(queries, rows), np.float64)
+    def with_new_items(self, queries: Queries, new: Flags, fraction: float, k: int) -> Prediction:
+        """Retrieve lists with the best new items as high as a fraction of each list allows.
+
+        Args:
+            queries: of retrieval.
+            new: the items without training events, shape (items,).
+            fraction: the largest that they may take of the first r items, at every r; with 1 the
+                lists hold new items alone.
+            k: the length of the lists.
+        """
+        lists = list[list[int]]()
+        for _, scores in self._scored(queries):
+            ranked = [top_k(np.where(own, scores, -np.inf), k)[0] for own in (new, ~new)]
+            for row in np.concatenate(ranked, axis=1).tolist():
+                found = [item for item in row if item >= 0]
+                lists.append(within_fraction(found, new, fraction, k))
+        return listed_with_new(self.name, queries, lists, fraction, k)
+
+    def _scored(self, queries: Queries) -> Iterator[tuple[slice, Floats]]:
+        """Yield the scores of all items, some rows at a time; -inf for what is not retrieved."""
+        shown = queries.latest(self._longest(queries.kind))
+        for start in range(0, max(len(queries), 1), self._rows_at_once):
+            rows = slice(start, start + self._rows_at_once)
+            scores = self._checked(np.array(self.score(shown, rows), np.float64), queries, rows)
+            if queries.candidates is None:
+                for row, history in enumerate(queries.histories[rows]):
+                    scores[row, history] = -np.inf
+            yield rows, scores
+
+    def _checked(self, scores: Floats, queries: Queries, rows: slice) -> Floats:
         expected = len(queries.users[rows]), len(self.data.catalog) if self.data else None
         if scores.ndim != 2 or expected not in (scores.shape, (len(scores), None)):
             raise RecinjectError(
@@ -321,15 +394,7 @@ class ItemScorer(Recommender):
                 f"{self.name}: some scores are not numbers, so nothing can be ranked by them",
                 hint="its fit diverged: lower its learning rate or raise its regularisation",
             )
-        targets = queries.targets[rows]
-        if queries.candidates is None:
-            for row, barred in enumerate(queries.barred[rows]):
-                scores[row, barred] = -np.inf
-            items, top_scores = top_k(scores, k)
-            return (items, top_scores, *places(scores, targets))
-        candidates = queries.candidates[rows]
-        chosen = np.take_along_axis(scores, candidates, axis=1)
-        return rank_candidates(chosen, candidates, targets, k)
+        return scores
 
 
 def make_recommender(
@@ -338,8 +403,9 @@ def make_recommender(
     """Make an unfitted recommender, or take one as it is.
 
     Args:
-        asked: its name in the registry, or a mapping from this to its constructor's arguments;
-            ``name`` among these is its name in the results.
+        asked: its name in the registry, or a mapping from this to its constructor's arguments.
+            Two more are everybody's: ``name`` is its name in the results, ``history_length`` how
+            many items of a history it reads, where not as many as the others.
 
     Raises:
         RecinjectError: no recommender has that name, it has no such argument, or refuses a value;
@@ -363,8 +429,16 @@ def make_recommender(
     name = next(iter(named))
     kind, settings = find("recommender", name, place), dict(given[0] or {})
     called = settings.pop("name", getattr(kind, "name", None))
+    has_own = "history_length" in inspect.signature(kind).parameters
+    longest = None if has_own else settings.pop("history_length", None)
     recommender: Recommender = bind(kind, settings, f"{place}.{name}")
+    if longest is not None:
+        bind(_read, {"history_length": longest}, f"{place}.{name}", recommender=recommender)
     return _with_name(recommender, called)
+
+
+def _read(recommender: Recommender, history_length: PositiveInt) -> None:
+    recommender.history_length = history_length
 
 
 def _with_name(recommender: Recommender, name: object) -> Recommender:
@@ -434,3 +508,45 @@ def places(scores: Floats, targets: Integers) -> tuple[Floats, Floats]:
     ahead, tied = (scores > own).sum(1), (scores == own).sum(1)
     absent = (targets < 0) | np.isneginf(own[:, 0])
     return np.where(absent, np.inf, ahead), np.where(absent, 1.0, tied)
+
+
+def within_fraction(items: Sequence[int], new: Flags, fraction: float, k: int) -> list[int]:
+    """Take items in order; new ones wait until those above them leave them room.
+
+    Examples:
+        >>> within_fraction([3, 4, 0, 1, 2], np.array([False] * 3 + [True] * 2), 0.5, 4)
+        [0, 3, 1, 4]
+    """
+    ranked = list(enumerate(items))
+    known, waiting = (deque(p for p in ranked if new[p[1]] == is_new) for is_new in (0, 1))
+    chosen: list[int] = []
+    joined = 0
+    while len(chosen) < k and (known or waiting):
+        # The least surplus keeps 0.1 of 10 items from being less than one.
+        room = joined + 1 <= fraction * (len(chosen) + 1) + 1e-9
+        if waiting and room and (not known or waiting[0] < known[0]):
+            chosen.append(waiting.popleft()[1])
+            joined += 1
+        elif known:
+            chosen.append(known.popleft()[1])
+        else:
+            break
+    return chosen
+
+
+def listed_with_new(
+    recommender: str, queries: Queries, lists: Sequence[Sequence[int]], fraction: float, k: int
+) -> Prediction:
+    """Make a prediction of lists that new items joined; scores are minus the ranks."""
+    joined = np.full((len(queries), k), -1, np.int32)
+    for row, items in enumerate(lists):
+        joined[row, : len(items)] = items
+    found, order = joined == queries.targets[:, None], np.arange(float(k))
+    return Prediction(
+        f"{recommender}_cold_{fraction:g}",
+        queries.task,
+        joined,
+        np.where(joined >= 0, -order, -np.inf),
+        np.where(found.any(1), found.argmax(1), np.inf),
+        np.ones(len(queries)),
+    )

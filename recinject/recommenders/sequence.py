@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -276,6 +276,10 @@ class SelfAttention(ItemScorer):
     """
 
     kind: ClassVar[type[SequenceModule]]
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "dropout": (0.2, 0.35, 0.5, 0.65),
+        "learning_rate": (5e-4, 1e-3, 2e-3),
+    }
 
     width: PositiveInt = 64
     layers: PositiveInt = 2
@@ -298,9 +302,12 @@ class SelfAttention(ItemScorer):
         """Learn from the training events but those held out, and keep the best epoch."""
         held_out = _hold_out(training, self.held_out, self._chance(seed, "held_out"))
         learned = training.select(~held_out)
-        sizes = ("width", "layers", "heads", "dropout", "longest")
+        sizes = {size: getattr(self, size) for size in ("width", "layers", "heads", "dropout")}
+        # One more than everybody reads, for the mask that some put behind a history.
+        most = self._longest("retrieval", self.longest) or self.longest
+        longest = min(self.longest, most + int(self.kind.sees_ahead))
         with global_chance(int(self._chance(seed).integers(2**31))):
-            module = self.kind(training.n_items, **{size: getattr(self, size) for size in sizes})
+            module = self.kind(training.n_items, **sizes, longest=max(2, longest))
         users = range(training.n_users)
         windows = [window for user in users for window in module.windows(learned.items_of(user))]
         if windows:

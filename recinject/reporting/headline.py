@@ -10,6 +10,7 @@ from recinject.evaluation.metrics import MAIN_METRICS, MetricResult
 from recinject.evaluation.metrics import main_metric as main_of
 from recinject.evaluation.statistics import Comparison
 from recinject.reporting.wording import (
+    CEILING,
     LANGUAGE_MODEL,
     SIGNIFICANT,
     answer_of,
@@ -115,7 +116,7 @@ def leader(task: str, metrics: Sequence[MetricResult]) -> str | None:
     """Return who has the best main metric of a task, None where nobody has any."""
     measured = any(row.task == task for row in metrics)
     rows = ranked(task, main_metric(task, metrics), metrics) if measured else []
-    return rows[0].recommender if rows else None
+    return next((row.recommender for row in rows if row.recommender != CEILING), None)
 
 
 def standings(
@@ -132,9 +133,9 @@ def standings(
         for row in comparisons
         if (row.task, row.metric, row.recommender) == (task, metric, first)
     }
-    # A second wording of the language model is no baseline.
+    # A second wording of the language model is no baseline, and neither is who knows the truth.
     names = {row.recommender for row in rows if not row.recommender.startswith(LANGUAGE_MODEL)}
-    others = [row for row in rows if row.recommender in names - {first}]
+    others = [row for row in rows if row.recommender in names - {first, CEILING}]
     return [
         Standing(own, other, tests.get(other.recommender), len(others))
         for own in rows

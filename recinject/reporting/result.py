@@ -15,7 +15,7 @@ import recinject
 from recinject.data.cleaning import CleaningStep
 from recinject.data.findings import Finding as LogFinding
 from recinject.evaluation.audit import Finding
-from recinject.evaluation.evaluate import Example
+from recinject.evaluation.examples import Example
 from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison

@@ -11,7 +11,7 @@ from recinject.evaluation.lists import MEASURES
 from recinject.evaluation.metrics import MAIN_METRICS, Metric
 from recinject.registry import find, names
 
-LANGUAGE_MODEL = "language_model"
+LANGUAGE_MODEL, CEILING = "language_model", "oracle"
 SIGNIFICANT = 0.05
 DASH, _MINUS = "\u2013", "\u2212"
 _RECOMMENDERS = {
@@ -19,6 +19,11 @@ _RECOMMENDERS = {
     "language_model_reworded": "model, new wording",
     "language_model_shuffled": "model, shuffled history",
     "language_model_generated": "model, written answer",
+    "language_model_by_ranking": "model, ranking prompt",
+    "language_model_by_retrieval": "model, retrieval prompt",
+    "language_model_blend": "model blended with the best two",
+    "blend": "blend of the best two",
+    "oracle": "oracle (knows what drew the log)",
     "item_knn": "item kNN",
     "ease": "EASE",
     "content_knn": "content kNN",

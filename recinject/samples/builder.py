@@ -351,10 +351,13 @@ class Builder:
         shorter += ["fewer samples.shots"] * (max(self.shots, self.shares - 1) > 0)
         return f"set {raised}" + (f", or try {' '.join(shorter)}" if shorter else "")
 
-    def ask(self, histories: Sequence[Sequence[int] | Array]) -> list[str]:
+    def ask(
+        self, histories: Sequence[Sequence[int] | Array], users: Integers | None = None
+    ) -> list[str]:
         """Word what comes next after histories, oldest item first, as test samples are worded.
 
-        The user is a stranger, and the oldest items are left out where a prompt is too long.
+        The users are strangers if not given. The oldest items are left out where a prompt is too
+        long.
         """
         n, shown = len(histories), Ragged.from_rows(histories)
         if (longest := getattr(self.task, "history_length", None)) is not None:
@@ -362,9 +365,10 @@ class Builder:
         # The target stands in the completion, which nobody reads here.
         last = np.array([history[-1] for history in histories], np.int32)
         slots = {"history": shown, "target": Ragged.from_columns(last)}
-        stranger = np.full(n, self.view.interactions.n_users, np.int32)
+        if users is None:
+            users = np.full(n, self.view.interactions.n_users, np.int32)
         wording = np.full(n, self.wording.numbers(self.split)[0])
-        batch = self._within_limits(Contexts(stranger, slots), np.arange(n), wording, None)
+        batch = self._within_limits(Contexts(users, slots), np.arange(n), wording, None)
         texts: list[str] = self.wording.encoder.pieces.write(batch.prompts).to_pylist()
         return texts
 

@@ -138,10 +138,10 @@ class SampleFactory:
                 for split in splits:
                     yield self._builder(task, view, split)
 
-    def asker(self, name: str) -> Builder:
+    def asker(self, name: str, split: str = Part.TEST.label) -> Builder:
         """Return the builder of a task's test samples, to ask about histories of one's own."""
         task = next(task for task in self.tasks if task.name == name)
-        return self._builder(task, self.data.split.view(Part.TEST), Part.TEST.label)
+        return self._builder(task, self.data.split.view(Part.TEST), split)
 
     def _builder(self, task: Task, view: View, split: str) -> Builder:
         settings, wording, ids = self.settings, self.wordings[task.name], self.data.catalog.item_ids

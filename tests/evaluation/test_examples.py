@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recinject.data.schema import Catalog
-from recinject.evaluation.evaluate import draw_examples
+from recinject.evaluation.examples import draw_examples
 from recinject.recommenders.protocol import Prediction, Queries
 
 TITLES = ["Bear", "", "Doll", "Car", "Kite", "Drum", "Ball", "Yo-yo"]

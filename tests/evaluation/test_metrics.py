@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -9,10 +10,13 @@ from sklearn.metrics import mean_absolute_error, ndcg_score, roc_auc_score, root
 from recinject.data.schema import Floats
 from recinject.evaluation.metrics import (
     Clusters,
+    bootstrap,
     evaluate_prediction,
     hit_rate,
+    interval,
     metric_names,
     ndcg,
+    positive_rating,
     reciprocal_rank,
     statistic_of,
 )
@@ -20,7 +24,9 @@ from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.protocol import Prediction, Queries, places, top_k
 
 
-def asked(task: str, users: list[int], labels: Floats | None = None) -> Queries:
+def asked(
+    task: str, users: list[int], labels: Floats | None = None, positive: float | None = 4.0
+) -> Queries:
     n = len(users)
     nothing = np.zeros(0, np.int32)
     return Queries(
@@ -31,6 +37,7 @@ def asked(task: str, users: list[int], labels: Floats | None = None) -> Queries:
         histories=[nothing] * n,
         targets=np.zeros(n, np.int32),
         labels=labels,
+        positive_rating=None if labels is None else positive,
     )
 
 
@@ -164,7 +171,7 @@ def test_what_cannot_be_measured_is_refused(
 
 
 def test_metric_names_are_known_by_task() -> None:
-    assert metric_names("ranking", (1,)) == ["hr@1", "ndcg@1", "mrr"]
+    assert metric_names("ranking", (1,)) == ["hr@1", "ndcg@1", "mrr", "ece_first"]
     assert metric_names("rating") == ["rmse", "mae", "auc", "ece"]
 
 
@@ -188,7 +195,6 @@ def test_calibration_error_agrees_with_counting() -> None:
     ]
     found = {row.metric: row for row in evaluate_prediction(prediction, queries, resamples=50)}
     assert found["ece"].value == pytest.approx(sum(gaps))
-    assert found["ece"].ci_low < found["ece"].ci_high
 
 
 def test_a_distribution_that_is_always_right_is_calibrated() -> None:
@@ -204,3 +210,60 @@ def test_a_distribution_that_is_always_right_is_calibrated() -> None:
         "auc": 1,
         "ece": 0,
     }
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0, 20.0])
+def test_what_is_positive_follows_the_scale_of_the_ratings(scale: float) -> None:
+    rng = np.random.default_rng(9)
+    stars = rng.choice(5, 300, p=[0.1, 0.1, 0.3, 0.3, 0.2]) + 1.0
+    guesses = stars + rng.normal(0, 2, 300)
+    queries = asked("rating", list(range(300)), scale * stars, positive=None)
+    found = evaluate_prediction(
+        Prediction("model", "rating", ratings=scale * guesses), queries, resamples=20
+    )
+    wanted = roc_auc_score(stars >= np.median(stars), guesses)
+    assert {row.metric: row.value for row in found}["auc"] == pytest.approx(wanted)
+    assert positive_rating(scale * stars) == scale * np.median(stars)
+
+
+@pytest.mark.parametrize(
+    ("ratings", "expected"), [([0, 0, 0, 1], 1), ([5, 5, 5], 5), ([np.nan, 3, 4, 4], 4)]
+)
+def test_a_positive_rating_is_above_the_lowest_where_one_is(
+    ratings: list[float], expected: float
+) -> None:
+    assert positive_rating(np.array(ratings, float)) == expected
+    assert np.isnan(positive_rating(np.array([])))
+
+
+def test_a_calibration_error_has_no_interval_since_draws_lie_above_the_figure() -> None:
+    """Chances that are right have an error of 0, and percentiles of draws never hold it."""
+    rng = np.random.default_rng(2)
+    for _ in range(10):
+        chances = rng.uniform(size=(200, 2))
+        chances[:, 0] = 1 - chances[:, 1]
+        labels = (rng.uniform(size=200) < chances[:, 1]).astype(float)
+        queries = asked("rating", list(range(200)), labels, positive=1.0)
+        prediction = Prediction(
+            "model", "rating", ratings=chances[:, 1], probabilities=chances, values=np.arange(2.0)
+        )
+        found = {row.metric: row for row in evaluate_prediction(prediction, queries, resamples=50)}
+        assert found["ece"].ci_low is found["ece"].ci_high is None
+        assert found["auc"].ci_low < found["auc"].value < found["auc"].ci_high
+        clusters = Clusters.of(queries.users)
+        draws = bootstrap([statistic_of(prediction, queries, "ece", clusters)], clusters, 100, 0)
+        assert interval(draws[:, 0])[0] > 0.01 and draws.mean() > found["ece"].value
+
+
+def test_the_chance_of_the_first_item_is_held_against_its_hits() -> None:
+    rng = np.random.default_rng(3)
+    chances = rng.uniform(size=500)
+    hits = rng.uniform(size=500) < chances / 2
+    prediction = replace(listed(np.where(hits, 0.0, 5.0), np.ones(500)), first=chances)
+    queries = asked("retrieval", list(range(500)))
+    found = evaluate_prediction(prediction, queries, resamples=20, metrics=["ece_first"])[0]
+    bins = np.minimum((chances * 10).astype(int), 9)
+    gaps = [(bins == b).mean() * abs((chances - hits)[bins == b].mean()) for b in range(10)]
+    assert found.value == pytest.approx(sum(gaps)) and 0.15 < found.value < 0.35
+    without = evaluate_prediction(replace(prediction, first=None), queries, resamples=20)
+    assert "ece_first" not in {row.metric for row in without}

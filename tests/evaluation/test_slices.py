@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from recinject.evaluation.lists import measure_slices, slice_queries
+from recinject.evaluation.lists import measure_slices, position_slope, slice_queries
 from recinject.evaluation.metrics import evaluate_prediction
 from recinject.recommenders.protocol import Prediction, Queries
 
@@ -77,3 +77,41 @@ def test_lists_are_sliced_too(queries, training):
         "21 to 50": 0,
         "above 50": 0,
     }
+
+
+def slates(slots, width=20):
+    """Queries of one target each, in some slot of its slate."""
+    n = len(slots)
+    candidates = np.tile(np.arange(1, width + 1, dtype=np.int32), (n, 1))
+    candidates[np.arange(n), slots] = 0
+    past = [np.zeros(1, np.int32)] * n
+    asked = ("ranking", [str(row) for row in range(n)], [""] * n, np.arange(n, dtype=np.int32))
+    return Queries(*asked, past, np.zeros(n, np.int32), candidates=candidates)
+
+
+def ranked(ahead):
+    items = np.zeros((len(ahead), 10), np.int32)
+    return Prediction("model", "ranking", items, ahead=ahead, tied=np.ones(len(ahead)))
+
+
+def test_slates_are_sliced_by_the_slot_of_the_target(training):
+    slots = np.arange(40) % 20
+    found = [each for each in slice_queries(slates(slots), training) if "slot" in each.by]
+    assert [each.name for each in found] == ["1 to 4", "5 to 8", "9 to 12", "13 to 16", "17 to 20"]
+    assert [sorted({*slots[each.rows].tolist()}) for each in found] == np.arange(20).reshape(
+        5, 4
+    ).tolist()
+
+
+def test_the_slope_by_slot_is_that_of_the_hits_and_0_where_order_does_not_matter():
+    slots = np.arange(400) % 20
+    late = np.where(slots >= 10, 10.0, 0.0)  # hits in the first half of the slate alone
+    (found,) = position_slope(ranked(late), slates(slots), 10, 200, 1)
+    assert found.value == pytest.approx(10 * np.polyfit(slots, slots < 10, 1)[0])
+    assert found.measure == "slope@10" and found.ci_high < -0.5 and found.ci_low > -1.2
+    rng = np.random.default_rng(1)
+    (fair,) = position_slope(ranked(rng.permutation(late)), slates(slots), 10, 200, 1)
+    assert fair.ci_low < 0 < fair.ci_high
+    (always,) = position_slope(ranked(np.zeros(400)), slates(slots), 10, 20, 1)
+    assert always.value == always.ci_low == always.ci_high == 0
+    assert position_slope(ranked(np.zeros(9)), slates(np.zeros(9, int)), 10, 20, 1) == []

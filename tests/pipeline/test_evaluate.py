@@ -6,41 +6,58 @@ import pytest
 from recinject.foundation.storage import RunManifest
 
 KEYS = {"task", "recommender", "metric", "value", "ci_low", "ci_high", "n"}
+MODEL = {"language_model", "language_model_blend"}
+VARIANTS = {"language_model_reworded", "language_model_shuffled"}
 LISTS = {
-    *("language_model", "language_model_reworded", "language_model_shuffled"),
+    *(*MODEL, *VARIANTS, "blend", "oracle"),
     *("random", "popularity", "popularity_recent", "item_knn", "ease", "als", "bpr"),
     "markov_chain",
 }
 RATERS = {
-    *("language_model", "language_model_reworded", "language_model_shuffled"),
-    *("global_mean", "item_mean", "user_mean"),
+    *(*MODEL, *VARIANTS, "blend"),
+    *("global_mean", "item_mean", "user_mean", "history_mean", "recent_biases"),
 }
-RECOMMENDERS = {"retrieval": LISTS, "ranking": LISTS, "rating": RATERS}
+
+
+@pytest.fixture(scope="module")
+def recommenders(finished):
+    """Who answers each task: slates are ranked by two prompts, and validation chose the first."""
+    audit = {row["check"]: row["value"] for row in read(finished.folder, "audit")}
+    ways = {"ranking", "retrieval"} - {audit["ranking_by:language_model"]}
+    other = {f"language_model_by_{way}" for way in ways}
+    return {"retrieval": LISTS, "ranking": LISTS | other, "rating": RATERS}
 
 
 def read(folder, name):
     return json.loads((folder / "evaluation" / f"{name}.json").read_text("utf-8"))
 
 
-def test_metrics_json_has_every_recommender_with_every_metric_of_every_task(finished):
+LISTED = ["hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr", "ece_first"]
+RATED = ["rmse", "mae", "auc", "ece"]
+METRICS = {"retrieval": LISTED, "ranking": LISTED, "rating": RATED}
+
+
+def tells_chances(name, task):
+    asked = name.startswith("language_model") and not name.endswith("_blend")
+    return asked or (name == "oracle" and task == "retrieval")
+
+
+def test_metrics_json_has_every_recommender_with_every_metric_of_every_task(finished, recommenders):
     rows = read(finished.folder, "metrics")
     assert all(row.keys() == KEYS for row in rows)
     found = {(row["task"], row["recommender"], row["metric"]) for row in rows}
     wanted = {
         (task, name, metric)
-        for task, names in RECOMMENDERS.items()
+        for task, names in recommenders.items()
         for name in names
-        for metric in (
-            ["rmse", "mae", "auc", *(["ece"] if name.startswith("language_model") else [])]
-            if task == "rating"
-            else ["hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr"]
-        )
+        for metric in METRICS[task]
+        if not metric.startswith("ece") or tells_chances(name, task)
     }
     assert found == wanted and len(rows) == len(wanted)
     for row in rows:
-        # Drawn users are calibrated worse than all: distances only add up.
-        is_within = row["ci_low"] <= row["value"] <= row["ci_high"] or row["metric"] == "ece"
-        assert is_within and row["n"] == 60
+        has_none = row["ci_low"] is row["ci_high"] is None
+        assert has_none == row["metric"].startswith("ece") and row["n"] == 60
+        assert has_none or row["ci_low"] <= row["value"] <= row["ci_high"]
 
 
 def test_slices_of_every_task_add_up_to_the_whole(finished):
@@ -62,18 +79,19 @@ def test_slices_of_every_task_add_up_to_the_whole(finished):
         assert mean ** (1 / power) == pytest.approx(whole[key])
 
 
-def test_the_model_is_compared_with_every_baseline(finished):
+def test_the_model_and_its_blend_are_compared_with_every_baseline(finished, recommenders):
     rows = read(finished.folder, "comparisons")
-    assert {row["recommender"] for row in rows} == {"language_model"}
-    for task, names in RECOMMENDERS.items():
-        references = {row["reference"] for row in rows if row["task"] == task}
-        assert references == {name for name in names if not name.startswith("language_model")}
+    assert {row["recommender"] for row in rows} == MODEL
+    for task, names in recommenders.items():
+        for model in MODEL:
+            own = [row for row in rows if (row["task"], row["recommender"]) == (task, model)]
+            assert {row["reference"] for row in own} == names - MODEL - VARIANTS
 
 
-def test_every_answer_is_stored_with_the_logs_own_ids(finished):
+def test_every_answer_is_stored_with_the_logs_own_ids(finished, recommenders):
     predictions = finished.folder / "evaluation" / "predictions"
     assert {path.stem for path in predictions.iterdir()} == {
-        f"{task}.{name}" for task, names in RECOMMENDERS.items() for name in names
+        f"{task}.{name}" for task, names in recommenders.items() for name in names
     }
     lists = pd.read_parquet(predictions / "ranking.popularity.parquet")
     samples = pd.read_parquet(next((finished.folder / "samples" / "ranking").glob("test-*")))
@@ -122,10 +140,13 @@ def test_a_model_in_a_folder_is_evaluated_with_its_own_tokenizer(finished, again
 
 def test_wordings_and_baselines_can_be_left_out(again, copied):
     settings = ["evaluation.reworded=false", "evaluation.shuffled=false"]
-    settings.append("evaluation.baselines=[popularity]")
+    settings += ["evaluation.baselines=[popularity]", "evaluation.ranking_by=retrieval"]
     assert again("evaluate", *settings, "evaluation.limit=6") == ["evaluation"]
     names = {row["recommender"] for row in read(copied, "metrics")}
-    assert names == {"language_model", "popularity"}
+    assert names == {"language_model", "popularity", "oracle"}
+    assert again("evaluate", "evaluation.baselines=[]", "evaluation.limit=6") == ["evaluation"]
+    names = {row["recommender"] for row in read(copied, "metrics")}
+    assert not names & {"oracle", "blend"} and "language_model" in names
 
 
 def test_without_a_model_the_best_baseline_of_each_task_is_compared(recinject, tiny_recipe, copied):
@@ -133,11 +154,9 @@ def test_without_a_model_the_best_baseline_of_each_task_is_compared(recinject, t
     ended = recinject("report", tiny_recipe, *settings)
     assert ended.code == 0 and "No language model was asked." in ended.output
     rows = read(copied, "metrics")
-    names = {task: {r["recommender"] for r in rows if r["task"] == task} for task in RECOMMENDERS}
-    assert names == {
-        task: {name for name in known if not name.startswith("language_model")}
-        for task, known in RECOMMENDERS.items()
-    }
+    asked = {"retrieval": LISTS, "ranking": LISTS, "rating": RATERS}
+    names = {task: {r["recommender"] for r in rows if r["task"] == task} for task in asked}
+    assert names == {task: known - MODEL - VARIANTS - {"blend"} for task, known in asked.items()}
     for task, metric in {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}.items():
         figures = {
             row["recommender"]: row["value"] * (-1 if task == "rating" else 1)
@@ -150,7 +169,7 @@ def test_without_a_model_the_best_baseline_of_each_task_is_compared(recinject, t
             if (row["task"], row["metric"]) == (task, metric)
         ]
         (best,) = {first for first, _ in pairs}
-        assert figures[best] == max(figures.values())
+        assert figures[best] == max(v for name, v in figures.items() if name != "oracle")
         assert {other for _, other in pairs} == names[task] - {best}
     assert not list(copied.glob("evaluation/predictions/*language_model*"))
     for kind in ("md", "html"):

@@ -56,6 +56,11 @@ def test_cold_items_reach_the_lists_of_a_model_that_read_codes_alone(tmp_path):
     compared = pd.read_json(folder / "comparisons.json")
     pairs = set(zip(compared["recommender"], compared["reference"], strict=True))
     assert ("language_model_cold_0.2", "content_knn") in pairs
+    # Under the same quota, and not with one that ranks all items.
+    for share in SHARES:
+        other = f"content_knn_cold_{share:g}"
+        assert (f"language_model_cold_{share:g}", other) in pairs and other in figures
+    assert ("language_model_cold_0.2", "content_knn_cold_0.1") not in pairs
 
 
 USERS = ("samples.prompts=prompts/tiger_users", "samples.user_tokens=7")

@@ -37,3 +37,17 @@ def test_the_score_is_the_cosine_with_the_mean(model):
     asked = Queries("retrieval", [""], [""], np.arange(1), [np.array([0, 3])], np.array([1]))
     expected = rows @ rows[[0, 3]].sum(0)
     np.testing.assert_allclose(model.score(asked, slice(0, 1))[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "expected"),
+    [(0, [[1, 3, -1, -1]]), (0.5, [[1, 2, 3, 5]]), (1, [[2, 5, 4, 1]])],
+)
+def test_new_items_have_a_fraction_of_the_list_to_themselves(model, fraction, expected):
+    new = np.array([False, False, True, False, True, True])
+    asked = Queries("retrieval", [""], [""], np.arange(1), [np.array([0])], np.array([5]))
+    found = model.with_new_items(asked, new, fraction, 4)
+    assert found.items.tolist() == expected
+    assert found.recommender == f"content_knn_cold_{fraction:g}"
+    places = [row.index(5) if 5 in row else np.inf for row in expected]
+    assert found.ahead.tolist() == places and found.tied.tolist() == [1]

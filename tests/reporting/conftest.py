@@ -9,7 +9,7 @@ import pytest
 
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
-from recinject.evaluation.evaluate import Example
+from recinject.evaluation.examples import Example
 from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison

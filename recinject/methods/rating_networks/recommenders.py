@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -33,6 +34,7 @@ from recinject.training.networks import (
 
 _ATTRIBUTES = ("brand", "category", "categories")
 _CELLS = 2**16  # about how many numbers of a column are rated at once
+_HISTORY = 200  # the most items of a history that are read, where nothing says otherwise
 _CANDIDATES = 50  # the most ratings of a user that share a row of the transformer's batch
 
 
@@ -49,6 +51,10 @@ class Biases(GlobalMean):
     """
 
     name: ClassVar[str] = "biases"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "user_ridge": (1.0, 2.0, 5.0, 10.0, 20.0),
+        "item_ridge": (1.0, 3.0, 5.0, 10.0, 20.0),
+    }
 
     user_ridge: Rate = 5.0
     item_ridge: Rate = 3.0
@@ -169,6 +175,10 @@ class MatrixFactorisation(PairNetwork):
     """Offsets and factors of users and items (Koren, Bell and Volinsky, Computer 2009)."""
 
     name: ClassVar[str] = "matrix_factorisation"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "regularization": (0.01, 0.04, 0.08, 0.16, 0.32),
+        "learning_rate": (1e-3, 3e-3, 1e-2),
+    }
 
     learning_rate: Rate = 3e-3
     epochs: PositiveInt = 30
@@ -185,6 +195,10 @@ class MLP(PairNetwork):
     """Embeddings of user and item through an MLP (He et al., WWW 2017)."""
 
     name: ClassVar[str] = "mlp"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "learning_rate": (3e-4, 1e-3, 3e-3),
+        "dropout": (0.0, 0.2, 0.4),
+    }
 
     width: PositiveInt = 32
     dropout: Dropout = 0.2
@@ -213,7 +227,8 @@ class TransformerMLP(RatingNetwork):
     A history without ratings counts as none.
 
     Args:
-        history_length: the most items of a history that are read, the latest.
+        history_length: the most items of a history that are read, the latest; as many as everybody
+            reads if not given, or else 200.
         width: of an embedding, a multiple of ``heads``.
         heads: of a block.
         layers: how many blocks.
@@ -222,12 +237,16 @@ class TransformerMLP(RatingNetwork):
     """
 
     name: ClassVar[str] = "transformer_mlp"
+    grid: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "learning_rate": (5e-4, 1e-3, 2e-3, 4e-3),
+        "weight_decay": (0.1, 0.3, 1.0),
+    }
 
     learning_rate: Rate = 2e-3
     batch_size: PositiveInt = 1024
     epochs: PositiveInt = 6
     weight_decay: Weight = 0.3
-    history_length: PositiveInt = 200
+    history_length: PositiveInt | None = None
     width: PositiveInt = 128
     heads: PositiveInt = 4
     layers: PositiveInt = 1
@@ -242,7 +261,8 @@ class TransformerMLP(RatingNetwork):
         view = self._training_view(training)
         log = view.interactions
         lengths = np.diff(log.offsets)
-        length = self._length = min(self.history_length, int(lengths.max(initial=1)))
+        most = self._longest("rating") or _HISTORY
+        length = self._length = min(most, int(lengths.max(initial=1)))
         self._items = _encode_known(log.items, log.n_items)
         # Each user's events are cut into rows of candidates, with their history before them.
         rows = -(-lengths // _CANDIDATES)

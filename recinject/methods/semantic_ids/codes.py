@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import string
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,12 @@ from recinject.methods.semantic_ids.quantising import (
     Residual,
     Vectors,
 )
-from recinject.recommenders.protocol import Prediction, Queries
+from recinject.recommenders.protocol import (
+    Prediction,
+    Queries,
+    listed_with_new,
+    within_fraction,
+)
 
 _CODES, _CODEBOOKS = "codes.npy", "codebooks.npz"
 _STORED: dict[str, type[Quantiser]] = {k.kind: k for k in (Residual, Hyperplanes, RandomCodes)}
@@ -231,44 +236,16 @@ def join_cold_items(
             f"{listed.recommender}: {listed.task} has no lists for cold items to join",
             hint="ask for retrieval",
         )
-    joined = np.full((len(queries), k), -1, np.int32)
+    lists = list[list[int]]()
     siblings: defaultdict[Codes, list[int]] = defaultdict(list)
     for item in np.flatnonzero(cold).tolist():
         siblings[tuple(prefixes[item].tolist())].append(item)
-    for row, (items, out) in enumerate(zip(listed.items, queries.barred, strict=True)):
+    for items, out in zip(listed.items, queries.barred, strict=True):
         wanted = dict.fromkeys(  # each item, then the cold ones that share its codes, once
             each
             for item in items[items >= 0].tolist()
             for each in (item, *siblings.get(tuple(prefixes[item].tolist()), ()))
         )
         barred = set(out.tolist())
-        chosen = _within_fraction([i for i in wanted if i not in barred], cold, fraction, k)
-        joined[row, : len(chosen)] = chosen
-    found, order = joined == queries.targets[:, None], np.arange(float(k))
-    return Prediction(
-        f"{listed.recommender}_cold_{fraction:g}",
-        listed.task,
-        joined,
-        np.where(joined >= 0, -order, -np.inf),
-        np.where(found.any(1), found.argmax(1), np.inf),
-        np.ones(len(queries)),
-    )
-
-
-def _within_fraction(items: Sequence[int], cold: Flags, fraction: float, k: int) -> list[int]:
-    """Take items in order; cold ones wait until those above them leave them room."""
-    ranked = list(enumerate(items))
-    known, waiting = (deque(p for p in ranked if cold[p[1]] == is_cold) for is_cold in (0, 1))
-    chosen: list[int] = []
-    joined = 0
-    while len(chosen) < k and (known or waiting):
-        # The least surplus keeps 0.1 of 10 items from being less than one.
-        room = joined + 1 <= fraction * (len(chosen) + 1) + 1e-9
-        if waiting and room and (not known or waiting[0] < known[0]):
-            chosen.append(waiting.popleft()[1])
-            joined += 1
-        elif known:
-            chosen.append(known.popleft()[1])
-        else:
-            break
-    return chosen
+        lists.append(within_fraction([i for i in wanted if i not in barred], cold, fraction, k))
+    return listed_with_new(listed.recommender, queries, lists, fraction, k)

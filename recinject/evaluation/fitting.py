@@ -1,0 +1,59 @@
+"""Baselines are fitted, with settings chosen on validation where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from recinject.evaluation.audit import Finding
+from recinject.evaluation.evaluate import EvaluationSettings, StoredQueries, fit_recommenders
+from recinject.evaluation.selection import can_tune, equal_histories, tune, untuned
+from recinject.identifiers.data import Data
+from recinject.recommenders.protocol import Recommender
+from recinject.samples.samples import Samples
+
+
+def fit_baselines(
+    recommenders: Sequence[Recommender],
+    data: Data,
+    samples: Samples,
+    settings: EvaluationSettings,
+    beside_model: bool,
+) -> tuple[list[Recommender], list[Finding]]:
+    """Fit recommenders, with settings chosen on validation where that is asked for.
+
+    Args:
+        recommenders: unfitted.
+        data: see :func:`recinject.prepare`.
+        samples: whose validation samples a choice rests on.
+        settings: how they are asked.
+        beside_model: whether a language model is asked, too. Then they read as many items of a
+            history as its prompts show, where nothing else was asked for.
+
+    Returns:
+        Those that could be fitted, and what was chosen.
+    """
+    tasks = [task for task in samples.bound_tasks() if task.answer]
+    shown = {str(t.answer): t.history_length for t in tasks if hasattr(t, "history_length")}
+    lengths = shown if beside_model else {}
+    found = [equal_histories(lengths)] if lengths and recommenders else []
+    if not settings.tune:
+        fitted = fit_recommenders(recommenders, data, settings.seed, lengths)
+        return fitted, [*found, *untuned(each.name for each in fitted if each.grid)]
+    stored, fitted, left = StoredQueries(data, samples, settings), list[Recommender](), list[str]()
+    for each in recommenders:
+        own = [stored.validation(task) for task in tasks if task.answer in each.tasks]
+        known = next((validation for validation in own if validation), None)
+        if known is None or not can_tune(each, settings.tune):
+            fitted += (made := fit_recommenders([each], data, settings.seed, lengths))
+            left += [one.name for one in made if one.grid]
+            continue
+        grid = None if isinstance(settings.tune, bool) else settings.tune[each.name]
+        best, finding = tune(
+            each,
+            lambda one: fit_recommenders([one], data, settings.seed, lengths)[0],
+            known,
+            grid,
+        )
+        fitted.append(best)
+        found.append(finding)
+    return fitted, [*found, *untuned(left)]
