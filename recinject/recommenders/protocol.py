@@ -52,6 +52,7 @@ class Queries(_Columns):
         labels: the true ratings, shape (n,); None but for rating.
         history_ratings: the ratings of each history; None where the log has none.
         answer: see :attr:`kind`, if that is not the task's name.
+        seeds: of the run that asked each query, where several runs are pooled, shape (n,).
     """
 
     task: str
@@ -64,6 +65,7 @@ class Queries(_Columns):
     labels: Floats | None = None
     history_ratings: Sequence[Floats] | None = None
     answer: str = ""
+    seeds: Integers | None = None
 
     @property
     def kind(self) -> str:
