@@ -416,8 +416,8 @@ def evaluate_prediction(
     """Measure a prediction by the metrics of its task, with 95 % bootstrap intervals.
 
     The users, and the seeds of pooled runs, are drawn anew ``resamples`` times; give all
-    recommenders the same seed. ``metrics`` are all of the task if not given. One that is not defined on these queries, as the AUC of one
-    class, is left out.
+    recommenders the same seed. ``metrics`` are all of the task if not given. One that is not
+    defined on these queries, as the AUC of one class, is left out.
     """
     clusters = Clusters.of(queries.users, queries.seeds)
     if not clusters.count:

@@ -45,9 +45,9 @@ def compare(
 ) -> list[Comparison]:
     """Compare a prediction with others for the same queries by a paired bootstrap over users.
 
-    All are measured on the same draws of users, and of seeds where the queries have some, so what makes a user easy or hard for everybody
-    cancels out. One is added to each count, so no p-value is 0 (Davison and Hinkley, Bootstrap
-    Methods and their Application, 1997, section 4.2).
+    All are measured on the same draws of users, and of seeds where the queries have some, so what
+    makes a user easy or hard for everybody cancels out. One is added to each count, so no p-value
+    is 0 (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 4.2).
 
     Metrics that are not defined on these queries are left out.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,8 @@ from recinject.data.schema import Catalog, Integers, Log, event_table
 from recinject.data.splitting import (
     Part,
     Split,
+    Ties,
+    choose_ties,
     learn_from,
     load_split,
     order_ties,
@@ -158,7 +160,7 @@ def split_log(
     *,
     split: str = "leave_one_out",
     k_core: Annotated[int, Field(ge=0)] = 5,
-    ties: Literal["log_order", "hash"] = "log_order",
+    ties: Ties = "auto",
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1,
     validation: bool = True,
     train_share: Annotated[float, Field(gt=0, le=1)] = 1.0,
@@ -170,7 +172,10 @@ def split_log(
     validation; without ``validation`` its events train. ``train_share`` is the fraction of the
     training events to learn from; the others stand in histories alone.
     """
-    log, steps = clean(order_ties(log, seed) if ties == "hash" else log, k_core=k_core)
+    chosen, why = choose_ties(log, ties)
+    log, steps = clean(order_ties(log, seed) if chosen == "hash" else log, k_core=k_core)
+    if why:
+        steps.insert(1, replace(steps[0], name="ties", detail=why))
     found = split_by(split, log.interactions, test_share, seed)
     if not validation:
         found = without_validation(found)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from recinject.data.splitting import Ties
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.settings import MOVED, Positive, unknown_key
 from recinject.foundation.storage import shipped_folder
@@ -73,8 +74,9 @@ class DataSection(Section):
     of what: of all events, of each user's events, or of the items; ``leave_one_out`` ignores it.
     ``validation: false`` adds the validation part to the training part. ``train_share`` is the
     fraction of the training events that models learn from; the others only appear in histories.
-    ``ties: hash`` orders the events of one user and one time by a hash of user and item instead
-    of by their rows in the log.
+    ``ties: hash`` orders the events of one user and one time by a hash of user and item,
+    ``log_order`` by their rows in the log; ``auto`` takes the hash where the rows are sorted by
+    item id, and says so.
     """
 
     path: Path | None = None
@@ -83,7 +85,7 @@ class DataSection(Section):
     columns: dict[str, ColumnName] = {}
     simulator: SimulatorSection = SimulatorSection()
     k_core: Annotated[int, Field(ge=0)] = 5
-    ties: Literal["log_order", "hash"] = "log_order"
+    ties: Ties = "auto"
     split: str = "leave_one_out"
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     validation: bool = True

@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from recinject.data.schema import Log
-from recinject.evaluation.metrics import evaluate_prediction
+from recinject.evaluation.metrics import MetricResult, evaluate_prediction
 from recinject.evaluation.statistics import Comparison, compare, is_paired, load_answers
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.progress import say
@@ -28,11 +28,13 @@ from recinject.pipeline.recipe import Recipe, lay_over, load_recipe
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.pipeline.sections import SweepSection
 from recinject.recommenders.protocol import Prediction, Queries
+from recinject.reporting.headline import leader
 from recinject.reporting.sweep import Sweep
 from recinject.reporting.wording import LANGUAGE_MODEL
 
 _SET_BY_SWEEP = ("name", "runs", "seed", "sweep")
 Settings = dict[str, Any]
+Answered = tuple[Prediction, Queries]
 
 
 class Member(NamedTuple):
@@ -216,7 +218,8 @@ def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:
         if not all(isinstance(row[key], int | float) for row in settings.values()):
             settings = {arm: row | {key: _text(row[key])} for arm, row in settings.items()}
     metrics = [row for member in members for row in _metrics(member)]
-    pooled, comparisons, standings = _pool(run.recipe, members, metrics)
+    pooled, comparisons = _pool(run.recipe, members, metrics)
+    standings = _stand(run.recipe, members, pooled)
     by_run, over_seeds = (
         pd.DataFrame([settings[row["arm"]] | row for row in rows]) for rows in (metrics, pooled)
     )
@@ -252,19 +255,18 @@ def _value(content: Any, key: str) -> float | str:
 
 def _pool(
     recipe: Recipe, members: Sequence[Member], metrics: Iterable[Settings]
-) -> tuple[list[Settings], list[Settings], list[Settings]]:
-    """Measure what each arm answered with all seeds together, and compare it.
+) -> tuple[list[Settings], list[Settings]]:
+    """Measure what each arm answered with all seeds together, and compare it with the references.
 
-    A recommender is compared with itself under a reference's settings, and the language model with
-    the others of its own arm, or with those of the first arm that asked them the same queries. Two
-    references are compared once.
+    A recommender is compared with itself under a reference's settings, where both arms asked it
+    the same queries. Two references are compared once.
     """
     names = ("task", "metric", "recommender", "arm", "seed")
     values = {tuple(row[name] for name in names): row["value"] for row in metrics}
     arms = list(dict.fromkeys(member.arm for member in members))
     references = (recipe.sweep and recipe.sweep.reference) or arms[:1]
     drawn = recipe.evaluation.resamples, recipe.seed
-    pooled, comparisons, standings = list[Settings](), list[Settings](), list[Settings]()
+    pooled, comparisons = list[Settings](), list[Settings]()
     answers = _answers(members)
     for (task, who, arm), answered in answers.items():
         own = next(m for m in members if m.arm == arm).run.recipe.evaluation
@@ -281,18 +283,35 @@ def _pool(
             ]
             named = {"arm": arm, "recommender": who, "by_seed": by_seed}
             comparisons.append(asdict(row) | named)
-        if who == LANGUAGE_MODEL:
-            rivals = list(dict.fromkeys(n for t, n, _ in answers if t == task and n != who))
-            found = [
-                (name, next((each for a in (arm, *arms) if (each := answers.get((task, name, a)))
-                             and is_paired(answered, each)), None))
-                for name in rivals
-            ]
-            standings += [{"arm": arm} | asdict(row) for row in _compared(answered, found, asked, drawn)]
-    return pooled, comparisons, standings
+    return pooled, comparisons
 
 
-Answered = tuple[Prediction, Queries]
+def _stand(recipe: Recipe, members: Sequence[Member], pooled: Sequence[Settings]) -> list[Settings]:
+    """Compare the language model, or else the best of each task, with the others of its arm.
+
+    Who was not asked in an arm answers as in the first one that asked them the same queries.
+    """
+    answers, standings = _answers(members), list[Settings]()
+    drawn = recipe.evaluation.resamples, recipe.seed
+    for task, arm in dict.fromkeys((task, arm) for task, _, arm in answers):
+        measured = [
+            MetricResult(**{key: value for key, value in row.items() if key != "arm"})
+            for row in pooled
+            if (row["task"], row["arm"]) == (task, arm)
+        ]
+        first = LANGUAGE_MODEL if recipe.has_model else leader(task, measured)
+        own = answers.get((task, first or "", arm))
+        if own is None:
+            continue
+        asked = [row.metric for row in measured if row.recommender == first]
+        others = dict[str, Answered]()
+        for key, other in sorted(answers.items(), key=lambda each: each[0][2] != arm):
+            is_other = key[0] == task and key[1] != first and not key[1].startswith(LANGUAGE_MODEL)
+            if is_other and is_paired(own, other):
+                others.setdefault(key[1], other)
+        found = _compared(own, others.items(), asked, drawn)
+        standings += [{"arm": arm} | asdict(row) for row in found]
+    return standings
 
 
 def _answers(members: Sequence[Member]) -> dict[tuple[str, str, str], Answered]:
@@ -304,9 +323,7 @@ def _answers(members: Sequence[Member]) -> dict[tuple[str, str, str], Answered]:
             if name in member.answers:
                 own = files.setdefault((task, who, member.arm), {})
                 own[member.seed] = member.answers[name]
-    return {
-        key: load_answers(list(own.values()), key[1], list(own)) for key, own in files.items()
-    }
+    return {key: load_answers(list(own.values()), key[1], list(own)) for key, own in files.items()}
 
 
 def _compared(
