@@ -123,7 +123,7 @@ class Sweep:
         )
         usual = any(row.recommender == wording.LANGUAGE_MODEL for row in metrics)
         of = "" if len(self._arms) == 1 else f" of {arm}"
-        return headline(metrics, tests, f"The language model{of}" if usual else None)
+        return [" ".join(headline(metrics, tests, f"The language model{of}" if usual else None))]
 
     def _of_arm(self, frame: pd.DataFrame, arm: str, kind: type[Any]) -> pd.DataFrame:
         columns = [each.name for each in fields(kind)]
