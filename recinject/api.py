@@ -33,10 +33,12 @@ from recinject.pipeline.recipe import Recipe, load_recipe
 from recinject.pipeline.report import report
 from recinject.pipeline.run import Run
 from recinject.pipeline.sections import ModelSection, own_or_shipped
+from recinject.pipeline.sweep import make_sweep
 from recinject.pipeline.train import fine_tune as train_model
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Recommender, make_recommender
 from recinject.reporting.result import DataFacts, Result
+from recinject.reporting.sweep import Sweep
 from recinject.samples.samples import RatingScale, Samples, SampleSettings, make_factory
 from recinject.samples.samples import build_samples as write_all
 from recinject.samples.store import Forms, read_samples
@@ -52,7 +54,7 @@ def prepare(
     *,
     split: str | Mapping[str, Any] = "leave_one_out",
     k_core: int = 5,
-    ties: str = "log_order",
+    ties: str = "auto",
     identifiers: str | Mapping[str, Any] = "number",
     seed: int = 1,
 ) -> Data:
@@ -65,7 +67,8 @@ def prepare(
             :func:`~recinject.identifiers.data.split_log`.
         k_core: users and items with fewer events than this are dropped, again and again.
         ties: ``hash`` orders events of one user and one time by a seeded hash of user and item;
-            ``log_order`` leaves them in the order of the log's rows.
+            ``log_order`` leaves them in the order of the log's rows; ``auto`` takes the hash where
+            these are sorted by item id.
         identifiers: a kind of the registry; or a mapping with ``kind`` and its settings.
         seed: of whatever is random.
 
@@ -403,6 +406,11 @@ class OpenRun(Run):
         """The result of the evaluation, with the facts of all stages."""
         return result_of(self)
 
+    @cached_property
+    def pooled(self) -> Sweep:
+        """What the runs of several seeds or arms found, taken together."""
+        return Sweep.load(self.folder("report"))
+
 
 def load(run: str | Path) -> OpenRun:
     """Open a run by its folder, its name below ``runs/``, or its recipe.
@@ -426,7 +434,8 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
         recipe: a shipped name or the path of a YAML file.
         log: in place of the log that the recipe names; its content's hash is its fingerprint.
         overrides: the recipe's sections, merged key by key, as in
-            ``training={"max_steps": 100}``.
+            ``training={"max_steps": 100}``. With ``seeds=[1, 2, 3]``, or a section ``sweep``, a
+            run is made for each seed and arm, and ``pooled`` is what they found together.
 
     Raises:
         RecinjectError: a key is unknown, or a stage cannot be done.
@@ -443,7 +452,7 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
     if log is not None:
         expect(log, Log, "run", "make one by read_log(path) or Log.from_frame(events)")
     made = OpenRun(load_recipe(recipe, overrides), log)
-    report(made)
+    (report if made.recipe.sweep is None else make_sweep)(made)
     return made
 
 

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 from recinject.data.schema import Flags, Floats
 from recinject.foundation.errors import RecinjectError, did_you_mean
@@ -16,22 +17,34 @@ from recinject.recommenders.protocol import Prediction, Queries
 from recinject.registry import find, names, register
 
 Statistic = Callable[[Floats], Floats]
-"""A figure as a function of how often each user counts: (draws, users) -> (draws,)."""
+"""A figure as a function of how often each cluster counts: (draws, clusters) -> (draws,)."""
 _DRAWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """Which user each row belongs to: the user's number, shape (n,), and how many users are."""
+    """Which user each row belongs to, or which user under which seed: a number, shape (n,).
+
+    With several ``seeds`` a cluster is a pair of a user and a seed, the pairs of a user adjacent.
+    """
 
     of_row: NDArray[np.int64]
-    count: int
+    count: int  # of clusters
+    seeds: int = 1
 
     @classmethod
-    def of(cls, users: NDArray[np.integer]) -> Clusters:
-        """Number the users that occur, in ascending order."""
+    def of(cls, users: NDArray[np.integer], seeds: NDArray[np.integer] | None = None) -> Clusters:
+        """Number the users, or the pairs of users and seeds, in ascending order."""
         found, of_row = np.unique(users, return_inverse=True)
-        return cls(of_row, len(found))
+        if seeds is None:
+            return cls(of_row, len(found))
+        trained, of_seed = np.unique(seeds, return_inverse=True)
+        return cls(of_row * len(trained) + of_seed, len(found) * len(trained), len(trained))
+
+    @property
+    def users(self) -> int:
+        """How many users there are."""
+        return self.count // self.seeds
 
 
 def mean_of(values: Floats, clusters: Clusters) -> Statistic:
@@ -83,9 +96,26 @@ def bootstrap(
 
     Draw b is the same for everything that has as many users, so that what two recommenders
     score on it may be compared (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
+
+    Where rows are of several seeds, these are drawn too, and a pair of user and seed counts as
+    often as both together (Owen, The pigeonhole bootstrap, 2007). One seed fewer is drawn than
+    there are, which makes their variance unbiased (Rao and Wu, 1988), and what seeds add to a draw
+    is widened as Student's t is against the normal: few seeds know their own spread badly.
     """
-    draws = _draws(clusters.count, resamples, seed)
-    return np.concatenate([np.stack([of(weights) for of in statistics], 1) for weights in draws])
+    few = clusters.seeds - 1
+    widening = stdtrit(few, 0.975) / ndtri(0.975) if few else 0.0
+
+    def measured(weights: Floats) -> Floats:
+        return np.stack([of(weights) for of in statistics], 1)
+
+    found = []
+    for users, seeds in _draws(clusters, resamples, seed):
+        figures = measured(np.repeat(users, clusters.seeds, axis=1))
+        if few:
+            pairs = (users[:, :, None] * seeds[:, None]).reshape(len(users), -1)
+            figures = figures + widening * (measured(pairs) - figures)
+        found.append(figures)
+    return np.concatenate(found)
 
 
 def interval(draws: Floats) -> tuple[float, float]:
@@ -94,17 +124,29 @@ def interval(draws: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _draws(users: int, resamples: int, seed: int) -> Iterator[Floats]:
+def _draws(clusters: Clusters, resamples: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
+    """Yield how often each user counts, (draws, users), and each seed, (draws, seeds)."""
     for start in range(0, resamples, _DRAWS_AT_ONCE):
         numbers = range(start, min(start + _DRAWS_AT_ONCE, resamples))
-        streams = [derive_rng(seed, "bootstrap", number) for number in numbers]
-        counts = [np.bincount(rng.integers(users, size=users), minlength=users) for rng in streams]
-        yield np.array(counts, np.float64)
+        yield (
+            _counts(clusters.users, clusters.users, [(seed, "bootstrap", n) for n in numbers]),
+            _counts(
+                clusters.seeds,
+                clusters.seeds - 1,
+                [(seed, "bootstrap", "seeds", n) for n in numbers],
+            ),
+        )
+
+
+def _counts(size: int, drawn: int, keys: Sequence[tuple[int | str, ...]]) -> Floats:
+    streams = (derive_rng(*key) for key in keys)
+    counts = [np.bincount(rng.integers(size, size=drawn), minlength=size) for rng in streams]
+    return np.array(counts, np.float64)
 
 
 @dataclass(frozen=True)
 class MetricResult:
-    """One figure on all queries of a task, with its 95 % interval over ``n`` users, if any."""
+    """One figure on all queries of a task, with its 95 % interval over ``n`` users (and seeds)."""
 
     task: str
     recommender: str
@@ -433,11 +475,11 @@ def evaluate_prediction(
 ) -> list[MetricResult]:
     """Measure a prediction by the metrics of its task, with 95 % bootstrap intervals.
 
-    The users are drawn anew ``resamples`` times; give all recommenders the same seed. ``metrics``
-    are all of the task if not given. One that is not defined on these queries, as the AUC of one
-    class, is left out.
+    The users, and the seeds of pooled runs, are drawn anew ``resamples`` times; give all
+    recommenders the same seed. ``metrics`` are all of the task if not given. One that is not
+    defined on these queries, as the AUC of one class, is left out.
     """
-    clusters = Clusters.of(queries.users)
+    clusters = Clusters.of(queries.users, queries.seeds)
     if not clusters.count:
         return []
     asked = metric_names(queries.kind, cutoffs) if metrics is None else metrics
@@ -446,7 +488,7 @@ def evaluate_prediction(
     draws = bootstrap(statistics, clusters, resamples, seed)
     who = queries.task, prediction.recommender
     return [
-        MetricResult(*who, name, float(value), *_ends(name, draw), clusters.count)
+        MetricResult(*who, name, float(value), *_ends(name, draw), clusters.users)
         for name, value, draw in zip(asked, values, draws.T, strict=True)
         if np.isfinite(value)
     ]

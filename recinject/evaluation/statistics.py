@@ -1,4 +1,4 @@
-"""Bootstrap over users, paired tests, and several seeds taken together."""
+"""Paired tests over users and seeds, their correction for many, and runs taken together."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from recinject.recommenders.protocol import Prediction, Queries
 class Comparison:
     """How much more a recommender scores than a reference on the same queries.
 
-    The difference has a 95 % interval over the ``n`` users, and a two-sided p-value of the paired
-    bootstrap: how often a difference of the opposite sign, or none, came up.
+    The difference has a 95 % interval over the ``n`` users, and over the seeds of pooled runs, and
+    a two-sided p-value of the paired bootstrap: how often a difference of the opposite sign, or
+    none, came up.
     """
 
     task: str
@@ -44,9 +45,9 @@ def compare(
 ) -> list[Comparison]:
     """Compare a prediction with others for the same queries by a paired bootstrap over users.
 
-    All are measured on the same draws of users, so what makes a user easy or hard for everybody
-    cancels out. One is added to each count, so no p-value is 0 (Davison and Hinkley, Bootstrap
-    Methods and their Application, 1997, section 4.2).
+    All are measured on the same draws of users, and of seeds where the queries have some, so what
+    makes a user easy or hard for everybody cancels out. One is added to each count, so no p-value
+    is 0 (Davison and Hinkley, Bootstrap Methods and their Application, 1997, section 4.2).
 
     Metrics that are not defined on these queries are left out.
 
@@ -61,7 +62,7 @@ def compare(
                 f"{lengths[1]}: they cannot be compared",
                 hint="ask every recommender for lists of the same length k",
             )
-    clusters, asked = Clusters.of(queries.users), [prediction, *references]
+    clusters, asked = Clusters.of(queries.users, queries.seeds), [prediction, *references]
     if not clusters.count:
         return []
     figures = [statistic_of(each, queries, name, clusters) for each in asked for name in metrics]
@@ -74,7 +75,7 @@ def compare(
             if np.isfinite(gap):
                 drawn = draws[:, 0, column] - draws[:, row, column]
                 who = queries.task, metric, prediction.recommender, reference.recommender
-                test = *interval(drawn), _two_sided(drawn), clusters.count
+                test = *interval(drawn), _two_sided(drawn), clusters.users
                 found.append(Comparison(*who, gap, *test))
     return found
 
@@ -85,20 +86,38 @@ def _two_sided(differences: Floats) -> float:
     return min(1.0, 2 * (1 + int(rarer_side)) / (1 + len(defined)))
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Correct the p-values of many comparisons by Holm's step-down rule (1979).
+
+    Of those below .05 then, the chance that any is there by luck alone is at most 5 %.
+
+    >>> holm([0.01, 0.04, 0.03, float("nan")])
+    [0.03, 0.06, 0.06, nan]
+    """
+    p = np.array(p_values, np.float64)
+    order = np.argsort(p)  # NaN, which was no test, comes last
+    left = np.arange(np.isfinite(p).sum(), 0, -1)
+    p[order[: len(left)]] = np.minimum(1, np.maximum.accumulate(p[order[: len(left)]] * left))
+    return [float(value) for value in p]
+
+
 def _list_length(prediction: Prediction) -> int | None:
     return None if prediction.items is None else prediction.items.shape[1]
 
 
-def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Queries]:
+def load_answers(
+    files: Sequence[Path], recommender: str, seeds: Sequence[int] | None = None
+) -> tuple[Prediction, Queries]:
     """Read what one recommender answered in several runs as answers to one list of queries.
 
-    Each file is a stored frame of :func:`~recinject.evaluation.evaluate.prediction_frame`. The
-    queries, without prompts and histories, have the same number of a user in all runs: a bootstrap
-    over users thus draws a user's queries of all runs together, and a mean over these queries is
-    the mean over the runs, where each run asked as many.
+    Each file is a stored frame of :func:`~recinject.evaluation.evaluate.prediction_frame`, of the
+    run of one of the ``seeds``. The queries, without prompts and histories, have the same number of
+    a user in all runs: a bootstrap draws a user's queries of all runs together, and the runs too. A
+    mean over these queries is the mean over the runs, where each run asked as many.
     """
     task = files[0].name.partition(".")[0]
-    frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)
+    frames = [pd.read_parquet(file) for file in files]
+    frame, lengths = pd.concat(frames, ignore_index=True), list(map(len, frames))
     floats = {"ahead", "tied", "rating", "label"} & set(frame.columns)
     columns = {name: frame[name].to_numpy(np.float64) for name in floats}
     queries = Queries(
@@ -110,6 +129,7 @@ def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Q
         targets=frame["target"].to_numpy(),
         labels=columns.get("label"),
         positive_rating=_only(frame, "positive_rating"),
+        seeds=np.repeat(range(len(files)) if seeds is None else seeds, lengths),
     )
     items = np.stack(frame["items"].tolist()) if "items" in frame else None
     ahead, tied, ratings = (columns.get(name) for name in ("ahead", "tied", "rating"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from collections.abc import Callable, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -12,64 +13,107 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recinject.data.schema import Catalog
+from recinject.data.schema import Catalog, Flags
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
 from recinject.foundation.storage import UNREADABLE_ARRAYS, hash_files, hash_value
+from recinject.registry import pick
 
 Vectors = NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
 TFIDF = "tfidf"
+COLUMNS = ("title", "brand", "category", "categories", "description")
+"""The columns of an item table whose words are its content, if no others are named."""
 FILES = (".npy", ".parquet")
 _PLACE = "identifiers.content"
 _AT_ONCE = 512
 _NO_LENGTH = 1e-3
 
 
-def item_texts(catalog: Catalog) -> list[str]:
-    """Join everything that a catalogue says of each item: all columns of text but the id."""
+def item_texts(catalog: Catalog, columns: Sequence[str] | None = None) -> list[str]:
+    """Join what named columns say of each item, or :data:`COLUMNS` as far as there are any.
 
-    def words(value: Any) -> str:
-        if isinstance(value, list):
-            return " ".join(map(str, value))
-        return value if isinstance(value, str) else ""
+    A column may hold texts or lists of them. Counts and ratings of an item are known only after
+    people used it, so a column of numbers is none to read.
 
-    columns = [catalog.frame[name].tolist() for name in catalog.frame.columns.drop("item_id")]
-    return [" ".join(filter(None, map(words, values))) for values in zip(*columns, strict=True)]
+    Raises:
+        RecinjectError: a named column is not there, or holds numbers.
+    """
+    known = catalog.frame.columns.drop("item_id")
+    if columns is None:
+        columns = [name for name in COLUMNS if name in known]
+    for name in columns:
+        pick(name, known, f"{_PLACE}_columns: the items have no column")
+        if name not in COLUMNS and _holds_numbers(catalog.frame[name].tolist()):
+            hint = "name columns of words; numbers of use, such as counts, would tell of the test"
+            raise RecinjectError(f"{_PLACE}_columns: {name} holds numbers", hint=hint)
+    cells = [[_words(value) for value in catalog.frame[name]] for name in columns]
+    return [" ".join(filter(None, row)) for row in zip(*cells, strict=True)] or [""] * len(catalog)
 
 
-def embed_items(source: str, catalog: Catalog, dimensions: int, seed: int) -> Vectors:
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return value if isinstance(value, str) else ""
+
+
+def _holds_numbers(values: Sequence[Any]) -> bool:
+    known = [value for value in values if value not in (None, "")]
+    numbers = pd.to_numeric(pd.Series(known, dtype=object), errors="coerce").notna()
+    return bool(known) and bool(numbers.all())
+
+
+def embed_items(
+    source: str,
+    catalog: Catalog,
+    dimensions: int,
+    seed: int,
+    known: Flags | None = None,
+    columns: Sequence[str] | None = None,
+) -> Vectors:
     """Give each item of a catalogue a vector of its content.
 
     The source is ``tfidf``, whose vectors have at most so many dimensions; a file of vectors, see
-    :func:`read_embeddings`; or a sentence-transformers model by name or folder.
+    :func:`read_embeddings`; or a sentence-transformers model by name or folder. Words and their
+    weights are learnt from the items that are flagged as ``known``, those with training events, or
+    else from all; the others are embedded as new items would be. ``columns`` are those of
+    :func:`item_texts`.
 
     Raises:
         RecinjectError: an item has no text, the model is not to be had, or the file is at fault.
     """
     if source.endswith(FILES):
         return read_embeddings(Path(source), catalog.item_ids)
-    texts, ids = item_texts(catalog), catalog.item_ids
+    texts, ids = item_texts(catalog, columns), catalog.item_ids
     blank = [item for item, text in zip(ids, texts, strict=True) if not re.search(r"\w", text)]
     if blank:
         raise RecinjectError(
             f"{_PLACE}: {len(blank)} of {len(texts)} items have no text, first item {blank[0]!r}",
-            hint=f"give them a title in the item table, give vectors of your own with {_PLACE}="
-            "FILE.npy, or choose another identifiers.kind",
+            hint=f"give them a title in the item table, name more columns in {_PLACE}_columns, "
+            f"give vectors of your own with {_PLACE}=FILE.npy, or choose another identifiers.kind",
         )
-    return text_space(source, texts, dimensions, seed)(texts)
+    learnt = texts if known is None or not known.any() else list(compress(texts, known))
+    return text_space(source, learnt, dimensions, seed)(texts)
 
 
-def embedding_key(source: str, catalog: Catalog, dimensions: int, seed: int) -> str | None:
+def embedding_key(
+    source: str,
+    catalog: Catalog,
+    dimensions: int,
+    seed: int,
+    known: Flags | None = None,
+    columns: Sequence[str] | None = None,
+) -> str | None:
     """Return a key that is the same where :func:`embed_items` gives the same; None of files."""
     if source.endswith(FILES):
         return None
     model = hash_files(Path(source)) if Path(source).is_dir() else source
-    return hash_value([model, dimensions, seed, item_texts(catalog)])
+    learnt = None if known is None else np.flatnonzero(known).tolist()
+    return hash_value([model, dimensions, seed, learnt, item_texts(catalog, columns)])
 
 
 def text_space(source: str, texts: Sequence[str], dimensions: int, seed: int) -> Embed:
-    """Return what embeds a catalogue's texts, and those of new items in the same space."""
+    """Return what embeds texts in the space of these: those of known items, and of new ones."""
     return _tfidf(texts, dimensions, seed) if source == TFIDF else _sentence_model(source)
 
 

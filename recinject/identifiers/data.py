@@ -20,6 +20,8 @@ from recinject.data.schema import Catalog, Integers, Log, event_table
 from recinject.data.splitting import (
     Part,
     Split,
+    Ties,
+    choose_ties,
     learn_from,
     load_split,
     order_events,
@@ -171,7 +173,7 @@ def split_log(
     *,
     split: str = "leave_one_out",
     k_core: Annotated[int, Field(ge=0)] = 5,
-    ties: Literal["log_order", "hash"] = "log_order",
+    ties: Ties = "auto",
     order: Literal["time", "rows"] = "time",
     repeats: Literal["auto", "keep", "first", "last"] = "auto",
     test_share: Annotated[float, Field(gt=0, lt=0.5)] = 0.1,
@@ -189,13 +191,14 @@ def split_log(
     ``auto`` is ``first``, but ``keep`` where a position, or the order of the rows, tells events
     apart.
     """
-    log, ordered_by, said = order_events(log, order, ties, seed)
+    chosen, why = choose_ties(log, ties)
+    log, ordered_by, said = order_events(log, order, chosen, seed)
     if repeats == "auto":
         told = not log.timed and ordered_by in ("position", "rows")
         repeats = "keep" if told else "first"
     log, steps = clean(log, k_core=k_core, repeats=repeats)
-    if said:
-        steps.insert(1, replace(steps[0], name="order", detail=said))
+    if told := "; ".join(filter(None, (why, said))):
+        steps.insert(1, replace(steps[0], name="order", detail=told))
     found = replace(split_by(split, log.interactions, test_share, seed), order=ordered_by)
     if not validation:
         found = without_validation(found)

@@ -46,6 +46,8 @@ def _load_plugins(files: list[Path]) -> list[Path]:
 class Recipe(Section):
     """One experiment, from the log to the report.
 
+    ``seeds``, in place of one ``seed``, is short for ``sweep.seeds``: each trains and evaluates,
+    and all are pooled.
     ``plugins`` are Python files, named by their place beside the recipe. They are run when the
     recipe is read, so that whatever they register can be named in it.
     """
@@ -73,6 +75,14 @@ class Recipe(Section):
             return cls.model_validate(content)
         except ValidationError as error:
             raise explain(error, place, fields_of(cls)) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seeds_are_a_sweep(cls, content: Any) -> Any:
+        if not isinstance(content, Mapping) or content.get("seeds") is None:
+            return content
+        own, swept = dict(content), dict(content.get("sweep") or {})
+        return own | {"sweep": swept | {"seeds": own.pop("seeds")}}
 
     @model_validator(mode="after")
     def _a_task_left_out_is_not_mixed(self) -> Recipe:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from recinject.data.splitting import Ties
 from recinject.data.tables import Place, ReadSettings
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.settings import MOVED, Positive, unknown_key
@@ -78,8 +79,9 @@ class DataSection(ReadSettings):
     of what: of all events, of each user's events, or of the items; ``leave_one_out`` ignores it.
     ``validation: false`` adds the validation part to the training part. ``train_share`` is the
     fraction of the training events that models learn from; the others only appear in histories.
-    ``ties: hash`` orders the events of one user and one time by a hash of user and item instead
-    of by their rows in the log. A log without times and positions is put in random order, unless
+    ``ties: hash`` orders the events of one user and one time by a hash of user and item,
+    ``log_order`` by their rows in the log; ``auto`` takes the hash where the rows are sorted by
+    item id, and says so. A log without times and positions is put in random order, unless
     ``order: rows`` trusts its rows. ``repeats`` says which of a user's events with one item and
     one time stay: the first, the last, or all; ``auto`` keeps the first, or all where a position
     or the order of the rows tells them apart.
@@ -90,7 +92,7 @@ class DataSection(ReadSettings):
     format: str | None = None
     simulator: SimulatorSection = SimulatorSection()
     k_core: Annotated[int, Field(ge=0)] = 5
-    ties: Literal["log_order", "hash"] = "log_order"
+    ties: Ties = "auto"
     order: Literal["time", "rows"] = "time"
     repeats: Literal["auto", "keep", "first", "last"] = "auto"
     split: str = "leave_one_out"

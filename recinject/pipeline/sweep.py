@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import accumulate, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,8 +17,8 @@ import pandas as pd
 import yaml
 
 from recinject.data.schema import Log
-from recinject.evaluation.metrics import evaluate_prediction
-from recinject.evaluation.statistics import compare, is_paired, load_answers
+from recinject.evaluation.metrics import MetricResult, evaluate_prediction
+from recinject.evaluation.statistics import Comparison, compare, is_paired, load_answers
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.progress import say
 from recinject.foundation.storage import RunManifest, atomic_folder, hash_value, read_json
@@ -27,10 +27,14 @@ from recinject.pipeline.facts import result_of
 from recinject.pipeline.recipe import Recipe, lay_over, load_recipe
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.pipeline.sections import SweepSection
+from recinject.recommenders.protocol import Prediction, Queries
+from recinject.reporting.headline import leader
 from recinject.reporting.sweep import Sweep
+from recinject.reporting.wording import LANGUAGE_MODEL
 
 _SET_BY_SWEEP = ("name", "runs", "seed", "sweep")
 Settings = dict[str, Any]
+Answered = tuple[Prediction, Queries]
 
 
 class Member(NamedTuple):
@@ -106,8 +110,8 @@ def make_sweep(run: Run) -> Path:
 def plan(recipe: Recipe, log: Log | None = None) -> list[Member]:
     """Return the runs of a sweep, seed by seed, the arms in their order.
 
-    Where there is a model, baselines are evaluated with the first seed alone, and once for all
-    arms that have the same data, identifiers, samples and evaluation.
+    Where there is a model, baselines are evaluated once for all arms of a seed that have the same
+    data, identifiers, samples and evaluation.
     """
     section, members, evaluated = recipe.sweep or SweepSection(), list[Member](), set[str]()
     arms = arms_of(section)
@@ -115,9 +119,10 @@ def plan(recipe: Recipe, log: Log | None = None) -> list[Member]:
         pick(name, arms, "sweep.reference: unknown arm")
     for seed, arm in product(dict.fromkeys(section.seeds), arms):
         content = _content(recipe, arm, seed, arms[arm])
-        asked = hash_value([content[s] for s in ("data", "identifiers", "samples", "evaluation")])
+        same = ("seed", "data", "identifiers", "samples", "evaluation")
+        asked = hash_value([content[key] for key in same])
         own = Recipe.of(content, f"sweep, arm {arm}: ")
-        if own.has_model and (asked in evaluated or seed != section.seeds[0]):
+        if own.has_model and asked in evaluated:
             content["evaluation"] |= {"baselines": []}
             own = Recipe.model_validate(content)
         evaluated.add(asked)
@@ -214,6 +219,7 @@ def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:
             settings = {arm: row | {key: _text(row[key])} for arm, row in settings.items()}
     metrics = [row for member in members for row in _metrics(member)]
     pooled, comparisons = _pool(run.recipe, members, metrics)
+    standings = _stand(run.recipe, members, pooled)
     by_run, over_seeds = (
         pd.DataFrame([settings[row["arm"]] | row for row in rows]) for rows in (metrics, pooled)
     )
@@ -226,7 +232,7 @@ def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:
         "model": f"{known.model.name}, {known.model.adaptation}" if known.model else "none",
         "sampled_candidates": known.sampled_candidates,
     }
-    found = Sweep(by_run, over_seeds, pd.DataFrame(comparisons), facts)
+    found = Sweep(by_run, over_seeds, *map(pd.DataFrame, (comparisons, standings)), facts)
     found.save(folder)
     found.report(folder)
     return {}
@@ -259,26 +265,78 @@ def _pool(
     values = {tuple(row[name] for name in names): row["value"] for row in metrics}
     arms = list(dict.fromkeys(member.arm for member in members))
     references = (recipe.sweep and recipe.sweep.reference) or arms[:1]
+    drawn = recipe.evaluation.resamples, recipe.seed
     pooled, comparisons = list[Settings](), list[Settings]()
-    for file in dict.fromkeys(name for member in members for name in member.answers):
-        runs = {arm: [m for m in members if m.arm == arm and file in m.answers] for arm in arms}
-        files = {arm: [m.answers[file] for m in own] for arm, own in runs.items() if own}
-        answers = {arm: load_answers(own, arm) for arm, own in files.items()}
-        named = {"recommender": file.partition(".")[2].removesuffix(".parquet")}
-        for arm, (prediction, queries) in answers.items():
-            own, resamples = runs[arm][0].run.recipe.evaluation, recipe.evaluation.resamples
-            drawn = resamples, recipe.seed
-            measured = evaluate_prediction(prediction, queries, own.cutoffs, *drawn)
-            pooled += [{"arm": arm} | asdict(row) | named for row in measured]
-            others = references[: references.index(arm)] if arm in references else references
-            known = [answers[other] for other in others if other in answers]
-            paired = [other[0] for other in known if is_paired(answers[arm], other)]
-            asked = [row.metric for row in measured]
-            for row in compare(prediction, paired, queries, asked, *drawn):
-                key = (row.task, row.metric, named["recommender"])
-                by_seed = [
-                    values[(*key, arm, m.seed)] - values[(*key, row.reference, m.seed)]
-                    for m in runs[arm]
-                ]
-                comparisons.append({"arm": arm} | asdict(row) | named | {"by_seed": by_seed})
+    answers = _answers(members)
+    for (task, who, arm), answered in answers.items():
+        own = next(m for m in members if m.arm == arm).run.recipe.evaluation
+        measured = evaluate_prediction(*answered, own.cutoffs, *drawn)
+        pooled += [{"arm": arm} | asdict(row) for row in measured]
+        asked = [row.metric for row in measured]
+        others = references[: references.index(arm)] if arm in references else references
+        known = [(other, answers.get((task, who, other))) for other in others]
+        for row in _compared(answered, known, asked, drawn):
+            by_seed = [
+                values[(row.task, row.metric, who, arm, seed)]
+                - values[(row.task, row.metric, who, row.reference, seed)]
+                for seed in dict.fromkeys(np.asarray(answered[1].seeds).tolist())
+            ]
+            named = {"arm": arm, "recommender": who, "by_seed": by_seed}
+            comparisons.append(asdict(row) | named)
     return pooled, comparisons
+
+
+def _stand(recipe: Recipe, members: Sequence[Member], pooled: Sequence[Settings]) -> list[Settings]:
+    """Compare the language model, or else the best of each task, with the others of its arm.
+
+    Who was not asked in an arm answers as in the first one that asked them the same queries.
+    """
+    answers, standings = _answers(members), list[Settings]()
+    drawn = recipe.evaluation.resamples, recipe.seed
+    for task, arm in dict.fromkeys((task, arm) for task, _, arm in answers):
+        measured = [
+            MetricResult(**{key: value for key, value in row.items() if key != "arm"})
+            for row in pooled
+            if (row["task"], row["arm"]) == (task, arm)
+        ]
+        first = LANGUAGE_MODEL if recipe.has_model else leader(task, measured)
+        own = answers.get((task, first or "", arm))
+        if own is None:
+            continue
+        asked = [row.metric for row in measured if row.recommender == first]
+        others = dict[str, Answered]()
+        for key, other in sorted(answers.items(), key=lambda each: each[0][2] != arm):
+            is_other = key[0] == task and key[1] != first and not key[1].startswith(LANGUAGE_MODEL)
+            if is_other and is_paired(own, other):
+                others.setdefault(key[1], other)
+        found = _compared(own, others.items(), asked, drawn)
+        standings += [{"arm": arm} | asdict(row) for row in found]
+    return standings
+
+
+def _answers(members: Sequence[Member]) -> dict[tuple[str, str, str], Answered]:
+    """Return what each recommender answered to each task in each arm, all seeds together."""
+    files = dict[tuple[str, str, str], dict[int, Path]]()
+    for name in dict.fromkeys(name for member in members for name in member.answers):
+        task, _, who = name.removesuffix(".parquet").partition(".")
+        for member in members:
+            if name in member.answers:
+                own = files.setdefault((task, who, member.arm), {})
+                own[member.seed] = member.answers[name]
+    return {key: load_answers(list(own.values()), key[1], list(own)) for key, own in files.items()}
+
+
+def _compared(
+    answered: Answered,
+    others: Iterable[tuple[str, Answered | None]],
+    asked: Sequence[str],
+    drawn: tuple[int, int],
+) -> list[Comparison]:
+    """Compare answers with others of these names, as far as they are to the same queries."""
+    prediction, queries = answered
+    paired = [
+        replace(other[0], recommender=name)
+        for name, other in others
+        if other is not None and is_paired(answered, other)
+    ]
+    return compare(prediction, paired, queries, asked, *drawn) if paired else []

@@ -403,6 +403,7 @@ class ContentKNN(ItemScorer):
 
     Args:
         content: what embeds the items, see :func:`~recinject.identifiers.content.embed_items`.
+        content_columns: whose words, see :func:`~recinject.identifiers.content.item_texts`.
         dimensions: the most numbers in an embedding.
     """
 
@@ -410,13 +411,16 @@ class ContentKNN(ItemScorer):
     knows_new_items: ClassVar[bool] = True
 
     content: str = TFIDF
+    content_columns: list[str] | None = None
     dimensions: PositiveInt = 256
 
     def fit(self, training: Interactions, seed: int) -> None:
-        """Embed the items; the events are not used."""
+        """Embed the items; the events only tell which items the content's space is learnt from."""
         self._vectors = np.zeros((training.n_items, 1), np.float32)
         if self._sources is not None:
-            rows = embed_items(self.content, self._sources.catalog, self.dimensions, seed)
+            known = np.bincount(training.items, minlength=training.n_items) > 0
+            own = self._sources.catalog, self.dimensions, seed, known, self.content_columns
+            rows = embed_items(self.content, *own)
             lengths = np.linalg.norm(rows, axis=1, keepdims=True)
             self._vectors = rows / np.maximum(lengths, np.finfo(np.float32).tiny)
 

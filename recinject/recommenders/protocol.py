@@ -57,6 +57,7 @@ class Queries(_Columns):
         keeps_seen: whether retrieval may recommend items of the history; see :attr:`barred`.
         positive_rating: the lowest label that counts as positive, in metrics of two classes; the
             median of the labels where None.
+        seeds: of the run that asked each query, where several runs are pooled, shape (n,).
     """
 
     task: str
@@ -71,6 +72,7 @@ class Queries(_Columns):
     answer: str = ""
     keeps_seen: bool = False
     positive_rating: float | None = None
+    seeds: Integers | None = None
 
     @property
     def barred(self) -> Sequence[Integers]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 
 from recinject.evaluation.metrics import MAIN_METRICS, MetricResult
 from recinject.evaluation.metrics import main_metric as main_of
-from recinject.evaluation.statistics import Comparison
+from recinject.evaluation.statistics import Comparison, holm
 from recinject.reporting.wording import (
     CEILING,
     LANGUAGE_MODEL,
@@ -106,6 +106,17 @@ def main_metric(task: str, rows: Sequence[MetricResult] | Sequence[Comparison]) 
     return main_of(answer_of(task), [row.metric for row in rows if row.task == task])
 
 
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Correct the p-values of main metrics for how often each recommender is compared (Holm)."""
+    main = {task: main_metric(task, comparisons) for task in ordered_tasks(comparisons)}
+    found = list(comparisons)
+    for who in dict.fromkeys(row.recommender for row in found):
+        own = [n for n, r in enumerate(found) if r.recommender == who and r.metric == main[r.task]]
+        for n, p in zip(own, holm([found[n].p_value for n in own]), strict=True):
+            found[n] = replace(found[n], p_value=p)
+    return found
+
+
 def ranked(task: str, metric: str, metrics: Sequence[MetricResult]) -> list[MetricResult]:
     """Return the recommenders' values of one metric, best first, those without a value left out."""
     rows = [r for r in metrics if (r.task, r.metric) == (task, metric) and isfinite(r.value)]
@@ -125,12 +136,15 @@ def standings(
     comparisons: Sequence[Comparison],
     first: str | None = LANGUAGE_MODEL,
 ) -> list[Standing]:
-    """Hold the main metric of ``first`` against that of each baseline, best first."""
+    """Hold the main metric of ``first`` against that of each baseline, best first.
+
+    The tests are corrected for their number, see :func:`corrected`.
+    """
     metric = main_metric(task, metrics)
     rows = ranked(task, metric, metrics)
     tests = {
         row.reference: row
-        for row in comparisons
+        for row in corrected(comparisons)
         if (row.task, row.metric, row.recommender) == (task, metric, first)
     }
     # A second wording of the language model is no baseline, and neither is who knows the truth.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from pandas.api.types import is_numeric_dtype
 
 import recinject
 from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import Comparison, holm
 from recinject.foundation.storage import read_json, write_json
 from recinject.reporting import tables, wording
 from recinject.reporting.figures import ACCENT, BASELINE, INK, QUIET, directed, drawing, finish
-from recinject.reporting.headline import difference, main_metric, ordered_tasks
+from recinject.reporting.headline import difference, headline, main_metric, ordered_tasks
 from recinject.reporting.pages import render, write_pages
 from recinject.reporting.tables import Table
 
@@ -35,7 +36,7 @@ _PREDICATES = {
     "not shown to differ": "not shown to differ",
 }
 _MARKERS, _DASHES = "os^DvPX*", ("-", "--", ":", "-.")
-_FRAMES = ("metrics", "pooled", "comparisons")
+_FRAMES = ("metrics", "pooled", "comparisons", "standings")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +47,20 @@ class Sweep:
         metrics: one row a run and metric: ``arm``, the arm's value of each key that varies,
             ``seed``, ``task``, ``recommender``, ``metric``, ``value``, ``ci_low``, ``ci_high``
             (95 %, over users), ``n`` (users) and ``seconds`` (of the training).
-        pooled: the same without seeds: the answers of all of them are measured together.
+        pooled: the same without seeds: the answers of all of them are measured together, with
+            intervals over users and seeds.
         comparisons: the recommenders of each ``arm`` less the same ones under the settings of a
             ``reference``: ``task``, ``recommender``, ``metric``, ``difference``, ``ci_low``,
             ``ci_high``, ``p_value``, ``n``, and ``by_seed``, the difference of each seed.
+        standings: the language model, or else the best of a task, less each other recommender of
+            its ``arm``, in the same columns without ``by_seed``.
         facts: name and command; the keys that vary; data and model in words.
     """
 
     metrics: pd.DataFrame
     pooled: pd.DataFrame
     comparisons: pd.DataFrame
+    standings: pd.DataFrame
     facts: Mapping[str, Any]
 
     def save(self, folder: str | Path) -> None:
@@ -68,8 +73,7 @@ class Sweep:
     def load(cls, folder: str | Path) -> Sweep:
         """Read what :meth:`save` wrote."""
         files = (Path(folder) / f"{name}.parquet" for name in _FRAMES)
-        metrics, pooled, comparisons = map(pd.read_parquet, files)
-        return cls(metrics, pooled, comparisons, read_json(Path(folder) / "facts.json"))
+        return cls(*map(pd.read_parquet, files), read_json(Path(folder) / "facts.json"))
 
     def report(self, folder: str | Path) -> Path:
         """Write ``report.html``, ``report.md`` and figures; return the path of the page."""
@@ -99,7 +103,7 @@ class Sweep:
                 yield "  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip()
 
     def sentences(self) -> list[str]:
-        """Say by each task's main metric which arms are better or worse than a reference."""
+        """Say by main metrics which arms differ from references, and where the first stands."""
         said = []
         for reference in self._references:
             rows = self._compared_with(reference)
@@ -108,7 +112,35 @@ class Sweep:
                 found = _found([row for row in rows if (row.task, row.metric) == (task, metric)])
                 of = f"Against {reference} on {task} ({wording.metric_label(metric)})"
                 said.append(f"{of}, {found}.")
-        return said or ["Nothing was compared."]
+        return said + self._headline()
+
+    def _headline(self) -> list[str]:
+        """Hold the first arm's language model, or its best, against the others."""
+        arm = self.metrics["arm"].iloc[0]
+        metrics, tests = (
+            [kind(*row) for row in self._of_arm(frame, arm, kind).itertuples(index=False)]
+            for frame, kind in ((self.pooled, MetricResult), (self.standings, Comparison))
+        )
+        usual = any(row.recommender == wording.LANGUAGE_MODEL for row in metrics)
+        of = "" if len(self._arms) == 1 else f" of {arm}"
+        return [" ".join(headline(metrics, tests, f"The language model{of}" if usual else None))]
+
+    def _of_arm(self, frame: pd.DataFrame, arm: str, kind: type[Any]) -> pd.DataFrame:
+        columns = [each.name for each in fields(kind)]
+        return frame.loc[frame["arm"] == arm, columns] if len(frame) else pd.DataFrame()
+
+    @cached_property
+    def _corrected(self) -> pd.DataFrame:
+        """The comparisons, the p-values of main metrics corrected for their number (Holm)."""
+        frame = self.comparisons.copy()
+        if len(frame):
+            rows = list(frame.itertuples())
+            main = {task: main_metric(task, rows) for task in ordered_tasks(rows)}
+            chosen = (frame["metric"] == frame["task"].map(main)) & ~frame[
+                "recommender"
+            ].str.endswith(_NOT_SHOWN)
+            frame.loc[chosen, "p_value"] = holm(frame.loc[chosen, "p_value"])
+        return frame
 
     def plot(self, task: str, metric: str | None = None) -> Figure:
         """Draw a metric of a task, the main one if none is given, with 95 % intervals.
@@ -180,7 +212,7 @@ class Sweep:
 
     def _compared_with(self, reference: str) -> list[Any]:
         # By the usual metrics, the main task's first.
-        own = self.comparisons[self.comparisons["reference"] == reference]
+        own = self._corrected[self._corrected["reference"] == reference]
         own = own[~own["recommender"].str.endswith(_NOT_SHOWN)]
         labels = [self._label(row, ["arm"]) for row in own.to_dict("records")]
         rows: list[Any] = list(own.assign(label=labels).itertuples())

@@ -15,6 +15,7 @@ from recinject.evaluation.statistics import Comparison
 from recinject.reporting.headline import (
     Standing,
     advantage,
+    corrected,
     difference,
     main_metric,
     ordered_tasks,
@@ -152,11 +153,14 @@ def _tested(row: Comparison | None) -> tuple[str, str]:
 
 
 def comparison_tables(comparisons: Sequence[Comparison]) -> list[Table]:
-    """Make a table of each task's main metric, and one of all other metrics when there are any."""
+    """Make a table of each task's main metric, and one of all other metrics when there are any.
+
+    The tests of main metrics are corrected for their number.
+    """
     order = ordered_tasks(comparisons)
     main = {(task, main_metric(task, comparisons)) for task in order}
     parts: tuple[list[Comparison], list[Comparison]] = ([], [])
-    for row in sorted(comparisons, key=lambda row: order.index(row.task)):
+    for row in sorted(corrected(comparisons), key=lambda row: order.index(row.task)):
         parts[(row.task, row.metric) not in main].append(row)
     titles = ("Main metrics", "Other metrics")
     return [_comparison_table(t, rows) for t, rows in zip(titles, parts, strict=True) if rows]

@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from recinject.data.schema import Floats
 from recinject.evaluation.metrics import (
     Clusters,
     auc_of,
     bootstrap,
+    interval,
     mean_of,
     observe,
     root_mean_of,
@@ -53,3 +55,36 @@ def test_a_draw_is_the_same_for_every_figure_and_however_many_are_drawn() -> Non
     np.testing.assert_array_equal(few, many[:33])
     np.testing.assert_array_equal(many[:, 0], many[:, 1])
     assert not np.array_equal(few, bootstrap([mean, mean], CLUSTERS, 33, seed=2))
+
+
+def test_pairs_of_users_and_seeds_count_as_often_as_both_together() -> None:
+    users, seeds = np.array([5, 5, 8, 8]), np.array([1, 2, 1, 2])
+    clusters = Clusters.of(users, seeds)
+    assert (clusters.of_row.tolist(), clusters.users, clusters.seeds) == ([0, 1, 2, 3], 2, 2)
+    seen: list[Floats] = []
+    bootstrap([lambda weights: seen.append(weights) or weights.sum(1)], clusters, 40, seed=1)
+    alone, pairs = (np.concatenate(seen[start::2]).reshape(-1, 2, 2) for start in (0, 1))
+    np.testing.assert_array_equal(alone[..., 0], alone[..., 1])
+    assert (pairs.sum(1) > 0).any(0).all() and np.all((pairs > 0).any(1).sum(1) == 1)
+
+
+def test_one_seed_is_drawn_as_no_seed_is() -> None:
+    none, one = (Clusters.of(USERS, seeds) for seeds in (None, np.ones(len(USERS), int)))
+    found = [bootstrap([mean_of(VALUES, each)], each, 50, seed=1) for each in (none, one)]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("n_seeds", [3, 5])
+def test_an_interval_over_seeds_and_users_covers_what_one_over_users_misses(n_seeds: int) -> None:
+    rng, n_users, trials = np.random.default_rng(n_seeds), 100, 120
+    users, seeds = np.repeat(np.arange(n_users), n_seeds), np.tile(np.arange(n_seeds), n_users)
+    covered = {"users": 0, "both": 0}
+    for trial in range(trials):
+        effects = rng.normal(size=n_users), 0.2 * rng.normal(size=n_seeds)
+        values = effects[0][users] + effects[1][seeds] + rng.normal(size=len(users))
+        for name, known in (("users", None), ("both", seeds)):
+            clusters = Clusters.of(users, known)
+            draws = bootstrap([mean_of(values, clusters)], clusters, 100, seed=trial)
+            low, high = interval(draws[:, 0])
+            covered[name] += low <= 0 <= high
+    assert covered["users"] / trials < 0.88 and covered["both"] / trials > 0.92

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from recinject.data.schema import Floats
 from recinject.evaluation.metrics import MetricResult, evaluate_prediction
-from recinject.evaluation.statistics import compare
+from recinject.evaluation.statistics import compare, holm
 from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.protocol import Prediction, Queries
 
@@ -101,6 +101,14 @@ def test_each_comparison_is_what_it_would_be_alone() -> None:
     alone = [compare(one, [other], queries(90), [name]) for other in others for name in names]
     assert compare(one, others, queries(90), names) == [row for (row,) in alone]
     assert compare(one, others, queries(0), names) == []
+
+
+def test_holm_keeps_what_luck_among_many_finds_below_five_in_a_hundred() -> None:
+    rng, trials = np.random.default_rng(7), 400
+    p = rng.random((trials, 20))
+    assert (p.min(1) < 0.05).mean() > 0.5
+    assert np.mean([min(holm(row)) < 0.05 for row in p]) < 0.08
+    assert holm([0.02, 0.001]) == [0.02, 0.002]
 
 
 def test_lists_of_different_lengths_are_not_compared() -> None:

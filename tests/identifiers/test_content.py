@@ -25,11 +25,40 @@ def catalog_of(titles, **columns):
     return Catalog(pd.DataFrame({"item_id": ids, "title": titles, **columns}, dtype=object))
 
 
-def test_every_column_of_text_is_read_but_the_id():
+def test_the_columns_that_describe_an_item_are_read_and_no_others():
     catalog = catalog_of(
-        ["Pump", ""], brand=["Acme", None], categories=[["Bikes", "Air"], None], weight=[3, 4]
-    )
-    assert item_texts(catalog) == ["Pump Acme Bikes Air", ""]
+        ["Pump", ""], brand=["Acme", None], categories=[["Bikes", "Air"], None], weight=[3, 4],
+        reviews=["17", "2"], link=["a.com", "b.com"], description=["Blows", ""])  # fmt: skip
+    assert item_texts(catalog) == ["Pump Acme Bikes Air Blows", ""]
+    assert item_texts(catalog, ["link", "title"]) == ["a.com Pump", "b.com"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        (["title", "reviews"], "identifiers.content_columns: reviews holds numbers"),
+        (["weight"], "identifiers.content_columns: weight holds numbers"),
+        (["titel"], "the items have no column 'titel'"),
+    ],
+)
+def test_numbers_and_unknown_columns_are_no_content(columns, said):
+    catalog = catalog_of(["1984", "300"], reviews=["17", "2.5"], weight=[3, None])
+    assert item_texts(catalog) == ["1984", "300"]
+    with pytest.raises(RecinjectError, match=re.escape(said)):
+        item_texts(catalog, columns)
+
+
+def test_items_without_training_events_do_not_shape_the_space():
+    known = np.arange(60) < 40
+    seen = embed_items("tfidf", catalog_of(TITLES), 8, 1, known)
+    others = [*TITLES[:40], *(["entirely other words of fiction"] * 19), TITLES[3]]
+    for titles in (others, [*TITLES[:40], *["number"] * 20]):
+        again = embed_items("tfidf", catalog_of(titles), 8, 1, known)
+        np.testing.assert_array_equal(seen[:40], again[:40])
+    np.testing.assert_allclose(embed_items("tfidf", catalog_of(others), 8, 1, known)[59], seen[3])
+    assert not np.allclose(seen[:40], embed_items("tfidf", catalog_of(TITLES), 8, 1)[:40])
+    keys = [embedding_key("tfidf", catalog_of(TITLES), 8, 1, flags) for flags in (None, known)]
+    assert keys[0] != keys[1]
 
 
 def test_items_alike_in_words_lie_close():

@@ -18,7 +18,7 @@ def load(tiny_recipe, tmp_path):
     ("override", "said"),
     [
         ("data.split=leave_two_out", "data.split: unknown 'leave_two_out'\n  fix: did you mean"),
-        ("data.ties=hsh", "data.ties: Input should be 'log_order' or 'hash'"),
+        ("data.ties=hsh", "data.ties: Input should be 'auto', 'log_order' or 'hash'"),
         ("data.test_share=0.5", "data.test_share: Input should be less than 0.5"),
         (
             "identifiers={kind: collaborative, clusters: 1}",

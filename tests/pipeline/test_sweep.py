@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from recinject.api import run
 from recinject.data.splitting import Part, load_split
 from recinject.foundation.errors import RecinjectError
 from recinject.pipeline.recipe import load_recipe
@@ -146,7 +147,8 @@ def test_every_arm_is_a_run_of_its_own(ablated):
 
 def test_baselines_are_evaluated_once_for_arms_with_the_same_data(ablated, studied):
     by_run = {name: {row[0] for row in metrics(ablated[0], name)} for name in RUNS}
-    assert by_run.pop("base-1") == {"language_model", "popularity", "item_mean"}
+    for seed in (1, 2):
+        assert by_run.pop(f"base-{seed}") == {"language_model", "popularity", "item_mean"}
     assert set(map(frozenset, by_run.values())) == {frozenset({"language_model"})}
     with_baseline = {
         name
@@ -229,6 +231,28 @@ def test_figures_are_those_of_the_seeds_together(ablated):
     assert set(own["seed"]) == {1, 2} and set(own["training.max_steps"]) == {10}
     assert yaml.safe_load(own["training.curriculum"].iloc[0])[0]["mixture"] == RATES | {"bpr": 1}
     assert (own["seconds"] > 0).all()
+
+
+def test_seeds_in_any_recipe_train_and_are_pooled(tiny_recipe, tmp_path):
+    asked = {"baselines": ["popularity", "popularity_recent", "item_mean"], "resamples": 100}
+    asked |= {"beams": 10, "reworded": False, "shuffled": False}
+    tasks = {"retrieval": {}, "rating": {}, "ranking": None}
+    given = {"samples": {"tasks": tasks}, "training": {"max_steps": 3}, "evaluation": asked}
+    made = run(tiny_recipe, runs=tmp_path, seeds=[3, 5], **given)
+    found, folder = made.pooled, tmp_path / "tiny"
+    by_seed = [metrics(folder, f"unchanged-{seed}") for seed in (3, 5)]
+    assert all(own["popularity", "retrieval", "hr@10"] > 0 for own in by_seed)
+    rows = found.standings.set_index(["task", "metric", "reference"])
+    gaps = [own["language_model", "retrieval", "hr@10"] - own["popularity", "retrieval", "hr@10"]
+            for own in by_seed]  # fmt: skip
+    row = rows.loc[("retrieval", "hr@10", "popularity")]
+    assert row["difference"] == pytest.approx(np.mean(gaps)) and row["n"] == 60
+    assert gaps[0] != gaps[1] and row["ci_high"] - row["ci_low"] > abs(gaps[0] - gaps[1])
+    assert {who for task, _, who in rows.index if task == "retrieval"} == {
+        "popularity", "popularity_recent"}  # fmt: skip
+    (line,) = found.sentences()
+    assert line.startswith("The language model ") and " on retrieval: HR@10 " in line
+    assert line in (folder / "report" / "report.md").read_text("utf-8").replace("\\", "")
 
 
 def test_each_arm_is_compared_with_the_references_within_each_seed(ablated):

@@ -57,6 +57,16 @@ def test_a_difference_that_is_noise_is_called_so() -> None:
     assert "p = .410, not significant" in text
 
 
+def test_of_many_comparisons_the_headline_corrects_the_test() -> None:
+    others = {f"other_{n}": 0.05 for n in range(9)}
+    metrics = measured("retrieval", "hr@10", language_model=0.102, als=0.1, **others)
+    tests = [compared("retrieval", "hr@10", name, 0.002, 0.02) for name in ("als", *others)]
+    assert "beats ALS" in headline(metrics, tests[:1])
+    text = headline(metrics, tests)
+    assert "scores above ALS, the best of 10 baselines" in text
+    assert "p = .200, not significant" in text
+
+
 def test_equal_values_tie() -> None:
     metrics = measured("retrieval", "hr@10", language_model=0.1, popularity=0.1)
     assert "ties with popularity on retrieval" in headline(metrics, [])

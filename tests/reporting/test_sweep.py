@@ -14,10 +14,10 @@ from recinject.reporting.sweep import Sweep
 FOUND = {
     ("retrieval", "hr@10", "longer"): (0.002, (0.001, 0.003), 0.6),
     ("retrieval", "hr@10", "add_items"): (0.03, (0.02, 0.04), 0.001),
-    ("retrieval", "hr@10", "add_bpr"): (-0.03, (-0.02, -0.04), 0.002),
-    ("rating", "rmse", "longer"): (-0.02, (-0.01, -0.03), 0.01),
-    ("rating", "rmse", "add_items"): (-0.02, (-0.01, -0.03), 0.01),
-    ("rating", "rmse", "add_bpr"): (0.02, (-0.01, 0.05), 0.01),
+    ("retrieval", "hr@10", "add_bpr"): (-0.03, (-0.02, -0.04), 0.001),
+    ("rating", "rmse", "longer"): (-0.02, (-0.01, -0.03), 0.001),
+    ("rating", "rmse", "add_items"): (-0.02, (-0.01, -0.03), 0.001),
+    ("rating", "rmse", "add_bpr"): (0.02, (-0.01, 0.05), 0.001),
 }
 STEPS = {"base": 1200, "longer": 1500, "add_items": 1500, "add_bpr": 1500}
 MIXTURES = {"add_items": "{retrieval: 6, items: 2}", "add_bpr": "{retrieval: 6, bpr: 2}"}
@@ -59,7 +59,10 @@ def swept() -> Sweep:
         "model": "small",
         "sampled_candidates": 99,
     }
-    return Sweep(*map(pd.DataFrame, (by_run, pooled, comparisons)), facts)
+    standing = {**comparisons[0], "arm": "base", "reference": "popularity", "difference": 0.05}
+    del standing["by_seed"]
+    frames = (by_run, pooled, comparisons, [standing | {"p_value": 0.01}])
+    return Sweep(*map(pd.DataFrame, frames), facts)
 
 
 def test_the_sentences_say_first_what_harms(swept: Sweep) -> None:
@@ -74,14 +77,16 @@ def test_the_sentences_say_first_what_harms(swept: Sweep) -> None:
         "are better; add_bpr (+0.020 [0.010, 0.030]) is better with some seeds and worse with "
         "others."
     )
+    *others, standing = others
     assert len(others) == 2 and all(line.startswith("Against longer on") for line in others)
+    assert standing.startswith("The language model of longer reaches HR@10 0.102 ")
 
 
 def test_of_many_arms_the_furthest_are_named(swept: Sweep) -> None:
     row = swept.comparisons.query("arm == 'add_items'").iloc[:1]
     many = pd.concat([row.assign(arm=f"n{n}", difference=n / 100) for n in range(1, 8)])
     pooled = pd.concat([swept.pooled.iloc[:1].assign(arm=f"n{n}") for n in range(1, 8)])
-    [said] = replace(swept, comparisons=many, pooled=pooled).sentences()
+    said, *_ = replace(swept, comparisons=many, pooled=pooled).sentences()
     assert re.findall(r"n\d", said) == ["n7", "n6", "n5", "n4"] and said.endswith(
         "and 3 more are better."
     )
@@ -149,9 +154,13 @@ def test_a_hostile_name_stays_text(swept: Sweep, tmp_path: Path) -> None:
         assert "<script" not in (tmp_path / f"report.{kind}").read_text("utf-8")
 
 
-def test_a_single_arm_is_reported_without_comparisons(swept: Sweep, tmp_path: Path) -> None:
+def test_a_single_arm_is_held_against_the_others_in_it(swept: Sweep, tmp_path: Path) -> None:
     frames = {name: getattr(swept, name).query("arm == 'base'") for name in ("metrics", "pooled")}
     alone = replace(swept, **frames, comparisons=pd.DataFrame())
-    assert alone.sentences() == ["Nothing was compared."]
+    (said,) = alone.sentences()
+    assert said.startswith("The language model beats popularity on retrieval: HR@10 0.100 ")
+    assert "p = .010" in said
     alone.report(tmp_path)
-    assert "Nothing was compared." in (tmp_path / "report.md").read_text("utf-8")
+    assert said in (tmp_path / "report.md").read_text("utf-8")
+    (said,) = replace(alone, standings=pd.DataFrame()).sentences()
+    assert "no paired test was made" in said

@@ -70,6 +70,7 @@ class SemanticIdentifiers(Identifiers):
         seed: int,
         *,
         content: str = TFIDF,
+        content_columns: list[str] | None = None,
         dimensions: _Positive = 256,
         quantiser: Annotated[str, AfterValidator(_known_quantiser)] = "rq_kmeans",
         levels: Annotated[int, Field(ge=1, le=25)] = 3,
@@ -80,7 +81,8 @@ class SemanticIdentifiers(Identifiers):
     ) -> SemanticIdentifiers:
         """Give every item of a catalogue codes of its content.
 
-        Items with training events give the codebooks, which then encode the others too.
+        Items with training events give the content's space and the codebooks, which then encode
+        the others too.
 
         Args:
             catalog: the items.
@@ -88,6 +90,8 @@ class SemanticIdentifiers(Identifiers):
             seed: of whatever is random.
             content: ``tfidf``, a ``.npy`` or ``.parquet`` of vectors, or a sentence-transformers
                 model.
+            content_columns: of the item table, whose words are the content; see
+                :func:`~recinject.identifiers.content.item_texts`.
             dimensions: of ``tfidf``'s vectors, at most.
             quantiser: its name in the registry.
             levels: how many codes an item has, without the last one that tells items apart.
@@ -99,12 +103,13 @@ class SemanticIdentifiers(Identifiers):
         Raises:
             RecinjectError: the content, the number of codes or a setting is wrong.
         """
-        key = embedding_key(content, catalog, dimensions, seed)
+        known = np.bincount(split.train.items, minlength=len(catalog)) > 0
+        asked = content, catalog, dimensions, seed, known, content_columns
+        key = embedding_key(*asked)
         vectors = _stored(earlier / CONTENT, key) if key and earlier else None
         if vectors is None:
-            vectors = embed_items(content, catalog, dimensions, seed)
+            vectors = embed_items(*asked)
         fit = find("quantiser", quantiser, "identifiers.quantiser")
-        known = np.bincount(split.train.items, minlength=len(catalog)) > 0
         given = {"embeddings": vectors[known], "levels": levels, "codes": codes, "seed": seed}
         fitted: Quantiser = bind(fit, training or {}, "identifiers.training", **given)
         prefixes = fitted.encode(vectors)

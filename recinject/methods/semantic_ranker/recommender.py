@@ -48,6 +48,7 @@ class SemanticRanker(Recommender):
             :func:`~recinject.methods.semantic_ranker.representations.item_rows`.
         rows: of the table of embeddings.
         content: see :func:`~recinject.identifiers.content.embed_items`.
+        content_columns: whose words, see :func:`~recinject.identifiers.content.item_texts`.
         dimensions: the most numbers that ``tfidf`` keeps.
         quantiser: the name in the registry of what learns the codebooks.
         levels: how many codes an item has.
@@ -67,6 +68,7 @@ class SemanticRanker(Recommender):
     representation: str = "prefix_ngram"
     rows: PositiveInt = 2048
     content: str = TFIDF
+    content_columns: list[str] | None = None
     dimensions: PositiveInt = 256
     quantiser: str = "rq_kmeans"
     levels: PositiveInt = 3
@@ -144,7 +146,8 @@ class SemanticRanker(Recommender):
             )
         known = events > 0
         size = max(1, min(self.codes, int(known.sum()) // 4))
-        vectors = embed_items(self.content, self._sources.catalog, self.dimensions, seed)
+        own = self._sources.catalog, self.dimensions, seed, known, self.content_columns
+        vectors = embed_items(self.content, *own)
         quantiser = find("quantiser", self.quantiser)(vectors[known], self.levels, size, seed)
         return CodedItems(quantiser.encode(vectors), size, events)
 
