@@ -494,8 +494,7 @@ def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:
-    counts = {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
-    times: dict[str, Any] = dict(time_facts(data.split))
-    found = {"cleaning": data.cleaning, "findings": data.findings}
-    about = DataFacts(data.source, data.rule, **found, **counts, **times)
+    facts: dict[str, Any] = {"cleaning": data.cleaning, "findings": data.findings}
+    facts |= {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
+    about = DataFacts(data.source, data.rule, **facts | time_facts(data.split))
     return {"seed": seed, "samples": sample_rows(samples.rows), "data": about}
