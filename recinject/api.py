@@ -517,8 +517,8 @@ def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:
-    counts = {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
-    found: dict[str, Any] = {"cleaning": data.cleaning, "findings": data.findings}
-    found |= {"order": data.split.order, **counts, **time_facts(data.split)}
-    about = DataFacts(data.source, data.rule, **found)
+    facts: dict[str, Any] = {"cleaning": data.cleaning, "findings": data.findings}
+    facts |= {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
+    facts |= {"order": data.split.order} | time_facts(data.split)
+    about = DataFacts(data.source, data.rule, **facts)
     return {"seed": seed, "samples": sample_rows(samples.rows), "data": about}
