@@ -13,11 +13,11 @@ from tokenizers import Tokenizer
 
 from recinject.data.schema import Log
 from recinject.data.splitting import Part, time_facts
+from recinject.evaluation.audit import refuse_strangers
 from recinject.evaluation.evaluate import (
     Evaluation,
     EvaluationSettings,
     fit_recommenders,
-    refuse_strangers,
 )
 from recinject.evaluation.fitting import fit_baselines
 from recinject.foundation.errors import RecinjectError
@@ -361,7 +361,8 @@ def benchmark_ratings(
     own |= {name: settings.pop(name) for name in own.keys() & settings.keys()}
     most, batch = own.pop("max_prompt_tokens"), settings.pop("rows_at_once", 80)
     tasks = {"rating": {"history_length": settings.pop("history_length", 10)}}
-    settings = {"reworded": False, "shuffled": False, "limit": limit, **settings}
+    usual = {"reworded": False, "shuffled": False, "blend": False, "limit": limit}
+    settings = usual | settings
     for each in map(make_recommender, listed(baselines, "benchmark_ratings: baselines")):
         if "rating" not in each.tasks:
             raise RecinjectError(

@@ -19,7 +19,9 @@ from scipy.stats import binom
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, time_facts
 from recinject.evaluation.lists import ListResult
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import is_among
+from recinject.identifiers.data import Data
 from recinject.recommenders.language_model import RatingsByLabel, WrittenRatings
 from recinject.recommenders.protocol import Prediction, Queries
 from recinject.samples.samples import Samples
@@ -139,6 +141,29 @@ def duplicates(catalog: Catalog, identifiers: Sequence[str]) -> list[Finding]:
 
 def _shared(names: Sequence[str]) -> int:
     return sum(count for count in Counter(names).values() if count > 1)
+
+
+def refuse_strangers(samples: pa.Table, data: Data, part: Part | None = None) -> None:
+    """Refuse samples that were not made of these data: their histories would be others'.
+
+    ``part`` is what their events must belong to; None allows any, and samples without an event.
+    """
+    if part is None:
+        samples = samples.filter(pc.is_valid(samples["event"]))
+    log = data.split.interactions
+    event, user, target = (samples[name].to_numpy() for name in ("event", "user", "target"))
+    ids, users = np.array(data.catalog.item_ids, object), np.array(log.user_ids, object)
+    known = len(samples) == 0 or (
+        event.max() < len(log)
+        and np.array_equal(log.users[event], user)
+        and np.array_equal(log.items[event], target)
+        and (part is None or bool((data.split.parts[event] == part).all()))
+        and ids[target].tolist() == samples["target_item_id"].to_pylist()
+        and users[user].tolist() == samples["user_id"].to_pylist()
+    )
+    if not known:
+        hint = "give the data that build_samples had, or build samples of these"
+        raise RecinjectError("the samples were not made of these data", hint=hint)
 
 
 def stored_samples(samples: Samples) -> list[Finding]:

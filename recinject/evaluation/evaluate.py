@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from recinject.data.schema import Catalog
@@ -39,7 +38,6 @@ from recinject.evaluation.selection import (
     ways_of,
 )
 from recinject.evaluation.statistics import compare
-from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
@@ -208,8 +206,10 @@ class StoredQueries:
     def of(self, task: Task, split: str, part: Part = Part.TEST) -> Queries:
         """Return the queries of a task and split, of a part's events."""
         own, settings = read_samples(self.samples.folder, task.name, split), self.settings
-        refuse_strangers(own, self.data, part)
-        limit = settings.limit if part is Part.TEST else settings.validation_queries
+        audit.refuse_strangers(own, self.data, part)
+        limit = settings.limit
+        if part is Part.VALIDATION:
+            limit = min(limit or settings.validation_queries, settings.validation_queries)
         asked = limit, settings.seed, str(task.answer), part, self.keeps_seen
         queries = make_queries(own, self.data.split, *asked)
         return replace(queries, positive_rating=self.positive_rating(queries))
@@ -284,6 +284,10 @@ class _Turn:
     def everybody(self) -> dict[str, Recommender]:
         return {**self.own, **self.ways, **{each.name: each for each in self.others}}
 
+    @property
+    def models(self) -> dict[str, Recommender]:
+        return {n: each for n, each in self.own.items() if not isinstance(each, GeneratedRatings)}
+
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
@@ -348,7 +352,7 @@ class Evaluation:
         more, beside = self._measured([*joined, *blends], turn), self._measured(rivals, turn)
         self._compare(answers, max(1, own), more, beside, queries)
         answers += [*more, *beside]
-        for name, each in turn.own.items():
+        for name, each in turn.models.items():
             answers += self._asked_otherwise(name, each, turn)
         self.rows["metrics"] += [result for given in answers for result in given.metrics]
         self._slice(answers, queries)
@@ -364,7 +368,7 @@ class Evaluation:
             return None
         queries, validation = stored.of(task, Part.TEST.label), None
         say(f"  {task.name}: {len(queries)} queries")
-        if readers:
+        if readers and (self.settings.blend or self.settings.ranking_by == "auto"):
             validation = stored.validation(task)
         if queries.positive_rating is not None:
             self.rows["audit"].append(audit.positive_from(queries.positive_rating))
@@ -411,7 +415,7 @@ class Evaluation:
         made = list[Prediction]()
         for name, members in (
             ("blend", filters),
-            *((f"{name}_blend", [model, *filters]) for name, model in turn.own.items()),
+            *((f"{name}_blend", [model, *filters]) for name, model in turn.models.items()),
         ):
             blend = Blend.chosen(name, members, validation)
             self.rows["audit"].append(blend.describe(validation))
@@ -499,29 +503,6 @@ class Evaluation:
             self.rows["audit"] += audit.highest_id_rule(self.data.identifiers.numbers, queries)
         drawn = draw_examples(prediction, queries, catalog, settings.examples, settings.seed)
         self.rows["examples"] += drawn
-
-
-def refuse_strangers(samples: pa.Table, data: Data, part: Part | None = None) -> None:
-    """Refuse samples that were not made of these data: their histories would be others'.
-
-    ``part`` is what their events must belong to; None allows any, and samples without an event.
-    """
-    if part is None:
-        samples = samples.filter(pc.is_valid(samples["event"]))
-    log = data.split.interactions
-    event, user, target = (samples[name].to_numpy() for name in ("event", "user", "target"))
-    ids, users = np.array(data.catalog.item_ids, object), np.array(log.user_ids, object)
-    known = len(samples) == 0 or (
-        event.max() < len(log)
-        and np.array_equal(log.users[event], user)
-        and np.array_equal(log.items[event], target)
-        and (part is None or bool((data.split.parts[event] == part).all()))
-        and ids[target].tolist() == samples["target_item_id"].to_pylist()
-        and users[user].tolist() == samples["user_id"].to_pylist()
-    )
-    if not known:
-        hint = "give the data that build_samples had, or build samples of these"
-        raise RecinjectError("the samples were not made of these data", hint=hint)
 
 
 def _best_first(

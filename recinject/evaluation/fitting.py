@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.evaluate import EvaluationSettings, StoredQueries, fit_recommenders
+from recinject.evaluation.metrics import MAIN_METRICS
 from recinject.evaluation.selection import can_tune, equal_histories, tune, untuned
 from recinject.identifiers.data import Data
 from recinject.recommenders.protocol import Recommender
@@ -40,8 +41,9 @@ def fit_baselines(
         fitted = fit_recommenders(recommenders, data, settings.seed, lengths)
         return fitted, [*found, *untuned(each.name for each in fitted if each.grid)]
     stored, fitted, left = StoredQueries(data, samples, settings), list[Recommender](), list[str]()
+    asked = {str(task.answer): stored.validation(task) for task in reversed(tasks)}
     for each in recommenders:
-        own = [stored.validation(task) for task in tasks if task.answer in each.tasks]
+        own = [asked[kind] for kind in MAIN_METRICS if kind in each.tasks and kind in asked]
         known = next((validation for validation in own if validation), None)
         if known is None or not can_tune(each, settings.tune):
             fitted += (made := fit_recommenders([each], data, settings.seed, lengths))

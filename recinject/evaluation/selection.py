@@ -128,27 +128,25 @@ def tune(
     score = validation.score(best.predict(validation.queries, validation.length))
     said, edges = list[str](), list[str]()
     for setting, values in asked.items():
-        first = getattr(best, setting)
-        if grid is None and first != usual[setting]:
+        if grid is None and getattr(best, setting) != usual[setting]:
             continue
-        tried = {first: score}
-        for value in values:
-            if value not in tried:
-                other = fit(_with_setting(best, setting, value))
-                answer = other.predict(validation.queries, validation.length)
-                tried[value] = validation.score(answer)
-                if tried[value] > score:
-                    best, score = other, tried[value]
-        ordered = sorted(tried) if all(isinstance(v, int | float) for v in tried) else list(tried)
-        at_end = getattr(best, setting) in (ordered[0], ordered[-1]) and len(ordered) > 1
-        edges += [setting] if at_end else []
-        said.append(f"{setting} {', '.join(f'{v} ({abs(tried[v]):.3f})' for v in ordered)}")
-    chosen_words = ", ".join(f"{setting} {getattr(best, setting)}" for setting in asked)
+        tried = {getattr(best, setting): (score, best)}
+        for value in (value for value in values if value not in tried):
+            other = fit(_with_setting(best, setting, value))
+            found = validation.score(other.predict(validation.queries, validation.length))
+            tried[value] = found, other
+        score, best = max(tried.values(), key=lambda pair: pair[0])
+        numbers = all(isinstance(value, int | float) for value in tried)
+        order = sorted(tried) if numbers else list(tried)
+        if len(order) > 1 and getattr(best, setting) in (order[0], order[-1]):
+            edges.append(setting)
+        results = (f"{value} ({abs(tried[value][0]):.3f})" for value in order)
+        said.append(f"{setting} {', '.join(results)}")
+    chosen = ", ".join(f"{setting} {getattr(best, setting)}" for setting in asked)
     edge = f"; at the edge of its grid: {', '.join(edges)}" if edges else ""
     meaning = f"settings chosen by {validation.source}: {'; '.join(said)}{edge}"
     say(f"  {recommender.name}: {meaning}")
-    found = Finding(f"tuned:{best.name}", chosen_words, "note" if edges else "ok", meaning)
-    return best, found
+    return best, Finding(f"tuned:{best.name}", chosen, "note" if edges else "ok", meaning)
 
 
 def _with_setting(recommender: Recommender, setting: str, value: Any) -> Recommender:

@@ -145,6 +145,14 @@ class Recipe(Section):
         ):
             yield self.experts is not None and conflicts, f"experts: {fact}", fix
         yield (
+            self.evaluation.ranking_by == "retrieval"
+            and self.has_model
+            and "ranking" in asked
+            and "retrieval" not in asked,
+            "evaluation.ranking_by: there is no task retrieval, whose prompt slates are ranked by",
+            "set samples.tasks.retrieval={}, or evaluation.ranking_by=auto",
+        )
+        yield (
             bool(self.evaluation.cold_share) and not (self.has_model and kind.joins_cold_items),
             "evaluation.cold_share: cold items join by the codes that a model predicts",
             "set identifiers.kind=semantic, and a model, or evaluation.cold_share=[]",

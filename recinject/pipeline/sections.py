@@ -240,14 +240,19 @@ def _known(given: Any) -> Any:
 
 
 def _distinct(baselines: list[Baseline]) -> list[Baseline]:
-    called = []
-    for given in baselines:
-        name, settings = (given, None) if isinstance(given, str) else next(iter(given.items()))
-        called.append((settings or {}).get("name", name))
-        if called[-1] in called[:-1]:
-            hint = f"give one another name, as in {{{name}: {{name: {name}_2}}}}"
-            raise RecinjectError(f"evaluation.baselines: two are called {called[-1]!r}", hint=hint)
+    called = _called(baselines)
+    for number, name in enumerate(called):
+        if name in called[:number]:
+            kind = [given if isinstance(given, str) else next(iter(given)) for given in baselines]
+            hint = f"give one another name, as in {{{kind[number]}: {{name: {kind[number]}_2}}}}"
+            raise RecinjectError(f"evaluation.baselines: two are called {name!r}", hint=hint)
     return baselines
+
+
+def _called(baselines: list[Baseline]) -> list[str]:
+    """Return the baselines' names in the results."""
+    named = ({given: None} if isinstance(given, str) else given for given in baselines)
+    return [(own or {}).get("name", kind) for given in named for kind, own in given.items()]
 
 
 Baseline = Annotated[str | dict[str, dict[str, Any] | None], BeforeValidator(_known)]
@@ -294,6 +299,12 @@ class EvaluationSection(Section):
     tune: bool | dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = False
     validation_queries: Positive = 1000
     positive_rating: float | None = None
+
+    @model_validator(mode="after")
+    def _tuned_are_asked(self) -> EvaluationSection:
+        for name in self.tune if isinstance(self.tune, dict) else ():
+            pick(name, _called(self.baselines), "evaluation.tune: no baseline is called")
+        return self
 
     @model_validator(mode="after")
     def _lists_are_long_enough(self) -> EvaluationSection:

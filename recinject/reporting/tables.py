@@ -23,6 +23,7 @@ from recinject.reporting.headline import (
 )
 from recinject.reporting.result import SampleRow
 from recinject.reporting.wording import (
+    CEILING,
     DASH,
     LANGUAGE_MODEL,
     SIGNIFICANT,
@@ -98,8 +99,9 @@ def value_table(title: str, columns: Mapping[Any, str], values: Values, note: st
     """Make a table of recommenders by what tells their values apart, each column's best bold."""
     best = {}
     for key in columns:
-        own = [row for (_, column), row in values.items() if column == key]
-        best[key] = next((r.value for r in ranked(own[0].task, own[0].metric, own)), None)
+        own = [r for (name, column), r in values.items() if column == key and name != CEILING]
+        order = (r for row in own[:1] for r in ranked(row.task, row.metric, own))
+        best[key] = next((row.value for row in order), None)
     rows = [
         [recommender_label(name), *(_value(values.get((name, key)), best[key]) for key in best)]
         for name in dict.fromkeys(name for name, _ in values)

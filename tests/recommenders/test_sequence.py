@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 import torch
 
-from recinject.data.schema import Interactions
-from recinject.data.splitting import Part, leave_one_out
+from recinject.data.schema import Catalog, Interactions
+from recinject.data.splitting import Part, Split, leave_one_out
 from recinject.evaluation.metrics import hit_rate, ndcg
-from recinject.recommenders.protocol import Queries
+from recinject.recommenders.protocol import Queries, Sources
 from recinject.recommenders.sequence import BERT4Rec, BinarySASRec, SASRec, SelfAttention
 
 KINDS = [SASRec, BinarySASRec, BERT4Rec]
@@ -151,3 +151,18 @@ def test_reaches_the_published_figures_on_amazon_beauty(
     assert got.ahead is not None and got.tied is not None
     assert hit_rate(got.ahead, got.tied, 10).mean() > 0.077
     assert ndcg(got.ahead, got.tied, 10).mean() > 0.045
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_is_trained_on_windows_as_long_as_what_everybody_reads(
+    kind: type[SelfAttention], circle: Interactions
+) -> None:
+    view = Split(circle, np.zeros(len(circle), np.int8)).view(Part.TRAIN)
+    model = kind(**{**QUICK, "epochs": 1})
+    model.read(Sources(Catalog(pd.DataFrame()), view, {"retrieval": 3}))
+    model.fit(circle, seed=1)
+    longest = 3 + int(kind is BERT4Rec)  # for the mask behind the history
+    assert model._module is not None and model._module.positions.num_embeddings == longest
+    long, short = ask([[1, 5, 6, 7]], [8]), ask([[5, 6, 7]], [8])
+    found = [model.predict(asked, 5).items for asked in (long, short)]
+    assert [item for item in found[1][0] if item != 1][:3] == [i for i in found[0][0] if i >= 0][:3]

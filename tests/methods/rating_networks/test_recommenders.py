@@ -92,6 +92,17 @@ def test_the_transformer_reads_the_latest_ratings_and_no_user(
     assert np.mean(changed) < np.mean(base) - 0.1
 
 
+def test_the_transformer_reads_as_many_ratings_as_everybody(sources: tuple[Split, Catalog]) -> None:
+    """Its own default was 200, where the language model beside it read 10."""
+    queries = Queries.of_ratings(sources[0].view(Part.TEST))
+    model = find("recommender", "transformer_mlp")(epochs=1)
+    model.read(Sources(sources[1], sources[0].view(Part.TRAIN), {"rating": 4}))
+    model.fit(sources[0].train, seed=1)
+    base, cut = (model.predict(asked, 10).ratings for asked in (queries, queries.latest(4)))
+    assert max(map(len, queries.histories)) > 4
+    np.testing.assert_array_equal(cut, base)
+
+
 def test_attributes_are_numbered_across_columns() -> None:
     frame = pd.DataFrame(
         {
