@@ -3,12 +3,16 @@
     python benchmarks/stability.py --data FOLDER [--seeds 1 2 3] [--steps 400] [--quick]
 
 FOLDER is a log with ratings in any form that ``recinject`` reads, as MovieLens-1M. The ranker
-learns ratings and clicks at once with Adagrad: as it is, with the norm of all gradients clipped at
-1.0 or at 0.1, with adaptive gradient clipping, and as Clippy, the latter two at their defaults,
-which leave the table of items alone. No rate is warmed up or decayed. The last tenth of the events
-by time is the test and is not read; losses are of a sample of the tenth before it, its negatives
-drawn once. A run has diverged when its training stopped at a loss or gradient that is no number, or
-when it ends above the loss of the means (a rating and a share of clicks that are the same for all).
+learns ratings and clicks at once with Adagrad: as it is, from an accumulator of 0 as in torch and of
+0.1 as in TensorFlow, with a rate that is warmed up over 20 steps, and with both; with the norm of
+all gradients clipped at 1.0, 0.1 or 0.01; with adaptive gradient clipping at three factors; and as
+Clippy at its default thresholds, a tenth and ten times of them, and with each of the two remedies.
+Clippy and adaptive clipping leave the table of items alone. Where no warm-up is named, none is done,
+and no rate decays. The last tenth of the events by time is the test and is not read; losses are of
+a sample of the tenth before it, its negatives drawn once. A run has diverged when its training
+stopped at a loss or gradient that is no number, or when it ends above the loss of the means (a
+rating and a share of clicks that are the same for all). A best rate at an end of the grid is
+flagged ``edge``.
 ``--quick`` takes a small simulated shop, two rates and one seed.
 """
 
@@ -39,12 +43,36 @@ from recinject.training.networks import FitSettings, fit_network, global_chance
 
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 register("optimizer", "adagrad")(torch.optim.Adagrad)
+_STARTED = {"initial_accumulator_value": 0.1}
+_WARM = {"warmup_steps": 20}
+
+
+def _clippy(scale: float = 1.0) -> dict[str, Any]:
+    settings = {"lam_rel": 0.5 * scale, "lam_abs": 1e-2 * scale}
+    return {"optimizer": "clippy_adagrad", "optimizer_settings": settings}
+
+
 METHODS: dict[str, dict[str, Any]] = {
     "none": {"optimizer": "adagrad"},
-    "norm 1.0": {"optimizer": "adagrad", "max_grad_norm": 1.0},
-    "norm 0.1": {"optimizer": "adagrad", "max_grad_norm": 0.1},
-    "agc": {"optimizer": "agc_adagrad"},
-    "clippy": {"optimizer": "clippy_adagrad"},
+    "G .1": {"optimizer": "adagrad", "optimizer_settings": _STARTED},
+    "warm": {"optimizer": "adagrad", **_WARM},
+    "warm G .1": {"optimizer": "adagrad", "optimizer_settings": _STARTED, **_WARM},
+    **{f"norm {n:g}": {"optimizer": "adagrad", "max_grad_norm": n} for n in (1.0, 0.1, 0.01)},
+    **{
+        f"agc {factor:g}": {
+            "optimizer": "agc_adagrad",
+            "optimizer_settings": {"clip_factor": factor},
+        }
+        for factor in (0.1, 0.01, 0.001)
+    },
+    "clippy": _clippy(),
+    "clippy/10": _clippy(0.1),
+    "clippy*10": _clippy(10.0),
+    "clippy G": {
+        "optimizer": "clippy_adagrad",
+        "optimizer_settings": {**_STARTED, "update_first": True},
+    },
+    "clippy w": {**_clippy(), **_WARM},
 }
 NEAR, ROWS, LONGEST, BATCH, ASKED = 0.05, 2048, 20, 512, 20_000
 
@@ -150,6 +178,7 @@ def main() -> None:
         methods[method] = {
             "best": round(float(means.min()), 4),
             "best_rate": float(rates[means.argmin()]),
+            "edge": int(means.argmin()) in (0, len(rates) - 1),
             "largest_rate_within_5%": largest_rate_near(losses, rates, best),
             "largest_rate_within_5%_of_its_own": largest_rate_near(losses, rates, means.min()),
             "diverged": round(float((losses > worst).mean()), 3),
@@ -160,7 +189,9 @@ def main() -> None:
     reference, clippy = value.get("none"), value.get("clippy")
     ratio = clippy / reference if clippy and reference else None
     result |= {"value": clippy, "unit": "largest learning rate within 5 % of the best loss"}
-    print(json.dumps({**result, "reference": reference, "ratio": ratio, "methods": methods}))
+    controls = {name: value.get(name) for name in ("G .1", "warm", "warm G .1")}
+    result |= {"reference": reference, "ratio": ratio, "controls": controls}
+    print(json.dumps({**result, "methods": methods}))
 
 
 def row(name: str, values: Floats, what: str) -> None:

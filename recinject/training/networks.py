@@ -10,7 +10,7 @@ from itertools import count
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import torch
-from pydantic import ConfigDict, Field, PositiveInt
+from pydantic import ConfigDict, Field, NonNegativeInt, PositiveInt
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -51,6 +51,7 @@ class FitSettings:
         optimizer: ``adamw``, or a name in the registry.
         optimizer_settings: arguments of the optimizer's class.
         patience: after how many epochs without gain training ends; None goes through all.
+        warmup_steps: in how many first steps the learning rate rises in a line, over the schedule.
         device: ``cpu``, where a fit can be repeated to the bit, or ``auto``: a GPU if there is one.
     """
 
@@ -64,7 +65,13 @@ class FitSettings:
     optimizer: str = "adamw"
     optimizer_settings: dict[str, Any] = field(default_factory=dict)
     patience: PositiveInt | None = None
+    warmup_steps: NonNegativeInt = 0
     device: Literal["cpu", "auto"] = "cpu"
+
+    def rate_at(self, step: int, total: int) -> float:
+        """Return the learning rate of a step, from 0, as a fraction of the first one."""
+        rise = min(1.0, (step + 1) / (self.warmup_steps + 1))
+        return rise * SCHEDULES[self.schedule](step / total)
 
     @classmethod
     def of(cls, recommender: object, **others: Any) -> FitSettings:
@@ -128,7 +135,7 @@ def fit_network(
     total = settings.steps or settings.epochs * math.ceil(len(rows) / settings.batch_size)
     with global_chance(seed):
         optimizer = _make_optimizer(network.to(device), settings)
-        schedule = LambdaLR(optimizer, lambda step: SCHEDULES[settings.schedule](step / total))
+        schedule = LambdaLR(optimizer, lambda step: settings.rate_at(step, total))
         batches = _batches(rows, collate, settings.batch_size, total, seed)
         for batch, ends_epoch in track(batches, f"Fitting {type(network).__name__}", total):
             inputs = {name: column.to(device) for name, column in batch.items()}

@@ -96,6 +96,13 @@ def test_schedules_start_at_the_rate_and_fall_to_nothing():
     assert SCHEDULES["linear"](1.0) == 0.0 and SCHEDULES["cosine"](1.0) == pytest.approx(0.0)
 
 
+def test_a_rate_is_warmed_up_over_its_schedule():
+    settings = FitSettings(1.0, 8, schedule="linear", warmup_steps=3)
+    rates = [settings.rate_at(step, 8) for step in range(8)]
+    assert rates == [0.25, 0.5 * 7 / 8, 0.75 * 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8]
+    assert [FitSettings(1.0, 8).rate_at(step, 8) for step in range(8)] == [1.0] * 8
+
+
 def test_the_same_call_gives_the_same_weights_and_another_seed_others():
     first, _ = train()
     torch.rand(7)

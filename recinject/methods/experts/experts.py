@@ -35,7 +35,8 @@ class ExpertSettings:
         number: of experts.
         k: how many a task or a sequence gets; a softmax gives it all.
         gate: a name in :data:`~recinject.methods.experts.gates.GATES`.
-        decision: once a ``task``, or once a ``sequence`` from the mean of its embeddings.
+        decision: once a ``task``, or once a ``sequence`` from the mean of its embeddings, by one
+            rule for all tasks, or by a rule for each: ``task_sequence``, as in the paper.
         gamma: the width of DSelect-k's smooth step.
         rank: of each expert.
         alpha: an expert's output is scaled by ``alpha / rank``.
@@ -51,7 +52,7 @@ class ExpertSettings:
     number: Annotated[int, Field(ge=2)] = 4
     k: Annotated[int, Field(ge=1)] = 2
     gate: str = "dselect_k"
-    decision: Literal["task", "sequence"] = "task"
+    decision: Literal["task", "sequence", "task_sequence"] = "task"
     gamma: Annotated[float, Field(gt=0)] = 1.0
     rank: Annotated[int, Field(ge=1)] = 4
     alpha: Annotated[float, Field(gt=0)] = 8.0
@@ -139,6 +140,7 @@ class ExpertsModel(Wrapper, Adaptation):
         self.backbone = backbone.requires_grad_(False)
         self.settings, self.task_names = settings, list(task_names)
         self.decides_by_task = settings.decision == "task"
+        self._knows_tasks = settings.decision != "sequence"
         self._route = Route()
         self._tasks: Tensor | None = None
         self._routing: Routing | None = None
@@ -147,8 +149,11 @@ class ExpertsModel(Wrapper, Adaptation):
             holder = backbone.get_submodule(name.rpartition(".")[0])
             layer = ExpertsLinear(backbone.get_submodule(name), settings, self._route)
             setattr(holder, name.rpartition(".")[2], layer)
-        size = {"size": backbone.config.d_model}
-        sizes = {"tasks": len(task_names)} if self.decides_by_task else size
+        sizes: dict[str, int] = {}
+        if settings.decision != "sequence":
+            sizes["tasks"] = len(task_names)
+        if not self.decides_by_task:
+            sizes["size"] = backbone.config.d_model
         gate = GATES[settings.gate](settings.number, settings.k, settings.gamma, **sizes)
         self.gate: Gate = gate.to(backbone.device)
         backbone.get_encoder().register_forward_pre_hook(self._decide, with_kwargs=True)
@@ -215,26 +220,34 @@ class ExpertsModel(Wrapper, Adaptation):
         sums = torch.zeros(len(self.task_names), self.settings.number + 1)
         for batch in batches:
             ids, mask = (batch[name].to(self.device) for name in ("input_ids", "attention_mask"))
-            weights = self.gate(self._represent(ids, mask)).weights.cpu()
+            weights = self._route_sequences(ids, mask, batch["task"]).weights.cpu()
             rows = torch.cat([weights, torch.ones(len(weights), 1)], 1)
             sums.index_add_(0, batch["task"], rows)
         return sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
     def _decide(self, _: nn.Module, inputs: Any, settings: dict[str, Any]) -> None:
         tokens: Tensor = settings["input_ids"] if "input_ids" in settings else inputs[0]
-        if self.decides_by_task:
-            self._routing, tasks = self.routing(), self._tasks
-            if tasks is None or len(tasks) not in (1, len(tokens)):
-                raise RecinjectError(
-                    "experts: the task of each row is not known",
-                    hint="call the model within answering(model, tasks)",
-                )
+        tasks = self._tasks
+        if self._knows_tasks and (tasks is None or len(tasks) not in (1, len(tokens))):
+            raise RecinjectError(
+                "experts: the task of each row is not known",
+                hint="call the model within answering(model, tasks)",
+            )
+        if self.decides_by_task and tasks is not None:
+            self._routing = self.routing()
             routing = self._routing.of(tasks.to(self.device))
         else:
             mask = settings.get("attention_mask")
-            routing = self._routing = self.gate(self._represent(tokens, mask))
+            routing = self._routing = self._route_sequences(tokens, mask, tasks)
         scale = self.settings.alpha / self.settings.rank
         self._route.set(routing, scale, self.settings.rank)
+
+    def _route_sequences(
+        self, tokens: Tensor, mask: Tensor | None, tasks: Tensor | None
+    ) -> Routing:
+        known = tasks.expand(len(tokens)) if self._knows_tasks and tasks is not None else None
+        routing: Routing = self.gate(self._represent(tokens, mask), known)
+        return routing
 
     def _represent(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         """Return the mean of the input embeddings over the mask, of length 1: shape (n, d)."""
@@ -244,7 +257,7 @@ class ExpertsModel(Wrapper, Adaptation):
         return normalize((embedded * mask[..., None]).sum(1), dim=-1)
 
     def _number(self, task: str) -> int:
-        if self.decides_by_task:
+        if self._knows_tasks:
             pick(task, self.task_names, "experts: no gate was trained for")
         return self.task_names.index(task) if task in self.task_names else 0
 
@@ -324,7 +337,7 @@ def add_experts(
     if not model.config.is_encoder_decoder:
         hint = "name one such as google/flan-t5-small, or use lora:"
         raise RecinjectError("experts: the model is causal", hint=hint)
-    if told.decision == "task" and not tasks:
+    if told.decision != "sequence" and not tasks:
         raise RecinjectError("experts: there are no tasks", hint="set experts.decision to sequence")
     with global_chance(seed):
         return ExpertsModel(model, told, tasks)

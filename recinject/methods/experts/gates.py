@@ -33,9 +33,11 @@ class Routing:
 
 
 class Gate(nn.Module):
-    """A gate whose logits are a table with a row a task, or linear in a representation.
+    """A gate whose logits are a table with a row a task, or linear in a representation, or both.
+
     Of the experts a row gets ``k``; ``gamma`` is the width of DSelect-k's smooth step. ``tasks``
-    counts the decisions; None for one a sequence, whose representation has ``size`` numbers.
+    without ``size`` is one decision a task; ``size`` numbers of a representation give one a
+    sequence, by one rule for all or, with ``tasks``, by a rule for each task, as in the paper.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Gate(nn.Module):
         super().__init__()
         self.experts, self.k, self.gamma = experts, k, gamma
         width = self.count_logits()
-        self.logits = nn.Linear(size, width) if tasks is None else nn.Embedding(tasks, width)
+        self.logits = (
+            nn.Linear(size, width * (tasks or 1)) if size else nn.Embedding(tasks or 1, width)
+        )
         for weights in self.logits.parameters():
             nn.init.uniform_(weights, -gamma / 100, gamma / 100)
 
@@ -56,21 +60,59 @@ class Gate(nn.Module):
         """Turn logits, shape (rows, :meth:`count_logits`), into decisions."""
         raise NotImplementedError
 
-    def forward(self, source: Tensor) -> Routing:
-        """Decide by the rows' tasks, shape (rows,), or representations, shape (rows, size)."""
-        return self.decide(self.logits(source).float())
+    def forward(self, source: Tensor, tasks: Tensor | None = None) -> Routing:
+        """Decide by the rows' tasks, shape (rows,), or representations, shape (rows, size).
+
+        A gate of representations with a rule a task takes ``tasks`` beside them.
+        """
+        if self.training:
+            self.revive(source)
+        logits = self._all_logits(source)
+        places = 0 if tasks is None else tasks.to(logits.device)
+        return self.decide(logits[torch.arange(len(logits), device=logits.device), places].float())
+
+    def _all_logits(self, source: Tensor) -> Tensor:
+        """Return the logits by every rule, shape (rows, rules, :meth:`count_logits`)."""
+        logits: Tensor = self.logits(source)
+        return logits.unflatten(1, (-1, self.count_logits()))
+
+    def revive(self, source: Tensor) -> None:
+        """Start anew what can no longer learn on these rows."""
 
 
 class DSelectK(Gate):
     """k selectors, each a binary code of an expert whose bits are smooth and end at 0 and 1.
 
     A selector whose bits are all beyond ``gamma / 2`` picks one expert exactly, and has no
-    gradient. Where the number of experts is no power of two, some codes select none.
+    gradient. Where the number of experts is no power of two, some codes select none: a selector
+    that ends on one of them has no gradient either, and is started anew when it next trains.
     """
 
     def count_logits(self) -> int:
         """Return how many bits and weights the selectors have."""
         return self.k * ((self.experts - 1).bit_length() + 1)
+
+    @torch.no_grad()
+    def revive(self, source: Tensor) -> None:
+        """Put selectors on codes of nobody back to where they started, at the same draws."""
+        if not self.experts & (self.experts - 1):
+            return
+        codes = self._all_logits(source)[..., self.k :].unflatten(2, (self.k, -1))
+        selected = select(smooth_step(codes.float(), self.gamma))[..., : self.experts]
+        dead, bits = selected.sum(3) == 0, codes.shape[3]
+        by_row = isinstance(self.logits, nn.Embedding)
+        dead = dead[:, 0] if by_row else dead.all(0)  # (tasks or rules, selectors)
+        for rule, selector in dead.nonzero().tolist():
+            start = self.k + selector * bits
+            columns = slice(start, start + bits)
+            for weights in self.logits.parameters():
+                own = weights[source[rule]] if by_row else weights.view(*self._shape(weights))[rule]
+                chance = torch.Generator().manual_seed(selector)
+                fresh = torch.rand(own[columns].shape, generator=chance) * 2 - 1
+                own[columns] = (fresh * self.gamma / 100).to(own)
+
+    def _shape(self, weights: Tensor) -> tuple[int, ...]:
+        return -1, self.count_logits(), *weights.shape[1:]
 
     def decide(self, logits: Tensor) -> Routing:
         """Read the codes, the most significant bit first, and mix what they select."""

@@ -85,12 +85,13 @@ def find_factors(
 ) -> list[Factors]:
     """Return two factors for each weight of a block.
 
-    ``spectral`` is the truncated SVD of a weight. ``nkp`` keeps the directions in which the outputs
-    of the layer vary most, and gives ReLU the best columns within them for Gaussian inputs of the
-    given second moment. ``lfai`` descends the risk from the better of the two: without inputs and
-    with ReLU over all subspaces, in closed form; else over both layers of a pair at once, on three
-    quarters of the inputs, to where the risk on the last quarter is lowest. For a linear layer
-    ``nkp`` and ``lfai`` are optimal; without inputs they equal the truncated SVD.
+    ``spectral`` is the truncated SVD of a weight, and ``data`` that of its outputs on the inputs,
+    the best for a layer that no activation follows. ``nkp`` keeps the directions in which the
+    outputs of the layer vary most, and gives ReLU the best columns within them for Gaussian inputs
+    of the given second moment. ``lfai`` descends the risk from the best of these: without inputs
+    and with ReLU over all subspaces, in closed form; else over both layers of a pair at once, on
+    three quarters of the inputs, to where the risk on the last quarter is lowest. For a linear
+    layer ``data``, ``nkp`` and ``lfai`` are the same; without inputs they equal the truncated SVD.
 
     Args:
         block: the layers.
@@ -213,8 +214,13 @@ class _Spectrum:
         return Factors(up, chosen.T @ self.basis).balanced()
 
 
-def _spectral(block: Block, ranks: Sequence[int], _: Tensor | None, __: int) -> list[Factors]:
-    return [_Spectrum.of(w).linear(rank) for w, rank in zip(block.weights, ranks, strict=True)]
+def _spectral(block: Block, ranks: Sequence[int], _: Tensor | None, seed: int) -> list[Factors]:
+    return _data(block, ranks, None, seed)
+
+
+def _data(block: Block, ranks: Sequence[int], inputs: Tensor | None, _: int) -> list[Factors]:
+    pairs = zip(block.weights, ranks, strict=True)
+    return [_Spectrum.of(weight, inputs).linear(rank) for weight, rank in pairs]
 
 
 def _nkp(block: Block, ranks: Sequence[int], inputs: Tensor | None, _: int) -> list[Factors]:
@@ -262,9 +268,7 @@ def _on_rows(block: Block, ranks: Sequence[int], inputs: Tensor | None, seed: in
     def held_risk(weights: Sequence[Matrix]) -> float:
         return float(_distance(block.outputs(held, weights).detach(), held_goal))
 
-    pairs = list(zip(block.weights, ranks, strict=True))
-    starts = [_spectral(block, ranks, None, 0)]
-    starts += [[_Spectrum.of(weight, used).linear(rank) for weight, rank in pairs]]
+    starts = [_data(block, ranks, known, 0) for known in (None, used)]
     starts += [_nkp(block, ranks, used, 0)] if block.is_relu else []
     start = min(starts, key=held_risk)
     parameters = [part.clone().requires_grad_() for f in start for part in (f.up, f.down)]
@@ -306,4 +310,4 @@ def _go_down(
     return best
 
 
-METHODS = {"spectral": _spectral, "nkp": _nkp, "lfai": _lfai}
+METHODS = {"spectral": _spectral, "data": _data, "nkp": _nkp, "lfai": _lfai}

@@ -90,7 +90,7 @@ class LowRank(Initialization):
         targets: Annotated[list[str], Field(min_length=1)] | None = None,
         rank: Annotated[int, Field(ge=1)] | None = None,
         energy: float | None = None,
-        method: Literal["spectral", "nkp", "lfai"] = "lfai",
+        method: Literal["spectral", "data", "nkp", "lfai"] = "lfai",
     ) -> None:
         self.targets, self.rank, self.energy, self.method = targets, rank, energy, method
         self.reads_batches = method != BY_WEIGHT

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import ConfigDict, Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from recinject.methods.experts.gates import GATES, Gate, Routing
 from recinject.training.networks import Rate, Tensors, Weight
 
 TASKS = ("rating", "click")
+Floats32: TypeAlias = NDArray[np.float32]
 
 
 class Trunk(nn.Module):
@@ -111,12 +113,12 @@ def _network(inputs: int, width: int, dropout: float) -> nn.Sequential:
 class Ranker(nn.Module):
     """Predicts how a user would rate an item, and whether they would click it.
 
-    An item's embedding is the sum of its rows; a user is the latest items of a history with their
+    An item's embedding is the sum of its rows, or a linear map of its content; a user is the latest items of a history with their
     ratings, pooled by attention from the candidate, which may also attend to nothing.
 
     Args:
-        item_rows: each item's rows of the table, which has ``rows``; the index after the last item
-            is padding.
+        item_rows: each item's rows of the table, which has ``rows``; or its content, shape (items,
+            numbers), and no table. The index after the last item is padding.
         negatives_from: the items that negatives are drawn from, as many an event as ``negatives``.
         mean: of the training ratings; ``deviation`` is the unit of the rating task's loss.
         weights: of each task's loss, in the order of :data:`TASKS`.
@@ -129,7 +131,7 @@ class Ranker(nn.Module):
 
     def __init__(
         self,
-        item_rows: Ragged,
+        item_rows: Ragged | Floats32,
         rows: int,
         negatives_from: Array,
         mean: float = 0.0,
@@ -145,11 +147,16 @@ class Ranker(nn.Module):
         self._mean, self._deviation, self._negatives = mean, deviation, negatives
         self.padding = len(item_rows)
         self._weights = dict(zip(TASKS, weights, strict=True))
-        grid = np.pad(item_rows.to_grid(rows), ((0, 1), (0, 0)), constant_values=rows)
+        by_row = isinstance(item_rows, Ragged)
+        grid = item_rows.to_grid(rows) if isinstance(item_rows, Ragged) else item_rows
+        grid = np.pad(grid, ((0, 1), (0, 0)), constant_values=rows if by_row else 0)
         self.register_buffer("item_rows", torch.from_numpy(grid))
         self.register_buffer("negatives_from", torch.from_numpy(negatives_from.astype(np.int64)))
-        self.table = nn.Embedding(rows + 1, width, padding_idx=rows)
-        nn.init.normal_(self.table.weight[:rows].detach(), std=0.01)
+        if by_row:
+            self.table: nn.Module = nn.Embedding(rows + 1, width, padding_idx=rows)
+            nn.init.normal_(self.table.weight[:rows].detach(), std=0.01)
+        else:
+            self.table = nn.Linear(grid.shape[1], width, bias=False)
         self.events = nn.Linear(2 * width + 1, width)
         self.questions = nn.Linear(width, width)
         self.trunk = trunk(TASKS, 3 * width, hidden, dropout)
@@ -212,7 +219,8 @@ class Ranker(nn.Module):
     def _vectors(self, items: Tensor) -> Tensor:
         # The rows of an item are summed once, however often a batch has it.
         some, inverse = torch.unique(items, return_inverse=True)
-        return embedding(inverse, self.table(self.item_rows[some]).sum(1))
+        found = self.table(self.item_rows[some])
+        return embedding(inverse, found.sum(1) if found.dim() == 3 else found)
 
     def _standardise(self, ratings: Tensor) -> Tensor:
         return (ratings - self._mean) / self._deviation

@@ -17,7 +17,7 @@ from recinject.data.schema import Floats, Integers, Interactions
 from recinject.data.splitting import View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
-from recinject.identifiers.content import TFIDF, embed_items
+from recinject.identifiers.content import TFIDF, Vectors, embed_items
 from recinject.methods.semantic_ranker import networks
 from recinject.methods.semantic_ranker.representations import REPRESENTATIONS, CodedItems, item_rows
 from recinject.recommenders.protocol import Prediction, Queries, Recommender, rank_candidates
@@ -32,7 +32,7 @@ from recinject.training.networks import (
     global_chance,
 )
 
-HASHED = "hashed_id"
+HASHED, CONTENT = "hashed_id", "content"
 _ROWS_AT_ONCE = 512
 
 
@@ -45,7 +45,8 @@ class SemanticRanker(Recommender):
 
     Args:
         representation: see
-            :func:`~recinject.methods.semantic_ranker.representations.item_rows`.
+            :func:`~recinject.methods.semantic_ranker.representations.item_rows`; or ``content``,
+            the control in which an item is a linear map of its content's vector.
         rows: of the table of embeddings.
         content: see :func:`~recinject.identifiers.content.embed_items`.
         content_columns: whose words, see :func:`~recinject.identifiers.content.item_texts`.
@@ -85,18 +86,22 @@ class SemanticRanker(Recommender):
     experts: networks.ExpertTrunkSettings | None = None
 
     def __post_init__(self) -> None:
-        pick(self.representation, REPRESENTATIONS, f"{self.name}: unknown representation")
+        pick(
+            self.representation, (*REPRESENTATIONS, CONTENT), f"{self.name}: unknown representation"
+        )
         find("quantiser", self.quantiser, f"{self.name}.quantiser")
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Make the items' codes, and learn both tasks from the training events."""
         view = self._training_view(training)
-        items = self._coded(np.bincount(training.items, minlength=training.n_items), seed)
+        events = np.bincount(training.items, minlength=training.n_items)
+        is_content = self.representation == CONTENT
+        items = self._embedded(events, seed) if is_content else self._coded(events, seed)
         ratings = training.ratings
         self._range = (
             None if ratings is None else (float(np.nanmin(ratings)), float(np.nanmax(ratings)))
         )
-        module = self._build(items, ratings, seed)
+        module = self._build(items, events, ratings, seed)
         if len(view.targets.values):
             settings = FitSettings.of(self, schedule="linear")
             fit_network(module, RankerEvents(view, self.longest), dict, settings, seed)
@@ -120,16 +125,20 @@ class SemanticRanker(Recommender):
         ranked = rank_candidates(scores, candidates, queries.targets, k)
         return Prediction(self.name, queries.task, *ranked)
 
-    def _build(self, items: CodedItems, ratings: Floats | None, seed: int) -> networks.Ranker:
+    def _build(
+        self, items: CodedItems | Vectors, events: Array, ratings: Floats | None, seed: int
+    ) -> networks.Ranker:
         trunk: Any = networks.SharedTrunk
         if self.experts:
             trunk = partial(networks.ExpertTrunk, settings=self.experts)
         shape = ("width", "hidden", "dropout", "negatives", "weights")
         with global_chance(int(self._chance(seed).integers(2**31))):
             return networks.Ranker(
-                item_rows(self.representation, items, self.rows, seed),
+                item_rows(self.representation, items, self.rows, seed)
+                if isinstance(items, CodedItems)
+                else items,
                 self.rows,
-                np.flatnonzero(items.events),
+                np.flatnonzero(events),
                 0.0 if ratings is None else float(np.nanmean(ratings)),
                 1.0 if ratings is None else float(np.nanstd(ratings)) or 1.0,
                 trunk=trunk,
@@ -139,17 +148,19 @@ class SemanticRanker(Recommender):
     def _coded(self, events: Array, seed: int) -> CodedItems:
         if self.representation == HASHED:
             return CodedItems(np.zeros((len(events), 0), np.int32), 1, events)
+        known, vectors = events > 0, self._embedded(events, seed)
+        size = max(1, min(self.codes, int(known.sum()) // 4))
+        quantiser = find("quantiser", self.quantiser)(vectors[known], self.levels, size, seed)
+        return CodedItems(quantiser.encode(vectors), size, events)
+
+    def _embedded(self, events: Array, seed: int) -> Vectors:
         if self._sources is None:
             raise RecinjectError(
                 f"{self.name}: codes come from the items' texts, and none were read",
                 hint="call read with the catalogue before fit, or take hashed_ranker",
             )
-        known = events > 0
-        size = max(1, min(self.codes, int(known.sum()) // 4))
-        own = self._sources.catalog, self.dimensions, seed, known, self.content_columns
-        vectors = embed_items(self.content, *own)
-        quantiser = find("quantiser", self.quantiser)(vectors[known], self.levels, size, seed)
-        return CodedItems(quantiser.encode(vectors), size, events)
+        own = self._sources.catalog, self.dimensions, seed, events > 0, self.content_columns
+        return embed_items(self.content, *own)
 
     def _answer(self, queries: Queries, candidates: Integers) -> Floats:
         head = self._module.rate if queries.kind == "rating" else self._module.rank

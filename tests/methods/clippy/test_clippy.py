@@ -51,6 +51,16 @@ def test_with_huge_thresholds_it_is_torchs_optimizer(tensors, steps, ours, their
     assert set(found.scales.values()) == {1.0}
 
 
+def test_a_first_step_from_an_empty_accumulator_is_the_whole_rate_whatever_the_gradient():
+    moved = {}
+    for start in (0.0, 0.1):
+        weights = nn.Parameter(torch.zeros(2))
+        weights.grad = torch.tensor([1e-4, 0.1])
+        ClippyAdagrad([("w", weights)], 3.0, **HUGE, initial_accumulator_value=start).step()
+        moved[start] = weights.detach().abs().tolist()
+    assert moved[0.0] == pytest.approx([3.0, 3.0], rel=1e-4) and max(moved[0.1]) < 1.0
+
+
 def by_the_book(weights, gradients, rates, lam, update_first, start):
     """Go through the paper's lines in numpy, one tensor, in double precision."""
     lam_rel, lam_abs, lam_acc = lam

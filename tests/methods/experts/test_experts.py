@@ -59,7 +59,8 @@ def weights_of(model, batch, tasks):
         return model.routing().weights[tasks]
     embedded = model.backbone.shared(batch["input_ids"]) * batch["attention_mask"][..., None]
     mean = embedded.sum(1) / batch["attention_mask"].sum(1, keepdim=True)
-    return model.gate(mean / mean.norm(dim=1, keepdim=True)).weights
+    known = tasks if model.settings.decision == "task_sequence" else None
+    return model.gate(mean / mean.norm(dim=1, keepdim=True), known).weights
 
 
 def by_hand(layer, weights, scale):
@@ -78,13 +79,13 @@ def by_hand(layer, weights, scale):
 
 
 @pytest.mark.parametrize("tasks", [[1] * 6, [0, 2, 1, 1, 0, 2]])
-@pytest.mark.parametrize("decision", ["task", "sequence"])
+@pytest.mark.parametrize("decision", ["task", "sequence", "task_sequence"])
 @pytest.mark.parametrize("saturated", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_output_and_gradients_are_those_of_a_loop(kind, saturated, decision, tasks):
     # Of a gate that is saturated only the picks are computed, and of that the loop knows nothing.
     model = stirred(make(gate=kind, decision=decision, alpha=6.0), saturated)
-    if saturated and decision == "sequence" and kind == "dselect_k":
+    if saturated and decision != "task" and kind == "dselect_k":
         with torch.no_grad():
             model.gate.logits.weight.mul_(100)
     batch, tasks = inputs(), torch.tensor(tasks)
@@ -124,7 +125,7 @@ def test_one_expert_alone_is_that_expert_exactly_and_none_at_first():
         assert torch.equal(found, model(**batch).logits)
 
 
-@pytest.mark.parametrize("decision", ["task", "sequence"])
+@pytest.mark.parametrize("decision", ["task", "sequence", "task_sequence"])
 def test_branches_of_a_prompt_share_its_decision(decision):
     model, batch = stirred(make(decision=decision)), inputs(rows=4)
     asked = batch["input_ids"], batch["attention_mask"]
@@ -165,7 +166,7 @@ def test_a_tasks_adapter_is_the_mixture_in_plain_peft(kind, saturated, tmp_path)
         assert picks <= (2 if kind == "top_k" or (saturated and kind == "dselect_k") else 4)
 
 
-@pytest.mark.parametrize("decision", ["task", "sequence"])
+@pytest.mark.parametrize("decision", ["task", "sequence", "task_sequence"])
 def test_saved_and_loaded_it_is_the_same_and_its_model_is_plain(decision, tmp_path):
     model, batch = stirred(make(decision=decision)), inputs()
     model.save_pretrained(tmp_path)
@@ -202,7 +203,7 @@ def train(model, folder, **more):
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.mark.parametrize("decision", ["task", "sequence"])
+@pytest.mark.parametrize("decision", ["task", "sequence", "task_sequence"])
 def test_a_run_cut_off_and_resumed_ends_as_one_that_was_not(decision, tmp_path):
     whole, resumed = (make(decision=decision, dropout=0.1) for _ in range(2))
     train(whole, tmp_path)

@@ -91,6 +91,42 @@ def test_a_selector_on_nobodys_code_adds_nothing():
     assert routing.excess.isfinite().all() and routing.excess > 1000
 
 
+@pytest.mark.parametrize("sizes", [{"tasks": 2}, {"size": 4}, {"tasks": 2, "size": 4}])
+def test_a_selector_on_nobodys_code_is_started_anew_and_learns(sizes):
+    gate = DSelectK(3, 2, **sizes)
+    source = torch.ones(2, 4) if "size" in sizes else torch.arange(2)
+    tasks = torch.arange(2) if len(sizes) == 2 else None
+    with torch.no_grad():
+        for weights in gate.parameters():
+            rules = weights if "size" not in sizes else weights.unflatten(0, (-1, 6))
+            rules[-1][2:4] = 1.0  # both bits of the first selector: the code of a fourth expert
+            rules[-1][4:6] = -1.0
+    kept = [weights.clone() for weights in gate.parameters()]
+    assert not gate.eval()(source, tasks).weights[-1, 1:].any()
+    assert all(torch.equal(*pair) for pair in zip(kept, gate.parameters(), strict=True))
+    optimizer = torch.optim.Adam(gate.parameters(), 0.01)
+    for _ in range(200):
+        routing = gate.train()(source, tasks)
+        assert routing.excess.max() < 10
+        optimizer.zero_grad()
+        (-routing.weights[-1, 1] + routing.excess.sum()).backward()
+        optimizer.step()
+    routing = gate.eval()(source, tasks)
+    assert routing.weights[-1, 1] > 0.5 and routing.chosen[-1].tolist() == [1, 0]
+
+
+def test_a_gate_a_task_reads_each_row_by_the_rule_of_its_task():
+    both = DSelectK(4, 2, tasks=3, size=5)
+    rows, tasks = torch.randn(6, 5), torch.tensor([0, 2, 1, 1, 0, 2])
+    found = both(rows, tasks)
+    for row, task in enumerate(tasks.tolist()):
+        alone = DSelectK(4, 2, size=5)
+        for own, all_rules in zip(alone.parameters(), both.parameters(), strict=True):
+            own.data = all_rules.data.unflatten(0, (3, -1))[task]
+        torch.testing.assert_close(found.weights[row], alone(rows[row : row + 1]).weights[0])
+    assert not torch.equal(found.weights[2:4], both(rows[2:4], torch.tensor([0, 0])).weights)
+
+
 def test_dselect_moves_without_a_jump_where_top_k_has_one():
     path = torch.linspace(-1, 1, 2001)[:, None]
     codes = torch.cat([0 * path, path, -0.6 * path], 1)

@@ -21,7 +21,7 @@ def matrix(seed, *shape):
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
-def risks(block, rank, methods=METHODS, inputs=None):
+def risks(block, rank, methods=("spectral", "nkp", "lfai"), inputs=None):
     ranks = [rank] * len(block.weights)
     return [risk(block, find_factors(block, ranks, method, inputs), inputs) for method in methods]
 
@@ -108,6 +108,16 @@ def test_descent_lowers_the_risk_on_inputs_it_has_not_seen(activation, layers):
     assert lfai < 0.97 * spectral
     sampled = risks(block, 2, ["spectral", "lfai"])
     assert sampled[1] < 0.99 * sampled[0]
+
+
+def test_what_inputs_alone_gain_is_told_from_what_the_activation_gains():
+    block, mixed = Block([matrix(1, 12, 8)], activation=RELU), matrix(5, 8, 8)
+    seen, fresh = matrix(6, 1000, 8) @ mixed, matrix(7, 4000, 8) @ mixed
+    found = {m: find_factors(block, [2], m, seen) for m in ("spectral", "data", "lfai")}
+    linear = {m: risk(Block(block.weights), factors, fresh) for m, factors in found.items()}
+    lost = {m: risk(block, factors, fresh) for m, factors in found.items()}
+    assert linear["data"] < linear["lfai"] and linear["data"] < linear["spectral"]
+    assert lost["lfai"] < lost["data"] < 0.7 * lost["spectral"]
 
 
 def test_the_gradient_is_finite_at_the_ends_and_that_of_the_function():

@@ -70,7 +70,7 @@ def fitted(training, sources, **settings) -> SemanticRanker:
     return model
 
 
-@pytest.mark.parametrize("kind", ["unigram", "prefix_ngram"])
+@pytest.mark.parametrize("kind", ["unigram", "prefix_ngram", "content"])
 def test_a_cold_item_is_rated_by_what_it_is(training, sources, queries, kind):
     found = fitted(training, sources, representation=kind).predict(queries, 0).ratings
     liked, hated = found[queries.labels == 5], found[queries.labels == 1]
