@@ -335,7 +335,7 @@ def order_ties(log: Log, seed: int) -> Log:
 
 
 def order_events(
-    log: Log, order: Literal["time", "rows"], ties: Literal["log_order", "hash"], seed: int
+    log: Log, order: Literal["time", "rows"], ties: Ties, seed: int
 ) -> tuple[Log, Order, str]:
     """Put each user's events in order: as they stand, or at random where nothing tells it.
 

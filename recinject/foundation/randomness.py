@@ -13,7 +13,7 @@ Bits = NDArray[np.uint64]
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def derive_rng(seed: int, *key: str | int) -> np.random.Generator:
+def derive_rng(seed: int | str, *key: str | int) -> np.random.Generator:
     """Return the random stream of a key, such as (seed, "bootstrap", draw), on every platform.
 
     >>> a, b = derive_rng(1, "retrieval", 3), derive_rng(1, "retrieval", 3)

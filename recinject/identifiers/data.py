@@ -197,8 +197,8 @@ def split_log(
         told = not log.timed and ordered_by in ("position", "rows")
         repeats = "keep" if told else "first"
     log, steps = clean(log, k_core=k_core, repeats=repeats)
-    if told := "; ".join(filter(None, (why, said))):
-        steps.insert(1, replace(steps[0], name="order", detail=told))
+    if done := "; ".join(filter(None, (why, said))):
+        steps.insert(1, replace(steps[0], name="order", detail=done))
     found = replace(split_by(split, log.interactions, test_share, seed), order=ordered_by)
     if not validation:
         found = without_validation(found)
