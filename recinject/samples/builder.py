@@ -152,8 +152,8 @@ class Batch:
 class Builder:
     """Makes the samples of one task in one view; a sample is a pure function of its key.
 
-    A ``pool`` gives the worked examples before each prompt, ``shots`` of them. They alone make a
-    sample depend on other users.
+    A ``pool`` gives the worked examples before each prompt, ``shots`` of them. They, and
+    negatives by popularity, alone make a sample depend on other users.
     """
 
     task: Task
