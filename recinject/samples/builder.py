@@ -154,9 +154,9 @@ class Batch:
 class Builder:
     """Makes the samples of one task in one view; a sample is a pure function of its key.
 
-    A ``pool`` gives the worked examples before each prompt, ``shots`` of them. They alone make a
-    sample depend on other users. The limit of a whole prompt is divided among ``shares`` examples
-    and questions.
+    A ``pool`` gives the worked examples before each prompt, ``shots`` of them. They, and
+    negatives by popularity, alone make a sample depend on other users. The limit of a whole prompt
+    is divided among ``shares`` examples and questions.
     """
 
     task: Task

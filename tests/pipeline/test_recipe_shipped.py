@@ -10,6 +10,7 @@ from accelerate.utils import DistributedType
 from recinject.foundation.storage import shipped_folder
 from recinject.pipeline.check import check_settings
 from recinject.pipeline.recipe import load_recipe, shipped_recipes
+from recinject.templating.language import load_templates
 
 RECIPES = shipped_recipes()
 
@@ -38,6 +39,17 @@ def test_a_shipped_recipe_says_how_to_launch_it_on_what_and_how_long_it_takes(na
     hardware = re.search(r"^# Hardware: +(.+)$", text, re.MULTILINE)
     assert re.search(r"CPU|GPU|MPS", hardware[1])
     assert re.search(r"\b(seconds|minutes?|hours?)\b", hardware[1])
+
+
+TEXT = [name for name in RECIPES if "masked_language_modelling" in load_recipe(name).samples.tasks]
+
+
+@pytest.mark.parametrize("name", TEXT)
+def test_a_recipe_that_reads_text_shows_titles_in_every_history(name):
+    samples, tasks = load_recipe(name).samples, load_recipe(name).tasks()
+    for task in tasks:
+        found = load_templates(task.name, task.slots, samples.prompts, samples.phrases)
+        assert re.search(r"\b(item|title)\b", found.phrases["history"]), task.name
 
 
 # Where a hub's weights are not at hand, a model of the same kind binds LoRA's targets as well.
