@@ -4,16 +4,17 @@
 
 FOLDER holds MovieLens-100K as ``recinject run ml_100k`` reads it; ``--quick`` takes a small
 simulated shop. The recipe's six tasks and its small T5, which is first trained as a whole on every
-other sample, so that there is something to adapt; each variant then adapts a copy of it, for
-as many steps, on the rest, tasks in equal parts. All have the same number of weights to train (of
-the gate itself, a handful more; of one that reads sequences, some hundreds). Each gets the same
-grid of learning rates, and each gate, at its best rate, the same search over its own settings, one
-after another: its rate, the width of DSelect-k's step and its regulariser. A try is a run with
-seed 0, chosen by the mean loss over tasks on half of the validation samples; the other half is
-reported. The grid and what it chose are printed, with ``edge`` where that is the least or the most
-of the grid. ``dselect_k_rows`` has one gate a task that reads each sequence, as in the paper. (Of tasks that have none, training samples are set aside.) A flip is a task whose
-chosen experts are others than at the look before. Then a saturated gate is timed against one
-LoRA of rank k * r, in turns in this process.
+other sample, so that there is something to adapt; each variant then adapts a copy of it, for as
+many steps, on the rest, tasks in equal parts. All have the same number of weights to train (of the
+gate itself, a handful more; of one that reads sequences, some hundreds). Each gets the same grid of
+learning rates, and each gate, at its best rate, the same search over its own settings, one after
+another: its rate, the width of DSelect-k's step and its regulariser. A try is a run with seed 0,
+chosen by the mean loss over tasks on half of the validation samples; the other half is reported.
+The grid and what it chose are printed, with ``edge`` where that is the least or the most of the
+grid. ``dselect_k_rows`` has one gate a task that reads each sequence, as in the paper. (Of tasks
+that have none, training samples are set aside.) A flip is a task whose chosen experts are others
+than at the look before. Then a saturated gate is timed against one LoRA of rank k * r, in turns in
+this process.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ for each seed, so that its test is cold alone. Every representation has a table 
 ``unigram`` uses a row for each code of each level alone, so ``unigram_full`` has as many codes as
 fill the table, and ``content``, the other control, is a linear map of each item's vector and has no
 table. Half of the training events are learnt from and the others are histories alone
-(``--train-share``), to keep to minutes. AUC (a rating of at least 4 is positive) and RMSE are of the
-predicted rating. "click" is the AUC of the click head: how often it puts the item that was used
+(``--train-share``), to keep to minutes. AUC (a rating of at least 4 is positive) and RMSE are of
+the predicted rating. "click" is the AUC of the click head: how often it puts the item that was used
 above another that the user never used, drawn from the cold items for a cold one and from the known
 ones for a known one, so that it cannot win by telling the cold from the known. ``--quick`` takes a
 small simulated shop and its cold items.
