@@ -4,13 +4,17 @@
 
 FOLDER holds MovieLens-100K as ``recinject run ml_100k`` reads it; ``--quick`` takes a small
 simulated shop. The recipe's six tasks and its small T5, which is first trained as a whole on every
-other sample, so that there is something to adapt; each variant then adapts a copy of it, for
-as many steps, on the rest, tasks in equal parts. All have the same number of weights to train (of
-the gate itself, a handful more). Each gets the same grid of learning rates: a run apiece with
-seed 0, chosen by the mean loss over tasks on half of the validation samples; the other half is
-reported. (Of tasks that have none, training samples are set aside.) A flip is a task whose
-chosen experts are others than at the look before. Then a saturated gate is timed against one
-LoRA of rank k * r, in turns in this process.
+other sample, so that there is something to adapt; each variant then adapts a copy of it, for as
+many steps, on the rest, tasks in equal parts. All have the same number of weights to train (of the
+gate itself, a handful more; of one that reads sequences, some hundreds). Each gets the same grid of
+learning rates, and each gate, at its best rate, the same search over its own settings, one after
+another: its rate, the width of DSelect-k's step and its regulariser. A try is a run with seed 0,
+chosen by the mean loss over tasks on half of the validation samples; the other half is reported.
+The grid and what it chose are printed, with ``edge`` where that is the least or the most of the
+grid. ``dselect_k_rows`` has one gate a task that reads each sequence, as in the paper. (Of tasks
+that have none, training samples are set aside.) A flip is a task whose chosen experts are others
+than at the look before. Then a saturated gate is timed against one LoRA of rank k * r, in turns in
+this process.
 """
 
 from __future__ import annotations
@@ -46,7 +50,12 @@ from recinject.training.trainer import token_losses
 
 TARGETS = ["q", "v", "wi", "wo"]
 NUMBER, K, RANK, SCALE = 4, 2, 3, 2.0  # 12 = 4 * 3 = 6 * 2 is the rank that all have together
-GATED = ["softmax", "top_k", "dselect_k"]
+GATED = ["softmax", "top_k", "dselect_k", "dselect_k_rows"]
+# What a gate is searched over after its learning rate, by variant.
+_OWN = {"gate_rate": [0.1, 0.3, 1.0, 3.0, 10.0]}
+_STEP = _OWN | {"gamma": [0.3, 1.0, 3.0, 10.0], "regulariser": [1e-3, 1e-2, 1e-1]}
+SEARCHED = {"softmax": _OWN, "top_k": _OWN, "dselect_k": _STEP, "dselect_k_rows": _STEP}
+Settings = dict[str, float]
 VARIANTS = ["shared_lora", "lora_a_task", *GATED]
 
 
@@ -63,7 +72,8 @@ class Bench:
         self.tasks = [task.name for task in told]
         self.tokenizer = run.samples.factory.tokenizer
         self.steps, self.first, self.every = (12, 30, 4) if quick else (400, 1200, 20)
-        self.rates = [3e-3, 1e-2] if quick else [1e-3, 3e-3, 1e-2]
+        self.rates = [3e-3, 1e-2] if quick else [1e-3, 3e-3, 1e-2, 3e-2, 1e-1]
+        self.searched = {"dselect_k_rows": {"gate_rate": [1.0, 3.0]}} if quick else SEARCHED
         self.batch, self.folder = (16 if quick else 32), run.folder("samples")
         held = 20 if quick else 200
         pairs = [self._columns(number, task.parts, held) for number, task in enumerate(told)]
@@ -149,26 +159,36 @@ class Bench:
             means.append(total / count)
         return means
 
-    def variant(self, name: str, seed: int, rank: int = NUMBER * RANK) -> nn.Module:
+    def variant(
+        self, name: str, seed: int, rank: int = NUMBER * RANK, own: Settings | None = None
+    ) -> nn.Module:
         """Return a copy of the model with what a variant trains; ``rank`` is a LoRA's."""
         model, lora = copy.deepcopy(self.base), {"target_modules": TARGETS}
         if name == "shared_lora":
             return add_lora(model, {**lora, "r": rank, "lora_alpha": SCALE * rank}, seed=seed)
-        told: dict[str, Any] = {"number": NUMBER, "k": K, "rank": RANK, "gate": name}
+        told: dict[str, Any] = {"number": NUMBER, "k": K, "rank": RANK}
+        told["gate"] = name.removesuffix("_rows")
+        told["decision"] = "task_sequence" if name.endswith("_rows") else "task"
         if name == "lora_a_task":
             told = {"number": len(self.tasks), "k": 1, "rank": rank // len(self.tasks)}
             told["gate"] = "top_k"
-        told |= {**lora, "alpha": SCALE * told["rank"], "regulariser": 1e-2}
+        told |= {**lora, "alpha": SCALE * told["rank"], "regulariser": 1e-2, **(own or {})}
         found = add_experts(model, {**told, "warmup_steps": self.steps // 5}, self.tasks, seed)
         if name == "lora_a_task":  # a gate that is told
             found.gate.logits.weight.data.copy_(torch.eye(len(self.tasks)))
             found.gate.requires_grad_(False)
         return found
 
-    def adapt(self, name: str, rate: float, seed: int) -> tuple[list[list[float]], int, int]:
-        """Return losses of both halves by task, flips, and how many gates are saturated."""
-        model = self.variant(name, seed)
-        experts = model if isinstance(model, ExpertsModel) else None
+    def adapt(
+        self, name: str, rate: float, seed: int, own: Settings | None = None
+    ) -> tuple[list[list[float]], int, int]:
+        """Return losses of both halves by task, flips, and how many gates are saturated.
+
+        Of a gate that reads sequences the latter two are not counted.
+        """
+        model = self.variant(name, seed, own=own)
+        by_task = isinstance(model, ExpertsModel) and model.decides_by_task
+        experts = model if isinstance(model, ExpertsModel) and by_task else None
         seen: list[list[frozenset[int]]] = []
 
         def look(step: int) -> None:
@@ -179,6 +199,29 @@ class Bench:
         flips = sum(a != b for old, new in pairwise(seen) for a, b in zip(old, new, strict=True))
         ended = 0 if experts is None else int(experts.routing().is_saturated.sum())
         return [self.measure(model, half) for half in (0, 1)], flips, ended
+
+    def tune(self, name: str) -> tuple[float, Settings, list[str]]:
+        """Search a variant's rate, then its gate's settings; return them and those at an edge."""
+        grids = {"learning_rate": self.rates, **self.searched.get(name, {})}
+        rate, own, edges, best = self.rates[0], Settings(), list[str](), np.inf
+        for key, values in grids.items():
+            losses = []
+            for value in values:
+                tried = own if key == "learning_rate" else {**own, key: value}
+                at = value if key == "learning_rate" else rate
+                losses.append(float(np.mean(self.adapt(name, at, 0, tried)[0][0])))
+            chosen = values[int(np.argmin(losses))]
+            if min(losses) < best:
+                best = min(losses)
+                rate, own = (
+                    (chosen, own) if key == "learning_rate" else (rate, {**own, key: chosen})
+                )
+                edges += [key] if chosen in (values[0], values[-1]) else []
+            tried_at = " ".join(
+                f"{v:g}: {loss:.4f}" for v, loss in zip(values, losses, strict=True)
+            )
+            print(f"  {name}, {key}: {tried_at}", flush=True)
+        return rate, own, edges
 
     def paces(self, models: list[nn.Module], rounds: int) -> list[float]:
         """Return the time of a step of each model as a ratio to the first one's, in turns."""
@@ -251,12 +294,13 @@ def main() -> None:
         print(" ".join(f"{value:>14.3f}" for value in before), flush=True)
         rows: dict[str, dict[str, Any]] = {}
         for name, model in zip(VARIANTS, models, strict=True):
-            tuned = {rate: np.mean(bench.adapt(name, rate, 0)[0][0]) for rate in bench.rates}
-            rate = min(tuned, key=tuned.__getitem__)
-            found = [bench.adapt(name, rate, seed) for seed in seeds]
+            rate, own, edges = bench.tune(name)
+            found = [bench.adapt(name, rate, seed, own) for seed in seeds]
             losses = np.array([halves[1] for halves, *_ in found])
             flips, ended = (np.mean([row[place] for row in found]) for place in (1, 2))
             rows[name] = {"loss": losses.mean(), "flips": flips}
+            rows[name]["tuned"] = {"learning_rate": rate, **own, "edges": edges}
+            print(f"  {name}: {rows[name]['tuned']}")
             print(f"{name:12} {count_parameters(model)[0]:>7,} {rate:>6g}", end="")
             print(f" {losses.mean():>6.3f} {losses.mean(1).std():>6.4f} {flips:>6.1f}", end="")
             print(f" {ended:>5.1f} {times[name]:>5.2f}  ", end="")
@@ -267,7 +311,8 @@ def main() -> None:
     result |= {"unit": "validation loss a token", "reference": round(float(reference["loss"]), 4)}
     result |= {"ratio": round(float(ours["loss"] / reference["loss"]), 4)}
     result |= {"losses": {name: round(float(row["loss"]), 4) for name, row in rows.items()}}
-    result |= {"flips": {name: round(float(rows[name]["flips"]), 1) for name in GATED}}
+    result |= {"flips": {name: round(float(rows[name]["flips"]), 1) for name in GATED[:3]}}
+    result |= {"tuned": {name: row["tuned"] for name, row in rows.items()}}
     print(json.dumps({**result, "saturated_overhead": round(overhead, 3)}))
 
 

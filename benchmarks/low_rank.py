@@ -7,8 +7,9 @@ square. Then a small T5 is trained at full rank to name the next item of a simul
 feed-forward layers are made low-rank by each method, of what they read in training, and all copies
 train on for the same steps. The gain is how much lower the validation loss is than that from a
 truncated SVD of the weights (``spectral``), by seed; ``data`` is the truncated SVD of the outputs
-on the same inputs, the control that knows of no activation; what follows +- is the standard deviation over seeds. The JSON object has
-the loss at the lowest rank after training on, of lfai and, as its reference, of spectral.
+on the same inputs, the control that knows of no activation; what follows +- is the standard
+deviation over seeds. The JSON object has the loss at the lowest rank after training on, of lfai
+and, as its reference, of spectral.
 """
 
 from __future__ import annotations

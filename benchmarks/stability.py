@@ -3,16 +3,16 @@
     python benchmarks/stability.py --data FOLDER [--seeds 1 2 3] [--steps 400] [--quick]
 
 FOLDER is a log with ratings in any form that ``recinject`` reads, as MovieLens-1M. The ranker
-learns ratings and clicks at once with Adagrad: as it is, from an accumulator of 0 as in torch and of
-0.1 as in TensorFlow, with a rate that is warmed up over 20 steps, and with both; with the norm of
-all gradients clipped at 1.0, 0.1 or 0.01; with adaptive gradient clipping at three factors; and as
-Clippy at its default thresholds, a tenth and ten times of them, and with each of the two remedies.
-Clippy and adaptive clipping leave the table of items alone. Where no warm-up is named, none is done,
-and no rate decays. The last tenth of the events by time is the test and is not read; losses are of
-a sample of the tenth before it, its negatives drawn once. A run has diverged when its training
-stopped at a loss or gradient that is no number, or when it ends above the loss of the means (a
-rating and a share of clicks that are the same for all). A best rate at an end of the grid is
-flagged ``edge``.
+learns ratings and clicks at once with Adagrad: as it is, from an accumulator of 0 as in torch and
+of 0.1 as in TensorFlow, with a rate that is warmed up over 20 steps, and with both; with the norm
+of all gradients clipped at 1.0, 0.1 or 0.01; with adaptive gradient clipping at three factors; and
+as Clippy at its default thresholds, a tenth and ten times of them, and with each of the two
+remedies. Clippy and adaptive clipping leave the table of items alone. Where no warm-up is named,
+none is done, and no rate decays. The last tenth of the events by time is the test and is not read;
+losses are of a sample of the tenth before it, its negatives drawn once. A run has diverged when its
+training stopped at a loss or gradient that is no number, or when it ends above the loss of the
+means (a rating and a share of clicks that are the same for all). A best rate at an end of the grid
+is flagged ``edge``.
 ``--quick`` takes a small simulated shop, two rates and one seed.
 """
 
@@ -47,8 +47,8 @@ _STARTED = {"initial_accumulator_value": 0.1}
 _WARM = {"warmup_steps": 20}
 
 
-def _clippy(scale: float = 1.0) -> dict[str, Any]:
-    settings = {"lam_rel": 0.5 * scale, "lam_abs": 1e-2 * scale}
+def _clippy(scale: float = 1.0, **more: float) -> dict[str, Any]:
+    settings = {"lam_rel": 0.5 * scale, "lam_abs": 1e-2 * scale, **more}
     return {"optimizer": "clippy_adagrad", "optimizer_settings": settings}
 
 
@@ -68,10 +68,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "clippy": _clippy(),
     "clippy/10": _clippy(0.1),
     "clippy*10": _clippy(10.0),
-    "clippy G": {
-        "optimizer": "clippy_adagrad",
-        "optimizer_settings": {**_STARTED, "update_first": True},
-    },
+    "clippy G": _clippy(**_STARTED),
     "clippy w": {**_clippy(), **_WARM},
 }
 NEAR, ROWS, LONGEST, BATCH, ASKED = 0.05, 2048, 20, 512, 20_000

@@ -128,18 +128,15 @@ def _draws(clusters: Clusters, resamples: int, seed: int) -> Iterator[tuple[Floa
     """Yield how often each user counts, (draws, users), and each seed, (draws, seeds)."""
     for start in range(0, resamples, _DRAWS_AT_ONCE):
         numbers = range(start, min(start + _DRAWS_AT_ONCE, resamples))
+        streams = [derive_rng(seed, "bootstrap", number) for number in numbers]
+        others = [derive_rng(seed, "bootstrap", "seeds", number) for number in numbers]
         yield (
-            _counts(clusters.users, clusters.users, [(seed, "bootstrap", n) for n in numbers]),
-            _counts(
-                clusters.seeds,
-                clusters.seeds - 1,
-                [(seed, "bootstrap", "seeds", n) for n in numbers],
-            ),
+            _counts(streams, clusters.users, clusters.users),
+            _counts(others, clusters.seeds, clusters.seeds - 1),
         )
 
 
-def _counts(size: int, drawn: int, keys: Sequence[tuple[int | str, ...]]) -> Floats:
-    streams = (derive_rng(*key) for key in keys)
+def _counts(streams: Sequence[np.random.Generator], size: int, drawn: int) -> Floats:
     counts = [np.bincount(rng.integers(size, size=drawn), minlength=size) for rng in streams]
     return np.array(counts, np.float64)
 

@@ -86,7 +86,7 @@ def _two_sided(differences: Floats) -> float:
     return min(1.0, 2 * (1 + int(rarer_side)) / (1 + len(defined)))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values: Sequence[float] | Floats) -> list[float]:
     """Correct the p-values of many comparisons by Holm's step-down rule (1979).
 
     Of those below .05 then, the chance that any is there by luck alone is at most 5 %.

@@ -232,7 +232,8 @@ def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:
         "model": f"{known.model.name}, {known.model.adaptation}" if known.model else "none",
         "sampled_candidates": known.sampled_candidates,
     }
-    found = Sweep(by_run, over_seeds, *map(pd.DataFrame, (comparisons, standings)), facts)
+    compared, stands = map(pd.DataFrame, (comparisons, standings))
+    found = Sweep(by_run, over_seeds, compared, stands, facts)
     found.save(folder)
     found.report(folder)
     return {}

@@ -73,7 +73,9 @@ class Sweep:
     def load(cls, folder: str | Path) -> Sweep:
         """Read what :meth:`save` wrote."""
         files = (Path(folder) / f"{name}.parquet" for name in _FRAMES)
-        return cls(*map(pd.read_parquet, files), read_json(Path(folder) / "facts.json"))
+        metrics, pooled, comparisons, standings = map(pd.read_parquet, files)
+        facts = read_json(Path(folder) / "facts.json")
+        return cls(metrics, pooled, comparisons, standings, facts)
 
     def report(self, folder: str | Path) -> Path:
         """Write ``report.html``, ``report.md`` and figures; return the path of the page."""
@@ -117,29 +119,30 @@ class Sweep:
     def _headline(self) -> list[str]:
         """Hold the first arm's language model, or its best, against the others."""
         arm = self.metrics["arm"].iloc[0]
-        metrics, tests = (
-            [kind(*row) for row in self._of_arm(frame, arm, kind).itertuples(index=False)]
-            for frame, kind in ((self.pooled, MetricResult), (self.standings, Comparison))
-        )
+        metrics: list[MetricResult] = self._of_arm(self.pooled, arm, MetricResult)
+        tests: list[Comparison] = self._of_arm(self.standings, arm, Comparison)
         usual = any(row.recommender == wording.LANGUAGE_MODEL for row in metrics)
         of = "" if len(self._arms) == 1 else f" of {arm}"
         return [" ".join(headline(metrics, tests, f"The language model{of}" if usual else None))]
 
-    def _of_arm(self, frame: pd.DataFrame, arm: str, kind: type[Any]) -> pd.DataFrame:
+    def _of_arm(self, frame: pd.DataFrame, arm: str, kind: type[Any]) -> list[Any]:
         columns = [each.name for each in fields(kind)]
-        return frame.loc[frame["arm"] == arm, columns] if len(frame) else pd.DataFrame()
+        own = frame.loc[frame["arm"] == arm, columns] if len(frame) else frame
+        return [kind(*row) for row in own.itertuples(index=False)]
 
     @cached_property
     def _corrected(self) -> pd.DataFrame:
         """The comparisons, the p-values of main metrics corrected for their number (Holm)."""
         frame = self.comparisons.copy()
         if len(frame):
-            rows = list(frame.itertuples())
+            rows: list[Any] = list(frame.itertuples())
             main = {task: main_metric(task, rows) for task in ordered_tasks(rows)}
-            chosen = (frame["metric"] == frame["task"].map(main)) & ~frame[
-                "recommender"
-            ].str.endswith(_NOT_SHOWN)
-            frame.loc[chosen, "p_value"] = holm(frame.loc[chosen, "p_value"])
+            chosen = [
+                r.metric == main[r.task] and not r.recommender.endswith(_NOT_SHOWN) for r in rows
+            ]
+            p_values = frame["p_value"].to_numpy(copy=True)
+            p_values[chosen] = holm(p_values[chosen])
+            frame["p_value"] = p_values
         return frame
 
     def plot(self, task: str, metric: str | None = None) -> Figure:

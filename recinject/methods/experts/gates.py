@@ -74,7 +74,7 @@ class Gate(nn.Module):
     def _all_logits(self, source: Tensor) -> Tensor:
         """Return the logits by every rule, shape (rows, rules, :meth:`count_logits`)."""
         logits: Tensor = self.logits(source)
-        return logits.unflatten(1, (-1, self.count_logits()))
+        return logits.view(len(logits), -1, self.count_logits())
 
     def revive(self, source: Tensor) -> None:
         """Start anew what can no longer learn on these rows."""
@@ -97,7 +97,8 @@ class DSelectK(Gate):
         """Put selectors on codes of nobody back to where they started, at the same draws."""
         if not self.experts & (self.experts - 1):
             return
-        codes = self._all_logits(source)[..., self.k :].unflatten(2, (self.k, -1))
+        codes = self._all_logits(source)[..., self.k :]
+        codes = codes.reshape(*codes.shape[:2], self.k, -1)
         selected = select(smooth_step(codes.float(), self.gamma))[..., : self.experts]
         dead, bits = selected.sum(3) == 0, codes.shape[3]
         by_row = isinstance(self.logits, nn.Embedding)

@@ -113,8 +113,9 @@ def _network(inputs: int, width: int, dropout: float) -> nn.Sequential:
 class Ranker(nn.Module):
     """Predicts how a user would rate an item, and whether they would click it.
 
-    An item's embedding is the sum of its rows, or a linear map of its content; a user is the latest items of a history with their
-    ratings, pooled by attention from the candidate, which may also attend to nothing.
+    An item's embedding is the sum of its rows, or a linear map of its content; a user is the latest
+    items of a history with their ratings, pooled by attention from the candidate, which may also
+    attend to nothing.
 
     Args:
         item_rows: each item's rows of the table, which has ``rows``; or its content, shape (items,
