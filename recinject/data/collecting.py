@@ -54,9 +54,12 @@ def collect(tables: LogTables) -> Log:
             is wrong with the first file at fault.
     """
     numbers = check(tables)
+    if tables.item_names:
+        _check_items(tables)
     seen = look_at(tables, numbers) if tables.examined else []
     if any(finding.level == "error" for finding in seen):
-        raise LogError(tables.source, [*tables.findings, *seen])
+        place = tables.tables["items" if tables.item_names else "read_events"].sources[0].path
+        raise LogError(str(place), [*tables.findings, *seen])
     for ours, table in (("user_id", "user_codes"), ("item_id", "item_codes")):
         _number(tables, ours, table)
     interactions = _interactions(tables, numbers)
@@ -92,7 +95,12 @@ def look_at(tables: LogTables, numbers: Mapping[str, str]) -> list[Finding]:
     sql = {ours: tables.text("read_events", tables.names[ours]) for ours in IDS}
     if tables.item_names:
         sql["items"] = tables.text("items", tables.item_names["item_id"])
-    return examine(tables.connection, names, tables.item_names, {**sql, **numbers})
+    found = examine(tables.connection, names, tables.item_names, {**sql, **numbers})
+    if not asked.partial_items:
+        return found
+    return [
+        replace(each, level="note") if each.name == "unmatched-items" else each for each in found
+    ]
 
 
 def check(tables: LogTables) -> dict[str, str]:
@@ -405,16 +413,21 @@ def _catalog(tables: LogTables) -> tuple[Catalog, dict[str, str]]:
     return Catalog(frame), taken
 
 
+def _check_items(tables: LogTables) -> None:
+    """Refuse a table of items with broken rows."""
+    loaded, text = tables.tables["items"], tables.text("items", tables.item_names["item_id"])
+    rows = tables.ask(f"SELECT rowid FROM items WHERE {text} IS NULL ORDER BY rowid LIMIT {SHOWN}")
+    if tables.settings.bad_rows == "refuse":
+        (count,) = tables.ask(f"SELECT count(*) FROM items WHERE {text} IS NULL")[0]
+        what = f"item_id '' {_WRONG['item_id']}"
+        found = [([row for (row,) in rows], count, what, _hint("item_id", ""))]
+        loaded.refuse(found if rows else [])
+
+
 def _item_columns(tables: LogTables) -> dict[str, list[Any]]:
     """Return the columns of the table of items for each item in use, None without a value."""
     names, loaded = tables.item_names, tables.tables["items"]
     text = tables.text("items", names["item_id"])
-    empty = tables.ask(f"SELECT rowid FROM items WHERE {text} IS NULL ORDER BY rowid LIMIT {SHOWN}")
-    if tables.settings.bad_rows == "refuse":
-        (count,) = tables.ask(f"SELECT count(*) FROM items WHERE {text} IS NULL")[0]
-        rows = [row for (row,) in empty]
-        found = [(rows, count, f"item_id '' {_WRONG['item_id']}", _hint("item_id", ""))]
-        loaded.refuse(found if rows else [])
     known = ("", *names.values(), "item_id", "title", "brand", "category", "categories")
     columns = {**names, **{name: name for name in loaded.names if name not in known}}
     del columns["item_id"]

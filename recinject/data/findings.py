@@ -116,7 +116,7 @@ class _Eye:
         self.types = {"events": self._types("events")}
         plain = {ours: self.text(name) for ours, name in self.names.items()}
         numbers = {ours: f"TRY_CAST({text} AS DOUBLE)" for ours, text in plain.items()}
-        chosen = {"user_id": "u", "item_id": "i", "rating": "r", "timestamp": "t"}
+        chosen = {"user_id": "_u", "item_id": "_i", "rating": "_r", "timestamp": "_t"}
         found = {**numbers, **{ours: plain[ours] for ours in ("user_id", "item_id")}, **sql}
         listed = ", ".join(
             f"{found.get(ours, 'NULL::DOUBLE')} AS {x}" for ours, x in chosen.items()
@@ -126,7 +126,7 @@ class _Eye:
             self.types["items"] = self._types("items")
             self.item_id = sql.get("items") or self.text(self.item_names["item_id"], "items")
         self.size = int(self.rows("SELECT count(*) FROM events")[0][0])
-        self.part = f"hash(u) % {max(1, self.size // _MANY_EVENTS)} = 0"
+        self.part = f"hash(_u) % {max(1, self.size // _MANY_EVENTS)} = 0"
 
     def rows(self, sql: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
@@ -144,13 +144,13 @@ class _Eye:
 
     def counts(self, name: str) -> list[tuple[str, int]]:
         """Return a column's most frequent values with how many events have each."""
-        group = f"SELECT {self.text(name)} AS v, count(*) FROM events GROUP BY v"
-        return self.rows(f"{group} HAVING v <> '' ORDER BY 2 DESC, 1 LIMIT {_FEW_VALUES}")
+        group = f"SELECT v, count(*) FROM (SELECT {self.text(name)} AS v FROM events) WHERE v <> ''"
+        return self.rows(f"{group} GROUP BY v ORDER BY 2 DESC, 1 LIMIT {_FEW_VALUES}")
 
     def varies(self, name: str) -> bool:
         """Whether a column tells of events, and not of users or items alone."""
         differ = f"HAVING count(DISTINCT {_name(name)}) > 1 LIMIT 1"
-        return all(self.rows(f"SELECT 1 FROM seen GROUP BY {own} {differ}") for own in "ui")
+        return all(self.rows(f"SELECT 1 FROM seen GROUP BY {own} {differ}") for own in ("_u", "_i"))
 
 
 def _name(column: str) -> str:
@@ -174,8 +174,8 @@ def _of(count: int, total: int) -> str:
 
 def _ids(eye: _Eye) -> Iterator[Finding]:
     """Ids that look missing, and one user with a large share of the events."""
-    for ours, column in (("user_id", "u"), ("item_id", "i")):
-        group = f"SELECT {column} AS v, count(*) AS n FROM seen GROUP BY v"
+    for ours, column in (("user_id", "_u"), ("item_id", "_i")):
+        group = f"SELECT {column} AS v, count(*) AS n FROM seen GROUP BY ALL"
         looks = f"FROM ({group}) WHERE regexp_full_match(lower(v), '{_MISSING}') ORDER BY n DESC, v"
         missing, drop = eye.rows(looks), " data.bad_rows=drop leaves these events out"
         known = [value for value, _ in missing]
@@ -187,15 +187,15 @@ def _ids(eye: _Eye) -> Iterator[Finding]:
         most, n, total = eye.rows(
             f"SELECT *, count(*) OVER () FROM ({group}) ORDER BY n DESC LIMIT 1"
         )[0]
-        if column == "u" and total > _FEW_VALUES and n > eye.size / 5 and most not in known:
+        if column == "_u" and total > _FEW_VALUES and n > eye.size / 5 and most not in known:
             fix = f"{setting('data.missing', [most])}{drop}, if the id stands for nobody"
             yield _warn("dominant-user", f"One user has {_of(n, eye.size)} events.", fix, [most])
 
 
 def _users(eye: _Eye) -> Iterator[Finding]:
     """Users with one event, and what the k-cores leave."""
-    single, users, example = eye.rows("""SELECT count(*) FILTER (n = 1), count(*), min(u) FILTER
-        (n = 1) FROM (SELECT u, count(*) AS n FROM seen GROUP BY u)""")[0]
+    single, users, example = eye.rows("""SELECT count(*) FILTER (n = 1), count(*), min(_u) FILTER
+        (n = 1) FROM (SELECT _u, count(*) AS n FROM seen GROUP BY _u)""")[0]
     if single:
         fact = f"Users with one event: {_of(single, users)}; nothing of theirs can be a test."
         found = _warn("one-event-users", fact, "", [example])
@@ -214,7 +214,7 @@ def _users(eye: _Eye) -> Iterator[Finding]:
 
 def _cores(eye: _Eye) -> dict[int, tuple[int, ...]]:
     """Return for each k the number of users, items and events of the k-core."""
-    eye.rows("CREATE OR REPLACE TEMP TABLE core AS SELECT hash(u) AS u, hash(i) AS i FROM seen")
+    eye.rows("CREATE OR REPLACE TEMP TABLE core AS SELECT hash(_u) AS u, hash(_i) AS i FROM seen")
     few, sizes = "{0} IN (SELECT {0} FROM core GROUP BY {0} HAVING count(*) < {1})", {}
     for k in range(1, _SHOWN + 1):
         drop = f"DELETE FROM core WHERE {few.format('u', k)} OR {few.format('i', k)}"
@@ -228,7 +228,7 @@ def _cores(eye: _Eye) -> dict[int, tuple[int, ...]]:
 
 def _times(eye: _Eye) -> Iterator[Finding]:
     """No time at all, or times of strange years."""
-    first, last = eye.rows("SELECT min(t), max(t) FROM seen WHERE t <> 0")[0]
+    first, last = eye.rows("SELECT min(_t), max(_t) FROM seen WHERE _t <> 0")[0]
     if "timestamp" not in eye.names and "position" not in eye.names:
         fact = "No column of times was taken: the order of the rows is all that orders events."
         fix = "data.columns.timestamp=NAME names the column, if there is one"
@@ -244,14 +244,14 @@ def _times(eye: _Eye) -> Iterator[Finding]:
 def _order(eye: _Eye) -> Iterator[Finding]:
     """An order among events without a time of their own that follows item ids or ratings."""
     timed = "timestamp" in eye.names
-    whole = eye.rows("SELECT bool_and(TRY_CAST(i AS BIGINT) IS NOT NULL) FROM seen")[0][0]
-    item = "TRY_CAST(i AS BIGINT)" if whole else "i"
+    whole = eye.rows("SELECT bool_and(TRY_CAST(_i AS BIGINT) IS NOT NULL) FROM seen")[0][0]
+    item = "TRY_CAST(_i AS BIGINT)" if whole else "_i"
     tests = "count(*) FILTER (tied AND {0} > {0}0), count(*) FILTER (tied AND {0} <> {0}0)"
     tied, events, *counts = eye.rows(f"""SELECT count(*) FILTER (tied), count(*),
         {tests.format("x")}, {tests.format("r")} FROM (
         SELECT x, r, lag(x) OVER w AS x0, lag(r) OVER w AS r0, t IS NOT DISTINCT FROM lag(t) OVER w
-        AND row_number() OVER w > 1 AS tied FROM (SELECT u, {item} AS x, r, t,
-        row_number() OVER () AS seq FROM seen) WHERE {eye.part}
+        AND row_number() OVER w > 1 AS tied FROM (SELECT _u AS u, {item} AS x, _r AS r, _t AS t,
+        row_number() OVER () AS seq FROM seen WHERE {eye.part})
         WINDOW w AS (PARTITION BY u ORDER BY t, seq))""")[0]
     if timed and 10 * tied > events and "position" not in eye.names:
         fact = f"{_of(tied, events)} events have the time of the user's event before them."
@@ -271,7 +271,7 @@ def _order(eye: _Eye) -> Iterator[Finding]:
 
 def _ratings(eye: _Eye) -> Iterator[Finding]:
     """Ratings that are constants, sentinels, counts or a continuous scale; their values."""
-    group = "SELECT r, count(*) AS n FROM seen WHERE r IS NOT NULL GROUP BY r"
+    group = "SELECT _r AS r, count(*) AS n FROM seen WHERE _r IS NOT NULL GROUP BY _r"
     ends = f"(FROM ({group}) ORDER BY r LIMIT {_FEW_VALUES})"
     values = sorted(eye.rows(f"{ends} UNION (FROM ({group}) ORDER BY r DESC LIMIT 3)"))
     if not values:
@@ -319,8 +319,8 @@ def _pairs(eye: _Eye) -> Iterator[Finding]:
     """Pairs of a user and an item that are there again, with the same rating or several."""
     again, differ, events, shown = eye.rows(f"""SELECT sum(n - 1)::BIGINT, count(*) FILTER
         (low < high), sum(n)::BIGINT, min(format('user {{}}, item {{}}: {{:g}} and {{:g}}', u, i,
-        low, high)) FILTER (low < high) FROM (SELECT u, i, count(*) AS n, min(r) AS low,
-        max(r) AS high FROM seen WHERE {eye.part} GROUP BY u, i)""")[0]
+        low, high)) FILTER (low < high) FROM (SELECT _u AS u, _i AS i, count(*) AS n, min(_r) AS low,
+        max(_r) AS high FROM seen WHERE {eye.part} GROUP BY ALL)""")[0]
     if again:
         fact = f"{_of(again, events)} events repeat an item that the user had before."
         yield note("repeated-pairs", fact)
@@ -334,7 +334,7 @@ def _columns(eye: _Eye) -> Iterator[Finding]:
     """Columns that were not taken, and hold times, kinds of events or quantities."""
     others = [name for name in eye.types["events"] if name not in eye.names.values()]
     chosen = ", ".join(f"{eye.text(name)} AS {_name(name)}" for name in others) or "1 AS x"
-    where = f"hash(u, i) % {max(1, eye.size // _SAMPLE)} = 0"
+    where = f"hash(_u, _i) % {max(1, eye.size // _SAMPLE)} = 0"
     eye.rows(f"CREATE OR REPLACE TEMP TABLE few AS SELECT {chosen} FROM seen WHERE {where}")
     dated = [name for name in others if _holds_dates(eye, name) and eye.varies(name)]
     if dated:
@@ -384,13 +384,17 @@ def _items(eye: _Eye) -> Iterator[Finding]:
     if not eye.item_names:
         return
     own = eye.item_id
-    log, table = "SELECT DISTINCT i AS v FROM seen", f"SELECT DISTINCT {own} AS v FROM items"
+    log, table = "SELECT DISTINCT _i AS v FROM seen", f"SELECT DISTINCT {own} AS v FROM items"
     known, rows, matched = eye.rows(f"""SELECT count(*), (SELECT count(*) FROM ({table})), (SELECT
         count(*) FROM ({log}) SEMI JOIN ({table}) USING (v)) FROM ({log})""")[0]
     if matched < known:
         fact = f"Of the log's items {_of(matched, known)} are in the item table of {rows:,} ids."
-        near = _near(eye, log, table, known) if 2 * matched < known else ((), "")
-        yield Finding("error" if near[1] else "note", "unmatched-items", fact, *near)
+        if 2 * matched >= known:
+            yield note("unmatched-items", fact)
+        else:
+            shown, fix = _near(eye, log, table, known)
+            fix += ", or data.partial_items=true goes on without what is unknown"
+            yield Finding("error", "unmatched-items", fact, shown, fix)
     for name in (name for ours, name in eye.item_names.items() if ours != "item_id"):
         value = eye.text(name, "items")
         found = eye.rows(f"""SELECT format('{{}}: {{}} and {{}}', i, min(v), max(v)) FROM (SELECT
@@ -406,7 +410,8 @@ def _near(eye: _Eye, log: str, table: str, known: int) -> tuple[tuple[str, ...],
     """Return two ids that may be meant as one, side by side, and how the tables would match."""
     tries = [(log, table, number_form("v"), "data.numeric_ids=true reads 007 and 7.0 as 7")]
     for kind, key in (("items", "item_columns"), ("events", "columns")):
-        for name in eye.types[kind]:
+        others = {own for ours, own in eye.names.items() if kind == "events" and ours != "item_id"}
+        for name in eye.types[kind].keys() - others:
             own = f"SELECT DISTINCT {eye.text(name, kind)} AS v FROM {kind}"
             two = (log, own) if kind == "items" else (own, table)
             tries += [(*two, "v", f"data.{key}.item_id={name}")]

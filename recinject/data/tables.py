@@ -61,6 +61,7 @@ class ReadSettings(BaseModel):
         encoding: of text files, such as ``gbk``.
         missing: texts that stand for nothing, such as ``\N``.
         numeric_ids: whether ids are numbers, so that ``007`` and ``7.0`` are ``7``.
+        partial_items: whether the table of items may know less than half of the log's items.
         time_format: of times, as ``strptime`` has it, such as ``%d/%m/%Y %H:%M``.
         time_unit: of times that are numbers: ``s``, ``ms``, ``us`` or ``ns``.
         keep: columns to the values that an event must have, or bounds such as ``">=4"``.
@@ -81,6 +82,7 @@ class ReadSettings(BaseModel):
     encoding: str | None = None
     missing: Words = ()
     numeric_ids: bool = False
+    partial_items: bool = False
     time_format: str | None = None
     time_unit: Literal["s", "ms", "us", "ns"] | None = None
     keep: dict[str, Words] = {}

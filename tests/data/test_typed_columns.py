@@ -88,7 +88,7 @@ def test_every_kind_of_file_gives_what_its_text_means(
 ) -> None:
     rows = [(*row[:3], "" if gap else row[3]) for row, gap in zip(rows, gaps, strict=False)]
     path = write(tmp_path_factory.mktemp("log"), name, rows)
-    check(read_log(path), rows)
+    check(read_log(path, partial_items=True), rows)
 
 
 CSV: dict[str, str] = {
