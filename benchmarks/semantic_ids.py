@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from recinject.evaluation.evaluate import EvaluationSettings, measure
+from recinject.evaluation.metrics import evaluate_prediction
 from recinject.evaluation.statistics import compare, load_answers
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.recipe import load_recipe
@@ -61,14 +61,14 @@ def main() -> None:
         told.seeds, told.steps = told.seeds[:1], 20
     elif told.data is None:
         parser.error("--data or --quick is needed")
-    answers, settings = {}, EvaluationSettings()
+    answers, drawn = {}, {"resamples": 2000, "seed": 1}
     for kind in KINDS:
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as runs:
             files = [train_and_ask(told, runs, kind, seed) for seed in told.seeds]
             answers[kind], queries = load_answers(files, kind)
         minutes = (time.perf_counter() - started) / 60
-        rows = {row.metric: row for row in measure(answers[kind], queries, settings)}
+        rows = {row.metric: row for row in evaluate_prediction(answers[kind], queries, **drawn)}
         found = (
             f"{m} {rows[m].value:.4f} [{rows[m].ci_low:.4f}, {rows[m].ci_high:.4f}]"
             for m in METRICS
@@ -82,7 +82,9 @@ def main() -> None:
             f"[{row.ci_low:+.4f}, {row.ci_high:+.4f}], p {row.p_value:.3f}"
         )
     values = {
-        kind: next(r.value for r in measure(each, queries, settings) if r.metric == METRICS[0])
+        kind: next(
+            r.value for r in evaluate_prediction(each, queries, **drawn) if r.metric == METRICS[0]
+        )
         for kind, each in answers.items()
     }
     ratio = values["rq_kmeans"] / max(values["random"], 1e-9)

@@ -1,7 +1,4 @@
-"""The public functions: from a log to a model, a result and recommendations.
-
-A recipe's stages do the same by the same functions; here every argument is a keyword.
-"""
+"""The public functions: from a log to a model, a result and recommendations."""
 
 from __future__ import annotations
 
@@ -12,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pydantic import ValidationError
 from tokenizers import Tokenizer
 
 from recinject.data.schema import Log
@@ -24,8 +20,7 @@ from recinject.evaluation.evaluate import (
     refuse_strangers,
 )
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.progress import say
-from recinject.foundation.settings import bind, expect, explain, fields_of, listed, unknown_key
+from recinject.foundation.settings import bind, expect, listed, unknown_key
 from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import name_items
 from recinject.models.building import embed_all_tokens, load_model
@@ -40,11 +35,11 @@ from recinject.pipeline.train import fine_tune as train_model
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Recommender, make_recommender
 from recinject.reporting.result import DataFacts, Result
-from recinject.samples.samples import RatingScale, Samples, SampleSettings, make_factory
+from recinject.samples.samples import Samples, SampleSettings, has_scale, make_factory
 from recinject.samples.samples import build_samples as write_all
 from recinject.samples.store import Forms, read_samples
 from recinject.samples.tokenizer import unpadded
-from recinject.tasks.task import TASKS, task_type
+from recinject.tasks.task import TASKS, bind_tasks
 
 Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
 """A recommender by name, by name with its settings, or as it is."""
@@ -137,13 +132,10 @@ def build_samples(
         settings["prompts"] = own_or_shipped(Path(settings["prompts"]))
     made = bind(SampleSettings, settings | {"seed": seed}, "build_samples")
     if tasks is None:
-        rated = _has_scale(data)
+        rated = has_scale(data.split)
         tasks = [name for name, task in TASKS.items() if rated or not task.needs_ratings]
     named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(listed(tasks, "tasks"))
-    bound = [
-        bind(task_type(name, made.prompts), given or {}, f"tasks.{name}")
-        for name, given in named.items()
-    ]
+    bound = bind_tasks(named, made.prompts, "tasks")
     source = None if isinstance(tokenizer, Tokenizer) or tokenizer is None else str(tokenizer)
     reader = given_tokenizer(source)
     if isinstance(tokenizer, Tokenizer):  # tokens are added to a copy of it
@@ -225,10 +217,7 @@ def fine_tune(
         "experts": experts,
         "training": training,
     }
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        raise explain(error, "fine_tune: ", fields_of(Recipe)) from error
+    recipe = Recipe.of(content, "fine_tune: ")
     _refuse_other_tokenizer(recipe.model, samples)
     with TemporaryDirectory(prefix="recinject-") as temporary:
         place = Path(folder or temporary)
@@ -300,13 +289,7 @@ def evaluate(
         ['markov_chain', 'popularity']
     """
     expect(data, Data, "evaluate", _PREPARED)
-    made = [make_recommender(each) for each in listed(recommenders, "evaluate")]
-    names = [each.name for each in made]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise RecinjectError(
-            f"evaluate: several recommenders are called {', '.join(sorted(twice))}",
-            hint="give each a name: {'ease': {'name': 'ease_10'}}, LanguageModel(name=...)",
-        )
+    made = _distinct([make_recommender(each) for each in listed(recommenders, "evaluate")])
     asked = bind(EvaluationSettings, settings | {"seed": seed}, "evaluate")
     if samples is not None:
         expect(samples, Samples, "evaluate: samples", "give what build_samples returned")
@@ -317,14 +300,14 @@ def evaluate(
     unfitted = fit_recommenders([each for each in made if each.data is None], data, seed)
     ready = [each for each in made if each.data is not None or each in unfitted]
     if samples is None:
-        known = ["retrieval", "rating"] if _has_scale(data) else ["retrieval"]
+        known = ["retrieval", "rating"] if has_scale(data.split) else ["retrieval"]
         samples = build_samples(data, known, tokens=False, seed=seed)
     evaluation = Evaluation(ready, data, samples, asked)
     evaluation.run(None if tasks is None else listed(tasks, "evaluate: tasks"))
     if not evaluation.predictions:
         raise RecinjectError(
             f"evaluate: no task of {', '.join(samples) or 'none'} can be asked of "
-            f"{', '.join(names) or 'nobody'}",
+            f"{', '.join(each.name for each in made) or 'nobody'}",
             hint="name recommenders that answer a task of the samples, as ease does retrieval",
         )
     facts = _facts(data, samples, seed)
@@ -371,9 +354,17 @@ def benchmark_ratings(
     most, batch = own.pop("max_prompt_tokens"), settings.pop("rows_at_once", 80)
     tasks = {"rating": {"history_length": settings.pop("history_length", 10)}}
     settings = {"reworded": False, "shuffled": False, "limit": limit, **settings}
-    rows: dict[str, dict[Any, Any]] = {}
-    predictions: dict[tuple[str, str], Any] = {}
-    named: list[str] = []
+    for each in map(make_recommender, listed(baselines, "benchmark_ratings: baselines")):
+        if "rating" not in each.tasks:
+            raise RecinjectError(
+                f"benchmark_ratings: {each.name} predicts no ratings",
+                hint="name baselines that do, such as item_mean, biases or matrix_factorisation",
+            )
+    rows, predictions, named = (
+        dict[str, dict[str, Any]](),
+        dict[tuple[str, str], Any](),
+        list[str](),
+    )
     for model in map(str, listed(models, "benchmark_ratings: models")):
         for count in listed(shots, "benchmark_ratings: shots"):
             bind(SampleSettings, {"shots": count}, "benchmark_ratings")  # before it multiplies
@@ -454,6 +445,15 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
 _PREPARED = "give what recinject.prepare(log) returned"
 
 
+def _distinct(made: list[Recommender]) -> list[Recommender]:
+    names = [each.name for each in made]
+    if twice := {name for name in names if names.count(name) > 1}:
+        fact = f"evaluate: several recommenders are called {', '.join(sorted(twice))}"
+        hint = "give each a name: {'ease': {'name': 'ease_10'}}, LanguageModel(name=...)"
+        raise RecinjectError(fact, hint=hint)
+    return made
+
+
 def _named(
     asked: str | Mapping[str, Any], key: str, place: str, usual: str
 ) -> tuple[str, dict[str, Any]]:
@@ -463,14 +463,6 @@ def _named(
     name = settings.get(key, usual)
     expect(name, str, f"{place}.{key}", "write a name")
     return name, {own: value for own, value in settings.items() if own != key}
-
-
-def _has_scale(data: Data) -> bool:
-    """Whether the log has ratings that the task rating can be of; say so where they are none."""
-    ratings = RatingScale.of(data.split)
-    if ratings.written and not ratings.is_scale:
-        say(f"  no task rating: the ratings are no scale but {ratings}")
-    return ratings.is_scale
 
 
 def _refuse_other_tokenizer(section: ModelSection | None, samples: Samples) -> None:
@@ -503,9 +495,7 @@ def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:
-    counts = {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
-    times: dict[str, Any] = dict(time_facts(data.split))
-    about = DataFacts(
-        data.source, data.rule, cleaning=data.cleaning, order=data.split.order, **counts, **times
-    )
+    known: dict[str, Any] = {"order": data.split.order, **time_facts(data.split)}
+    known |= {part.label: int((data.split.parts == part).sum()) for part in Part if part >= 0}
+    about = DataFacts(data.source, data.rule, cleaning=data.cleaning, **known)
     return {"seed": seed, "samples": sample_rows(samples.rows), "data": about}

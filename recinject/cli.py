@@ -1,9 +1,6 @@
-"""The command line: one verb for each thing that the package does, and no logic.
+"""The command line: one verb for each thing that the package does, and no logic."""
 
-``recinject VERB`` and ``accelerate launch -m recinject VERB`` call the same function. Modules that
-import torch or pandas are imported by the verbs that need them, so that help appears at once.
-"""
-
+# Modules that import torch or pandas are imported by the verbs that need them: help comes at once.
 from __future__ import annotations
 
 import json

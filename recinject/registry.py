@@ -1,12 +1,4 @@
-"""The registry: named things of a kind, the shipped ones and everybody's own.
-
-A thing is found by its kind and its name. It gets there in one of three ways, which are the same
-for what ships and for what a stranger writes:
-
-* :func:`register` as a decorator, in any module that is imported;
-* an entry point of an installed package, in the group ``recinject.KIND``;
-* a ``.py`` file that a recipe names under ``plugins``, whose decorators run when it is loaded.
-"""
+"""The registry: named things of a kind, by :func:`register`, entry points and plug-ins' files."""
 
 from __future__ import annotations
 
@@ -14,7 +6,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, TypeVar
@@ -78,16 +71,15 @@ def find(kind: str, name: str, place: str | None = None) -> Any:
     """
     _open(kind)
     if name not in _things[kind]:
-        offered = {entry.name: entry for entry in _offered(kind)}
         pick(name, names(kind), f"{place or kind}: unknown {kind}")
-        _things[kind][name] = _load(offered[name])
+        _things[kind][name] = _load(_offered(kind)[name])
     return _things[kind][name]
 
 
 def names(kind: str) -> list[str]:
     """List the names of a kind: those registered, in that order, and those that packages offer."""
     _open(kind)
-    return list(dict.fromkeys([*_things[kind], *(entry.name for entry in _offered(kind))]))
+    return list(dict.fromkeys([*_things[kind], *_offered(kind)]))
 
 
 def load_plugin(file: str | Path) -> None:
@@ -108,10 +100,8 @@ def load_plugin(file: str | Path) -> None:
         spec.loader.exec_module(module)
     except Exception as error:  # a user's file may raise anything
         del sys.modules[name]
-        raise RecinjectError(
-            f"{file}: cannot be loaded ({type(error).__name__}: {error})",
-            hint=f"mend it; 'python {file}' shows where it fails",
-        ) from error
+        fact = f"{file}: cannot be loaded ({type(error).__name__}: {error})"
+        raise RecinjectError(fact, hint=f"mend it; 'python {file}' shows where it fails") from error
     _plugins[path] = name
 
 
@@ -125,8 +115,14 @@ def _open(kind: str) -> None:
         importlib.import_module(home)
 
 
-def _offered(kind: str) -> Iterable[EntryPoint]:
-    return entry_points(group=f"recinject.{kind}")
+def _offered(kind: str) -> dict[str, EntryPoint]:
+    return _installed(f"recinject.{kind}", tuple(sys.path))
+
+
+@lru_cache
+def _installed(group: str, _: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Read the entry points of all packages, anew only where the path has changed."""
+    return {entry.name: entry for entry in entry_points(group=group)}
 
 
 def _load(entry: EntryPoint) -> Any:

@@ -1,4 +1,7 @@
-"""Every benchmark runs with --quick, in the longest way in which the docs call it."""
+"""Every benchmark runs with --quick, in the longest way in which the docs call it.
+
+Those that take more than a few seconds are ``slow``.
+"""
 
 import json
 import re
@@ -20,7 +23,16 @@ ALONE = [[f"benchmarks/{path.name}"] for path in (ROOT / "benchmarks").glob("*.p
 LONGEST = {words[0]: words[1:] for words in sorted([*ALONE, *TOLD], key=len)}
 
 
-@pytest.mark.parametrize("script", sorted(LONGEST))
+SHORT = ("clippy_step", "render_samples", "tokenise_samples", "trie")
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(script, marks=[] if Path(script).stem in SHORT else pytest.mark.slow)
+        for script in sorted(LONGEST)
+    ],
+)
 def test_a_benchmark_ends_with_one_json_object(script):
     ended = subprocess.run(
         [sys.executable, str(ROOT / script), *LONGEST[script], "--quick"],

@@ -128,7 +128,29 @@ def small(recipe, overrides):
     return [*overrides, *less, *(LESS_TRAINING if loaded.training is not None else [])]
 
 
+def usual(command):
+    """Tell whether a command is one of those that are run whole by default: one of each verb."""
+    verb = command[command.index("recinject") + 1]
+    return command == next(own for own in RECINJECT if verb == own[own.index("recinject") + 1])
+
+
+def whole(command):
+    return pytest.param(
+        command, id=shlex.join(command), marks=[] if usual(command) else pytest.mark.slow
+    )
+
+
 @pytest.mark.parametrize("command", RECINJECT, ids=shlex.join)
+def test_a_command_of_recinject_has_a_recipe_that_loads(command, place, monkeypatch):
+    """Each setting that the pages name is there, and its value is taken."""
+    monkeypatch.chdir(place)
+    verb, *words = command[command.index("recinject") + 1 :]
+    if verb in ("run", "build", "evaluate", "check", "sweep", "identifiers"):
+        end = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
+        small(words[0], words[1:end])
+
+
+@pytest.mark.parametrize("command", map(whole, RECINJECT))
 def test_a_command_of_recinject_runs(command, place, recinject, monkeypatch):
     def succeed(*words):
         ended = recinject(*words)

@@ -100,22 +100,31 @@ def test_a_strangers_file_beside_a_recipe(what, place, recinject, monkeypatch):
     assert_used(what, place)
 
 
-@pytest.mark.parametrize("what", ["A metric", "A task with its metrics", "Identifiers"])
-def test_a_package_offers_it_by_an_entry_point(what, place):
-    kind, name, thing, settings = ASKED[what]
+@pytest.fixture
+def package(place):
+    """An installed package that offers all examples by entry points, of which nothing is named."""
     (place / "package").mkdir()
-    (place / "package" / "stranger.py").write_text(CODE[what], "utf-8")
     about = place / "package" / "stranger-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: stranger\nVersion: 1.0\n")
-    offered = f"[recinject.{kind}]\n{name} = stranger:{thing}\n"
-    (about / "entry_points.txt").write_text(offered)
-    path = os.pathsep.join([str(place / "package"), *sys.path])
+    offered = []
+    for number, what in enumerate(ASKED):
+        kind, name, thing, _ = ASKED[what]
+        (place / "package" / f"stranger_{number}.py").write_text(CODE[what], "utf-8")
+        offered.append(f"[recinject.{kind}]\n{name} = stranger_{number}:{thing}\n")
+    (about / "entry_points.txt").write_text("\n".join(offered))
+    return os.pathsep.join([str(place / "package"), *sys.path])
+
+
+@pytest.mark.parametrize("together", [list(ASKED)[:4], list(ASKED)[4:]], ids=["four", "the_task"])
+def test_a_package_offers_it_by_an_entry_point(together, place, package):
+    settings = [setting for what in together for setting in ASKED[what][3]]
     ended = subprocess.run(
         [sys.executable, "-m", "recinject", "run", "mine.yaml", *settings],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": package, "OMP_NUM_THREADS": "1"},
     )
     assert ended.returncode == 0, ended.stderr
-    assert_used(what, place)
+    for what in together:
+        assert_used(what, place)

@@ -120,7 +120,15 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """All events with the part that each belongs to."""
+    """All events with the part that each belongs to.
+
+    Examples:
+        >>> from recinject.data.simulator import simulate_shop
+        >>> log = simulate_shop(users=3, items=30, events_per_user=6, seed=1).interactions
+        >>> split = leave_one_out(log)
+        >>> [Part(part).name.lower() for part in split.parts[3:6]]
+        ['train', 'train', 'validation']
+    """
 
     interactions: Interactions
     parts: Parts  # (events,)

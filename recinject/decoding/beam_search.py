@@ -11,10 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recinject.data.schema import Flags, Floats, Integers
-from recinject.decoding.decoders import BranchingDecoder, log_probabilities, read_prompts
+from recinject.decoding.decoders import BranchingDecoder, Numbers, log_probabilities, read_prompts
 from recinject.decoding.trie import ROOT, Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
+
+Normalised = Literal["vocabulary", "legal"]
+"""Whether a step's probability is over the vocabulary, or over the tokens legal at the step."""
 
 
 @torch.inference_mode()
@@ -43,40 +46,29 @@ def score_candidates(
     """
     n = len(input_ids)
     sequences = np.broadcast_to(sequences, (n, *sequences.shape[-2:]))
-    with read_prompts(model, input_ids, attention_mask) as decoder:
-        return _sum_log_probabilities(decoder, sequences, scores == "legal")
-
-
-def _sum_log_probabilities(decoder: BranchingDecoder, sequences: Integers, legal: bool) -> Floats:
-    totals = np.zeros(sequences.shape[:2])
+    totals, legal = np.zeros(sequences.shape[:2]), scores == "legal"
     # The first candidate of its prompt that has begun with the same tokens as each.
     first = np.zeros(sequences.shape[:2], np.int64)
-    tokens = decoder.start
-    for position in range(sequences.shape[2]):
-        logits = decoder.step(tokens)
-        column = sequences[:, :, position]
-        prompts, candidates = np.nonzero(column >= 0)
-        branches, ids = first[prompts, candidates], column[prompts, candidates]
-        totals[prompts, candidates] += log_probabilities(logits, prompts, branches, ids, legal)
-        first[prompts, candidates] = _first_alike(prompts, candidates, branches, ids)
-        if position == 0:
-            decoder.branch(np.zeros(column.shape, np.int64))
-        tokens = np.maximum(column, 0)
+    with read_prompts(model, input_ids, attention_mask) as decoder:
+        tokens = decoder.start
+        for position, column in enumerate(np.moveaxis(sequences, 2, 0)):
+            logits = decoder.step(tokens)
+            prompts, candidates = np.nonzero(column >= 0)
+            branches, ids = first[prompts, candidates], column[prompts, candidates]
+            totals[prompts, candidates] += log_probabilities(logits, prompts, branches, ids, legal)
+            first[prompts, candidates] = _first_alike(prompts, candidates, branches, ids)
+            if position == 0:
+                decoder.branch(np.zeros(column.shape, np.int64))
+            tokens = np.maximum(column, 0)
     return totals
 
 
-def _first_alike(*columns: NDArray[np.integer[Any]]) -> NDArray[np.integer[Any]]:
+def _first_alike(prompts: Numbers, candidates: Numbers, branches: Numbers, ids: Numbers) -> Numbers:
     """Return the first candidate of its prompt that shares each one's beginning and token."""
-    prompts, candidates, branches, ids = columns
     _, found, alike = np.unique(
         np.stack([prompts, branches, ids]), axis=1, return_index=True, return_inverse=True
     )
     return candidates[found][alike]
-
-
-Numbers = NDArray[np.integer[Any]]
-Normalised = Literal["vocabulary", "legal"]
-"""Whether a step's probability is over the vocabulary, or over the tokens legal at the step."""
 
 
 class _Paths(NamedTuple):
@@ -88,8 +80,8 @@ class _Paths(NamedTuple):
     scores: Floats
 
     def take(self, index: Numbers | Flags) -> _Paths:
-        users, parents, nodes = (each[index] for each in (self.users, self.parents, self.nodes))
-        return _Paths(users, parents, nodes, self.scores[index])
+        columns: list[Any] = [column[index] for column in self]
+        return _Paths(*columns)
 
     def best(self, beams: int) -> _Paths:
         """Keep each user's best, best first; equal scores are ordered by node."""
@@ -97,10 +89,8 @@ class _Paths(NamedTuple):
         return self.take(order[_ranks(self.users[order]) < beams])
 
     def joined(self, other: _Paths) -> _Paths:
-        users, parents, nodes = (
-            np.concatenate([mine, theirs]) for mine, theirs in zip(self[:3], other[:3], strict=True)
-        )
-        return _Paths(users, parents, nodes, np.concatenate([self.scores, other.scores]))
+        columns: list[Any] = [np.concatenate(pair) for pair in zip(self, other, strict=True)]
+        return _Paths(*columns)
 
 
 @torch.inference_mode()
@@ -143,7 +133,10 @@ def constrained_beam_search(
     left = _ItemsLeft(trie, excluded, allowed)
     with read_prompts(model, input_ids, attention_mask) as decoder:
         found = _search(decoder, n, trie, left, beams, scores == "legal")
-    return _as_lists(found, trie, n, beams)
+    items, listed = np.full((n, beams), -1, np.int32), np.full((n, beams), -np.inf)
+    place = found.users, _ranks(found.users)
+    items[place], listed[place] = trie.items[found.nodes], found.scores
+    return items, listed
 
 
 def _search(
@@ -188,9 +181,8 @@ class _ItemsLeft:
     def __init__(
         self, trie: Trie, excluded: Sequence[Integers] | None, allowed: Flags | None
     ) -> None:
-        self._size = len(trie)
         # One row of counts for all users, or one row a user.
-        self._counts = trie.counts[None]
+        self._size, self._counts = len(trie), trie.counts[None]
         gone, n_items = Ragged.from_rows(excluded or [], np.int64), len(trie.paths)
         users, items = np.divmod(np.unique(gone.rows * n_items + gone.values), n_items)
         if allowed is not None:
@@ -240,12 +232,3 @@ def _hopeful(paths: _Paths, found: _Paths, n: int, beams: int) -> _Paths:
 def _ranks(users: Numbers) -> Numbers:
     """Number the rows of each user from 0; the users must be in order."""
     return np.arange(len(users)) - np.searchsorted(users, users)
-
-
-def _as_lists(found: _Paths, trie: Trie, n: int, beams: int) -> tuple[Integers, Floats]:
-    items = np.full((n, beams), -1, np.int32)
-    scores = np.full((n, beams), -np.inf)
-    place = found.users, _ranks(found.users)
-    items[place] = trie.items[found.nodes]
-    scores[place] = found.scores
-    return items, scores

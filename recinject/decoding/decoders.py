@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from transformers.modeling_outputs import BaseModelOutput
 from recinject.data.schema import Floats, Integers
 from recinject.foundation.errors import RecinjectError
 from recinject.models.adapters import without_wrapper
+
+Numbers: TypeAlias = NDArray[np.integer[Any]]
 
 
 class BranchingDecoder(ABC):
@@ -59,10 +61,10 @@ class BranchingDecoder(ABC):
         """Read a token a branch, shape (n, width); return logits, shape (n, width, vocabulary)."""
 
     @abstractmethod
-    def branch(self, parents: NDArray[np.integer[Any]]) -> None:
+    def branch(self, parents: Numbers) -> None:
         """Let each prompt's new branches continue old ones of its own, shape (n, new width)."""
 
-    def _tensor(self, numbers: NDArray[np.integer[Any]]) -> Tensor:
+    def _tensor(self, numbers: Numbers) -> Tensor:
         return torch.from_numpy(numbers.astype(np.int64)).to(self._ids.device)
 
 
@@ -94,11 +96,7 @@ def read_prompts(
 
 
 def log_probabilities(
-    logits: Tensor,
-    prompts: NDArray[np.integer[Any]],
-    branches: NDArray[np.integer[Any]],
-    tokens: NDArray[np.integer[Any]],
-    legal: bool = False,
+    logits: Tensor, prompts: Numbers, branches: Numbers, tokens: Numbers, legal: bool = False
 ) -> Floats:
     """Return log-probabilities, shape (m,), of next tokens of branches of prompts.
 
@@ -106,10 +104,7 @@ def log_probabilities(
     branch's own ``tokens`` alone.
     """
     rows, flat = prompts * logits.shape[1] + branches, logits.flatten(0, 1)
-    index, ids = (
-        torch.from_numpy(np.asarray(column, np.int64)).to(logits.device)
-        for column in (rows, tokens)
-    )
+    index, ids = torch.from_numpy(np.stack([rows, tokens]).astype(np.int64)).to(logits.device)
     values: Floats = flat[index, ids].cpu().numpy().astype(np.float64)
     if legal:
         return values - _log_sums(values, rows, tokens)
@@ -117,9 +112,7 @@ def log_probabilities(
     return values - sums
 
 
-def _log_sums(
-    values: Floats, rows: NDArray[np.integer[Any]], tokens: NDArray[np.integer[Any]]
-) -> Floats:
+def _log_sums(values: Floats, rows: Numbers, tokens: Numbers) -> Floats:
     """Return the log of the sum of the exponentials of each row's values, a token counted once."""
     _, first = np.unique(np.stack([rows, tokens]), axis=1, return_index=True)
     sums = np.full(int(rows.max(initial=-1)) + 1, -np.inf)
@@ -156,7 +149,7 @@ class EncoderDecoderBranches(BranchingDecoder):
         logits: Tensor = output.logits.float()
         return logits.reshape(*tokens.shape, -1)
 
-    def branch(self, parents: NDArray[np.integer[Any]]) -> None:
+    def branch(self, parents: Numbers) -> None:
         """Let each prompt's new branches continue old ones of its own."""
         rows = (parents + np.arange(len(parents))[:, None] * self._width).ravel()
         if parents.shape[1] != self._width or not np.array_equal(rows, np.arange(rows.size)):
@@ -238,7 +231,7 @@ class CausalBranches(BranchingDecoder):
         logits: Tensor = output.logits.float()
         return logits
 
-    def branch(self, parents: NDArray[np.integer[Any]]) -> None:
+    def branch(self, parents: Numbers) -> None:
         """Let each prompt's new branches continue old ones of its own."""
         rows = self._tensor(parents)[:, :, None]
         self._seen = self._seen.gather(1, rows.expand(-1, -1, self._seen.shape[2]))
@@ -272,7 +265,7 @@ class CopiedBranches(BranchingDecoder):
         rows = enumerate(self._tensor(tokens)[:, :, None])
         return torch.stack([self._read(number, row) for number, row in rows])
 
-    def branch(self, parents: NDArray[np.integer[Any]]) -> None:
+    def branch(self, parents: Numbers) -> None:
         """Let each prompt's new branches continue old ones of its own."""
         for cache, rows in zip(self._caches, self._tensor(parents), strict=True):
             cache.batch_select_indices(rows)
@@ -301,7 +294,7 @@ def _looks_back(model: PreTrainedModel) -> bool:
 
 
 def _refuse_uncopied(model: PreTrainedModel) -> None:
-    both_ways = not model.config.is_encoder_decoder and not _looks_back(model)
+    both_ways = not (model.config.is_encoder_decoder or _looks_back(model))
     if both_ways or "past_key_values" not in inspect.signature(model.forward).parameters:
         fact = "reads both ways" if both_ways else "keeps no keys and values of what it has read"
         raise RecinjectError(

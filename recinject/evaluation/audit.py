@@ -36,17 +36,13 @@ _SPAN = 1 << 32  # a user's number times this, plus an item's, is one key
 class Finding:
     """One thing that was looked into.
 
-    Attributes:
-        check: a short stable name.
-        verdict: ``ok``; ``note`` for what a reader should know; ``warning`` for what makes the
-            figures doubtful.
-        explanation: what the value means, in one sentence.
+    A ``note`` is what a reader should know, a ``warning`` what makes the figures doubtful.
     """
 
-    check: str
+    check: str  # a short stable name
     value: float | int | str
     verdict: Verdict
-    explanation: str
+    explanation: str  # what the value means, in one sentence
 
 
 _UNTIMED = {
@@ -63,22 +59,16 @@ def time_order(split: Split) -> list[Finding]:
     if not facts:
         reason = f"the log has no timestamps: {_UNTIMED[split.order]}"
         return [Finding("time_order", "unknown", "note", reason)]
-    tied, future = facts["tie_rate"], facts["future_share"]
+    meanings = {
+        "tie_rate": "share of tested users whose test event has the very time of the event before "
+        "it, so that only the log's own order, or a hash, says which came last",
+        "future_share": "share of training events later than the average test event: the split is "
+        "not by date, so popularity is partly known from the future",
+    }
+    checks = {"tie_rate": "time_ties", "future_share": "future_training"}
     return [
-        Finding(
-            "time_ties",
-            tied,
-            "note" if tied > 0.01 else "ok",
-            "share of tested users whose test event has the very time of the event before it, so "
-            "that only the log's own order, or a hash, says which came last",
-        ),
-        Finding(
-            "future_training",
-            future,
-            "note" if future > 0.01 else "ok",
-            "share of training events later than the average test event: the split is not "
-            "by date, so popularity is partly known from the future",
-        ),
+        Finding(checks[fact], facts[fact], "note" if facts[fact] > 0.01 else "ok", meaning)
+        for fact, meaning in meanings.items()
     ]
 
 
@@ -111,11 +101,8 @@ def highest_id_rule(numbers: NDArray[np.integer] | None, queries: Queries) -> li
     """Try the rule "the highest number in the history plus one" on retrieval queries.
 
     Item numbers given in the order of appearance tell who follows whom, and this rule alone then
-    finds targets far above chance (4 to 7 % on Amazon reviews).
-
-    Args:
-        numbers: that in each item's identifier, shape (items,); None where identifiers have none.
-        queries: retrieval queries.
+    finds targets far above chance (4 to 7 % on Amazon reviews). ``numbers`` are those in the items'
+    identifiers, shape (items,); None where identifiers have none.
     """
     if numbers is None or not len(queries):
         return []
@@ -130,33 +117,22 @@ def _highest_id_finding(step: NDArray[np.integer], k: int, n_items: int) -> Find
     hits, chance = int(np.sum((step >= 1) & (step <= k))), min(1.0, k / n_items)
     rate = hits / len(step)
     leaks = rate > 3 * chance and binom.sf(hits - 1, len(step), chance) < 0.001
-    return Finding(
-        f"highest_id_rule_hr@{k}",
-        rate,
-        "warning" if leaks else "ok",
-        f"hit rate of the {k} next item numbers after the history's highest; chance: {chance:.2g}"
-        + (": the item numbers tell who follows whom" if leaks else ""),
-    )
+    meaning = f"hit rate of the {k} next item numbers after the history's highest; chance: "
+    meaning += f"{chance:.2g}: the item numbers tell who follows whom" if leaks else f"{chance:.2g}"
+    return Finding(f"highest_id_rule_hr@{k}", rate, "warning" if leaks else "ok", meaning)
 
 
 def duplicates(catalog: Catalog, identifiers: Sequence[str]) -> list[Finding]:
     """Count the items that share their title, in any case, or their identifier with another."""
     plain = [" ".join(title.casefold().split()) for title in catalog.titles]
-    titles = _shared([title for title in plain if title])
-    names = _shared(identifiers)
+    titles, names = _shared([title for title in plain if title]), _shared(identifiers)
+    by_title = "items that share their title with another; hits are counted by item, never by title"
+    by_name = (
+        "items that share their identifier with another, so that no answer can tell them apart"
+    )
     return [
-        Finding(
-            "duplicate_titles",
-            titles,
-            "note" if titles else "ok",
-            "items that share their title with another; hits are counted by item, never by title",
-        ),
-        Finding(
-            "duplicate_identifiers",
-            names,
-            "warning" if names else "ok",
-            "items that share their identifier with another, so that no answer can tell them apart",
-        ),
+        Finding("duplicate_titles", titles, "note" if titles else "ok", by_title),
+        Finding("duplicate_identifiers", names, "warning" if names else "ok", by_name),
     ]
 
 
@@ -182,20 +158,11 @@ def stored_samples(samples: Samples) -> list[Finding]:
             named += leaks.count(table)
             if (tokens := file.with_suffix(".arrow")).is_file():
                 unlike += _unlike_tokens(samples, table, tokens, -(-_SAMPLED // len(files)))
+    leak = "stored training samples that name an item held out from the same user"
+    other = f"stored training samples, of about {_SAMPLED} a task, whose tokens are not those of "
     return [
-        Finding(
-            "held_out_in_training",
-            named,
-            "warning" if named else "ok",
-            "stored training samples that name an item held out from the same user",
-        ),
-        Finding(
-            "tokens_unlike_text",
-            unlike,
-            "warning" if unlike else "ok",
-            f"stored training samples, of about {_SAMPLED} a task, whose tokens are not those of "
-            "their text",
-        ),
+        Finding("held_out_in_training", named, "warning" if named else "ok", leak),
+        Finding("tokens_unlike_text", unlike, "warning" if unlike else "ok", f"{other}their text"),
     ]
 
 
@@ -213,11 +180,7 @@ class Leaks:
     """Finds stored samples that ask for a barred item of their user, or name one in words.
 
     A text gives nobody away that several items have, that stands within the longer text of another
-    item, or of which words are cut out.
-
-    Args:
-        barred: the items that each user's samples must not name.
-        phrases: the text of each item, by slot.
+    item, or of which words are cut out. ``phrases`` are the items' texts by slot.
     """
 
     def __init__(
@@ -253,7 +216,7 @@ class Leaks:
         return int(leaks.sum())
 
     def _names(self, text: str, kind: int, words: str) -> bool:
-        """Whether a text has these words where no longer text of another item has them."""
+        # Whether the text has these words where no longer text of another item has them.
         if (kind, words) not in self._longer:
             others = [own for own in self._phrases[kind] if words in own and own != words]
             self._longer[kind, words] = sorted(others, key=len, reverse=True)
@@ -328,53 +291,39 @@ def read_ratings(prediction: Prediction) -> list[Finding]:
     source = prediction.recommender
     if isinstance(prediction, WrittenRatings) and prediction.parsed is not None:
         share = 1 - float(prediction.parsed.mean())
-        return [
-            Finding(
-                f"unparsed_ratings:{source}",
-                share,
-                "warning" if share > _MOST_UNPARSED else "note" if share else "ok",
-                f"share of the texts of {source} that state no rating of the scale; its answer "
-                "there is the mean of the ratings in the query's history, or of all",
-            )
-        ]
+        verdict = _graded(share, _MOST_UNPARSED)
+        meaning = (
+            f"share of the texts of {source} that state no rating of the scale; its answer "
+            "there is the mean of the ratings in the query's history, or of all"
+        )
+        return [Finding(f"unparsed_ratings:{source}", share, verdict, meaning)]
     if isinstance(prediction, RatingsByLabel) and prediction.mass is not None:
         mass = float(prediction.mass.mean())
-        return [
-            Finding(
-                f"label_mass:{source}",
-                mass,
-                "ok" if mass >= 1 - _MOST_UNPARSED else "note",
-                f"mean probability, by {source}, that an answer begins with one of the ratings; "
-                "the predicted rating is the mean over these alone",
-            )
-        ]
+        meaning = (
+            f"mean probability, by {source}, that an answer begins with one of the ratings; "
+            "the predicted rating is the mean over these alone"
+        )
+        whole = mass >= 1 - _MOST_UNPARSED
+        return [Finding(f"label_mass:{source}", mass, "ok" if whole else "note", meaning)]
     return []
 
 
-def prompts(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
-    """Report what fitting and tokenising took from the prompts.
+def _graded(share: float, most: float) -> Verdict:
+    return "warning" if share > most else "note" if share else "ok"
 
-    Args:
-        rows: of the samples, see :func:`recinject.samples.samples.build_samples`.
-    """
+
+def prompts(rows: Sequence[Mapping[str, Any]]) -> list[Finding]:
+    """Report what fitting and tokenising took from the prompts, by the samples' rows."""
     tokens = [row["tokens"] for row in rows if row["split"] == "train" and row["tokens"]]
     cut = sum(facts["truncated"] for facts in tokens)
     unknown = sum(facts["unknown_tokens"] for facts in tokens)
     share = cut / max(sum(facts["samples"] for facts in tokens), 1)
+    unread = "share of prompts that were cut, so that part of their words was never read"
+    unspelt = "tokens that the tokenizer could not spell, each read as <unk>"
     return [
         *(_trimmed(rows, split) for split in dict.fromkeys(row["split"] for row in rows)),
-        Finding(
-            "truncated_prompts",
-            share,
-            "warning" if share > 0.05 else "note" if cut else "ok",
-            "share of prompts that were cut, so that part of their words was never read",
-        ),
-        Finding(
-            "unknown_tokens",
-            unknown,
-            "note" if unknown else "ok",
-            "tokens that the tokenizer could not spell, each read as <unk>",
-        ),
+        Finding("truncated_prompts", share, _graded(share, 0.05), unread),
+        Finding("unknown_tokens", unknown, "note" if unknown else "ok", unspelt),
     ]
 
 
@@ -382,10 +331,8 @@ def _trimmed(rows: Sequence[Mapping[str, Any]], split: str) -> Finding:
     own = [row for row in rows if row["split"] == split]
     count = sum(row["trimmed"] for row in own)
     share = count / max(sum(row["samples"] for row in own), 1)
-    return Finding(
-        f"trimmed_histories:{split}",
-        share,
-        "warning" if share > 0.5 else "note" if count else "ok",
+    meaning = (
         f"share of the {split} prompts whose oldest items were left out to fit, so that a "
-        "recommender that reads no prompt knows more of the history",
+        "recommender that reads no prompt knows more of the history"
     )
+    return Finding(f"trimmed_histories:{split}", share, _graded(share, 0.5), meaning)

@@ -48,17 +48,12 @@ def make_queries(
     answer: str = "",
     keeps_seen: bool = False,
 ) -> Queries:
-    """Turn stored test samples into queries, by their integer columns.
+    """Turn one task's stored test samples into queries, by their integer columns.
 
-    Args:
-        samples: the samples of one task, as :data:`~recinject.samples.builder.SCHEMA` has them.
-        split: the split they were made from. The history of a query is what the sampler could
-            see: the events before the query's own that belong to earlier parts.
-        limit: how many queries to keep, drawn by the seed; None keeps all. The draw depends
-            on the number of samples only, so two wordings keep the same queries.
-        seed: the run's seed.
-        answer: how the task is answered; see :class:`~recinject.recommenders.protocol.Queries`.
-        keeps_seen: whether items of the history may be recommended.
+    The history of a query is what the sampler could see: the events before the query's own that
+    belong to earlier parts of the split. With a ``limit``, so many queries are drawn by the seed.
+    The draw depends on the number of samples only, so two wordings keep the same queries.
+    ``keeps_seen`` lets items of the history be recommended.
     """
     if limit is not None and limit < len(samples):
         chosen = derive_rng(seed, "queries").choice(len(samples), size=limit, replace=False)
@@ -67,7 +62,8 @@ def make_queries(
     view = view.rated() if samples["label"].null_count == 0 else view
     histories = view.histories(samples["event"].to_numpy())
     items, ratings = view.interactions.items, view.interactions.ratings
-    candidates, labels = samples["candidates"].combine_chunks(), samples["label"]
+    slates, labels = samples["candidates"].combine_chunks(), samples["label"]
+    candidates = slates.flatten().to_numpy().reshape(len(samples), -1)
     return Queries(
         task=samples["task"][0].as_py(),
         sample_ids=samples["sample_id"].to_pylist(),
@@ -75,9 +71,7 @@ def make_queries(
         users=samples["user"].to_numpy(),
         histories=_rows(histories, items),
         targets=samples["target"].to_numpy(),
-        candidates=None
-        if candidates.null_count
-        else candidates.flatten().to_numpy().reshape(len(samples), -1),
+        candidates=None if slates.null_count else candidates,
         labels=None if labels.null_count else labels.to_numpy().astype(np.float64),
         history_ratings=None if ratings is None else _rows(histories, ratings),
         answer=answer,
@@ -94,22 +88,14 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Example:
-    """One prediction in words.
-
-    Attributes:
-        prompt: what the model read.
-        target: the item asked for, by title.
-        answers: the first recommended titles, or nothing for a rating.
-        outcome: what came of it, in words.
-        hit: whether the target is in the first ten, or the rating less than half a star off.
-    """
+    """One prediction in words."""
 
     task: str
-    prompt: str
-    target: str
-    answers: Sequence[str]
-    outcome: str
-    hit: bool
+    prompt: str  # what the model read
+    target: str  # the item asked for, by title
+    answers: Sequence[str]  # the first recommended titles, or nothing for a rating
+    outcome: str  # what came of it, in words
+    hit: bool  # the target is in the first ten, or the rating less than half a star off
 
 
 def draw_examples(
@@ -128,9 +114,7 @@ def draw_examples(
 def _hits(prediction: Prediction, queries: Queries) -> Flags:
     if prediction.ratings is not None and queries.labels is not None:
         return np.asarray(np.abs(prediction.ratings - queries.labels) < 0.5)
-    if prediction.ahead is None:
-        return np.zeros(len(queries), bool)
-    return np.asarray(prediction.ahead < 10)
+    return np.zeros(len(queries), bool) if prediction.ahead is None else prediction.ahead < 10
 
 
 def _example(
@@ -208,18 +192,6 @@ def fit_recommenders(
     return fitted
 
 
-def measure(
-    prediction: Prediction,
-    queries: Queries,
-    settings: EvaluationSettings,
-    metrics: Sequence[str] | None = None,
-) -> list[MetricResult]:
-    """Measure answers by some metrics, by all of their way of answering if not given."""
-    return evaluate_prediction(
-        prediction, queries, settings.cutoffs, settings.resamples, settings.seed, metrics
-    )
-
-
 def prediction_frame(prediction: Prediction, queries: Queries, catalog: Catalog) -> pd.DataFrame:
     """Return answers as a frame, by index and by the log's own ids: metrics can be had from it."""
     ids = np.array([*catalog.item_ids, None], dtype=object)
@@ -252,16 +224,13 @@ class Evaluation:
     Those that read prompts come first, each compared with everybody after it. Where nobody reads
     prompts, the best comes first.
 
-    Attributes:
-        recommenders: fitted.
-        samples: their stored test samples are the queries.
-        rows: what came of it so far, by kind; see :data:`recinject.reporting.result.ROWS`.
-        predictions: the answers, a frame by task and recommender.
+    What came of it so far is in ``rows``, by kind as in :data:`recinject.reporting.result.ROWS`,
+    and in ``predictions``, the answers as a frame by task and recommender.
     """
 
-    recommenders: Sequence[Recommender]
+    recommenders: Sequence[Recommender]  # fitted
     data: Data
-    samples: Samples
+    samples: Samples  # their stored test samples are the queries
     settings: EvaluationSettings
     rows: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _ROWS})
     predictions: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
@@ -300,7 +269,6 @@ class Evaluation:
         return [*order, *read, *doubles, *cut]
 
     def _ask(self, task: Task) -> None:
-        """Let everybody answer one task's queries; gather what came of it."""
         kind = str(task.answer)
         asked = [each for each in self.recommenders if kind in each.tasks]
         readers = [each for each in asked if each.reads_prompts]
@@ -316,9 +284,7 @@ class Evaluation:
             self.rows["audit"] += audit.read_ratings(given.prediction)
         if not own:
             answers = _best_first(kind, answers)
-        joined = [
-            found for each in readers for found in self._with_cold_items(each, queries, names)
-        ]
+        joined = [row for each in readers for row in self._with_cold_items(each, queries, names)]
         self._compare(answers, max(1, len(own)), joined, queries)
         answers += joined
         for each in readers:
@@ -335,13 +301,13 @@ class Evaluation:
         return [name for name in everything if name.partition("@")[0] in task.metrics]
 
     def _measured(self, prediction: Prediction, queries: Queries, metrics: Sequence[str]) -> Answer:
-        """Keep a prediction, and measure it."""
         key = prediction.task, prediction.recommender
         self.predictions[key] = prediction_frame(prediction, queries, self.data.catalog)
-        return Answer(prediction, measure(prediction, queries, self.settings, metrics))
+        own = self.settings
+        drawn = own.cutoffs, own.resamples, own.seed
+        return Answer(prediction, evaluate_prediction(prediction, queries, *drawn, metrics))
 
     def _writers(self, model: Recommender, kind: str) -> list[Recommender]:
-        """Let a language model write its ratings freely, where that is asked for."""
         if kind != "rating" or not self.settings.generate or not isinstance(model, LanguageModel):
             return []
         writer = GeneratedRatings(model, self.samples.ratings.answers, self.settings.generation)
@@ -353,13 +319,11 @@ class Evaluation:
     ) -> None:
         """Compare each of the first ``own`` answers, and each joined one, with those after it."""
         pairs = [(answers[place], answers[place + 1 :]) for place in range(own)]
+        drawn = self.settings.resamples, self.settings.seed
         for one, others in [*pairs, *((each, answers[1:]) for each in joined)]:
+            asked = queries, [result.metric for result in one.metrics], *drawn
             references = [other.prediction for other in others]
-            metrics = [result.metric for result in one.metrics]
-            resamples, seed = self.settings.resamples, self.settings.seed
-            self.rows["comparisons"] += compare(
-                one.prediction, references, queries, metrics, resamples, seed
-            )
+            self.rows["comparisons"] += compare(one.prediction, references, *asked)
 
     def _with_cold_items(
         self, model: Recommender, queries: Queries, metrics: Sequence[str]
@@ -389,17 +353,13 @@ class Evaluation:
         return answers
 
     def _slice(self, answers: Sequence[Answer], queries: Queries) -> None:
-        """Measure the answers by the task's main metric on slices of the queries."""
         metric = main_metric(queries.kind, [result.metric for result in answers[0].metrics])
         slices = slice_queries(queries, self.data.split.train)
-        resamples, seed = self.settings.resamples, self.settings.seed
+        asked = queries, slices, metric, self.settings.resamples, self.settings.seed
         for given in answers:
-            self.rows["slices"] += measure_slices(
-                given.prediction, queries, slices, metric, resamples, seed
-            )
+            self.rows["slices"] += measure_slices(given.prediction, *asked)
 
     def _describe(self, answers: Sequence[Answer], queries: Queries) -> None:
-        """Say what the retrieved lists are like, whether they hit or not."""
         if queries.kind == "retrieval":
             of, length = (self.data.split.train, self.data.catalog), max(self.settings.cutoffs)
             measures = ListMeasures(*of, length, self.settings.resamples, self.settings.seed)
@@ -407,7 +367,6 @@ class Evaluation:
                 self.rows["lists"] += measures.describe(given.prediction, queries)
 
     def _show(self, prediction: Prediction, queries: Queries) -> None:
-        """Audit the lists of the first recommender, and draw examples from them."""
         catalog, settings = self.data.catalog, self.settings
         self.rows["audit"] += audit.recommended_lists(prediction, queries, len(catalog))
         if queries.kind == "retrieval" and self._reads_prompts:
@@ -442,10 +401,8 @@ def refuse_strangers(samples: pa.Table, data: Data, part: Part | None = None) ->
         and users[user].tolist() == samples["user_id"].to_pylist()
     )
     if not known:
-        raise RecinjectError(
-            "the samples were not made of these data",
-            hint="give the data that build_samples had, or build samples of these",
-        )
+        hint = "give the data that build_samples had, or build samples of these"
+        raise RecinjectError("the samples were not made of these data", hint=hint)
 
 
 def _best_first(kind: str, answers: Sequence[Answer]) -> list[Answer]:

@@ -100,18 +100,12 @@ _SMOOTHING = 0.01
 
 @dataclass(frozen=True)
 class ListResult:
-    """One measure of one recommender's lists.
-
-    Attributes:
-        measure: a key of :data:`MEASURES`, with the lists' length: ``coverage@10``.
-        value: over all lists, or the mean of the lists that have it.
-        ci_low: lower end of the mean's 95 % interval over users; None where it is no mean.
-    """
+    """One measure of one recommender's lists."""
 
     recommender: str
-    measure: str
-    value: float
-    ci_low: float | None = None
+    measure: str  # a key of :data:`MEASURES`, with the lists' length: ``coverage@10``
+    value: float  # over all lists, or the mean of the lists that have it
+    ci_low: float | None = None  # of the mean's 95 % interval over users; None if it is no mean
     ci_high: float | None = None
 
 
@@ -121,18 +115,12 @@ class ListMeasures:
 
     After arXiv 2404.00579; ``miscalibration`` is that of Steck, Calibrated recommendations,
     RecSys 2018, whose smoothing keeps it finite.
-
-    Attributes:
-        training: the training events; they say how popular an item is.
-        catalog: the items; their ``categories``, or else their ``category``, say what is alike.
-        length: how many items of each list count.
-        resamples: how often the users are drawn anew for an interval, by ``seed``.
     """
 
-    training: Interactions
-    catalog: Catalog
-    length: int
-    resamples: int
+    training: Interactions  # they say how popular an item is
+    catalog: Catalog  # its ``categories``, or else its ``category``, say what is alike
+    length: int  # how many items of each list count
+    resamples: int  # how often the users are drawn anew for an interval, by ``seed``
     seed: int
 
     @cached_property
@@ -147,9 +135,8 @@ class ListMeasures:
         column = next((name for name in ("categories", "category") if name in frame), None)
         told = [[]] * len(frame) if column is None else frame[column].tolist()
         lists = [[each] if isinstance(each, str) else list(each or ()) for each in told]
-        numbers = {
-            name: n for n, name in enumerate(sorted({name for own in lists for name in own}))
-        }
+        names = sorted({name for own in lists for name in own})
+        numbers = {name: number for number, name in enumerate(names)}
         shares = np.zeros((len(lists), len(numbers)))
         for row, own in enumerate(lists):
             shares[row, [numbers[name] for name in own]] = 1 / max(1, len(own))
@@ -167,11 +154,10 @@ class ListMeasures:
         values = [*_exposure(items, len(self.catalog)), *observe(means, clusters)]
         draws = bootstrap(means, clusters, self.resamples, self.seed)
         bounds = [(None, None), (None, None), *map(interval, draws.T)]
+        measured = zip(("coverage", "gini", *known), values, bounds, strict=True)
         return [
-            ListResult(prediction.recommender, f"{name}@{self.length}", float(value), low, high)
-            for name, value, (low, high) in zip(
-                ("coverage", "gini", *known), values, bounds, strict=True
-            )
+            ListResult(prediction.recommender, f"{name}@{self.length}", float(value), *ends)
+            for name, value, ends in measured
         ]
 
     def _by_list(
@@ -181,7 +167,7 @@ class ListMeasures:
         listed = items >= 0
         rare = popularity_thirds(self.events) == 0
         surprise = -np.log2(np.maximum(self.events, 1) / max(1, self.events.sum()))
-        usual = np.array([_mean(self.events[past]) for past in histories])
+        usual = np.array([self.events[p].mean() if len(p) else np.nan for p in histories])
         yield "tail", _means(rare[items], listed)
         yield "lift", _means(self.events[items], listed) / np.where(usual > 0, usual, np.nan) - 1
         yield "novelty", _means(surprise[items], listed)
@@ -190,10 +176,8 @@ class ListMeasures:
             rows = [slice(start, start + _ROWS_AT_ONCE) for start in starts]
             yield "distance", np.concatenate([_distances(self.genres, items[r]) for r in rows])
             pairs = zip(items, listed, histories, strict=True)
-            yield (
-                "miscalibration",
-                np.array([_divergence(self.genres, past, row[own]) for row, own, past in pairs]),
-            )
+            apart = [_divergence(self.genres, past, row[own]) for row, own, past in pairs]
+            yield "miscalibration", np.array(apart)
 
 
 MEASURES = {
@@ -224,24 +208,17 @@ def _mean_of_known(values: Floats, clusters: Clusters) -> Statistic:
         for each in (np.where(known, values, 0.0), known.astype(np.float64))
     )
 
-    def statistic(weights: Floats) -> Floats:
-        drawn = weights @ counts
-        undefined = np.full(len(drawn), np.nan)
-        mean: Floats = np.divide(weights @ sums, drawn, out=undefined, where=drawn > 0)
-        return mean
-
-    return statistic
+    return lambda weights: _ratio(weights @ sums, weights @ counts)
 
 
-def _mean(values: NDArray[np.int64]) -> float:
-    return float(values.mean()) if len(values) else np.nan
+def _ratio(sums: Floats, counts: NDArray[np.number]) -> Floats:
+    """Divide, NaN where a count is 0."""
+    return np.asarray(np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0))
 
 
 def _means(values: NDArray[np.generic], listed: Flags) -> Floats:
     """Return each row's mean over its listed places, NaN where there are none."""
-    counts = listed.sum(1)
-    sums = np.where(listed, values, 0).sum(1, dtype=np.float64)
-    return np.asarray(np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0))
+    return _ratio(np.where(listed, values, 0).sum(1, dtype=np.float64), listed.sum(1))
 
 
 def _distances(genres: Floats, items: Integers) -> Floats:

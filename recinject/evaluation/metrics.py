@@ -84,11 +84,8 @@ def bootstrap(
     Draw b is the same for everything that has as many users, so that what two recommenders
     score on it may be compared (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
     """
-    blocks = [
-        np.stack([statistic(weights) for statistic in statistics], axis=1)
-        for weights in _draws(clusters.count, resamples, seed)
-    ]
-    return np.concatenate(blocks)
+    draws = _draws(clusters.count, resamples, seed)
+    return np.concatenate([np.stack([of(weights) for of in statistics], 1) for weights in draws])
 
 
 def interval(draws: Floats) -> tuple[float, float]:
@@ -169,9 +166,8 @@ def hit_rate(ahead: Floats, tied: Floats, k: int) -> Floats:
     Here and below, items with equal scores stand in random order: the target's rank is uniform
     on ``ahead + 1 .. ahead + tied``, and the metric is its expected value over those ranks.
 
-    Examples:
-        >>> hit_rate(np.array([0.0, 9.0, np.inf]), np.array([1.0, 4.0, 1.0]), 10).tolist()
-        [1.0, 0.25, 0.0]
+    >>> hit_rate(np.array([0.0, 9.0, np.inf]), np.array([1.0, 4.0, 1.0]), 10).tolist()
+    [1.0, 0.25, 0.0]
     """
     return _expected(np.ones(k), ahead, tied)
 
@@ -227,14 +223,12 @@ class MRR(_OfRanks):
 
 class _OfRatings(Metric):
     kinds: ClassVar[tuple[str, ...]] = ("rating",)
+    of: ClassVar[Callable[..., Statistic]]  # of ratings, labels and clusters
 
     def statistic(
         self, prediction: Prediction, queries: Queries, k: int, clusters: Clusters
     ) -> Statistic:
-        return self._of(*_ratings(prediction, queries), clusters)
-
-    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
-        raise NotImplementedError
+        return type(self).of(*_ratings(prediction, queries), clusters)
 
 
 @register("metric", "rmse")
@@ -242,9 +236,7 @@ class RMSE(_OfRatings):
     """Root of the mean squared error."""
 
     label, better = "RMSE", "lower"
-
-    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
-        return root_mean_of((ratings - labels) ** 2, clusters)
+    of = staticmethod(lambda ratings, labels, own: root_mean_of((ratings - labels) ** 2, own))
 
 
 @register("metric", "mae")
@@ -252,9 +244,7 @@ class MAE(_OfRatings):
     """Mean absolute error."""
 
     label, better = "MAE", "lower"
-
-    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
-        return mean_of(np.abs(ratings - labels), clusters)
+    of = staticmethod(lambda ratings, labels, own: mean_of(np.abs(ratings - labels), own))
 
 
 @register("metric", "auc")
@@ -262,9 +252,7 @@ class AUC(_OfRatings):
     """The chance that an item with a positive rating is predicted above one with a negative."""
 
     label = "AUC"
-
-    def _of(self, ratings: Floats, labels: Floats, clusters: Clusters) -> Statistic:
-        return auc_of(ratings, labels >= POSITIVE_RATING, clusters)
+    of = staticmethod(lambda ratings, labels, own: auc_of(ratings, labels >= POSITIVE_RATING, own))
 
 
 @register("metric", "ece")
@@ -297,9 +285,8 @@ class CalibrationError(Metric):
 def metric_names(kind: str, cutoffs: Sequence[int] = (5, 10)) -> list[str]:
     """List the metrics of a way of answering.
 
-    Examples:
-        >>> metric_names("retrieval", [10])[:3]
-        ['hr@10', 'ndcg@10', 'mrr']
+    >>> metric_names("retrieval", [10])[:3]
+    ['hr@10', 'ndcg@10', 'mrr']
     """
     known = {name: find("metric", name) for name in names("metric")}
     return [
@@ -316,9 +303,8 @@ MAIN_METRICS = {"retrieval": "hr@10", "ranking": "hr@10", "rating": "rmse"}
 def main_metric(kind: str, measured: Sequence[str]) -> str:
     """Return the metric that speaks for a way of answering: the usual one, or the first measured.
 
-    Examples:
-        >>> main_metric("retrieval", ["hr@5", "hr@10"]), main_metric("retrieval", ["hr@5", "mrr"])
-        ('hr@10', 'hr@5')
+    >>> main_metric("retrieval", ["hr@5", "hr@10"]), main_metric("retrieval", ["hr@5", "mrr"])
+    ('hr@10', 'hr@5')
     """
     usual = MAIN_METRICS.get(kind, "")
     return usual if usual in measured else measured[0]
@@ -337,33 +323,23 @@ def parse_metric(text: str) -> tuple[Metric, int | None]:
     name, _, cutoff = text.partition("@")
     metric: Metric = find("metric", name)()
     if metric.by_cutoff != cutoff.isdecimal():
-        raise RecinjectError(
-            f"metric {text!r}: {'no cutoff' if metric.by_cutoff else 'it has no cutoff'}",
-            hint=f"write {name}@10" if metric.by_cutoff else f"write {name}",
-        )
+        fact = f"metric {text!r}: {'no cutoff' if metric.by_cutoff else 'it has no cutoff'}"
+        raise RecinjectError(fact, hint=f"write {name}@10" if metric.by_cutoff else f"write {name}")
     return metric, int(cutoff) if cutoff else None
 
 
 def statistic_of(
     prediction: Prediction, queries: Queries, metric: str, clusters: Clusters
 ) -> Statistic:
-    """Return one metric of a prediction as a function of how often each user counts.
-
-    Raises:
-        RecinjectError: the task has no such metric, or the prediction lacks what it needs.
-    """
+    """Return one metric of a prediction as a function of how often each user counts."""
     found, k = parse_metric(metric)
     if queries.kind not in found.kinds:
-        raise RecinjectError(
-            f"the task {queries.task} has no metric {metric!r}",
-            hint=did_you_mean(metric, metric_names(queries.kind)),
-        )
+        fact = f"the task {queries.task} has no metric {metric!r}"
+        raise RecinjectError(fact, hint=did_you_mean(metric, metric_names(queries.kind)))
     length = 0 if prediction.items is None else prediction.items.shape[1]
     if queries.kind != "rating" and k is not None and k > length > 0:
-        raise RecinjectError(
-            f"{metric} of {prediction.recommender}: its lists end after {length} items",
-            hint="recommend longer lists, or lower evaluation.cutoffs",
-        )
+        fact = f"{metric} of {prediction.recommender}: its lists end after {length} items"
+        raise RecinjectError(fact, hint="recommend longer lists, or lower evaluation.cutoffs")
     return found.statistic(prediction, queries, k or length, clusters)
 
 
@@ -383,10 +359,8 @@ def _ratings(prediction: Prediction, queries: Queries) -> tuple[Floats, Floats]:
 
 
 def _incomplete(prediction: Prediction, needed: str) -> RecinjectError:
-    return RecinjectError(
-        f"{prediction.recommender}: its answer to {prediction.task} is incomplete",
-        hint=f"a prediction for {prediction.task} needs {needed}",
-    )
+    fact = f"{prediction.recommender}: its answer to {prediction.task} is incomplete"
+    return RecinjectError(fact, hint=f"a prediction for {prediction.task} needs {needed}")
 
 
 def evaluate_prediction(
@@ -399,15 +373,9 @@ def evaluate_prediction(
 ) -> list[MetricResult]:
     """Measure a prediction by the metrics of its task, with 95 % bootstrap intervals.
 
-    A metric that is not defined on these queries, as the AUC of one class, is left out.
-
-    Args:
-        prediction: the answers, row by row as in the queries.
-        queries: what was asked.
-        cutoffs: the list lengths of ``hr@K`` and ``ndcg@K``.
-        resamples: how many times the users are drawn anew.
-        seed: what the draws derive from; give all recommenders the same.
-        metrics: which metrics; None measures by all of them.
+    The users are drawn anew ``resamples`` times; give all recommenders the same seed. ``metrics``
+    are all of the task if not given. One that is not defined on these queries, as the AUC of one
+    class, is left out.
     """
     clusters = Clusters.of(queries.users)
     if not clusters.count:

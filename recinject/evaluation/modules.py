@@ -63,8 +63,7 @@ class EvaluateMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is unty
         rows = np.arange(len(references), dtype=np.int32)
         ask = self._of_lists if self._lists else self._of_ratings
         prediction, labels = ask(predictions, references)
-        kind = self._metric.kinds[0]
-        texts = list(map(str, rows))
+        kind, texts = self._metric.kinds[0], list(map(str, rows))
         queries = Queries(kind, texts, texts, rows, [rows[:0]] * len(rows), rows, labels=labels)
         name = self.config_name
         asked = [f"{name}@{each}" for each in k] if self._metric.by_cutoff else [name]
@@ -88,6 +87,5 @@ class EvaluateMetric(evaluate.Metric):  # type: ignore[misc]  # evaluate is unty
     def _of_ratings(
         self, predictions: Sequence[float], references: Sequence[float]
     ) -> tuple[Prediction, Any]:
-        ratings = np.array(predictions, np.float64)
-        labels = np.array(references, np.float64)
+        ratings, labels = np.array(predictions, np.float64), np.array(references, np.float64)
         return Prediction("predictions", "rating", ratings=ratings), labels

@@ -19,12 +19,8 @@ from recinject.recommenders.protocol import Prediction, Queries
 class Comparison:
     """How much more a recommender scores than a reference on the same queries.
 
-    Attributes:
-        difference: the recommender's figure less the reference's, with the 95 % interval over
-            users from ``ci_low`` to ``ci_high``.
-        p_value: two-sided p-value of the paired bootstrap: how often a difference of the
-            opposite sign, or none, came up.
-        n: how many users it rests on.
+    The difference has a 95 % interval over the ``n`` users, and a two-sided p-value of the paired
+    bootstrap: how often a difference of the opposite sign, or none, came up.
     """
 
     task: str
@@ -71,21 +67,16 @@ def compare(
     figures = [statistic_of(each, queries, name, clusters) for each in asked for name in metrics]
     values = observe(figures, clusters).reshape(len(asked), -1)
     draws = bootstrap(figures, clusters, resamples, seed).reshape(-1, *values.shape)
-    return [
-        Comparison(
-            queries.task,
-            metric,
-            prediction.recommender,
-            asked[row].recommender,
-            float(values[0, column] - values[row, column]),
-            *interval(draws[:, 0, column] - draws[:, row, column]),
-            _two_sided(draws[:, 0, column] - draws[:, row, column]),
-            clusters.count,
-        )
-        for row in range(1, len(asked))
-        for column, metric in enumerate(metrics)
-        if np.isfinite(values[[0, row], column]).all()
-    ]
+    found = []
+    for row, reference in enumerate(references, 1):
+        for column, metric in enumerate(metrics):
+            gap = float(values[0, column] - values[row, column])
+            if np.isfinite(gap):
+                drawn = draws[:, 0, column] - draws[:, row, column]
+                who = queries.task, metric, prediction.recommender, reference.recommender
+                test = *interval(drawn), _two_sided(drawn), clusters.count
+                found.append(Comparison(*who, gap, *test))
+    return found
 
 
 def _two_sided(differences: Floats) -> float:
@@ -101,17 +92,10 @@ def _list_length(prediction: Prediction) -> int | None:
 def load_answers(files: Sequence[Path], recommender: str) -> tuple[Prediction, Queries]:
     """Read what one recommender answered in several runs as answers to one list of queries.
 
-    The queries of a user have the same number in all runs. A bootstrap over users thus draws
-    a user's queries of all runs together, and a mean over these queries is the mean over the
-    runs, where each run asked as many.
-
-    Args:
-        files: stored frames of one task that
-            :func:`~recinject.evaluation.evaluate.prediction_frame` made, one file a run.
-        recommender: the name of whoever answered.
-
-    Returns:
-        The prediction, and the queries without prompts and histories.
+    Each file is a stored frame of :func:`~recinject.evaluation.evaluate.prediction_frame`. The
+    queries, without prompts and histories, have the same number of a user in all runs: a bootstrap
+    over users thus draws a user's queries of all runs together, and a mean over these queries is
+    the mean over the runs, where each run asked as many.
     """
     task = files[0].name.partition(".")[0]
     frame = pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)

@@ -38,13 +38,12 @@ def pick(name: str, legal: Iterable[str], what: str) -> str:
     Raises:
         RecinjectError: it is not; the message begins with ``what``, and names the nearest one.
 
-    Examples:
-        >>> pick("ease", ["ease", "als"], "evaluation.baselines: unknown recommender")
-        'ease'
-        >>> pick("eas", ["ease", "als"], "evaluation.baselines: unknown recommender")
-        Traceback (most recent call last):
-        recinject.foundation.errors.RecinjectError: evaluation.baselines: unknown recommender 'eas'
-          fix: did you mean 'ease'? Legal: als, ease
+    >>> pick("ease", ["ease", "als"], "evaluation.baselines: unknown recommender")
+    'ease'
+    >>> pick("eas", ["ease", "als"], "evaluation.baselines: unknown recommender")
+    Traceback (most recent call last):
+    recinject.foundation.errors.RecinjectError: evaluation.baselines: unknown recommender 'eas'
+      fix: did you mean 'ease'? Legal: als, ease
     """
     legal = list(legal)
     if name not in legal:
@@ -55,13 +54,12 @@ def pick(name: str, legal: Iterable[str], what: str) -> str:
 def did_you_mean(wrong: str | Sequence[str], legal: Iterable[str]) -> str:
     """Say which legal names a wrong one, or several, most likely meant; list them, if few all.
 
-    Examples:
-        >>> did_you_mean("lerning_rate", ["learning_rate", "seed"])
-        "did you mean 'learning_rate'? Legal: learning_rate, seed"
-        >>> did_you_mean("x", ["seed"])
-        'Legal: seed'
-        >>> did_you_mean("n8", [f"n{number}" for number in range(30, 99)])
-        "did you mean 'n98'? Legal, of 69: n98, n89, n88, n87, n86"
+    >>> did_you_mean("lerning_rate", ["learning_rate", "seed"])
+    "did you mean 'learning_rate'? Legal: learning_rate, seed"
+    >>> did_you_mean("x", ["seed"])
+    'Legal: seed'
+    >>> did_you_mean("n8", [f"n{number}" for number in range(30, 99)])
+    "did you mean 'n98'? Legal, of 69: n98, n89, n88, n87, n86"
     """
     names = sorted(legal)
     asked = [wrong] if isinstance(wrong, str) else wrong

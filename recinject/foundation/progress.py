@@ -41,8 +41,11 @@ class Bar:
         self._description, self._total, self._before = description, total, done
         self._started = self._shown = time.monotonic()
         self.done = done
-        self._progress = _make_bar() if console.is_terminal else None
-        if self._progress:
+        self._progress: Progress | None = None
+        if console.is_terminal:
+            known = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
+            times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+            self._progress = Progress(*known, *times, console=console, transient=True)
             self._task = self._progress.add_task(description, total=total, completed=done)
 
     def update(self, done: int, note: str = "") -> None:
@@ -86,34 +89,16 @@ def track(
 def progress_text(done: int, total: int | None, rate: float, note: str = "") -> str:
     """Write how far a job is.
 
-    Examples:
-        >>> progress_text(3000, 6000, 50.0), progress_text(3, None, 0.125, ", loss 0.5")
-        ('3,000 of 6,000, 50 a second, about 60 s left', '3, loss 0.5, 0.12 a second')
+    >>> progress_text(3000, 6000, 50.0), progress_text(3, None, 0.125, ", loss 0.5")
+    ('3,000 of 6,000, 50 a second, about 60 s left', '3, loss 0.5, 0.12 a second')
     """
     of = f" of {total:,}" if total else ""
     left = f", about {(total - done) / rate:.0f} s left" if total and rate else ""
     return f"{done:,}{of}{note}, {_rate_text(rate)} a second{left}"
 
 
-def _make_bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
-
-
 class _Rate(ProgressColumn):
-    """A bar's recent rate."""
-
     def render(self, task: Task) -> Text:
-        """Write the rate of a bar."""
         rate = "" if task.speed is None else f"{_rate_text(task.speed)}/s"
         return Text(rate, style="progress.data.speed")
 

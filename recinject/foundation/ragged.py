@@ -67,9 +67,8 @@ class Ragged:
     def to_grid(self, fill: Any, *, left: bool = False, multiple: int = 1) -> Array:
         """Return the rows as a matrix, padded to the longest, whose width is a multiple of one.
 
-        Examples:
-            >>> Ragged.from_rows([[5, 6], [7]]).to_grid(-1, left=True).tolist()
-            [[5, 6], [-1, 7]]
+        >>> Ragged.from_rows([[5, 6], [7]]).to_grid(-1, left=True).tolist()
+        [[5, 6], [-1, 7]]
         """
         width = -(-int(self.lengths.max(initial=0)) // multiple) * multiple
         grid = np.full((len(self), width), fill, self.values.dtype)
@@ -141,9 +140,8 @@ class Ragged:
 def side_by_side(parts: Sequence[Ragged]) -> Ragged:
     """Join the rows of several: row 0 of the first, then of the second, and so on.
 
-    Examples:
-        >>> side_by_side([Ragged.from_rows([[1], [2, 3]]), Ragged.from_rows([[4], []])]).to_list()
-        [[1, 4], [2, 3]]
+    >>> side_by_side([Ragged.from_rows([[1], [2, 3]]), Ragged.from_rows([[4], []])]).to_list()
+    [[1, 4], [2, 3]]
     """
     lengths = np.stack([part.lengths for part in parts])
     offsets = np.concatenate([[0], np.cumsum(lengths.sum(0))])

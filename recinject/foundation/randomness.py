@@ -16,10 +16,9 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 def derive_rng(seed: int, *key: str | int) -> np.random.Generator:
     """Return the random stream of a key, such as (seed, "bootstrap", draw), on every platform.
 
-    Examples:
-        >>> a, b = derive_rng(1, "retrieval", 3), derive_rng(1, "retrieval", 3)
-        >>> bool(a.integers(1000) == b.integers(1000))
-        True
+    >>> a, b = derive_rng(1, "retrieval", 3), derive_rng(1, "retrieval", 3)
+    >>> bool(a.integers(1000) == b.integers(1000))
+    True
     """
     return np.random.Generator(np.random.Philox(key=_digest(16, seed, *key)))
 

@@ -36,14 +36,13 @@ def bind(kind: Callable[..., T], settings: Mapping[str, Any], place: str, **give
     Raises:
         RecinjectError: an unknown setting, one that is missing, or a value that it cannot be.
 
-    Examples:
-        >>> def fit(items: list[int], rank: int, decay: float = 0.1): return rank, decay
-        >>> bind(fit, {"rank": "8"}, "lora", items=[1, 2])
-        (8, 0.1)
-        >>> bind(fit, {"rnk": 8}, "lora", items=[1, 2])
-        Traceback (most recent call last):
-        recinject.foundation.errors.RecinjectError: lora.rnk: unknown key
-          fix: did you mean 'rank'? Legal: decay, rank
+    >>> def fit(items: list[int], rank: int, decay: float = 0.1): return rank, decay
+    >>> bind(fit, {"rank": "8"}, "lora", items=[1, 2])
+    (8, 0.1)
+    >>> bind(fit, {"rnk": 8}, "lora", items=[1, 2])
+    Traceback (most recent call last):
+    recinject.foundation.errors.RecinjectError: lora.rnk: unknown key
+      fix: did you mean 'rank'? Legal: decay, rank
     """
     expect(settings, Mapping, place, "write settings as a mapping from their names")
     fields = _fields(kind, given)

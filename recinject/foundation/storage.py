@@ -47,10 +47,8 @@ def atomic_folder(path: Path, key: str | None = None) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RecinjectError(
-            f"{path}: cannot be written ({error.strerror})",
-            hint="choose a folder you may write to with runs=FOLDER, or mend its permissions",
-        ) from error
+        hint = "choose a folder you may write to with runs=FOLDER, or mend its permissions"
+        raise RecinjectError(f"{path}: cannot be written ({error.strerror})", hint=hint) from error
     try:
         yield temporary
         if path.exists():
@@ -126,9 +124,8 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise RecinjectError(
-            f"{path}: is no JSON ({error})", hint="it is cut off or broken: write its folder again"
-        ) from error
+        hint = "it is cut off or broken: write its folder again"
+        raise RecinjectError(f"{path}: is no JSON ({error})", hint=hint) from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -152,9 +149,8 @@ _Loader.add_implicit_resolver(
 def load_yaml(text: str) -> Any:
     """Read one YAML document, without ever running code.
 
-    Examples:
-        >>> load_yaml("{learning_rate: 1e-4, save_strategy: no, bf16: true, steps: 10}")
-        {'learning_rate': 0.0001, 'save_strategy': 'no', 'bf16': True, 'steps': 10}
+    >>> load_yaml("{learning_rate: 1e-4, save_strategy: no, bf16: true, steps: 10}")
+    {'learning_rate': 0.0001, 'save_strategy': 'no', 'bf16': True, 'steps': 10}
     """
     return yaml.load(text, Loader=_Loader)
 

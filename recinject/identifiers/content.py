@@ -41,12 +41,8 @@ def item_texts(catalog: Catalog) -> list[str]:
 def embed_items(source: str, catalog: Catalog, dimensions: int, seed: int) -> Vectors:
     """Give each item of a catalogue a vector of its content.
 
-    Args:
-        source: ``tfidf``; or a file of vectors, see :func:`read_embeddings`; or a
-            sentence-transformers model by name or folder.
-        catalog: the items.
-        dimensions: the most numbers in a vector that ``tfidf`` makes.
-        seed: of the decomposition behind ``tfidf``.
+    The source is ``tfidf``, whose vectors have at most so many dimensions; a file of vectors, see
+    :func:`read_embeddings`; or a sentence-transformers model by name or folder.
 
     Raises:
         RecinjectError: an item has no text, the model is not to be had, or the file is at fault.

@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from pydantic import Field
 
 from recinject.data.cleaning import CleaningStep, clean
@@ -36,7 +35,15 @@ _NEAREST = 3
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What everybody learns from and is asked about: a split log, its items and their names."""
+    """What everybody learns from and is asked about: a split log, its items and their names.
+
+    Examples:
+        >>> from recinject import prepare
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> data.identifiers.texts[:2], len(data.split.train)
+        (('#9', '#13'), 36)
+    """
 
     split: Split  # every event with the part that it belongs to
     catalog: Catalog  # the items; an item's index is its row
@@ -60,10 +67,8 @@ class Data:
         """
         data, identifiers = (Path(folder) / name for name in ("data", "identifiers"))
         if not data.is_dir() or not identifiers.is_dir():
-            raise RecinjectError(
-                f"{folder}: no data and identifiers in it",
-                hint="give the folder that data.save(folder) or a run wrote",
-            )
+            fact = f"{folder}: no data and identifiers in it"
+            raise RecinjectError(fact, hint="give the folder that data.save(folder) or a run wrote")
         return cls(*load_split(data), Identifiers.load(identifiers), source=str(folder))
 
     def to_pandas(self) -> pd.DataFrame:
@@ -89,13 +94,10 @@ class Data:
         if other is None or other is self:
             return
         events, others = self.split.interactions, other.split.interactions
-        pairs: list[tuple[NDArray[Any], NDArray[Any]]] = [
-            (self.split.parts, other.split.parts),
-            (events.users, others.users),
-            (events.items, others.items),
-        ]
         if not (
-            all(np.array_equal(own, given) for own, given in pairs)
+            np.array_equal(self.split.parts, other.split.parts)
+            and np.array_equal(events.users, others.users)
+            and np.array_equal(events.items, others.items)
             and list(events.user_ids) == list(others.user_ids)
             and self.catalog.item_ids == other.catalog.item_ids
             and list(self.identifiers.texts) == list(other.identifiers.texts)
@@ -123,10 +125,8 @@ class Data:
         asked = list(map(str, listed(user_ids, "recommend: users")))
         for user in asked:
             if user not in self._users:
-                raise RecinjectError(
-                    f"no user has the id {user!r}",
-                    hint="ids are in data/users.parquet; cleaning drops users with few events",
-                )
+                hint = "ids are in data/users.parquet; cleaning drops users with few events"
+                raise RecinjectError(f"no user has the id {user!r}", hint=hint)
         return np.array([self._users[user] for user in asked], np.int32)
 
     @cached_property
@@ -152,20 +152,16 @@ class Data:
         for table, key in zip(self._named, (title, text, title.casefold()), strict=True):
             if len(found := table.get(key, [])) > 1:
                 ids = [self.catalog.item_ids[item] for item in found]
-                raise RecinjectError(
-                    f"{len(found)} items have the title {text!r}",
-                    hint=f"give the id of one of them: {', '.join(ids)}",
-                )
+                fact = f"{len(found)} items have the title {text!r}"
+                raise RecinjectError(fact, hint=f"give the id of one of them: {', '.join(ids)}")
             if found:
                 return found[0]
         folded, wanted = self._named[2], title.casefold()
         near = [title for title in folded if len(wanted) > 2 and wanted in title][:_NEAREST]
         near = near or difflib.get_close_matches(wanted, folded, _NEAREST, cutoff=0.5)
         meant = " or ".join(repr(self.catalog.titles[folded[title][0]]) for title in near)
-        raise RecinjectError(
-            f"no item has the title or the id {text!r}",
-            hint=f"did you mean {meant}?" if near else "titles and ids are in data/items.parquet",
-        )
+        hint = f"did you mean {meant}?" if near else "titles and ids are in data/items.parquet"
+        raise RecinjectError(f"no item has the title or the id {text!r}", hint=hint)
 
 
 def split_log(
@@ -183,22 +179,13 @@ def split_log(
 ) -> tuple[Split, Catalog, list[CleaningStep]]:
     """Clean a log and split it; also return its items, and what each step of cleaning left.
 
-    Args:
-        log: as it was read.
-        split: a rule of the registry.
-        k_core: users and items with fewer events than this are dropped, again and again.
-        ties: ``hash`` orders events of one user and one time by a seeded hash of user and item;
-            ``log_order`` leaves them in the order of the log's rows.
-        order: of a log without times and positions each user's events are put in random order;
-            ``rows`` trusts the order of its rows.
-        repeats: which of a user's events with one item and one time stay, see
-            :func:`~recinject.data.cleaning.clean`; ``auto`` is ``first``, but ``keep`` where not
-            the time but a position, or the order of the rows, tells events apart.
-        test_share: how much is the test, and how much more the validation.
-        validation: whether there is one; otherwise its events train.
-        train_share: the fraction of the training events to learn from; the others stand in
-            histories alone.
-        seed: of whatever is random.
+    See :func:`recinject.prepare`. ``test_share`` is how much is the test, and how much more the
+    validation; without ``validation`` its events train. ``train_share`` is the fraction of the
+    training events to learn from; the others stand in histories alone. Each user's events of a log
+    without times and positions are put in random order; ``order="rows"`` trusts its rows.
+    ``repeats`` says which of a user's events with one item and one time stay, see
+    :func:`~recinject.data.cleaning.clean`; ``auto`` is ``first``, but ``keep`` where a position or
+    the order of the rows, and not the time, tells events apart.
     """
     log, ordered_by, said = order_events(log, order, ties, seed)
     if repeats == "auto":

@@ -38,26 +38,24 @@ class Identifiers:
     returns them, or a subclass whose classmethod ``make`` is that function. A subclass may store
     more than the table, by :meth:`save` and :meth:`restore`, and override what is below them.
 
-    Attributes:
-        kind: its name in the registry.
-        texts: the identifier of each item.
-        duplicates_resolved: how many items would share their text with another one (its title, or
-            all its codes but the last) and are told apart by a number.
-        numbers: the number in each identifier, shape (items,); None for kinds without.
+    ``duplicates_resolved`` says how many items would share their text with another one (its title,
+    or all its codes but the last) and are told apart by a number.
 
     Raises:
         RecinjectError: two items share a text.
+
+    Examples:
+        >>> Identifiers("letters", ("<a>", "<b>")).texts
+        ('<a>', '<b>')
     """
 
-    has_tokens: ClassVar[bool] = False
-    """Whether the kind brings tokens of its own, which a model must be trained on."""
-    joins_cold_items: ClassVar[bool] = False
-    """Whether :meth:`join_cold_items` has codes to go by."""
+    has_tokens: ClassVar[bool] = False  # of its own, which a model must be trained on
+    joins_cold_items: ClassVar[bool] = False  # whether `join_cold_items` has codes to go by
 
-    kind: str
-    texts: tuple[str, ...]
+    kind: str  # its name in the registry
+    texts: tuple[str, ...]  # the identifier of each item
     duplicates_resolved: int = 0
-    numbers: Integers | None = field(default=None, compare=False)
+    numbers: Integers | None = field(default=None, compare=False)  # in each identifier, (items,)
 
     def __post_init__(self) -> None:
         repeated = [text for text, count in Counter(self.texts).items() if count > 1]
@@ -216,9 +214,8 @@ def _needed(split: Split | None, kind: str) -> Split:
 def unlike_number(title: str) -> str:
     """Keep a title from looking as a number does: that sign is for numbers alone.
 
-    Examples:
-        >>> unlike_number("Mug #1 # blue")
-        'Mug no. 1 no. blue'
+    >>> unlike_number("Mug #1 # blue")
+    'Mug no. 1 no. blue'
     """
     return " ".join(title.replace("#", "no. ").split())
 
@@ -292,9 +289,8 @@ def user_tokens(count: int) -> tuple[str, ...]:
 def name_users(user_ids: Sequence[str], count: int, seed: int) -> list[str]:
     """Give each user one of ``count`` tokens, by the id alone: no order of users shows.
 
-    Examples:
-        >>> name_users(["ann", "bob", "ann"], 2000, seed=1)
-        ['<user_1269>', '<user_100>', '<user_1269>']
+    >>> name_users(["ann", "bob", "ann"], 2000, seed=1)
+    ['<user_1269>', '<user_100>', '<user_1269>']
     """
     hashed = hash_array(np.array(user_ids, object), categorize=True)
     tokens = user_tokens(count)

@@ -81,11 +81,9 @@ class Adaptation:
     def facts(
         self, tasks: Sequence[str], show: Callable[[], Iterable[Mapping[str, Tensor]]]
     ) -> dict[str, Any]:
-        """Return facts for a training's manifest.
+        """Return facts for a training's manifest, whose tasks have these names.
 
-        Args:
-            tasks: the names of the tasks that were trained on.
-            show: makes some batches of training samples, with a column ``task``.
+        ``show`` makes some batches of training samples, with a column ``task``.
         """
         return {}
 
@@ -104,12 +102,9 @@ def answering(model: nn.Module, task: str | Tensor | None) -> AbstractContextMan
 
 
 def load_adapted(name: str, model: PreTrainedModel, folder: Path) -> nn.Module:
-    """Adapt a plain model as the one was that left ``NAME.json`` and ``NAME.safetensors``.
+    """Adapt a plain model, in place, as the one was that left files of an adapter's name.
 
-    Args:
-        name: of the adapter in the registry.
-        model: the plain model of the folder; it is changed in place.
-        folder: ``NAME.json`` has the adapter's settings, and ``task_names``.
+    ``NAME.json`` has the adapter's settings and ``task_names``, ``NAME.safetensors`` its weights.
     """
     told = json.loads((folder / f"{name}.json").read_text("utf-8"))
     tasks = told.pop("task_names")
@@ -129,17 +124,14 @@ def add_lora(
     seed: int = 0,
     new_tokens: Sequence[int] = (),
 ) -> PeftModel:
-    """Freeze a model and add the LoRA matrices that are trained in its place.
+    """Freeze a model, in place, and add the LoRA matrices that are trained for it, for all tasks.
 
     Args:
-        model: an encoder-decoder or a causal model; it is changed in place.
+        model: an encoder-decoder or a causal model.
         settings: parameters of ``peft.LoraConfig``, passed on as they are.
-        tasks: not used; every task shares the same matrices.
+        tasks: not used.
         seed: of the matrices' first values. The global random state is left as it was.
         new_tokens: those whose embeddings are random yet, and are trained too.
-
-    Raises:
-        RecinjectError: a parameter is unknown, or refused by peft for this model.
     """
     legal = set(inspect.signature(LoraConfig).parameters) - _OURS
     for key in settings:

@@ -34,7 +34,7 @@ from recinject.samples.tokenizer import END, PAD, SENTINELS, UNKNOWN, local_copy
 
 _VOCABULARY_MULTIPLE = 8
 _FROM_TOKENIZER = {
-    *("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"),
+    *("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 }
 _NOT_IN_SIGNATURE = {"tie_word_embeddings"}
 _TYPE = "model_type"
@@ -106,9 +106,6 @@ def load_model(name_or_path: str) -> PreTrainedModel:
     """Load an encoder-decoder or a causal model from a folder, a GGUF file or, by name, the hub.
 
     Weights keep their stored type; those of a GGUF file are unpacked.
-
-    Raises:
-        RecinjectError: there is no such model.
     """
     folder, found = _source(name_or_path)
     try:
@@ -138,11 +135,7 @@ def is_gguf(name_or_path: str) -> bool:
 
 @cache
 def read_gguf(path: str) -> tuple[PretrainedConfig, Tokenizer]:
-    """Read a GGUF file's config and tokenizer, which takes seconds.
-
-    Raises:
-        RecinjectError: it, or the package ``gguf``, is missing, or transformers cannot read it.
-    """
+    """Read a GGUF file's config and tokenizer, which takes seconds."""
     folder, found = _source(path)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, **found)
@@ -155,11 +148,7 @@ def read_gguf(path: str) -> tuple[PretrainedConfig, Tokenizer]:
 
 
 def stated_config(name: str) -> dict[str, Any]:
-    """Return the config of a folder, a hub's name or a GGUF file, without loading the model.
-
-    Raises:
-        RecinjectError: there is no such model, or it has no config.
-    """
+    """Return the config of a folder, a hub's name or a GGUF file, without loading the model."""
     if is_gguf(name):
         return dict(read_gguf(name)[0].to_dict())
     file = (Path(name) if Path(name).is_dir() else local_copy(name, [_CONFIG])) / _CONFIG
@@ -224,11 +213,7 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int) -> P
 
 
 def is_causal(config: Mapping[str, Any]) -> bool:
-    """Say whether a model built from a config is causal, and no encoder-decoder.
-
-    Raises:
-        RecinjectError: transformers knows no such type.
-    """
+    """Say whether a model built from a config is causal, and no encoder-decoder."""
     return not _config_type(config)().is_encoder_decoder
 
 
@@ -274,10 +259,9 @@ def wrap_tokenizer(
         ids["pad_token"] = ids["eos_token"] if config.pad_token_id is None else config.pad_token_id
         texts = {role: tokenizer.id_to_token(i) for role, i in ids.items() if isinstance(i, int)}
         special |= {role: text for role, text in texts.items() if text is not None}
+    extra = [text for text in SENTINELS if text in known]
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        extra_special_tokens=[text for text in SENTINELS if text in known],
-        **special,
+        tokenizer_object=tokenizer, extra_special_tokens=extra, **special
     )
 
 

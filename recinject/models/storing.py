@@ -48,26 +48,15 @@ def explain_failed_writing(folder: Path) -> Iterator[None]:
 
 
 def save_trained(
-    model: Model,
-    tokenizer: Tokenizer,
-    folder: Path,
-    initial: Path | None = None,
+    model: Model, tokenizer: Tokenizer, folder: Path, initial: Path | None = None
 ) -> None:
     """Write a trained model, its head for ratings if it has one, and its tokenizer.
 
     LoRA and layers that stand in for others are merged, so that plain transformers loads the
     folder. Where LoRA's base has a name that others can fetch, ``adapter/`` has the adapter alone.
     Another adapter's own files, such as those of experts, lie beside the plain model, and what it
-    has for each task in ``adapters/``.
-
-    Args:
-        model: is not changed.
-        tokenizer: that it was trained with.
-        folder: where it goes.
-        initial: see :func:`save_converted`.
-
-    Raises:
-        RecinjectError: the folder cannot be written.
+    has for each task in ``adapters/``. The model is not changed; for ``initial`` see
+    :func:`save_converted`.
     """
     language_model = model.backbone if isinstance(model, RatingModel) else model
     plain = _plain(language_model)

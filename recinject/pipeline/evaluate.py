@@ -59,13 +59,9 @@ def _evaluate(run: Run, folder: Path) -> Facts:
     baselines = [make_recommender(asked) for asked in section.baselines]
     fitted = fit_recommenders(baselines, run.data, recipe.seed)
     recommenders: Sequence[Recommender] = [*([model] if model else []), *fitted]
-    settings = EvaluationSettings(
-        list_length=section.beams,
-        seed=recipe.seed,
-        generation=recipe.generation,
-        examples=MOST_EXAMPLES,
-        **section.model_dump(exclude={"baselines", "beams", "batch_size"}),
-    )
+    own = section.model_dump(exclude={"baselines", "beams", "batch_size"})
+    own |= {"list_length": section.beams, "seed": recipe.seed, "examples": MOST_EXAMPLES}
+    settings = EvaluationSettings(**own, generation=recipe.generation)
     evaluation = Evaluation(recommenders, run.data, run.samples, settings)
     evaluation.run()
     Result.from_rows(evaluation.rows, evaluation.predictions).save(folder)
@@ -73,15 +69,7 @@ def _evaluate(run: Run, folder: Path) -> Facts:
 
 
 def recommender_of(run: Run, name: str | None = None) -> Recommender:
-    """Return a recommender of a finished run: its model, or a baseline that is fitted now.
-
-    Args:
-        run: a run with data, and a model where that is asked for.
-        name: of a baseline; None takes the model.
-
-    Raises:
-        RecinjectError: the run has no trained model that knows what comes next.
-    """
+    """Return a finished run's model, or the baseline of a name, which is fitted now."""
     if name is not None:
         return fit_recommenders([make_recommender(name)], run.data, run.recipe.seed)[0]
     if run.recipe.training is None or not (run.folder("model") / "manifest.json").is_file():
@@ -122,12 +110,7 @@ def recommend(
 def read_questions(source: Path | None, liked: Sequence[str] | None) -> list[dict[str, Any]]:
     """Read JSON lines, each with a list of titles or ids under ``liked``; other keys are kept.
 
-    Args:
-        source: the file; ``-`` is standard input.
-        liked: the one list, in place of a file.
-
-    Raises:
-        RecinjectError: both or neither are given, no such file, or a line that is not of this form.
+    The ``source`` ``-`` is standard input; ``liked`` is the one list, in place of a file.
     """
     if source is None and liked:
         return [{"liked": list(liked)}]
@@ -139,9 +122,8 @@ def read_questions(source: Path | None, liked: Sequence[str] | None) -> list[dic
     try:
         text = sys.stdin.read() if str(source) == "-" else source.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise RecinjectError(
-            f"{source}: cannot be read ({error})", hint="give a text file that you may read, or -"
-        ) from error
+        hint = "give a text file that you may read, or -"
+        raise RecinjectError(f"{source}: cannot be read ({error})", hint=hint) from error
     return [
         _question(line, f"{source}, line {number}")
         for number, line in enumerate(text.split("\n"), 1)  # a title may hold U+2028
@@ -159,6 +141,5 @@ def _question(line: str, place: str) -> dict[str, Any]:
         liked = row.get("liked")
         if isinstance(liked, list) and liked and all(isinstance(text, str) for text in liked):
             return row
-    raise RecinjectError(
-        f"{place}: {fact}", hint='write one object a line: {"liked": ["Title", "Other title"]}'
-    )
+    hint = 'write one object a line: {"liked": ["Title", "Other title"]}'
+    raise RecinjectError(f"{place}: {fact}", hint=hint)

@@ -12,7 +12,6 @@ from typing import Any
 from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.evaluate import Example
 from recinject.pipeline.check import code_groups
-from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run
 from recinject.reporting.result import (
     DataFacts,
@@ -27,15 +26,12 @@ from recinject.tasks.task import Ranking
 
 
 def result_of(run: Run) -> Result:
-    """Load the result of a finished run, with all facts that its report shows.
-
-    Raises:
-        RecinjectError: a stage before the report has not been finished.
-    """
+    """Load the result of a finished run, with all facts that its report shows."""
     trained = ["model"] if run.recipe.training is not None else []
     stages = ["data", "identifiers", "samples", *trained, "evaluation"]
     known = {stage: run.manifest(stage).facts for stage in stages}
     experts = known.get("model", {}).get("experts")
+    rankings = [task for task in run.recipe.tasks() if isinstance(task, Ranking)]
     first, last = known["data"], known["evaluation"]
     facts = Facts(
         name=run.recipe.name,
@@ -48,7 +44,7 @@ def result_of(run: Run) -> Result:
         samples=sample_rows(known["samples"]["rows"]),
         model=_model_facts(run),
         training=_training_log(run),
-        sampled_candidates=_negatives(run.recipe),
+        sampled_candidates=[*rankings, Ranking()][0].negatives,
         experts=ExpertUse(**experts) if experts else None,
         codes=code_groups(run.data.identifiers.texts, run.data.catalog.titles),
     )
@@ -118,8 +114,3 @@ def _training_log(run: Run) -> list[LossRow]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     names = [field.name for field in fields(LossRow)]
     return [LossRow(**{name: row.get(name) for name in names}) for row in rows]
-
-
-def _negatives(recipe: Recipe) -> int:
-    slates = [task.negatives for task in recipe.tasks() if isinstance(task, Ranking)]
-    return slates[0] if slates else Ranking().negatives

@@ -42,10 +42,6 @@ def base_model(recipe: Recipe, tokenizer: Tokenizer) -> PreTrainedModel:
     """Load the named model, or build the small one that the config describes.
 
     Either has an embedding for every token of the tokenizer.
-
-    Raises:
-        RecinjectError: the model cannot be had, is not what its config says, or cannot read
-            samples as long as the recipe allows.
     """
     if recipe.model.name is not None:
         model = embed_all_tokens(load_model(recipe.model.name), tokenizer, recipe.seed)
@@ -69,21 +65,14 @@ def _check_causal(recipe: Recipe, tokenizer: Tokenizer, config: PretrainedConfig
     # Which of these a config has depends on its model; None stands for no limit.
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
     if longest is not None and most > longest:
-        raise RecinjectError(
-            f"samples: a prompt and its completion may take {most} tokens, and the model reads "
-            f"{longest}",
-            hint="lower samples.max_prompt_tokens",
-        )
+        fact = f"a prompt and its completion may take {most} tokens, and the model reads {longest}"
+        raise RecinjectError(f"samples: {fact}", hint="lower samples.max_prompt_tokens")
 
 
 def adapt(
     recipe: Recipe, model: PreTrainedModel, tasks: Sequence[str], new_tokens: Sequence[int] = ()
 ) -> Model:
-    """Add what is trained in a model's place, if anything is.
-
-    Raises:
-        RecinjectError: a setting is unknown, out of its range, or not for this model.
-    """
+    """Add what is trained in a model's place, if anything is."""
     given = {"experts": recipe.experts, "lora": recipe.lora and recipe.lora.arguments}
     for name, settings in given.items():
         if settings is not None:
@@ -92,11 +81,7 @@ def adapt(
 
 
 def check_adapted(recipe: Recipe, model: PreTrainedModel) -> Model:
-    """Return a model of the form that training would find, without the work.
-
-    Raises:
-        RecinjectError: as training would.
-    """
+    """Return a model of the form that training would find, without the work."""
     if start := _model_start(recipe):
         start.check(model)
     adapted = adapt(recipe, model, [task.name for task in recipe.tasks()])
@@ -134,14 +119,8 @@ def make_untrained(
 ) -> Model:
     """Return a recipe's model as training finds it, the same to the bit each time.
 
-    An initialization is found once, by the first process, and stored with the checkpoints.
-
-    Args:
-        recipe: says which model, and how it starts.
-        samples: what it trains on; their tokenizer is the model's.
-        mixed: the same in tokens; some are shown to an initialization.
-        tasks: the names that a sample's number of its task stands for.
-        checkpoints: their folder.
+    An initialization is found once, by the first process, and stored with the checkpoints; it is
+    shown some of the ``mixed`` samples.
     """
     tokenizer = samples.tokenizer
     model, known = base_model(recipe, tokenizer), tokenizer.get_vocab()

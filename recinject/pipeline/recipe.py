@@ -10,7 +10,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from recinject.foundation.errors import RecinjectError, did_you_mean, pick
-from recinject.foundation.settings import Seed, bind, explain, fields_of
+from recinject.foundation.settings import Seed, explain, fields_of
 from recinject.foundation.storage import dump_yaml, load_yaml, shipped_folder
 from recinject.identifiers.table import identifiers_class
 from recinject.pipeline.sections import (
@@ -27,7 +27,7 @@ from recinject.pipeline.sections import (
     TrainingSection,
 )
 from recinject.registry import find, load_plugin
-from recinject.tasks.task import TASKS, Task, task_names, task_type
+from recinject.tasks.task import TASKS, Task, bind_tasks, task_names
 
 # Text that may name a file or a folder of this machine, and something else otherwise.
 _MAYBE_PATHS = ("model.name", "model.tokenizer", "identifiers.content")
@@ -36,10 +36,8 @@ _MAYBE_PATHS = ("model.name", "model.tokenizer", "identifiers.content")
 def _load_plugins(files: list[Path]) -> list[Path]:
     for file in files:
         if not file.is_file():
-            raise RecinjectError(
-                f"plugins: {file} is no file",
-                hint="name Python files by their place beside the recipe, such as [my_metrics.py]",
-            )
+            hint = "name Python files by their place beside the recipe, such as [my_metrics.py]"
+            raise RecinjectError(f"plugins: {file} is no file", hint=hint)
         load_plugin(file)
     return files
 
@@ -66,6 +64,14 @@ class Recipe(Section):
     evaluation: EvaluationSection = EvaluationSection()
     report: ReportSection = ReportSection()
     sweep: SweepSection | None = None
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], place: str) -> Recipe:
+        """Check a recipe's content key by key; ``place`` stands before the keys in messages."""
+        try:
+            return cls.model_validate(content)
+        except ValidationError as error:
+            raise explain(error, place, fields_of(cls)) from error
 
     @model_validator(mode="after")
     def _a_task_left_out_is_not_mixed(self) -> Recipe:
@@ -144,17 +150,9 @@ class Recipe(Section):
         return self.runs / self.name
 
     def tasks(self) -> list[Task]:
-        """Return the samplers with their settings; a task set to null is left out.
-
-        Raises:
-            RecinjectError: an unknown task or setting, or a value of the wrong kind.
-        """
-        folder, tasks = self.samples.prompts, self.samples.tasks.items()
-        return [
-            bind(task_type(name, folder), given, f"samples.tasks.{name}")
-            for name, given in tasks
-            if given is not None
-        ]
+        """Return the samplers with their settings; a task set to null is left out."""
+        tasks = {name: own for name, own in self.samples.tasks.items() if own is not None}
+        return bind_tasks(tasks, self.samples.prompts, "samples.tasks")
 
     def resolved(self) -> Recipe:
         """Return the same recipe with absolute paths, to be opened from any folder."""
@@ -171,9 +169,7 @@ class Recipe(Section):
 
 def _absolute(value: Any, key: str = "") -> Any:
     if isinstance(value, dict):
-        return {
-            name: _absolute(inner, f"{key}.{name}".lstrip(".")) for name, inner in value.items()
-        }
+        return {own: _absolute(inner, f"{key}.{own}".lstrip(".")) for own, inner in value.items()}
     if isinstance(value, list):
         return [_absolute(inner, key) for inner in value]
     if isinstance(value, Path):
@@ -189,20 +185,13 @@ def shipped_recipes() -> dict[str, Path]:
 
 
 def find_recipe(name: str | Path) -> Path:
-    """Return the file of a recipe given by path or by shipped name.
-
-    Raises:
-        RecinjectError: there is none.
-    """
+    """Return the file of a recipe given by path or by shipped name."""
     path, shipped = Path(name), shipped_recipes()
     if path.suffix not in (".yaml", ".yml"):
         return shipped[pick(str(name), shipped, "no .yaml file and no shipped recipe is called")]
     if not path.is_file():
-        raise RecinjectError(
-            f"{path}: no such recipe file",
-            hint="check the path, or copy a shipped recipe to it with 'recinject cp'; shipped: "
-            + ", ".join(shipped),
-        )
+        hint = "check the path, or copy a shipped recipe to it with 'recinject cp'; shipped: "
+        raise RecinjectError(f"{path}: no such recipe file", hint=hint + ", ".join(shipped))
     return path
 
 
@@ -227,10 +216,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
     path = find_recipe(name)
     content = _read(path)
     lay_over(content, overrides)
-    try:
-        recipe = Recipe.model_validate(content)
-    except ValidationError as error:
-        raise explain(error, f"{path.name}: ", fields_of(Recipe)) from error
+    recipe = Recipe.of(content, f"{path.name}: ")
     _check_samples(recipe)
     return recipe
 
@@ -254,9 +240,8 @@ def _read(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise RecinjectError(f"{path}: not YAML: {error}", hint="mend the line it names") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise RecinjectError(
-            f"{path}: cannot be read ({error})", hint="give a text file that you may read"
-        ) from error
+        hint = "give a text file that you may read"
+        raise RecinjectError(f"{path}: cannot be read ({error})", hint=hint) from error
     if not isinstance(content, dict):
         raise RecinjectError(f"{path}: not a recipe", hint="a recipe is sections of keys: values")
     content.setdefault("name", path.stem)
@@ -283,18 +268,15 @@ def _check_samples(recipe: Recipe) -> None:
 def _parse(override: str) -> tuple[str, Any]:
     key, equals, value = override.partition("=")
     if not equals or not key:
-        raise RecinjectError(
-            f"{override!r} is no override", hint="write key=value, e.g. data.path=log.csv"
-        )
+        hint = "write key=value, e.g. data.path=log.csv"
+        raise RecinjectError(f"{override!r} is no override", hint=hint)
     try:
         return key, load_yaml(value)
     except yaml.YAMLError as error:
         if "{{" in value:  # a phrase in Jinja, whose braces are a broken mapping to YAML
             return key, value
-        raise RecinjectError(
-            f"{override!r}: the value is not YAML",
-            hint="close its brackets; text with signs of YAML needs quotes inside the shell's",
-        ) from error
+        hint = "close its brackets; text with signs of YAML needs quotes inside the shell's"
+        raise RecinjectError(f"{override!r}: the value is not YAML", hint=hint) from error
 
 
 def _set(content: dict[str, Any], key: str, value: Any) -> None:
@@ -326,14 +308,9 @@ def _plain(value: Any) -> Any:
 
 
 def copy_shipped(name: str, destination: Path) -> Path:
-    """Copy a recipe, or the templates of ``prompts`` or of a folder in it; return where it lies.
+    """Copy a recipe, or a folder of templates such as ``prompts/tiger``; return where it lies.
 
-    Args:
-        name: a recipe's name or file; or ``prompts``, ``prompts/tiger`` and the like.
-        destination: a file or a folder for a recipe; a new folder for templates.
-
-    Raises:
-        RecinjectError: there is no such recipe; or the copy exists already or cannot be written.
+    A recipe goes to a file or into a folder, templates go to a new folder.
     """
     folder = shipped_folder("prompts").parent / name
     if Path(name).parts[:1] == ("prompts",) and folder.is_dir():
@@ -359,7 +336,5 @@ def _write(target: Path, texts: dict[Path, str]) -> None:
             path.parent.mkdir(exist_ok=True)
             path.write_text(text, "utf-8")
     except OSError as error:
-        raise RecinjectError(
-            f"{target}: cannot be written ({error.strerror})",
-            hint="choose a folder that is there and open to you",
-        ) from error
+        fact = f"{target}: cannot be written ({error.strerror})"
+        raise RecinjectError(fact, hint="choose a folder that is there and open to you") from error

@@ -40,13 +40,10 @@ def _report(run: Run, folder: Path) -> Facts:
 
 
 def push(folder: Path, repo: str, *, public: bool = False, yes: bool = False) -> list[Path]:
-    """Upload a run's model to the hub, or say what would go there.
+    """Upload a run's model, or its folder ``model``, to the hub, or say what would go there.
 
-    Args:
-        folder: a run's folder, or its ``model/``.
-        repo: such as ``name/model``.
-        public: whether a repository that is made anew is open to all; else it is private.
-        yes: whether to upload; without it nothing leaves this machine.
+    A repository that is made anew is private unless ``public``. Without ``yes`` nothing leaves
+    this machine.
 
     Returns:
         The files, without the manifest, which names local paths.
@@ -74,10 +71,8 @@ def _uploaded(model: Path) -> Iterator[Path]:
     weights = [] if any(model.glob("model-*.safetensors")) else ["model.safetensors"]
     needed = ["config.json", *weights, MANIFEST_NAME]
     if missing := [name for name in needed if not (model / name).is_file()]:
-        raise RecinjectError(
-            f"{model}: no finished model, {missing[0]} is missing",
-            hint="give the folder of a run whose training has ended, such as runs/quickstart",
-        )
+        hint = "give the folder of a run whose training has ended, such as runs/quickstart"
+        raise RecinjectError(f"{model}: no finished model, {missing[0]} is missing", hint=hint)
     for path in model.rglob("*"):
         name = path.relative_to(model)
         hidden = any(part.startswith(".") for part in name.parts)
@@ -94,7 +89,5 @@ def _upload(model: Path, files: list[Path], repo: str, public: bool) -> None:
         )
     except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise RecinjectError(
-            f"{repo}: cannot be uploaded to ({reason})",
-            hint="log in with 'hf auth login', unset HF_HUB_OFFLINE, and name it as USER/MODEL",
-        ) from error
+        hint = "log in with 'hf auth login', unset HF_HUB_OFFLINE, and name it as USER/MODEL"
+        raise RecinjectError(f"{repo}: cannot be uploaded to ({reason})", hint=hint) from error

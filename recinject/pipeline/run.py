@@ -32,18 +32,12 @@ _LONGEST_WAIT = timedelta(days=30)
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage's output depends on, and where it goes.
-
-    Attributes:
-        folder: what it makes, whole or not at all.
-        settings: its plain arguments.
-        inputs: hashes of what it reads.
-    """
+    """What a stage's output depends on, and where it goes."""
 
     name: str
-    folder: Path
-    settings: Mapping[str, Any]
-    inputs: Mapping[str, str]
+    folder: Path  # what it makes, whole or not at all
+    settings: Mapping[str, Any]  # its plain arguments
+    inputs: Mapping[str, str]  # hashes of what it reads
 
     @property
     def wanted(self) -> RunManifest:
@@ -61,10 +55,8 @@ class Stage:
         """Make the folder unless it is done; its manifest is written last.
 
         Of several processes launched together the first one works and the others wait for it.
-
-        Args:
-            make: fills a folder and says what it did.
-            resume: whether ``make`` goes on in a folder that it was interrupted in.
+        ``make`` fills a folder and says what it did; with ``resume`` it goes on in one that it was
+        interrupted in.
         """
         with first_process_first() as is_first:
             if is_first:
@@ -137,30 +129,19 @@ def _one_process() -> bool:
 
 @dataclass(frozen=True)
 class Run:
-    """One recipe with the folder that its stages fill.
-
-    Attributes:
-        recipe: the recipe, checked.
-        log: the log, in place of the one that the recipe names.
-    """
+    """One recipe with the folder that its stages fill."""
 
     recipe: Recipe
-    log: Log | None = None
+    log: Log | None = None  # in place of the one that the recipe names
 
     def __post_init__(self) -> None:
         if self.log is not None and self.recipe.data.path is not None:
-            raise RecinjectError(
-                "a log is given, and data.path names another one",
-                hint="leave one of them out",
-            )
+            fact = "a log is given, and data.path names another one"
+            raise RecinjectError(fact, hint="leave one of them out")
 
     @classmethod
     def open(cls, name: str | Path) -> Self:
-        """Open a run by its folder, its name below ``runs/``, or the recipe that it came from.
-
-        Raises:
-            RecinjectError: there is no such run.
-        """
+        """Open a run by its folder, its name below ``runs/``, or the recipe that it came from."""
         folders = [Path(name), _RUNS / name]
         if Path(name).suffix in (".yaml", ".yml"):
             folders = [load_recipe(name).folder]
@@ -171,10 +152,8 @@ class Run:
         there = [path.parent.name for path in _RUNS.glob(f"*/{RECIPE}")]
         none = "There is none yet: recinject run quickstart"
         others = did_you_mean(str(name), there) if there else none
-        raise RecinjectError(
-            f"{name}: no run is in {' or '.join(map(str, folders))}",
-            hint=f"give a run's folder, or its name below {_RUNS}/. {others}",
-        )
+        hint = f"give a run's folder, or its name below {_RUNS}/. {others}"
+        raise RecinjectError(f"{name}: no run is in {' or '.join(map(str, folders))}", hint=hint)
 
     @cached_property
     def resolved(self) -> Recipe:
@@ -204,17 +183,11 @@ class Run:
             file.write_text(text, "utf-8")
 
     def manifest(self, stage: str) -> RunManifest:
-        """Return the manifest of a finished stage.
-
-        Raises:
-            RecinjectError: the stage has not been finished.
-        """
+        """Return the manifest of a finished stage."""
         found = RunManifest.read(self.folder(stage))
         if found is None:
-            raise RecinjectError(
-                f"{self.folder(stage)}: the stage {stage} has not been finished",
-                hint=f"recinject run {self.recipe.name}",
-            )
+            fact = f"{self.folder(stage)}: the stage {stage} has not been finished"
+            raise RecinjectError(fact, hint=f"recinject run {self.recipe.name}")
         return found
 
     def fingerprints(self, *stages: str) -> dict[str, str]:

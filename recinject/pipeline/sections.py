@@ -22,21 +22,15 @@ ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else
 
 
 def own_or_shipped(folder: Path | None) -> Path | None:
-    """Return a folder of templates: one's own, or one that ships, such as ``prompts/zero_shot``.
-
-    Raises:
-        RecinjectError: there is no such folder.
-    """
+    """Return a folder of templates: one's own, or one that ships, such as ``prompts/zero_shot``."""
     if folder is None or folder.is_dir():
         return folder
     home = shipped_folder("prompts")
     for shipped in (home.parent / folder, home / folder):
         if shipped.is_dir():
             return shipped
-    raise RecinjectError(
-        f"samples.prompts: {folder} is no folder",
-        hint="give a folder with files named as the tasks, such as retrieval.yaml",
-    )
+    hint = "give a folder with files named as the tasks, such as retrieval.yaml"
+    raise RecinjectError(f"samples.prompts: {folder} is no folder", hint=hint)
 
 
 class Section(BaseModel):
@@ -241,10 +235,8 @@ def _distinct(baselines: list[Baseline]) -> list[Baseline]:
         name, settings = (given, None) if isinstance(given, str) else next(iter(given.items()))
         called.append((settings or {}).get("name", name))
         if called[-1] in called[:-1]:
-            raise RecinjectError(
-                f"evaluation.baselines: two are called {called[-1]!r}",
-                hint=f"give one another name, as in {{{name}: {{name: {name}_2}}}}",
-            )
+            hint = f"give one another name, as in {{{name}: {{name: {name}_2}}}}"
+            raise RecinjectError(f"evaluation.baselines: two are called {called[-1]!r}", hint=hint)
     return baselines
 
 

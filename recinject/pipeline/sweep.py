@@ -15,14 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import yaml
-from pydantic import ValidationError
 
 from recinject.data.schema import Log
-from recinject.evaluation.evaluate import EvaluationSettings, measure
+from recinject.evaluation.metrics import evaluate_prediction
 from recinject.evaluation.statistics import compare, is_paired, load_answers
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.progress import say
-from recinject.foundation.settings import explain, fields_of
 from recinject.foundation.storage import RunManifest, atomic_folder, hash_value, read_json
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.facts import result_of
@@ -87,9 +85,7 @@ def make_sweep(run: Run) -> Path:
     """Make the runs of a recipe's sweep and their report, and print what was found.
 
     Each run lies in the sweep's folder, with its recipe beside its stages. What is done is skipped.
-
-    Returns:
-        The report's folder, which :meth:`~recinject.reporting.sweep.Sweep.load` reads.
+    The report's folder is returned: :meth:`~recinject.reporting.sweep.Sweep.load` reads it.
     """
     members, folder, section = plan(run.recipe, run.log), run.folder("report"), run.recipe.sweep
     run.save_recipe()
@@ -112,9 +108,6 @@ def plan(recipe: Recipe, log: Log | None = None) -> list[Member]:
 
     Where there is a model, baselines are evaluated with the first seed alone, and once for all
     arms that have the same data, identifiers, samples and evaluation.
-
-    Raises:
-        RecinjectError: an arm or the reference is wrong.
     """
     section, members, evaluated = recipe.sweep or SweepSection(), list[Member](), set[str]()
     arms = arms_of(section)
@@ -123,10 +116,7 @@ def plan(recipe: Recipe, log: Log | None = None) -> list[Member]:
     for seed, arm in product(dict.fromkeys(section.seeds), arms):
         content = _content(recipe, arm, seed, arms[arm])
         asked = hash_value([content[s] for s in ("data", "identifiers", "samples", "evaluation")])
-        try:
-            own = Recipe.model_validate(content)
-        except ValidationError as error:
-            raise explain(error, f"sweep, arm {arm}: ", fields_of(Recipe)) from error
+        own = Recipe.of(content, f"sweep, arm {arm}: ")
         if own.has_model and (asked in evaluated or seed != section.seeds[0]):
             content["evaluation"] |= {"baselines": []}
             own = Recipe.model_validate(content)
@@ -148,10 +138,9 @@ def _content(recipe: Recipe, arm: str, seed: int, settings: Settings) -> dict[st
 def arms_of(section: SweepSection) -> dict[str, Settings]:
     """Return the settings of every named arm with every combination of the varied values.
 
-    Examples:
-        >>> section = SweepSection(arms={"flat": {}, "deep": {"a.n": 2}}, vary={"b.x": [1, 0.5]})
-        >>> arms_of(section)["deep-x_0.5"]
-        {'a.n': 2, 'b.x': 0.5}
+    >>> section = SweepSection(arms={"flat": {}, "deep": {"a.n": 2}}, vary={"b.x": [1, 0.5]})
+    >>> arms_of(section)["deep-x_0.5"]
+    {'a.n': 2, 'b.x': 0.5}
     """
     found = {name: dict(own) for name, own in section.arms.items()} or {"": {}}
     for key, values in section.vary.items():
@@ -187,7 +176,7 @@ def _prepare(run: Run, earlier: Iterable[Run]) -> None:
 
 
 def _prepared(recipe: Recipe) -> dict[str, str]:
-    """Return for each stage before the training a hash of the settings that it depends on."""
+    # By stage before the training, a hash of the settings that it depends on.
     own = recipe.model
     reader = [own.name, own.tokenizer, own.vocab_size, (own.config or {}).get("model_type")]
     settings = {
@@ -252,7 +241,6 @@ def _metrics(member: Member) -> list[Settings]:
 
 
 def _value(content: Any, key: str) -> float | str:
-    """Return the value of a dotted key: a number, or text where it is none."""
     for part in key.split("."):
         content = content.get(part) if isinstance(content, dict) else None
     is_number = isinstance(content, int | float) and not isinstance(content, bool)
@@ -279,14 +267,14 @@ def _pool(
         named = {"recommender": file.partition(".")[2].removesuffix(".parquet")}
         for arm, (prediction, queries) in answers.items():
             own, resamples = runs[arm][0].run.recipe.evaluation, recipe.evaluation.resamples
-            settings = EvaluationSettings(own.beams, own.cutoffs, resamples, recipe.seed)
-            measured = measure(prediction, queries, settings)
+            drawn = resamples, recipe.seed
+            measured = evaluate_prediction(prediction, queries, own.cutoffs, *drawn)
             pooled += [{"arm": arm} | asdict(row) | named for row in measured]
             others = references[: references.index(arm)] if arm in references else references
             known = [answers[other] for other in others if other in answers]
             paired = [other[0] for other in known if is_paired(answers[arm], other)]
             asked = [row.metric for row in measured]
-            for row in compare(prediction, paired, queries, asked, resamples, recipe.seed):
+            for row in compare(prediction, paired, queries, asked, *drawn):
                 key = (row.task, row.metric, named["recommender"])
                 by_seed = [
                     values[(*key, arm, m.seed)] - values[(*key, row.reference, m.seed)]

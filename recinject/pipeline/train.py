@@ -62,11 +62,7 @@ def fine_tune(
 ) -> tuple[Model, Facts]:
     """Train a recipe's model on samples, going on from the newest whole checkpoint.
 
-    Args:
-        recipe: its sections model, lora, experts and training say what is trained and how.
-        samples: what the model is trained on.
-        checkpoints: their folder, of these settings alone.
-        log: the file of the losses, in JSON lines.
+    The folder ``checkpoints`` belongs to these settings alone; ``log`` holds losses in JSON lines.
 
     Returns:
         The trained model, with the number of its parameters and of those that were trained.
@@ -84,15 +80,8 @@ def fine_tune(
     if is_first_process():
         say(f"  {trainable:,} of {total:,} parameters train on {len(train_set):,} samples an epoch")
     trained = fit(
-        trained,
-        tokenizer,
-        train_set,
-        validation_set,
-        training.arguments,
-        checkpoints,
-        log,
-        recipe.seed,
-        training.optimizer,
+        *(trained, tokenizer, train_set, validation_set, training.arguments, checkpoints, log),
+        *(recipe.seed, training.optimizer),
         task_names=names,
         phases=phases,
         rebuild=make,
@@ -111,11 +100,7 @@ def rates(training: TrainingSection, sizes: Mapping[str, int]) -> dict[str, floa
 
 
 def curriculum(training: TrainingSection, sizes: Mapping[str, int]) -> list[Phase]:
-    """Return the phases of a training with the rates of their tasks.
-
-    Raises:
-        RecinjectError: a phase has no task with training samples.
-    """
+    """Return the phases of a training with the rates of their tasks."""
     usual = rates(training, sizes) or {task: float(size) for task, size in sizes.items()}
     phases = []
     for number, phase in enumerate(training.curriculum, 1):

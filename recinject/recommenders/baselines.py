@@ -77,8 +77,7 @@ class RecentPopularity(Popularity):
     def fit(self, training: Interactions, seed: int) -> None:
         """Sum the weights of each item's events."""
         weights = 0.5 ** (_ages(training) / self.half_life)
-        counts = np.bincount(training.items, weights, minlength=training.n_items)
-        self._counts = counts.astype(np.float64)
+        self._counts = np.bincount(training.items, weights, training.n_items).astype(np.float64)
 
 
 def _ages(training: Interactions) -> Floats:
@@ -134,18 +133,19 @@ class ItemMean(GlobalMean):
 
     name: ClassVar[str] = "item_mean"
 
-    def fit(self, training: Interactions, seed: int) -> None:
-        """Take the mean of each item's training ratings."""
-        super().fit(training, seed)
-        self._means = self._means_by(training.items, training.ratings, training.n_items)
+    _side: ClassVar[int] = 1  # of pairs of users and items
 
-    def _means_by(self, groups: Integers, ratings: Floats | None, size: int) -> Floats:
-        sums = np.bincount(groups, weights=ratings, minlength=size)
+    def fit(self, training: Interactions, seed: int) -> None:
+        """Take the mean of the training ratings of each item, or user."""
+        super().fit(training, seed)
+        groups = (training.users, training.items)[self._side]
+        size = (training.n_users, training.n_items)[self._side]
+        sums = np.bincount(groups, weights=training.ratings, minlength=size)
         counts = np.bincount(groups, minlength=size)
-        return np.where(counts > 0, sums / np.maximum(counts, 1), self._mean)
+        self._means = np.where(counts > 0, sums / np.maximum(counts, 1), self._mean)
 
     def _ratings(self, queries: Queries) -> Floats:
-        return self._means[queries.targets]
+        return self._means[(queries.users, queries.targets)[self._side]]
 
 
 @register("recommender")
@@ -153,14 +153,7 @@ class UserMean(ItemMean):
     """Predicts the user's mean training rating, or the global mean for a user without one."""
 
     name: ClassVar[str] = "user_mean"
-
-    def fit(self, training: Interactions, seed: int) -> None:
-        """Take the mean of each user's training ratings."""
-        super().fit(training, seed)
-        self._means = self._means_by(training.users, training.ratings, training.n_users)
-
-    def _ratings(self, queries: Queries) -> Floats:
-        return self._means[queries.users]
+    _side: ClassVar[int] = 0
 
 
 @register("recommender")
@@ -186,13 +179,11 @@ class ItemKNN(ItemScorer):
         norms = np.sqrt(matrix.sum(axis=0))
         unit = (matrix @ diags_array(1 / np.maximum(norms, 1))).tocsc()
         # A block of items at a time: the similarities of all pairs may not fit in memory.
-        self._similarity: csr_array[np.float64] = vstack(
-            [
-                _nearest(csr_array(unit[:, start : start + 1024].T @ unit), start, self.neighbours)
-                for start in range(0, training.n_items, 1024)
-            ],
-            format="csr",
-        )
+        blocks = [
+            _nearest(csr_array(unit[:, start : start + 1024].T @ unit), start, self.neighbours)
+            for start in range(0, training.n_items, 1024)
+        ]
+        self._similarity: csr_array[np.float64] = vstack(blocks, format="csr")
 
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Sum the similarities of each query's history."""
@@ -203,8 +194,7 @@ class ItemKNN(ItemScorer):
 
 def user_item_matrix(training: Interactions) -> csr_array[np.float64]:
     """Return the binary matrix of the events: shape (users, items)."""
-    shape = (training.n_users, training.n_items)
-    return _binary(training.users, training.items, shape)
+    return _binary(training.users, training.items, (training.n_users, training.n_items))
 
 
 def history_matrix(histories: Sequence[Integers], n_items: int) -> csr_array[np.float64]:
@@ -324,8 +314,7 @@ class MarkovChain(ItemScorer):
 
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Add up what followed the last items of each query's history."""
-        histories = queries.histories[rows]
-        n_items = len(self._popularity)
+        histories, n_items = queries.histories[rows], len(self._popularity)
         entries = [
             (row, history[-distance], 1 / distance)
             for row, history in enumerate(histories)

@@ -77,6 +77,15 @@ class LanguageModel(Recommender):
 
     Raises:
         RecinjectError: two items, or two labels, cannot be told apart by their tokens.
+
+    Examples:
+        >>> from recinject import build_samples, fine_tune, prepare
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> tiny_t5 = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+        >>> model = fine_tune(tiny_t5, build_samples(data, ["rating"]), max_steps=1, use_cpu=True)
+        >>> sorted(model.tasks)
+        ['ranking', 'rating', 'retrieval']
     """
 
     name: ClassVar[str] = "language_model"
@@ -96,16 +105,13 @@ class LanguageModel(Recommender):
         name: str = "language_model",
     ) -> None:
         self.name = name  # type: ignore[misc]  # a name of its own, beside its class's
-        self._model = model
         config = without_wrapper(model).config
         self._dialect = Dialect.of_model(
             tokenizer, not config.is_encoder_decoder, config.eos_token_id
         )
-        self._max_prompt_tokens = max_prompt_tokens
-        self._beams = beams
+        self._model, self._texts, self._scores = model, identifier_texts, scores
+        self._max_prompt_tokens, self._beams = max_prompt_tokens, beams
         self._rows_at_once = rows_at_once
-        self._scores: Normalised = scores
-        self._texts = identifier_texts
         self._named: dict[int, tuple[Trie, Integers]] = {}
         self._asker: Builder | None = None
         if not isinstance(identifier_texts, Mapping):
@@ -176,21 +182,17 @@ class LanguageModel(Recommender):
         """Answer queries by reading their prompts."""
         was_training = self._model.training
         self._model.eval()
+        kinds = {"retrieval": self._retrieve, "ranking": self._rank}
         try:
             with answering(self._model, queries.task):
-                if queries.kind == "retrieval":
-                    return self._retrieve(queries, k)
-                if queries.kind == "ranking":
-                    return self._rank(queries, k)
-                return self._rate(queries)
+                return kinds.get(queries.kind, self._rate)(queries, k)
         finally:
             self._model.train(was_training)
 
     def _retrieve(self, queries: Queries, k: int) -> Prediction:
         width = max(self._beams, k)
         items = np.full((len(queries), width), -1, np.int32)
-        scores = np.full((len(queries), width), -np.inf)
-        trie, _ = self._identifiers(queries.task)
+        scores, (trie, _) = np.full(items.shape, -np.inf), self._identifiers(queries.task)
         for rows, prompts in self._batches(queries, width):
             barred = [queries.barred[row] for row in rows]
             items[rows], scores[rows] = constrained_beam_search(
@@ -212,7 +214,7 @@ class LanguageModel(Recommender):
         found = rank_candidates(scores, candidates, queries.targets, k)
         return Prediction(self.name, queries.task, *found)
 
-    def _rate(self, queries: Queries) -> Prediction:
+    def _rate(self, queries: Queries, _: int) -> Prediction:
         if isinstance(self._model, RatingModel):
             return self._rate_by_head(queries, self._model)
         if not self._label_values.size:
@@ -311,8 +313,8 @@ class LanguageModel(Recommender):
         self, queries: Queries, width: int
     ) -> Iterator[tuple[Rows, tuple[Tensor, Tensor]]]:
         """Yield rows of the queries with their prompts, the longest first: little is padding."""
-        encoded = self._dialect.prompts(queries.prompts).to_list()
-        prompts = [self._shortened(tokens) for tokens in encoded]
+        encoded, most = self._dialect.prompts(queries.prompts).to_list(), self._max_prompt_tokens
+        prompts = [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in encoded]
         left = self._dialect.causal and not isinstance(self._model, RatingModel)
         order = np.argsort([-len(tokens) for tokens in prompts], kind="stable")
         size = max(1, self._rows_at_once // width)
@@ -321,11 +323,6 @@ class LanguageModel(Recommender):
             padded = Ragged.from_rows([prompts[row] for row in rows]).to_grid(-1, left=left)
             grid = torch.from_numpy(padded.astype(np.int64))
             yield rows, (grid.clamp(min=0), (grid >= 0).long())
-
-    def _shortened(self, tokens: list[int]) -> list[int]:
-        if len(tokens) <= self._max_prompt_tokens:
-            return tokens
-        return [*tokens[: self._max_prompt_tokens - 1], tokens[-1]]
 
     def _label_sequences(self, texts: Sequence[str]) -> list[list[int]]:
         sequences = self._dialect.completions(texts).to_list()
@@ -450,11 +447,9 @@ class GeneratedRatings(Recommender):
         labels: Sequence[float],
         generation: Mapping[str, Any] | None = None,
     ) -> None:
-        self._model = model
         self.name = f"{model.name}_generated"  # type: ignore[misc]
-        self._scale = min(labels), max(labels)
-        self._generation = generation
-        self._seed = 0
+        self._model, self._generation = model, generation
+        self._scale, self._seed = (min(labels), max(labels)), 0
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Take the mean of all training ratings, for users without a history."""

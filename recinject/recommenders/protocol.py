@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
@@ -21,12 +21,24 @@ from recinject.foundation.settings import bind, listed
 from recinject.identifiers.data import Data
 from recinject.registry import find
 
-Columns = TypeVar("Columns", "Queries", "Prediction")
 _OF_ALL_ROWS = ("task", "answer", "keeps_seen", "recommender", "values")
 
 
 @dataclass(frozen=True, eq=False)
-class Queries:
+class _Columns:
+    def take(self, rows: Array) -> Self:
+        """Return the columns at some of the rows, in the order of ``rows``."""
+        columns = {name: each for name, each in vars(self).items() if name not in _OF_ALL_ROWS}
+        taken: dict[str, Any] = {
+            name: each[rows] if isinstance(each, np.ndarray) else [each[row] for row in rows]
+            for name, each in columns.items()
+            if each is not None
+        }
+        return replace(self, **taken)
+
+
+@dataclass(frozen=True, eq=False)
+class Queries(_Columns):
     """The n stored questions of one task, as columns.
 
     Attributes:
@@ -92,13 +104,9 @@ class Queries:
     def __len__(self) -> int:
         return len(self.users)
 
-    def take(self, rows: Array) -> Queries:
-        """Return some of the queries, in the order of ``rows``."""
-        return _take(self, rows)
-
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(_Columns):
     """One recommender's answers to one task's queries.
 
     Attributes:
@@ -124,20 +132,6 @@ class Prediction:
     probabilities: Floats | None = None
     values: Floats | None = None
     texts: Sequence[str] | None = None
-
-    def take(self, rows: Array) -> Prediction:
-        """Return the answers to some of the queries, in the order of ``rows``."""
-        return _take(self, rows)
-
-
-def _take(whole: Columns, rows: Array) -> Columns:
-    columns = {name: each for name, each in vars(whole).items() if name not in _OF_ALL_ROWS}
-    taken: dict[str, Any] = {
-        name: each[rows] if isinstance(each, np.ndarray) else [each[row] for row in rows]
-        for name, each in columns.items()
-        if each is not None
-    }
-    return replace(whole, **taken)
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,7 +271,24 @@ class Recommender(ABC):
 
 
 class ItemScorer(Recommender):
-    """A recommender that gives every item of the catalogue a score."""
+    """A recommender that gives every item of the catalogue a score.
+
+    Examples:
+        >>> import numpy as np
+        >>> from recinject import fit, prepare
+        >>> from recinject.data.simulator import simulate_shop
+        >>> class Longest(ItemScorer):
+        ...     name = "longest"
+        ...
+        ...     def fit(self, training, seed):
+        ...         self.lengths = np.array([len(title) for title in self._sources.catalog.titles])
+        ...
+        ...     def score(self, queries, rows):
+        ...         return np.tile(self.lengths, (len(queries.users[rows]), 1))
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> fit(Longest(), data).recommend([data.catalog.titles[:2]], k=1)["title"].tolist()
+        ['Kettle & Oak Premium Ceramic French Press']
+    """
 
     tasks: ClassVar[frozenset[str]] = frozenset({"retrieval", "ranking"})
     _rows_at_once = 512
@@ -292,9 +303,8 @@ class ItemScorer(Recommender):
             self._predict_rows(queries, slice(start, start + self._rows_at_once), k)
             for start in range(0, max(len(queries), 1), self._rows_at_once)
         ]
-        items, *others = (np.concatenate(parts) for parts in zip(*blocks, strict=True))
-        scores, ahead, tied = others
-        return Prediction(self.name, queries.task, items, scores, ahead, tied)
+        columns: list[Any] = [np.concatenate(parts) for parts in zip(*blocks, strict=True)]
+        return Prediction(self.name, queries.task, *columns)
 
     def _predict_rows(
         self, queries: Queries, rows: slice, k: int
@@ -318,9 +328,8 @@ class ItemScorer(Recommender):
             items, top_scores = top_k(scores, k)
             return (items, top_scores, *places(scores, targets))
         candidates = queries.candidates[rows]
-        return rank_candidates(
-            np.take_along_axis(scores, candidates, axis=1), candidates, targets, k
-        )
+        chosen = np.take_along_axis(scores, candidates, axis=1)
+        return rank_candidates(chosen, candidates, targets, k)
 
 
 def make_recommender(

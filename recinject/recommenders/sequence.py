@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
@@ -32,20 +31,14 @@ from recinject.training.networks import (
 _LOGITS = 2**19  # about how many are in memory at once: as many as fit the processor's cache
 
 
-class SequenceModule(nn.Module, ABC):
+class SequenceModule(nn.Module):
     """Reads item sequences with self-attention and scores every item as what comes next.
 
     Blocks are normalised after each sum, positions are learned and counted from a sequence's
     first item, and inputs and outputs share an item's embedding. In a batch several short sequences
     share a row, without attention to one another.
 
-    Args:
-        n_items: how many items there are; the index after the last one is the mask.
-        width: of an embedding.
-        layers: how many blocks.
-        heads: of a block.
-        dropout: of embeddings, attention and blocks.
-        longest: the most items of a sequence, the latest.
+    The index after the last item is the mask; the other arguments are :class:`SelfAttention`'s.
 
     Attributes:
         sees_ahead: whether a position attends to later positions of its sequence.
@@ -76,17 +69,22 @@ class SequenceModule(nn.Module, ABC):
             if parameter.dim() > 1:
                 nn.init.normal_(parameter, std=0.02)
 
-    @abstractmethod
     def windows(self, events: Integers) -> list[Integers]:
-        """Cut a user's items, oldest first, into the sequences to learn from."""
+        """Cut a user's items, oldest first, at every ``longest`` from the end, to learn from.
 
-    @abstractmethod
+        Where a position predicts the next item, neighbouring windows share one item.
+        """
+        shared = int(not self.sees_ahead)
+        ends = range(len(events), shared, -self._longest)
+        return [events[max(0, end - self._longest - shared) : end] for end in ends]
+
     def collate(self, windows: Sequence[Integers]) -> Tensors:
         """Turn windows into the arguments of ``forward``."""
+        return pack(windows, self._longest)
 
-    @abstractmethod
     def query(self, history: Integers) -> Integers:
-        """Return the sequence whose last position predicts the next item."""
+        """Return the sequence, the latest items, whose last position predicts the next one."""
+        return history[-self._longest :]
 
     def encode(self, items: Tensor, positions: Tensor, sequences: Tensor) -> Tensor:
         """Encode a grid of sequences, shape (rows, columns), as one vector a position.
@@ -118,24 +116,15 @@ class SASRecModule(SequenceModule):
     :class:`BinarySASRecModule`.
     """
 
-    def windows(self, events: Integers) -> list[Integers]:
-        """Cut at every ``longest`` items from the end; neighbouring windows share one item."""
-        ends = range(len(events), 1, -self._longest)
-        return [events[max(0, end - self._longest - 1) : end] for end in ends]
-
     def collate(self, windows: Sequence[Integers]) -> Tensors:
         """Pack all items but each window's last; ``targets`` are what followed, -1 in padding."""
         batch = pack([window[:-1] for window in windows], self._longest)
         follows = pack([window[1:] for window in windows], self._longest)["items"]
         return {**batch, "targets": torch.where(batch["sequences"] < 0, -1, follows)}
 
-    def query(self, history: Integers) -> Integers:
-        """Return the latest items."""
-        return history[-self._longest :]
-
     def forward(
         self, items: Tensor, positions: Tensor, sequences: Tensor, targets: Tensor
-    ) -> dict[str, Tensor]:
+    ) -> Tensors:
         """Return the loss of a batch made by :meth:`collate`."""
         states = self.encode(items, positions, sequences)
         known = targets >= 0
@@ -150,7 +139,7 @@ class BinarySASRecModule(SASRecModule):
 
     def forward(
         self, items: Tensor, positions: Tensor, sequences: Tensor, targets: Tensor
-    ) -> dict[str, Tensor]:
+    ) -> Tensors:
         """Return the loss of a batch made by :meth:`collate`."""
         states = self.encode(items, positions, sequences)
         drawn = torch.randint_like(items, self._n_items)
@@ -181,21 +170,12 @@ class BERT4RecModule(SequenceModule):
         super().__init__(n_items, **shape)
         self._masked, self._last_only = masked, last_only
 
-    def windows(self, events: Integers) -> list[Integers]:
-        """Cut at every ``longest`` items from the end."""
-        ends = range(len(events), 0, -self._longest)
-        return [events[max(0, end - self._longest) : end] for end in ends]
-
-    def collate(self, windows: Sequence[Integers]) -> Tensors:
-        """Pack whole windows."""
-        return pack(windows, self._longest)
-
     def query(self, history: Integers) -> Integers:
         """Return the latest items and a mask."""
         latest = history[max(0, len(history) - self._longest + 1) :]
         return np.append(latest, np.int32(self._n_items))
 
-    def forward(self, items: Tensor, positions: Tensor, sequences: Tensor) -> dict[str, Tensor]:
+    def forward(self, items: Tensor, positions: Tensor, sequences: Tensor) -> Tensors:
         """Return the loss of a batch made by :meth:`collate`, with masks drawn anew."""
         mask = self._draw(sequences)
         states = self.encode(torch.where(mask, self._n_items, items), positions, sequences)
@@ -325,14 +305,10 @@ class SelfAttention(ItemScorer):
         windows = [window for user in users for window in module.windows(learned.items_of(user))]
         if windows:
             histories = [learned.items_of(user) for user in training.users[held_out]]
-            targets = training.items[held_out]
+            measure = partial(_mean_ndcg, histories=histories, targets=training.items[held_out])
+            how, validate = FitSettings.of(self, schedule="linear"), measure if histories else None
             self.training_history = fit_network(
-                module,
-                windows,
-                module.collate,
-                FitSettings.of(self, schedule="linear"),
-                seed,
-                partial(_mean_ndcg, histories=histories, targets=targets) if histories else None,
+                module, windows, module.collate, how, seed, validate
             )
         self._popularity = item_counts(training)
         # In double precision a query's scores do not depend on which queries share its batch.

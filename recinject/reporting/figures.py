@@ -221,10 +221,8 @@ def slice_figure(rows: Sequence[SliceResult], models: Sequence[str] = (LANGUAGE_
 def confusion_figure(labels: Floats, ratings: Floats) -> Figure:
     """Draw how often each true rating was predicted as each: each row's shares, dark where most.
 
-    Args:
-        labels: the true ratings, shape (n,); above 20 different ones, ranges of about equally many
-            take their places.
-        ratings: predicted, shape (n,); each counts for the nearest true value, or its range.
+    ``labels`` are the true ratings, shape (n,); each of ``ratings`` counts for the nearest of them.
+    Above 20 different ones, ranges of about equally many labels take their places.
     """
     values, true = np.unique(labels, return_inverse=True)
     names = [f"{value:g}" for value in values]

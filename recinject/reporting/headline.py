@@ -28,18 +28,12 @@ _SIMPLE_BASELINES = ("popularity", "global_mean")
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one recommender stands against another on a task's main metric.
+    """Where one recommender stands against another on a task's main metric."""
 
-    Attributes:
-        own: of the language model; where there is none, of the best baseline.
-        comparison: the paired test of the two, None when none was made.
-        baselines: how many baselines the task had, ``own`` not counted.
-    """
-
-    own: MetricResult
+    own: MetricResult  # of the language model; where there is none, of the best baseline
     other: MetricResult
-    comparison: Comparison | None
-    baselines: int
+    comparison: Comparison | None  # the paired test of the two, None when none was made
+    baselines: int  # how many baselines the task had, ``own`` not counted
 
     @property
     def gain(self) -> float:
@@ -155,12 +149,8 @@ def headline(
     """Say where the language model stands against the best baseline and against a simple one.
 
     It speaks of retrieval, else of ranking, else of rating. A loss to any baseline on this
-    task stands in the first sentence, losses on other tasks in the last.
-
-    Args:
-        metrics: all metrics of the run.
-        comparisons: language model minus baseline, or the best baseline minus each other.
-        subject: how to call the language model, at the start of a sentence; None if there is none.
+    task stands in the first sentence, losses on other tasks in the last. ``subject`` is how the
+    language model is called at the start of a sentence; None if there is none.
     """
     if subject is None:
         return _without_a_model(metrics, comparisons)

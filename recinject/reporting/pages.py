@@ -37,23 +37,17 @@ def write_pages(
     The HTML holds its style and its figures, so that the one file can be mailed. Its contents are
     the headings of level 2; what stands before the first of them is the page's header.
 
-    Args:
-        folder: where to write; it is made if it is missing.
-        name: the files' name without suffix, such as ``report``; also the kind of page.
-        title: plain text.
-        markdown: CommonMark with tables, in which foreign text was escaped by
-            :func:`~recinject.reporting.wording.markdown`. HTML in it stays text, except
-            ``<details><summary>...</summary>`` and ``</details>`` as paragraphs of their own.
-        figures: what the text shows as ``![label](figures/NAME.png)``, by name.
-
-    Returns:
-        The path of the HTML file.
+    ``markdown`` is CommonMark with tables, in which foreign text was escaped by
+    :func:`~recinject.reporting.wording.markdown`. HTML in it stays text, except
+    ``<details><summary>...</summary>`` and ``</details>`` as paragraphs of their own. It shows
+    figures as ``![label](figures/NAME.png)``. ``name`` is also the kind of page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if figures:
         (folder / "figures").mkdir(exist_ok=True)
     for key, figure in figures.items():
         to_png(figure, folder / "figures" / f"{key}.png")
+        figure.set_layout_engine("none")  # it is laid out now, and stays so in the page
     (folder / f"{name}.md").write_text(markdown, encoding="utf-8")
     page = folder / f"{name}.html"
     page.write_text(_page(name, title, markdown, figures), encoding="utf-8")
@@ -99,9 +93,8 @@ def _page(kind: str, title: str, markdown: str, figures: Mapping[str, Figure]) -
 
 
 def _drawn(token: Token, figures: Mapping[str, Figure]) -> str:
-    """Return a figure as SVG; of an image from elsewhere, return its label alone."""
     name = Path(str(token.attrs["src"])).stem
-    if name not in figures:
+    if name not in figures:  # an image from elsewhere: its label alone
         return str(escape(token.content))
     look = ' class="wide"' if figures[name].get_figwidth() > 5 else ""  # inches
     return f"<figure{look}>{to_svg(figures[name], token.content)}</figure>"

@@ -25,7 +25,6 @@ from recinject.reporting.headline import (
 )
 from recinject.reporting.pages import render, write_pages
 from recinject.reporting.result import DataFacts, Result, SampleRow
-from recinject.reporting.tables import cleaning_table, sample_table
 from recinject.reporting.wording import LANGUAGE_MODEL, metric_label
 
 
@@ -66,10 +65,7 @@ def content_of(result: Result) -> dict[str, Any]:
 
 
 def _standings(result: Result) -> dict[str, Standing]:
-    """Return for each task how the best language model stands against the best other.
-
-    Where there is no language model, the best baseline stands against the second.
-    """
+    """Return how the best language model, or else the best baseline, stands against the next."""
     models, tests = result.language_models, result.rows["comparisons"]
     metrics = [r for r in result.rows["metrics"] if not is_variant(r.recommender, models)]
     tasks = {task: leader(task, _first(result)) for task in ordered_tasks(metrics)}
@@ -112,7 +108,7 @@ def _drawings(result: Result) -> Iterator[_Drawing]:
 
 
 def _sliced(result: Result, task: str) -> list[SliceResult]:
-    """Return what is drawn of a task's slices: the models and the best of the others."""
+    # The models and the best of the others.
     metrics, models = result.rows["metrics"], result.language_models
     names = [row.recommender for row in ranked(task, main_metric(task, metrics), metrics)]
     others = [name for name in names if name not in models and not is_variant(name, models)]
@@ -131,7 +127,6 @@ def _rated(result: Result) -> tuple[Any, Any] | None:
 
 
 def _first(result: Result) -> Sequence[MetricResult]:
-    """Return the metrics of the language models; those of all where there is none."""
     models, metrics = result.language_models, result.rows["metrics"]
     return [row for row in metrics if row.recommender in models] if models else metrics
 
@@ -151,10 +146,7 @@ def dataset_card(
 ) -> str:
     """Write the README.md of a folder of samples; ``datasets.load_dataset`` reads its front.
 
-    Args:
-        samples: counts by task and part; each must have its ``<task>/<part>-*.parquet``.
-        prompt_versions: the version of the prompt file of each task.
-        command: the command line that makes the samples again.
+    Each of the ``samples`` must have its ``<task>/<part>-*.parquet``.
     """
     total, configs = sum(row.samples for row in samples), _configurations(samples)
     at = min(max(len(str(total)) - 3, 0), len(_EDGES) - 1)
@@ -170,8 +162,8 @@ def dataset_card(
         "front": front.to_yaml(),
         "name": name,
         "data": data,
-        "cleaning_table": cleaning_table(data.cleaning),
-        "sample_table": sample_table(samples),
+        "cleaning_table": tables.cleaning_table(data.cleaning),
+        "sample_table": tables.sample_table(samples),
         "tasks": list(dict.fromkeys(row.task for row in samples)),
         "example": configs[0]["config_name"] if configs else "retrieval",
         "prompt_versions": prompt_versions,
@@ -185,12 +177,7 @@ def dataset_card(
 def model_card(
     result: Result, *, prompt_versions: Mapping[str, int | str], base_model: str | None = None
 ) -> str:
-    """Write the README.md of a trained model's folder; LoRA's weights are merged into the model.
-
-    Args:
-        prompt_versions: the version of the prompt file of each task.
-        base_model: the name on a hub of the model that training started from, if it has one.
-    """
+    """Write the README.md of a trained model's folder; LoRA's weights are merged into the model."""
     front = ModelCardData(
         library_name="transformers",
         base_model=base_model,
@@ -210,7 +197,6 @@ def model_card(
 
 
 def _evaluations(result: Result) -> list[EvalResult]:
-    """Return the main metric of each task in the form that the hub shows."""
     metrics = result.rows["metrics"]
     main = {task: main_metric(task, metrics) for task in ordered_tasks(metrics)}
     source = result.facts.data.source if result.facts.data else result.facts.name
@@ -235,10 +221,8 @@ def _configurations(samples: Sequence[SampleRow]) -> list[dict[str, object]]:
     for row in samples:
         if row.samples:  # `datasets` refuses a configuration whose only split is empty
             parts.setdefault(row.task, []).append(row.split)
-    return [
-        {
-            "config_name": task,
-            "data_files": [{"split": p, "path": f"{task}/{p}-*.parquet"} for p in found],
-        }
+    files = {
+        task: [{"split": part, "path": f"{task}/{part}-*.parquet"} for part in found]
         for task, found in parts.items()
-    ]
+    }
+    return [{"config_name": task, "data_files": own} for task, own in files.items()]

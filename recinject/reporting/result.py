@@ -40,12 +40,9 @@ ROWS: Mapping[str, type[Any]] = {
 class DataFacts:
     """Where the log came from, what was done to it and how many events each part has.
 
-    Attributes:
-        cleaning: the steps in order; the first is the log as read.
-        order: what each user's events are in order of: time, position, rows, or random.
-        tie_rate: share of tested users whose test event has the time of the event before it;
-            None when the log has no timestamps, as ``future_share``.
-        future_share: share of training events later than the average test event.
+    ``tie_rate`` is the share of tested users whose test event has the time of the event before it,
+    ``future_share`` that of training events later than the average test event; both are None
+    when the log has no timestamps.
     """
 
     source: str
@@ -53,49 +50,35 @@ class DataFacts:
     train: int
     validation: int
     test: int
-    cleaning: Sequence[CleaningStep] = ()
-    order: str = "time"
+    cleaning: Sequence[CleaningStep] = ()  # the steps in order; the first is the log as read
+    order: str = "time"  # what each user's events are in order of: time, position, rows, random
     tie_rate: float | None = None
     future_share: float | None = None
 
 
 @dataclass(frozen=True)
 class SampleRow:
-    """How many samples a task has in one part of the split, and how long their prompts are.
-
-    Attributes:
-        templates: number of wordings that the samples use.
-        mean_prompt_tokens: None where nothing was tokenised, as the two below.
-        truncated: number of prompts that were cut to the model's length.
-    """
+    """How many samples a task has in one part of the split, and how long their prompts are."""
 
     task: str
     split: str
     samples: int
-    templates: int
-    mean_prompt_tokens: float | None = None
+    templates: int  # number of wordings that the samples use
+    mean_prompt_tokens: float | None = None  # None where nothing was tokenised, as the two below
     max_prompt_tokens: int | None = None
-    truncated: int | None = None
+    truncated: int | None = None  # number of prompts that were cut to the model's length
 
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """Which language model was evaluated and how much of it was trained.
+    """Which language model was evaluated and how much of it was trained."""
 
-    Attributes:
-        name: its name on a hub, or in words what was built.
-        adaptation: such as ``full``, ``LoRA``, or ``not trained (zero-shot)``.
-        trainable: number of trained ``parameters``; 0 means zero-shot.
-        causal: whether it is a causal model, and no encoder-decoder.
-        rating_head: whether a head reads ratings from it.
-    """
-
-    name: str
-    adaptation: str
-    trainable: int
+    name: str  # on a hub, or in words what was built
+    adaptation: str  # such as ``full``, ``LoRA``, or ``not trained (zero-shot)``
+    trainable: int  # number of trained ``parameters``; 0 means zero-shot
     parameters: int
-    causal: bool = False
-    rating_head: bool = False
+    causal: bool = False  # a causal model, and no encoder-decoder
+    rating_head: bool = False  # whether a head reads ratings from it
 
 
 @dataclass(frozen=True)
@@ -116,65 +99,45 @@ class LossRow:
 
 @dataclass(frozen=True)
 class ExpertUse:
-    """The weights of the experts for each task at the end of training.
-
-    Attributes:
-        shares: shape (tasks, experts).
-        by_task: whether all samples of a task get the same weights.
-    """
+    """The weights of the experts for each task at the end of training."""
 
     tasks: Sequence[str]
-    shares: Sequence[Sequence[float]]
-    by_task: bool
+    shares: Sequence[Sequence[float]]  # shape (tasks, experts)
+    by_task: bool  # whether all samples of a task get the same weights
 
 
 @dataclass(frozen=True)
 class CodeGroup:
-    """The items whose identifiers begin with one code.
+    """The items whose identifiers begin with one code."""
 
-    Attributes:
-        code: the code, or the word.
-        items: the number of items of each second code, in descending order.
-        titles: one title of each of the largest of these.
-    """
-
-    code: str
-    items: Sequence[int]
-    titles: Sequence[str]
+    code: str  # or the word
+    items: Sequence[int]  # the number of items of each second code, in descending order
+    titles: Sequence[str]  # one title of each of the largest of these
 
 
 @dataclass(frozen=True)
 class Facts:
     """What is known of a result beside its rows; the report leaves out what is missing.
 
-    Attributes:
-        name: the report's title.
-        command: the command line that repeats the run, such as ``recinject run quickstart``.
-        started: when the run began, in words; ``finished`` likewise.
-        version: the version of recinject.
-        durations: seconds by stage, in order.
-        model: the language model; None where baselines were evaluated alone.
-        language_models: the names of the recommenders that are language models, where it is not
-            one of the name ``language_model``.
-        sampled_candidates: number of negatives beside the positive in a ranking query.
-        codes: the largest groups of items by first code, where identifiers are codes.
+    ``language_models`` are the names of the recommenders that are language models, where it is not
+    one of the name ``language_model``.
     """
 
-    name: str = "Result"
-    command: str = ""
-    started: str = ""
+    name: str = "Result"  # the report's title
+    command: str = ""  # the command line that repeats the run
+    started: str = ""  # when the run began, in words
     finished: str = ""
     version: str = recinject.__version__
     seed: int | None = None
-    durations: Mapping[str, float] = field(default_factory=dict)
+    durations: Mapping[str, float] = field(default_factory=dict)  # seconds by stage, in order
     data: DataFacts | None = None
     samples: Sequence[SampleRow] = ()
-    model: ModelFacts | None = None
+    model: ModelFacts | None = None  # None where baselines were evaluated alone
     language_models: Sequence[str] = ()
     training: Sequence[LossRow] = ()
-    sampled_candidates: int = 99
+    sampled_candidates: int = 99  # number of negatives beside the positive in a ranking query
     experts: ExpertUse | None = None
-    codes: Sequence[CodeGroup] = ()
+    codes: Sequence[CodeGroup] = ()  # the largest groups of items, where identifiers are codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -348,10 +311,8 @@ class Result:
         root = Path(folder)
         missing = [name for name in ROWS if not (root / f"{name}.json").is_file()]
         if missing:
-            raise RecinjectError(
-                f"{folder}: no result, {missing[0]}.json is missing",
-                hint="name the folder evaluation of a finished run, or one that Result.save wrote",
-            )
+            hint = "name the folder evaluation of a finished run, or one that Result.save wrote"
+            raise RecinjectError(f"{folder}: no result, {missing[0]}.json is missing", hint=hint)
         rows = {name: read_json(root / f"{name}.json") for name in ROWS}
         facts = read_json(root / "facts.json") if (root / "facts.json").is_file() else None
         try:

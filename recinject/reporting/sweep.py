@@ -21,7 +21,7 @@ from recinject.reporting import tables, wording
 from recinject.reporting.figures import ACCENT, BASELINE, INK, QUIET, directed, drawing, finish
 from recinject.reporting.headline import difference, main_metric, ordered_tasks
 from recinject.reporting.pages import render, write_pages
-from recinject.reporting.tables import Table, cells
+from recinject.reporting.tables import Table
 
 _SHOWN = ("hr@10", "ndcg@10", "rmse", "mae")
 _NOT_SHOWN = ("_reworded", "_shuffled")
@@ -93,10 +93,9 @@ class Sweep:
         yield from self.sentences()
         for table in map(self._comparison_table, self._references):
             yield f"\n{table.title}:\n"
-            lines = [[f"{c.text} {c.aside}".rstrip() for c in row] for row in table.rows]
-            columns = list(zip(table.header, *lines, strict=True))
-            widths = [max(map(len, column)) for column in columns]
-            for line in (table.header, *lines):
+            lines = [table.header, *table.rows]
+            widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+            for line in lines:
                 yield "  ".join(t.ljust(w) for t, w in zip(line, widths, strict=True)).rstrip()
 
     def sentences(self) -> list[str]:
@@ -135,7 +134,7 @@ class Sweep:
 
     @cached_property
     def _axis(self) -> str | None:
-        """The first key with numbers that takes several values beside each other setting."""
+        # The first key with numbers that takes several values beside each other setting.
         for key in self.facts["keys"]:
             others, values = self._beside(key), self._arms[key]
             groups = values.groupby([self._arms[k] for k in others]) if others else values
@@ -169,7 +168,7 @@ class Sweep:
 
     @cached_property
     def _results(self) -> list[MetricResult]:
-        return _results(self._labelled)
+        return _as_results(self._labelled)
 
     def _rows(self, task: str, metric: str) -> pd.DataFrame:
         frame = self._labelled
@@ -180,7 +179,7 @@ class Sweep:
         return list(dict.fromkeys(self.comparisons.get("reference", ())))
 
     def _compared_with(self, reference: str) -> list[Any]:
-        """Return the comparisons with a reference by the usual metrics, the main task's first."""
+        # By the usual metrics, the main task's first.
         own = self.comparisons[self.comparisons["reference"] == reference]
         own = own[~own["recommender"].str.endswith(_NOT_SHOWN)]
         labels = [self._label(row, ["arm"]) for row in own.to_dict("records")]
@@ -191,16 +190,12 @@ class Sweep:
 
     def _comparison_table(self, reference: str) -> Table:
         rows = [
-            cells(
-                row.task,
-                wording.metric_label(row.metric),
-                row.label,
-                verdict(row),
-                difference(row),
-                wording.p_value(row.p_value).removeprefix("= "),
+            [
+                *(row.task, wording.metric_label(row.metric), row.label, verdict(row)),
+                *(difference(row), wording.p_value(row.p_value).removeprefix("= ")),
                 f"{wording.signed(min(row.by_seed))} to {wording.signed(max(row.by_seed))}",
                 wording.count(row.n),
-            )
+            ]
             for row in self._compared_with(reference)
         ]
         header = ["Task", "Metric", "Arm", "It is", "Difference", "p", "By seed", "n"]
@@ -209,17 +204,16 @@ class Sweep:
     def _arm_table(self) -> Table:
         keys = self.facts["keys"]
         rows = [
-            cells(
+            [
                 row["arm"],
                 *(row[key] if isinstance(row[key], str) else f"{row[key]:g}" for key in keys),
                 wording.seconds(row["seconds"]) if row["seconds"] > 0 else wording.DASH,
-            )
+            ]
             for row in self._arms.to_dict("records")
         ]
         return Table("Arms", ["Arm", *keys, "Mean time"], rows, labels=1 + len(keys))
 
     def _metric_tables(self) -> list[Table]:
-        """Make a table a task: arms by metrics, or curves by the values of the axis."""
         if self._axis is None:
             return tables.metric_tables(self._results, self.facts["sampled_candidates"])
         return [self._axis_table(task, self._axis) for task in ordered_tasks(self._results)]
@@ -228,14 +222,14 @@ class Sweep:
         metric = main_metric(task, self._results)
         rising = wording.lower_is_better(metric)
         rows = self._rows(task, metric).sort_values([axis, "value"], ascending=[False, rising])
-        found = zip(_results(rows), rows[axis], strict=True)
+        found = zip(_as_results(rows), rows[axis], strict=True)
         values = {(row.recommender, x): row for row, x in found}
         columns = {x: f"{x:g}" for x in sorted(rows[axis].unique())}
         title = f"{wording.metric_label(metric)} of {task} by {axis}"
         return tables.value_table(title, columns, values)
 
 
-def _results(rows: pd.DataFrame) -> list[MetricResult]:
+def _as_results(rows: pd.DataFrame) -> list[MetricResult]:
     names = ["task", "label", "metric", "value", "ci_low", "ci_high", "n"]
     return [MetricResult(*row) for row in rows[names].itertuples(index=False)]
 
@@ -251,10 +245,10 @@ def _found(rows: Sequence[Any]) -> str:
     parts = []
     for found, predicate in _PREDICATES.items():
         own = [row for row in rows if verdict(row) == found]
-        if len(own) > _NAMED:
+        more = [f"{len(own) - _NAMED} more"] if len(own) > _NAMED else []
+        if more:
             own.sort(key=lambda row: -abs(row.difference))
-        named = [f"{row.label} ({difference(row)})" for row in own[:_NAMED]]
-        named += [f"{len(own) - _NAMED} more"] if len(own) > _NAMED else []
+        named = [f"{row.label} ({difference(row)})" for row in own[:_NAMED]] + more
         if own:
             listed = " and ".join(filter(None, [", ".join(named[:-1]), named[-1]]))
             parts.append(f"{listed} {'is' if len(own) == 1 else 'are'} {predicate}")
@@ -262,7 +256,6 @@ def _found(rows: Sequence[Any]) -> str:
 
 
 def _draw_points(axes: Axes, rows: pd.DataFrame) -> None:
-    """Draw a point with its interval a row, and a dashed line through the first."""
     places, colours = np.arange(len(rows)), [ACCENT if own else BASELINE for own in rows["own"]]
     axes.hlines(places, rows["ci_low"], rows["ci_high"], colors=colours)
     axes.scatter(rows["value"], places, c=colours)

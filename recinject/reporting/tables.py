@@ -11,7 +11,14 @@ from recinject.evaluation.audit import Finding
 from recinject.evaluation.lists import ListResult, SliceResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
-from recinject.reporting.headline import Standing, advantage, main_metric, ordered_tasks, ranked
+from recinject.reporting.headline import (
+    Standing,
+    advantage,
+    difference,
+    main_metric,
+    ordered_tasks,
+    ranked,
+)
 from recinject.reporting.result import SampleRow
 from recinject.reporting.wording import (
     DASH,
@@ -25,30 +32,14 @@ from recinject.reporting.wording import (
     number,
     p_value,
     recommender_label,
-    signed,
     task_meaning,
 )
 
 _GRAVITY = {"warning": 0, "note": 1, "ok": 2}
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One cell.
-
-    Attributes:
-        aside: a second, quieter text, such as an interval.
-        is_best: whether it is the best of its column.
-    """
-
-    text: str
-    aside: str = ""
-    is_best: bool = False
-
-    def to_markdown(self) -> str:
-        """Write the cell in Markdown."""
-        text = f"**{markdown(self.text)}**" if self.is_best else markdown(self.text)
-        return f"{text} {markdown(self.aside)}".rstrip()
+class Markdown(str):
+    """The text of a cell that is Markdown already, and is not escaped."""
 
 
 @dataclass(frozen=True)
@@ -57,21 +48,18 @@ class Table:
 
     title: str
     header: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[str]]
     labels: int = 1
     note: str = ""
 
     def to_markdown(self) -> str:
         """Write the table, without title and note, in GitHub's Markdown."""
         rule = ["---" if i < self.labels else "---:" for i in range(len(self.header))]
-        lines = [[markdown(name) for name in self.header], rule]
-        lines += [[cell.to_markdown() for cell in row] for row in self.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def cells(*contents: str | Cell) -> list[Cell]:
-    """Make a row of cells, texts as they are."""
-    return [each if isinstance(each, Cell) else Cell(each) for each in contents]
+        header, *lines = (
+            [cell if isinstance(cell, Markdown) else markdown(cell) for cell in row]
+            for row in (self.header, *self.rows)
+        )
+        return "\n".join(f"| {' | '.join(line)} |" for line in (header, rule, *lines))
 
 
 def metric_tables(
@@ -101,28 +89,29 @@ def slice_tables(slices: Sequence[SliceResult]) -> list[Table]:
     return tables
 
 
-def value_table(
-    title: str,
-    columns: Mapping[Any, str],
-    values: Mapping[tuple[str, Any], MetricResult],
-    note: str = "",
-) -> Table:
+Values = Mapping[tuple[str, Any], MetricResult]
+
+
+def value_table(title: str, columns: Mapping[Any, str], values: Values, note: str = "") -> Table:
     """Make a table of recommenders by what tells their values apart, each column's best bold."""
     best = {}
     for key in columns:
         own = [row for (_, column), row in values.items() if column == key]
         best[key] = next((r.value for r in ranked(own[0].task, own[0].metric, own)), None)
     rows = [
-        cells(recommender_label(name), *(_value_cell(values.get((name, k)), best[k]) for k in best))
+        [recommender_label(name), *(_value(values.get((name, key)), best[key]) for key in best)]
         for name in dict.fromkeys(name for name, _ in values)
     ]
     return Table(title, ["Recommender", *columns.values()], rows, note=note)
 
 
-def _value_cell(row: MetricResult | ListResult | None, best: float | None = None) -> Cell:
+def _value(row: MetricResult | ListResult | None, best: float | None = None) -> str:
     if row is None:
-        return Cell(DASH)
-    return Cell(number(row.value), interval(row.ci_low, row.ci_high), row.value == best)
+        return DASH
+    ends = interval(row.ci_low, row.ci_high)
+    if row.value == best:
+        return Markdown(f"**{number(row.value)}** {ends}".rstrip())
+    return f"{number(row.value)} {ends}".rstrip()
 
 
 def list_table(lists: Sequence[ListResult]) -> Table:
@@ -130,7 +119,7 @@ def list_table(lists: Sequence[ListResult]) -> Table:
     values = {(row.recommender, row.measure): row for row in lists}
     measures = dict.fromkeys(row.measure for row in lists)
     rows = [
-        cells(recommender_label(name), *(_value_cell(values.get((name, m))) for m in measures))
+        [recommender_label(name), *(_value(values.get((name, each))) for each in measures)]
         for name in dict.fromkeys(row.recommender for row in lists)
     ]
     header = ["Recommender", *(name.partition("@")[0].capitalize() for name in measures)]
@@ -142,16 +131,12 @@ def standing_table(found: Mapping[str, Standing]) -> Table:
     """Make the table of how the first recommender of each task stands against the best other."""
     named = any(standing.own.recommender != LANGUAGE_MODEL for standing in found.values())
     rows = [
-        cells(
-            task,
-            metric_label(standing.own.metric),
+        [
+            *(task, metric_label(standing.own.metric)),
             *([recommender_label(standing.own.recommender)] if named else []),
-            standing.verb,
-            standing.rival,
-            _value_cell(standing.own),
-            _value_cell(standing.other),
+            *(standing.verb, standing.rival, _value(standing.own), _value(standing.other)),
             *_tested(standing.comparison),
-        )
+        ]
         for task, standing in found.items()
     ]
     who = ["Recommender", "It", "Best other"] if named else ["Language model", "Best baseline"]
@@ -159,12 +144,10 @@ def standing_table(found: Mapping[str, Standing]) -> Table:
     return Table("At a glance", header, rows, labels=len(header) - 4)
 
 
-def _tested(row: Comparison | None) -> list[Cell]:
-    """Return the cells of a paired difference and of its p-value."""
+def _tested(row: Comparison | None) -> tuple[str, str]:
     if row is None:
-        return cells(DASH, DASH)
-    difference = Cell(signed(row.difference), interval(row.ci_low, row.ci_high))
-    return cells(difference, p_value(row.p_value).removeprefix("= "))
+        return DASH, DASH
+    return difference(row), p_value(row.p_value).removeprefix("= ")
 
 
 def comparison_tables(comparisons: Sequence[Comparison]) -> list[Table]:
@@ -182,15 +165,11 @@ def _comparison_table(title: str, comparisons: Sequence[Comparison]) -> Table:
     # Who is compared goes without saying where it is the language model.
     named = any(row.recommender != LANGUAGE_MODEL for row in comparisons)
     rows = [
-        cells(
-            row.task,
-            metric_label(row.metric),
+        [
+            *(row.task, metric_label(row.metric)),
             *([recommender_label(row.recommender)] if named else []),
-            recommender_label(row.reference),
-            verdict(row),
-            *_tested(row),
-            count(row.n),
-        )
+            *(recommender_label(row.reference), verdict(row), *_tested(row), count(row.n)),
+        ]
         for row in comparisons
     ]
     who = ["Recommender", "Against", "It is"] if named else ["Against", "Language model is"]
@@ -207,7 +186,7 @@ def verdict(row: Comparison) -> str:
 
 def cleaning_table(steps: Sequence[CleaningStep]) -> Table:
     """Make the table of what each cleaning step left."""
-    rows = [cells(s.name, s.detail, *map(count, (s.users, s.items, s.events))) for s in steps]
+    rows = [[s.name, s.detail, *map(count, (s.users, s.items, s.events))] for s in steps]
     return Table("Cleaning", ["Step", "Detail", "Users", "Items", "Events"], rows, labels=2)
 
 
@@ -217,7 +196,7 @@ def sample_table(samples: Sequence[SampleRow]) -> Table:
     for row in samples:
         mean = None if row.mean_prompt_tokens is None else round(row.mean_prompt_tokens)
         numbers = (row.samples, row.templates, mean, row.max_prompt_tokens, row.truncated)
-        rows.append(cells(row.task, row.split, *map(count, numbers)))
+        rows.append([row.task, row.split, *map(count, numbers)])
     if all(row.mean_prompt_tokens is None for row in samples):
         return Table("Samples", header, [row[: len(header)] for row in rows], labels=2)
     return Table("Samples", [*header, "Mean tokens", "Longest", "Cut off"], rows, labels=2)
@@ -226,7 +205,7 @@ def sample_table(samples: Sequence[SampleRow]) -> Table:
 def audit_table(audit: Sequence[Finding]) -> Table:
     """Make the table of the audit's findings, the gravest first."""
     rows = [
-        cells(row.verdict, row.check, _plain(row.value), row.explanation)
+        [row.verdict, row.check, _plain(row.value), row.explanation]
         for row in sorted(audit, key=lambda row: _GRAVITY.get(row.verdict, -1))
     ]
     return Table("Audit", ["Verdict", "Check", "Value", "What it means"], rows, labels=4)

@@ -93,9 +93,8 @@ def task_meaning(task: str, sampled_candidates: int, seen_kept: bool = False) ->
 def number(value: float | None) -> str:
     """Write a value with three decimals, or a dash when there is none.
 
-    Examples:
-        >>> number(0.12345), number(-2.0), number(None)
-        ('0.123', '−2.000', '–')
+    >>> number(0.12345), number(-2.0), number(None)
+    ('0.123', '−2.000', '–')
     """
     if value is None or not isfinite(value):
         return DASH
@@ -105,9 +104,8 @@ def number(value: float | None) -> str:
 def signed(value: float) -> str:
     """Write a difference with its sign.
 
-    Examples:
-        >>> signed(0.02), signed(-0.02)
-        ('+0.020', '−0.020')
+    >>> signed(0.02), signed(-0.02)
+    ('+0.020', '−0.020')
     """
     text = number(value)
     return f"+{text}" if value > 0 and text != "0.000" else text
@@ -116,9 +114,8 @@ def signed(value: float) -> str:
 def interval(low: float | None, high: float | None) -> str:
     """Write a 95 % interval, or nothing when there is none.
 
-    Examples:
-        >>> interval(0.11, 0.136)
-        '[0.110, 0.136]'
+    >>> interval(0.11, 0.136)
+    '[0.110, 0.136]'
     """
     ends = [number(low), number(high)]
     return "" if DASH in ends else f"[{', '.join(ends)}]"
@@ -127,9 +124,8 @@ def interval(low: float | None, high: float | None) -> str:
 def p_value(p: float) -> str:
     """Write a p-value as papers do.
 
-    Examples:
-        >>> p_value(0.0001), p_value(0.0421), p_value(1.0)
-        ('< .001', '= .042', '= 1.000')
+    >>> p_value(0.0001), p_value(0.0421), p_value(1.0)
+    ('< .001', '= .042', '= 1.000')
     """
     if not isfinite(p):
         return DASH
@@ -149,9 +145,8 @@ def count(value: int | None) -> str:
 def counts(values: Iterable[int]) -> str:
     """Write the one count that all share, or the span of them.
 
-    Examples:
-        >>> counts([1200, 1200]), counts([3, 5])
-        ('1,200', '3 to 5')
+    >>> counts([1200, 1200]), counts([3, 5])
+    ('1,200', '3 to 5')
     """
     found = sorted(set(values))
     return " to ".join(count(value) for value in (found[:1] + found[-1:])[-len(found) :])
@@ -160,9 +155,8 @@ def counts(values: Iterable[int]) -> str:
 def large(value: int) -> str:
     """Write a number of parameters.
 
-    Examples:
-        >>> large(812), large(45_600), large(1_234_000)
-        ('812', '45.6 k', '1.2 M')
+    >>> large(812), large(45_600), large(1_234_000)
+    ('812', '45.6 k', '1.2 M')
     """
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
@@ -173,9 +167,8 @@ def large(value: int) -> str:
 def seconds(value: float) -> str:
     """Write a duration.
 
-    Examples:
-        >>> seconds(4.21), seconds(59.96), seconds(125), seconds(7500)
-        ('4.2 s', '1 min 0 s', '2 min 5 s', '2 h 5 min')
+    >>> seconds(4.21), seconds(59.96), seconds(125), seconds(7500)
+    ('4.2 s', '1 min 0 s', '2 min 5 s', '2 h 5 min')
     """
     if round(value, 1) < 60:
         return f"{value:.1f} s"
@@ -186,9 +179,8 @@ def seconds(value: float) -> str:
 def markdown(text: object) -> str:
     r"""Escape text for one line of Markdown, table cells and the start of a paragraph included.
 
-    Examples:
-        >>> print(markdown("a|b *c* <i> leave_one_out"))
-        a\|b \*c\* &lt;i> leave_one_out
+    >>> print(markdown("a|b *c* <i> leave_one_out"))
+    a\|b \*c\* &lt;i> leave_one_out
     """
     line = re.sub(r"&(?=#?\w+;)", "&amp;", " ".join(str(text).split()))
     line = re.sub(r"<(?=[\w/!?])", "&lt;", line)

@@ -33,73 +33,48 @@ _IDENTIFIER = "{{ identifier }}"
 _BESIDE = 4  # tokens that blanks and line ends around a completion take at most
 # More than an item's own words take when it comes to stand first in a list and not later.
 _FIRST_TOKENS = 5
+_TEXTS = ("sample_id", "task", "template", "split", "user_id", "prompt", "completion")
 SCHEMA = pa.schema(
-    [
-        ("sample_id", pa.string()),
-        ("task", pa.string()),
-        ("template", pa.string()),
-        ("split", pa.string()),
-        ("user_id", pa.string()),
-        ("prompt", pa.string()),
-        ("completion", pa.string()),
-        ("target_item_id", pa.string()),
-        ("candidate_item_ids", pa.list_(pa.string())),
-        ("label", pa.float64()),
-        ("user", pa.int32()),
-        ("event", pa.int32()),
-        ("target", pa.int32()),
-        ("candidates", pa.list_(pa.int32())),
-    ]
+    {
+        **dict.fromkeys((*_TEXTS, "target_item_id"), pa.string()),
+        "candidate_item_ids": pa.list_(pa.string()),
+        "label": pa.float64(),
+        **dict.fromkeys(("user", "event", "target"), pa.int32()),
+        "candidates": pa.list_(pa.int32()),
+    }
 )
 
 
 class Sample(NamedTuple):
     """One row of a sample file: what a model reads and should write, and what it is about.
 
-    Attributes:
-        sample_id: task, split, user and index: the key that the sample is a function of.
-        template: the wording, with its version.
-        split: ``train``, ``validation``, ``test``; ``reworded``: the test in a wording that is
-            never trained on; or ``shuffled``: the test with its histories in random order.
-        user_id: the log's own id; it never stands in the text.
-        target_item_id: the log's own id of the item asked for, or None.
-        candidate_item_ids: the slate in the prompt's order, or None.
-        label: the rating asked for, or None.
-        user: the user's index in the log, as in ``data/users.parquet``.
-        event: the index of the event asked for, as in ``data/interactions.parquet``, or None.
-        target: the index of the item asked for, as in ``data/items.parquet``, or None.
-        candidates: those of the slate, or None.
+    ``split`` is ``train``, ``validation``, ``test``; ``reworded``: the test in a wording that is
+    never trained on; or ``shuffled``: the test with its histories in random order.
     """
 
-    sample_id: str
+    sample_id: str  # task, split, user and index: the key that the sample is a function of
     task: str
-    template: str
+    template: str  # the wording, with its version
     split: str
-    user_id: str
+    user_id: str  # the log's own id; it never stands in the text
     prompt: str
     completion: str
-    target_item_id: str | None
-    candidate_item_ids: list[str] | None
-    label: float | None
-    user: int
-    event: int | None
-    target: int | None
-    candidates: list[int] | None
+    target_item_id: str | None  # the log's own id of the item asked for
+    candidate_item_ids: list[str] | None  # the slate in the prompt's order
+    label: float | None  # the rating asked for
+    user: int  # the user's index in the log, as in ``data/users.parquet``
+    event: int | None  # index of the event asked for, as in ``data/interactions.parquet``
+    target: int | None  # index of the item asked for, as in ``data/items.parquet``
+    candidates: list[int] | None  # those of the slate
 
 
 @dataclass(frozen=True, eq=False)
 class Wording:
-    """A task's templates, with what is rendered once and not once a sample.
-
-    Attributes:
-        templates: the wordings.
-        bound: the same, choosing among pieces.
-        encoder: gives the tokens of what is put together from the pieces.
-    """
+    """A task's templates, with what is rendered once and not once a sample."""
 
     templates: TaskTemplates
-    bound: Sequence[BoundTemplate]
-    encoder: Encoder
+    bound: Sequence[BoundTemplate]  # the same, choosing among pieces
+    encoder: Encoder  # gives the tokens of what is put together from the pieces
 
     @property
     def phrases(self) -> Mapping[str, Sequence[str]]:
@@ -158,52 +133,36 @@ def make_wordings(
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Some samples, as the integers and the pieces that they are made of.
+    """Some samples, as the integers and the pieces that they are made of."""
 
-    Attributes:
-        contexts: what the sampler chose.
-        indices: which of its user's samples each is, shape (n,).
-        wordings: which of the task's templates each is written in, shape (n,).
-        prompts: the numbers of the prompts' pieces; ``completions`` likewise.
-        trimmed: how many of them lost the oldest items of their histories to fit.
-    """
-
-    contexts: Contexts
-    indices: Array
-    wordings: Array
-    prompts: Ragged
-    completions: Ragged
-    trimmed: int
+    contexts: Contexts  # what the sampler chose
+    indices: Array  # which of its user's samples each is, shape (n,)
+    wordings: Array  # which of the task's templates each is written in, shape (n,)
+    prompts: Ragged  # the numbers of the prompts' pieces
+    completions: Ragged  # those of the completions' pieces
+    trimmed: int  # how many of them lost the oldest items of their histories to fit
 
 
 @dataclass(frozen=True, eq=False)
 class Builder:
     """Makes the samples of one task in one view; a sample is a pure function of its key.
 
-    Attributes:
-        split: the view's part, ``reworded`` or ``shuffled``.
-        item_ids: the log's own ids.
-        limits: the most tokens of a prompt, which loses its oldest items to fit, and of a
-            completion.
-        passes: how many times each sample is drawn, with other chance each time.
-        limit: how many samples are made at most.
-        pool: gives the worked examples before each prompt, ``shots`` of them. They alone make a
-            sample depend on other users.
-        shares: among how many examples and questions the limit of a whole prompt is divided.
+    A ``pool`` gives the worked examples before each prompt, ``shots`` of them. They alone make a
+    sample depend on other users.
     """
 
     task: Task
     wording: Wording
     view: View
-    split: str
-    item_ids: Sequence[str]
-    limits: tuple[int, int]
-    passes: int
-    limit: int | None
+    split: str  # the view's part, ``reworded`` or ``shuffled``
+    item_ids: Sequence[str]  # the log's own
+    limits: tuple[int, int]  # most tokens of a prompt, which loses old items, and of a completion
+    passes: int  # how many times each sample is drawn, with other chance each time
+    limit: int | None  # how many samples are made at most
     seed: int
     pool: Builder | None = None
     shots: int = 0
-    shares: int = 1
+    shares: int = 1  # among how many examples and questions the limit of a prompt is divided
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:
@@ -219,21 +178,13 @@ class Builder:
         return total if self.limit is None else min(total, self.limit)
 
     def batch(self, numbers: Array) -> Batch:
-        """Make some samples.
-
-        Args:
-            numbers: which ones, from 0 to below the builder's length, shape (n,).
-
-        Raises:
-            RecinjectError: a sampler names a held-out item, or a sample cannot be made to fit.
-        """
+        """Make the samples of some numbers, from 0 to below the builder's length, shape (n,)."""
         passes, places = np.divmod(numbers, max(1, int(self.offsets[-1])))
         users = np.searchsorted(self.offsets, places, side="right") - 1
         indices = places - self.offsets[users]
         drawn = indices + passes * self._counts[users]
         bits = combine(self._bits(users), drawn)
-        chance = Chance(bits)
-        keys = Keys(users, indices, chance)
+        keys = Keys(users, indices, chance := Chance(bits))
         contexts = self.task.sample(self.view, keys, self.wording.item_words)
         self._refuse_leak(contexts)
         legal = np.array(self.wording.numbers(self.split))
@@ -268,9 +219,8 @@ class Builder:
             columns["target"] = pa.array(contexts.targets, pa.int32())
             columns["target_item_id"] = self._item_ids.take(columns["target"])
         if (candidates := contexts.slots.get("candidates")) is not None:
-            items, offsets = (
-                pa.array(p, pa.int32()) for p in (candidates.values, candidates.offsets)
-            )
+            offsets = pa.array(candidates.offsets, pa.int32())
+            items = pa.array(candidates.values, pa.int32())
             columns["candidates"] = pa.ListArray.from_arrays(offsets, items)
             ids = self._item_ids.take(items)
             columns["candidate_item_ids"] = pa.ListArray.from_arrays(offsets, ids)
@@ -297,13 +247,12 @@ class Builder:
         return pa.array(self.item_ids, pa.string())
 
     def _bits(self, users: Array) -> NDArray[np.uint64]:
-        """Return the random bits that belong to this task, this part and each user."""
         stream = derive_bits(self.seed, self.task.name, self.view.part.label)
         ids = self._user_ids.take(pa.array(users)).to_numpy(zero_copy_only=False)
         return combine(stream, hash_array(ids, categorize=True))
 
     def _refuse_leak(self, contexts: Contexts) -> None:
-        """Stop a sampler that names an item of a later part: no setting makes that right."""
+        # No setting makes it right that a sampler names an item of a later part.
         users, rows = np.unique(contexts.users, return_inverse=True)
         n_items = len(self.item_ids)
         later, seen = (
@@ -324,7 +273,6 @@ class Builder:
                 )
 
     def _write(self, contexts: Contexts, wordings: Array) -> tuple[Ragged, Ragged]:
-        """Return the pieces of each prompt and completion, by the sample's own template."""
         parts = [
             self.wording.bound[number].write(contexts.take(np.flatnonzero(wordings == number)))
             for number in self.wording.numbers(self.split)
@@ -396,15 +344,11 @@ class Builder:
         return f"set {raised}" + (f", or try {' '.join(shorter)}" if shorter else "")
 
     def ask(self, histories: Sequence[Sequence[int] | Array]) -> list[str]:
-        """Word what comes next after some histories, as test samples are worded.
+        """Word what comes next after histories, oldest item first, as test samples are worded.
 
         The user is a stranger, and the oldest items are left out where a prompt is too long.
-
-        Args:
-            histories: item indices, oldest first, at least one each.
         """
-        n = len(histories)
-        shown = Ragged.from_rows(histories)
+        n, shown = len(histories), Ragged.from_rows(histories)
         if (longest := getattr(self.task, "history_length", None)) is not None:
             shown = shown.last(longest)
         # The target stands in the completion, which nobody reads here.
@@ -454,14 +398,7 @@ class Builder:
         An example is a training sample of another user in the question's wording: its prompt, a
         blank, its completion and an empty line. It may name items that are held out from the user
         who is asked, since other users' training events do; it never tells of that user's events.
-
-        Args:
-            shots: how many examples a question has.
-            users: who is asked, shape (n,).
-            bits: chance that belongs to each question, shape (n,).
-
-        Raises:
-            RecinjectError: the other users have too few training samples.
+        ``bits`` are chance that belongs to each question, shape (n,), as ``users``.
         """
         chance = Chance(combine(derive_bits("demonstrations"), bits))
         starts = self.offsets[users]
@@ -478,10 +415,8 @@ class Builder:
         chosen = Ragged.from_columns(drawn).at(order).values
         # Numbers count the samples of the others: those after the user's own come later by these.
         skipped = np.repeat(own, shots) * (chosen >= np.repeat(starts, shots))
-        batch, pieces = self.batch(chosen + skipped), self.wording.encoder.pieces
-        between, after = (
-            Ragged.from_columns(np.full(len(chosen), pieces.literal(text)))
-            for text in (BETWEEN, AFTER)
-        )
+        batch, literal = self.batch(chosen + skipped), self.wording.encoder.pieces.literal
+        texts = (np.full(len(chosen), literal(text)) for text in (BETWEEN, AFTER))
+        between, after = map(Ragged.from_columns, texts)
         rows = side_by_side([batch.prompts, between, batch.completions, after])
         return Ragged(rows.values, rows.offsets[::shots])

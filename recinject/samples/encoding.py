@@ -41,14 +41,11 @@ class Dialect:
     An encoder-decoder model's prompts and completions are texts with the tokens that the tokenizer
     puts around every text. A causal model reads a prompt without the end token and continues it
     with the tokens that the completion has after ". ", and the end token.
-
-    Attributes:
-        end: the model's end token, or None if it has none.
     """
 
     tokenizer: Tokenizer
     causal: bool = False
-    end: int | None = None
+    end: int | None = None  # the model's end token, if it has one
 
     @classmethod
     def of_model(
@@ -70,12 +67,7 @@ class Dialect:
         return rows.keep((rows.edges % 2 == 0) | (rows.values != self.end))
 
     def completions(self, texts: Sequence[str]) -> Ragged:
-        """Return the tokens of each completion, the end token included.
-
-        Raises:
-            RecinjectError: the tokenizer of a causal model joins the end of a prompt with what
-                follows it.
-        """
+        """Return the tokens of each completion, the end token included."""
         if not self.causal:
             return encode(self.tokenizer, texts, special=True)
         before = encode(self.tokenizer, [_BEFORE]).values
@@ -95,10 +87,8 @@ class Dialect:
 class Encoder:
     """Gives samples exactly the tokens that a dialect gives their text.
 
-    Attributes:
-        pieces: the texts that samples are joined from.
-        table: the tokens of each piece, then those that the tokenizer puts before a text and
-            after it; None where only the whole text can be encoded.
+    ``table`` has the tokens of each piece, then those that the tokenizer puts before a text and
+    after it; it is None where only the whole text can be encoded.
     """
 
     dialect: Dialect
@@ -139,9 +129,8 @@ class Encoder:
         if self.table is None:
             read = self.dialect.completions if completions else self.dialect.prompts
             return read(self.pieces.write(samples).to_pylist())
-        before, after = (
-            Ragged.from_columns(np.full(len(samples), len(self.table) - n)) for n in (2, 1)
-        )
+        frame = (np.full(len(samples), len(self.table) - n) for n in (2, 1))
+        before, after = map(Ragged.from_columns, frame)
         rows = side_by_side([before, samples, after])
         tokens = self.table.take(rows.values)
         return Ragged(tokens.values, tokens.offsets[rows.offsets])
@@ -202,20 +191,13 @@ def _reads_word_by_word(tokenizer: Tokenizer, words: Sequence[str], tokens: Ragg
 
 @dataclass(frozen=True)
 class TokenFacts:
-    """Counts of the tokens of one task's samples in one split.
-
-    Attributes:
-        prompt_tokens: the number of tokens of all prompts.
-        max_prompt_tokens: the length of the longest prompt before cutting.
-        truncated: the number of prompts and completions that were cut to their limit.
-        unknown_tokens: the number of tokens for text that the vocabulary cannot spell.
-    """
+    """Counts of the tokens of one task's samples in one split."""
 
     samples: int
-    prompt_tokens: int
-    max_prompt_tokens: int
-    truncated: int
-    unknown_tokens: int
+    prompt_tokens: int  # of all prompts
+    max_prompt_tokens: int  # the length of the longest prompt before cutting
+    truncated: int  # prompts and completions that were cut to their limit
+    unknown_tokens: int  # for text that the vocabulary cannot spell
 
     @classmethod
     def total(cls, facts: Sequence[TokenFacts]) -> TokenFacts:

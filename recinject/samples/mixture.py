@@ -18,15 +18,10 @@ from recinject.samples.store import shards
 
 @dataclass(frozen=True)
 class Phase:
-    """A part of a training that has a mixture of its own.
+    """A part of a training that has a mixture of its own."""
 
-    Attributes:
-        share: of the run's steps, relative to the other phases.
-        rates: of its tasks, above 0, relative; tasks that are not named rest.
-    """
-
-    share: float
-    rates: Mapping[str, float]
+    share: float  # of the run's steps, relative to the other phases
+    rates: Mapping[str, float]  # of its tasks, above 0, relative; tasks that are not named rest
 
 
 def task_rates(
@@ -38,9 +33,8 @@ def task_rates(
     Limits of Transfer Learning, 2020, section 3.5.2): a temperature of 1 mixes by size, more
     evens tasks out. Tasks without samples get no rate.
 
-    Examples:
-        >>> task_rates({"retrieval": 900, "bpr": 100}, temperature=2)
-        {'retrieval': 30.0, 'bpr': 10.0}
+    >>> task_rates({"retrieval": 900, "bpr": 100}, temperature=2)
+    {'retrieval': 30.0, 'bpr': 10.0}
     """
     counted = {task: min(size, cap or size) for task, size in sizes.items() if size}
     return {task: float(size ** (1 / temperature)) for task, size in counted.items()}
@@ -52,19 +46,13 @@ def mixture_counts(sizes: Mapping[str, int], rates: Mapping[str, float]) -> dict
     An epoch has as many samples as the mixed tasks have together. Without rates each task
     gives every sample once; with rates, the tasks named share the epoch in their proportion.
 
-    Raises:
-        RecinjectError: a rate for a task without samples, or one that is not positive.
-
-    Examples:
-        >>> mixture_counts({"retrieval": 600, "bpr": 400}, {"retrieval": 3, "bpr": 1})
-        {'retrieval': 750, 'bpr': 250}
+    >>> mixture_counts({"retrieval": 600, "bpr": 400}, {"retrieval": 3, "bpr": 1})
+    {'retrieval': 750, 'bpr': 250}
     """
     for task, rate in rates.items():
         if not sizes.get(task) or rate <= 0:
-            raise RecinjectError(
-                f"training.mixture: {task}: {rate} is no rate of a task with samples",
-                hint="rates are above 0. " + did_you_mean(task, sizes),
-            )
+            fact = f"training.mixture: {task}: {rate} is no rate of a task with samples"
+            raise RecinjectError(fact, hint="rates are above 0. " + did_you_mean(task, sizes))
     if not rates:
         return dict(sizes)
     total, whole = sum(sizes[task] for task in rates), sum(rates.values())
@@ -74,9 +62,8 @@ def mixture_counts(sizes: Mapping[str, int], rates: Mapping[str, float]) -> dict
 def share_out(total: int, shares: Sequence[float]) -> list[int]:
     """Divide a whole number in proportion to shares; the largest remainders are rounded up.
 
-    Examples:
-        >>> share_out(10, [1, 1, 1])
-        [4, 3, 3]
+    >>> share_out(10, [1, 1, 1])
+    [4, 3, 3]
     """
     exact = total * np.asarray(shares, float) / np.sum(shares)
     whole = np.floor(exact).astype(np.int64)
@@ -103,13 +90,12 @@ def mix_tasks(folder: Path, tasks: Iterable[str], rates: Mapping[str, float], se
         the number of each sample's task among ``tasks``.
     """
     sets = {task: _numbered(folder, task, Part.TRAIN, number) for number, task in enumerate(tasks)}
-    counts = mixture_counts({task: len(found) for task, found in sets.items()}, rates)
-    return concatenate_datasets(
-        [
-            sets[task].select(draw_passes(seed, "mixture", task, size=len(sets[task]), count=count))
-            for task, count in counts.items()
-        ]
-    )
+    sizes = {task: len(found) for task, found in sets.items()}
+    drawn = {
+        task: draw_passes(seed, "mixture", task, size=sizes[task], count=count)
+        for task, count in mixture_counts(sizes, rates).items()
+    }
+    return concatenate_datasets([sets[task].select(rows) for task, rows in drawn.items()])
 
 
 def draw_phases(
@@ -123,15 +109,8 @@ def draw_phases(
     """Choose the samples that each phase of a training reads.
 
     A task that comes in several phases goes on where it stopped: none of its samples is taken
-    again before all have been.
-
-    Args:
-        tasks: the number of each sample's task, shape (n,).
-        names: the name of each task's number.
-        phases: each names tasks that have samples.
-        steps: optimizer steps of the run.
-        batch_size: samples that one step reads, over all devices.
-        seed: of the choice.
+    again before all have been. ``tasks`` are the numbers of the samples' tasks, shape (n,), whose
+    ``names`` they index; one step reads ``batch_size`` samples, over all devices.
 
     Returns:
         Numbers of samples, one array a phase, task after task; together ``steps * batch_size``.
@@ -174,10 +153,6 @@ def validation_samples(folder: Path, tasks: Mapping[str, int], count: int) -> Da
 
 
 def token_columns(folder: Path, task: str, split: str) -> Dataset:
-    """Map the token files of one task and split.
-
-    See :func:`~recinject.samples.encoding.token_table` for their columns.
-    """
-    return concatenate_datasets(
-        [Dataset.from_file(str(file)) for file in shards(folder, task, split, ".arrow")]
-    )
+    """Map what :func:`~recinject.samples.encoding.token_table` made of one task and split."""
+    files = shards(folder, task, split, ".arrow")
+    return concatenate_datasets([Dataset.from_file(str(file)) for file in files])

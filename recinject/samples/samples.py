@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 import recinject
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.settings import Positive, Seed, bind, expect
+from recinject.foundation.progress import say
+from recinject.foundation.settings import Positive, Seed, expect
 from recinject.foundation.storage import read_json, write_json
 from recinject.identifiers.data import Data
 from recinject.identifiers.table import ITEM_TOKEN, name_users, user_tokens
@@ -26,7 +27,7 @@ from recinject.samples.builder import REWORDED, SHUFFLED, Builder, Wording, make
 from recinject.samples.encoding import Dialect
 from recinject.samples.store import Forms, read_samples, write_samples
 from recinject.samples.tokenizer import add_tokens, load_tokenizer, train_tokenizer
-from recinject.tasks.task import TASKS, Task, task_type
+from recinject.tasks.task import TASKS, Task, bind_tasks
 from recinject.templating.language import TaskTemplates, load_templates
 from recinject.templating.phrases import Phrasebook, number_text
 from recinject.templating.writers import SlotKind
@@ -39,15 +40,10 @@ MOST_RATINGS = 20
 
 @dataclass(frozen=True, eq=False)
 class RatingScale:
-    """The ratings of a log, ascending.
+    """The ratings of a log, ascending."""
 
-    Attributes:
-        written: those of any event, which samples may have to write.
-        answers: those of training events, which an answer may be.
-    """
-
-    written: Sequence[float]
-    answers: Sequence[float]
+    written: Sequence[float]  # those of any event, which samples may have to write
+    answers: Sequence[float]  # those of training events, which an answer may be
 
     @classmethod
     def of(cls, split: Split) -> RatingScale:
@@ -72,6 +68,14 @@ class RatingScale:
     def labels(self) -> dict[str, float]:
         """The text of each answer, with its value."""
         return {number_text(value): value for value in self.answers}
+
+
+def has_scale(split: Split) -> bool:
+    """Whether the task rating can be asked of a log; say so where its ratings are no scale."""
+    ratings = RatingScale.of(split)
+    if ratings.written and not ratings.is_scale:
+        say(f"  no task rating: the ratings are no scale but {ratings}")
+    return ratings.is_scale
 
 
 @dataclass(frozen=True)
@@ -109,22 +113,15 @@ class SampleSettings:
 
 @dataclass(frozen=True, eq=False)
 class SampleFactory:
-    """All tasks of some data, ready to give any sample; see :func:`make_factory`.
-
-    Attributes:
-        wordings: what each task is worded in, by its name.
-        dialect: how the model that the samples are for reads and writes.
-        ratings: the log's ratings.
-        new_tokens: what the tokenizer was made to read as one token each, users' among them.
-    """
+    """All tasks of some data, ready to give any sample; see :func:`make_factory`."""
 
     data: Data
     tasks: Sequence[Task]
-    wordings: Mapping[str, Wording]
-    dialect: Dialect
+    wordings: Mapping[str, Wording]  # what each task is worded in, by its name
+    dialect: Dialect  # how the model that the samples are for reads and writes
     ratings: RatingScale
     settings: SampleSettings
-    new_tokens: Sequence[str]
+    new_tokens: Sequence[str]  # what the tokenizer reads as one token each, users' among them
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -177,13 +174,9 @@ def make_factory(
 ) -> SampleFactory:
     """Write the items, find or learn the tokenizer, and get every task ready.
 
-    Args:
-        data: the log and its items.
-        tasks: the samplers; those that need ratings are refused where the log has none.
-        settings: see :class:`SampleSettings`.
-        tokenizer: what the model reads with; None to learn one from the phrases and templates.
-            Tokens of the identifiers and of users are added to it.
-        causal: see :meth:`~recinject.samples.encoding.Dialect.of_model`; ``ends`` likewise.
+    Without a tokenizer one is learnt from the phrases and templates. Tokens of the identifiers and
+    of users are added to it. For ``causal`` and ``ends`` see
+    :meth:`~recinject.samples.encoding.Dialect.of_model`.
     """
     split, ratings = data.split, RatingScale.of(data.split)
     for task in tasks:
@@ -202,12 +195,9 @@ def make_factory(
                 "with data.rating_of={column: COLUMN, as: bins}",
             )
     known: list[Any] = [*TASKS.values(), *tasks]
+    slots = {slot for task in known for slot in task.slots}
     for slot in settings.phrases:
-        pick(
-            slot,
-            {own for task in known for own in task.slots},
-            "samples.phrases: no task has the slot",
-        )
+        pick(slot, slots, "samples.phrases: no task has the slot")
     templates = {
         task.name: load_templates(task.name, task.slots, settings.prompts, settings.phrases)
         for task in tasks
@@ -250,17 +240,11 @@ def _refuse_alike(data: Data, texts: Sequence[str], dialect: Dialect) -> None:
 def _name_users(
     templates: Iterable[TaskTemplates], split: Split, count: int | None, seed: int
 ) -> list[str]:
-    """Return the token of each user, and last that of a stranger; none where no template has any.
-
-    Raises:
-        RecinjectError: a template names users and there are no tokens, or the other way round.
-    """
+    """Return the token of each user and of a stranger; none where no template has any."""
     naming = [found for found in templates if found.names_users]
     if naming and not count:
-        raise RecinjectError(
-            f"{naming[0].path}: {{{{ user }}}} needs tokens that users share",
-            hint="set samples.user_tokens=2000, or leave the slot out",
-        )
+        fact = f"{naming[0].path}: {{{{ user }}}} needs tokens that users share"
+        raise RecinjectError(fact, hint="set samples.user_tokens=2000, or leave the slot out")
     if count and not naming:
         raise RecinjectError(
             f"samples.user_tokens={count}: no template has the slot user",
@@ -294,6 +278,14 @@ class Samples(Mapping[str, "DatasetDict"]):
         folder: where they lie; ``datasets.load_dataset(folder, task)`` reads them too.
         facts: what made them; see :func:`build_samples`.
         data: the data that they were made of, or None where that is not at hand.
+
+    Examples:
+        >>> from recinject import build_samples, prepare
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> samples = build_samples(data, ["retrieval", "rating"])
+        >>> len(samples["retrieval"]["train"]), samples["rating"]["test"][0]["completion"]
+        (24, '3')
     """
 
     folder: Path
@@ -314,10 +306,8 @@ class Samples(Mapping[str, "DatasetDict"]):
         """
         folder = Path(folder)
         if not (folder / FACTS).is_file():
-            raise RecinjectError(
-                f"{folder}: no samples in it, for there is no {FACTS}",
-                hint="give the folder that samples.save(folder), or recinject build, wrote",
-            )
+            hint = "give the folder that samples.save(folder), or recinject build, wrote"
+            raise RecinjectError(f"{folder}: no samples in it, for there is no {FACTS}", hint=hint)
         if data is not None:
             expect(data, Data, "load_samples: data", "give what recinject.prepare returned")
         homes = [home for home in (folder, folder.parent) if (home / "identifiers").is_dir()]
@@ -343,13 +333,8 @@ class Samples(Mapping[str, "DatasetDict"]):
 
         if task not in self.tasks:
             raise KeyError(task)
-        return DatasetDict(
-            {
-                row["split"]: Dataset(read_samples(self.folder, task, row["split"]))
-                for row in self.rows
-                if row["task"] == task
-            }
-        )
+        splits = [row["split"] for row in self.rows if row["task"] == task]
+        return DatasetDict({s: Dataset(read_samples(self.folder, task, s)) for s in splits})
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tasks)
@@ -407,11 +392,7 @@ class Samples(Mapping[str, "DatasetDict"]):
 
     def bound_tasks(self) -> list[Task]:
         """Return the samplers with their settings."""
-        folder = self.settings.prompts
-        return [
-            bind(task_type(name, folder), settings, f"samples.tasks.{name}")
-            for name, settings in self.tasks.items()
-        ]
+        return bind_tasks(self.tasks, self.settings.prompts, "samples.tasks")
 
     @cached_property
     def factory(self) -> SampleFactory:
@@ -447,16 +428,10 @@ def build_samples(factory: SampleFactory, folder: Path, forms: Forms, *, workers
         asked = replace(forms, tokens=forms.tokens and is_read)
         tokens, trimmed = write_samples(builder, own, asked, workers=workers)
         templates = builder.wording.templates.templates
-        rows.append(
-            {
-                "task": builder.task.name,
-                "split": builder.split,
-                "samples": len(builder),
-                "templates": [templates[n].name for n in builder.wording.numbers(builder.split)],
-                "tokens": tokens and asdict(tokens),
-                "trimmed": trimmed,
-            }
-        )
+        named = [templates[number].name for number in builder.wording.numbers(builder.split)]
+        row = {"task": builder.task.name, "split": builder.split, "samples": len(builder)}
+        counts = {"tokens": tokens and asdict(tokens), "trimmed": trimmed}
+        rows.append(row | {"templates": named} | counts)
     prompts = factory.settings.prompts
     facts = {
         "version": recinject.__version__,

@@ -50,9 +50,8 @@ def write_samples(
     """
     size = len(builder)
     starts = range(0, max(1, size), SAMPLES_PER_SHARD)
-    files = [
-        folder / f"{builder.split}-{n:05d}-of-{len(starts):05d}.parquet" for n in range(len(starts))
-    ]
+    names = (f"{builder.split}-{n:05d}-of-{len(starts):05d}" for n in range(len(starts)))
+    files = [folder / f"{name}.parquet" for name in names]
     missing = [
         (file, range(start, min(start + SAMPLES_PER_SHARD, size)), forms)
         for file, start in zip(files, starts, strict=True)
@@ -86,12 +85,8 @@ def _run(builder: Builder, jobs: list[_Job], workers: int) -> Iterator[int]:
         for job in jobs:
             yield _write_shard(builder, *job)
         return
-    with ProcessPoolExecutor(
-        min(workers, len(jobs)),
-        mp_context=get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(plugins(), pickle.dumps(builder)),
-    ) as pool:
+    start = _start_worker, (plugins(), pickle.dumps(builder))
+    with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), *start) as pool:
         yield from pool.map(_write_shard_in_worker, jobs)
 
 
@@ -128,21 +123,13 @@ def _write_shard(builder: Builder, file: Path, numbers: range, forms: Forms) -> 
 
 
 def read_samples(folder: Path, task: str, split: str) -> pa.Table:
-    """Read all samples of one task and split, in their order.
-
-    Raises:
-        RecinjectError: they were never built.
-    """
+    """Read all samples of one task and split, in their order."""
     files = shards(folder, task, split, ".parquet")
     return pa.concat_tables([pq.read_table(file).cast(SCHEMA) for file in files])
 
 
 def shards(folder: Path, task: str, split: str, suffix: str) -> list[Path]:
-    """Return the files of one task and split in one form, in their order.
-
-    Raises:
-        RecinjectError: there are none.
-    """
+    """Return the files of one task and split in one form, in their order."""
     files = sorted((folder / task).glob(f"{split}-*{suffix}"))
     if not files:
         raise RecinjectError(

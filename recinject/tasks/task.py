@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +17,10 @@ from recinject.data.splitting import Part, View, draw_negatives
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.foundation.randomness import Chance
+from recinject.foundation.settings import Positive, bind
 from recinject.registry import find, load_plugin, names, register
 from recinject.templating.phrases import MOST_GAPS
 from recinject.templating.writers import Contexts, SlotKind
-
-Positive = Annotated[int, Field(ge=1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,10 +61,15 @@ class Task(ABC):
 class TargetTask(Task):
     """A task with one target event a sample and the history before it.
 
-    Attributes:
-        history_length: how many of the latest items the prompt shows.
-        max_per_user: how many training targets a user may give; None takes all. The
-            user's targets are cut into that many equal strata, and one is drawn from each.
+    The prompt shows at most ``history_length`` of the latest items. ``max_per_user`` cuts a user's
+    training targets into that many equal strata, and draws one from each; None takes all.
+
+    Examples:
+        >>> from recinject.data.simulator import simulate_shop
+        >>> from recinject.data.splitting import leave_one_out
+        >>> log = simulate_shop(users=3, items=30, events_per_user=6, seed=1).interactions
+        >>> TASKS["retrieval"](max_per_user=2).count(leave_one_out(log).view(Part.TRAIN))
+        array([2, 2, 2])
     """
 
     history_length: Positive = 20
@@ -122,10 +126,8 @@ class WindowTask(Task):
     def __post_init__(self) -> None:
         if self.longest < self.shortest:
             place = f"samples.tasks.{self.name}"
-            raise RecinjectError(
-                f"{place}: longest={self.longest} is below shortest={self.shortest}",
-                hint=f"set {place}.longest to {self.shortest} or more",
-            )
+            fact = f"{place}: longest={self.longest} is below shortest={self.shortest}"
+            raise RecinjectError(fact, hint=f"set {place}.longest to {self.shortest} or more")
 
     def count(self, view: View) -> NDArray[np.int64]:
         """Return the number of windows of each user: at least one where one fits."""
@@ -173,11 +175,8 @@ class MaskedLanguageModelling(WindowTask):
     """Restore the spans of words cut out of a window's text.
 
     Spans are counted in words and not in tokens, so that a sample is plain text that any
-    tokenizer can read. Sources: arXiv 2404.00245; span corruption is arXiv 1910.10683.
-
-    Attributes:
-        noise_share: share of the words that is cut out, at least one word.
-        mean_span: mean length of a span in words.
+    tokenizer can read. ``noise_share`` of the words is cut out, at least one, in spans of
+    ``mean_span`` words on average. Sources: arXiv 2404.00245; span corruption: arXiv 1910.10683.
     """
 
     name = "masked_language_modelling"
@@ -219,6 +218,10 @@ def _composition(chance: Chance, totals: Array, parts: Array) -> Ragged:
     return starts.of(stops.values - starts.values)
 
 
+_NEXT_ITEM = {"history": SlotKind.ITEMS, "target": SlotKind.ITEM}
+_EVALUATED = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+
+
 @dataclass(frozen=True)
 class BPR(TargetTask):
     """Tell the item that was chosen from one that the user never touched, drawn uniformly.
@@ -227,11 +230,7 @@ class BPR(TargetTask):
     """
 
     name = "bpr"
-    slots: ClassVar[Mapping[str, SlotKind]] = {
-        "history": SlotKind.ITEMS,
-        "pair": SlotKind.ITEMS,
-        "target": SlotKind.ITEM,
-    }
+    slots: ClassVar[Mapping[str, SlotKind]] = {**_NEXT_ITEM, "pair": SlotKind.ITEMS}
 
     def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
         """Return histories and two items in random order, the chosen one among them."""
@@ -247,29 +246,22 @@ class Retrieval(TargetTask):
 
     name = "retrieval"
     answer = "retrieval"
-    slots: ClassVar[Mapping[str, SlotKind]] = {"history": SlotKind.ITEMS, "target": SlotKind.ITEM}
-    parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+    slots: ClassVar[Mapping[str, SlotKind]] = _NEXT_ITEM
+    parts = _EVALUATED
 
 
 @dataclass(frozen=True)
 class Ranking(TargetTask):
     """Pick the chosen item from a slate in random order.
 
-    Source: arXiv 2404.00245; the test slate of 1 + 99 is the protocol of P5.
-
-    Attributes:
-        negatives: items in a test slate beside the chosen one, uniform among the untouched.
-        train_negatives: the same for a training slate; fewer make shorter prompts.
+    The ``negatives`` of a test slate are uniform among the untouched; fewer ``train_negatives``
+    make shorter prompts. Source: arXiv 2404.00245; the test slate of 1 + 99 is the protocol of P5.
     """
 
     name = "ranking"
     answer = "ranking"
-    slots: ClassVar[Mapping[str, SlotKind]] = {
-        "history": SlotKind.ITEMS,
-        "candidates": SlotKind.ITEMS,
-        "target": SlotKind.ITEM,
-    }
-    parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+    slots: ClassVar[Mapping[str, SlotKind]] = {**_NEXT_ITEM, "candidates": SlotKind.ITEMS}
+    parts = _EVALUATED
     negatives: Positive = 99
     train_negatives: Positive = 19
 
@@ -293,7 +285,7 @@ class Rating(TargetTask):
         "target": SlotKind.ITEM,
         "rating": SlotKind.RATING,
     }
-    parts = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+    parts = _EVALUATED
     needs_ratings = True
 
 
@@ -308,9 +300,6 @@ def task_names(folder: Path | None = None) -> list[str]:
     """List every task that a recipe may name, the user's own in a folder among them.
 
     A task of one's own is ``NAME.py``, which registers the sampler, beside ``NAME.yaml``.
-
-    Raises:
-        RecinjectError: a file cannot be loaded, or registers no task of its name.
     """
     for file in sorted(folder.glob("*.py")) if folder else ():
         if file.with_suffix(".yaml").is_file():
@@ -324,6 +313,15 @@ def task_names(folder: Path | None = None) -> list[str]:
     return names("task")
 
 
+def bind_tasks(
+    tasks: Mapping[str, Mapping[str, Any] | None], folder: Path | None, place: str
+) -> list[Task]:
+    """Return the samplers of some tasks with their settings, which were given at a place."""
+    return [
+        bind(task_type(name, folder), own or {}, f"{place}.{name}") for name, own in tasks.items()
+    ]
+
+
 def task_type(name: str, folder: Path | None = None) -> type[Task]:
     """Return the task of a name, one of :func:`task_names`.
 
@@ -333,8 +331,6 @@ def task_type(name: str, folder: Path | None = None) -> type[Task]:
     task_names(folder)
     task: type[Task] = find("task", name, "samples.tasks")
     if "history" not in task.slots:
-        raise RecinjectError(
-            f"samples.tasks: the task {name!r} has no slot 'history'",
-            hint="show in a slot 'history' what the user took: long prompts lose its oldest items",
-        )
+        hint = "show in a slot 'history' what the user took: long prompts lose its oldest items"
+        raise RecinjectError(f"samples.tasks: the task {name!r} has no slot 'history'", hint=hint)
     return task

@@ -12,7 +12,7 @@ from typing import Literal
 
 import yaml
 from jinja2 import Environment, TemplateSyntaxError, nodes
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.ragged import Ragged, side_by_side
@@ -34,22 +34,15 @@ _UP_TO_WORD = re.compile(r"\S*\s*")
 
 
 def lower(source: str, slots: Mapping[str, SlotKind], place: str) -> tuple[Segment, ...]:
-    """Turn one prompt or completion of a template file into segments.
-
-    Raises:
-        RecinjectError: an unknown slot or filter, a filter that cannot write the slot, more
-            than one line, or any Jinja beyond slots and filters.
-    """
+    """Turn one prompt or completion of a template file into segments."""
     if len(source.strip().splitlines()) > 1:
-        raise RecinjectError(
-            f"{place}: a template is one line", hint="T5's tokenizer drops newlines: join the lines"
-        )
+        hint = "T5's tokenizer drops newlines: join the lines"
+        raise RecinjectError(f"{place}: a template is one line", hint=hint)
     try:
         tree = _PARSER.parse(source.strip())
     except TemplateSyntaxError as error:
-        raise RecinjectError(
-            f"{place}: {error.message}", hint="write slots as {{ history | join('; ') }}"
-        ) from error
+        hint = "write slots as {{ history | join('; ') }}"
+        raise RecinjectError(f"{place}: {error.message}", hint=hint) from error
     found = [
         _segment(node, slots, place)
         for output in tree.body
@@ -64,9 +57,8 @@ def splits_at_blanks(segments: Sequence[Segment]) -> bool:
     """Whether every piece but the last ends with a blank, so that no word spans two pieces."""
     ends = [segment.arguments[0] if segment.is_text else segment.after for segment in segments]
     inner = [text for segment in segments if segment.filter for text in segment.arguments]
-    return all(end[-1:].isspace() for end in ends[:-1]) and all(
-        cut_at_blank(text)[0] for text in inner
-    )
+    glued = [text for text in inner if not cut_at_blank(text)[0]]
+    return not glued and all(end[-1:].isspace() for end in ends[:-1])
 
 
 def _glued(segments: Sequence[Segment]) -> tuple[Segment, ...]:
@@ -107,28 +99,22 @@ def _plain(slot: str, kind: SlotKind, place: str) -> Segment:
     if kind in (SlotKind.ITEM, SlotKind.RATING, SlotKind.USER):
         return Segment(slot)
     legal = " or ".join(f.usage for f in FILTERS.values() if kind in f.kinds)
-    raise RecinjectError(
-        f"{place}: {slot!r} is {kind.value} and needs a filter",
-        hint=f"write {{{{ {slot} | {legal} }}}}",
-    )
+    fact = f"{place}: {slot!r} is {kind.value} and needs a filter"
+    raise RecinjectError(fact, hint=f"write {{{{ {slot} | {legal} }}}}")
 
 
 def _filtered(node: nodes.Filter, slot: str, kind: SlotKind, place: str) -> Segment:
     legal = {name: found for name, found in FILTERS.items() if kind in found.kinds}
     if node.name not in legal:
-        raise RecinjectError(
-            f"{place}: filter {node.name!r} cannot write {slot!r}, {kind.value}",
-            hint=did_you_mean(node.name, legal),
-        )
+        fact = f"{place}: filter {node.name!r} cannot write {slot!r}, {kind.value}"
+        raise RecinjectError(fact, hint=did_you_mean(node.name, legal))
     chosen = legal[node.name]
     values = [argument.value for argument in node.args if isinstance(argument, nodes.Const)]
     texts = [value for value in values if isinstance(value, str)]
     others = node.kwargs or node.dyn_args or node.dyn_kwargs
     if not len(texts) == len(node.args) == chosen.arguments or others:
-        raise RecinjectError(
-            f"{place}: filter {node.name!r} takes {chosen.arguments} texts",
-            hint=f"write {{{{ {slot} | {chosen.usage} }}}}",
-        )
+        fact = f"{place}: filter {node.name!r} takes {chosen.arguments} texts"
+        raise RecinjectError(fact, hint=f"write {{{{ {slot} | {chosen.usage} }}}}")
     if kind is SlotKind.GAPPED and (len(f"a{texts[0]}".split()) > 1 or not texts[0][-1:].isspace()):
         raise RecinjectError(
             f"{place}: {texts[0]!r} adds words to those of the items, or joins them",
@@ -137,16 +123,14 @@ def _filtered(node: nodes.Filter, slot: str, kind: SlotKind, place: str) -> Segm
     return Segment(slot, node.name, tuple(texts))
 
 
-class _Entry(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _Entry(BaseModel, extra="forbid"):
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     use: Literal["training", "evaluation"] = "training"
     prompt: str
     completion: str
 
 
-class _File(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class _File(BaseModel, extra="forbid"):
     task: str
     version: int = Field(ge=1)
     phrases: dict[str, str]
@@ -165,10 +149,8 @@ class Template:
 
     def bind(self, pieces: Pieces) -> BoundTemplate:
         """Make the pieces that the template needs."""
-        return BoundTemplate(
-            tuple(segment.writer(pieces) for segment in self.prompt),
-            tuple(segment.writer(pieces) for segment in self.completion),
-        )
+        sides = (self.prompt, self.completion)
+        return BoundTemplate(*(tuple(each.writer(pieces) for each in side) for side in sides))
 
     @property
     def splits_at_blanks(self) -> bool:
@@ -185,10 +167,8 @@ class BoundTemplate:
 
     def write(self, contexts: Contexts) -> tuple[Ragged, Ragged]:
         """Return the numbers of the pieces of each sample's prompt and completion."""
-        prompt, completion = (
-            side_by_side([writer(contexts) for writer in writers])
-            for writers in (self.prompt, self.completion)
-        )
+        sides = (self.prompt, self.completion)
+        prompt, completion = (side_by_side([write(contexts) for write in side]) for side in sides)
         return prompt, completion
 
 
@@ -219,34 +199,24 @@ def load_templates(
     folder: Path | None = None,
     phrases: Mapping[str, str] | None = None,
 ) -> TaskTemplates:
-    """Load and check a task's templates.
+    """Load and check a task's templates; every task also has the slot ``user``.
 
-    Args:
-        task: the task's name, which is the file's.
-        slots: the slots that the task fills; every task also has the slot ``user``.
-        folder: the user's own folder; if it has no file of the task, the shipped one is used.
-        phrases: phrases that replace the file's, by slot.
-
-    Raises:
-        RecinjectError: no such file, an unknown key, slot or filter, or a slot without phrase.
+    If the user's own folder has no file of the task, the shipped one is used. ``phrases`` replace
+    the file's, by slot.
     """
     own_file = folder / f"{task}.yaml" if folder else None
     shipped = shipped_folder("prompts") / f"{task}.yaml"
     path = own_file if own_file and own_file.is_file() else shipped
     if not path.is_file():
-        raise RecinjectError(
-            f"{path}: no templates for the task {task!r}",
-            hint=f"add {task}.yaml to the folder that samples.prompts names",
-        )
+        fact = f"{path}: no templates for the task {task!r}"
+        raise RecinjectError(fact, hint=f"add {task}.yaml to the folder that samples.prompts names")
     file = _parse(path, task)
     own = {slot: text for slot, text in (phrases or {}).items() if slot in slots}
     chosen = {**file.phrases, **own}
     item_slots = {slot for slot, kind in slots.items() if kind is not SlotKind.RATING}
     if chosen.keys() != item_slots:
-        raise RecinjectError(
-            f"{path}: phrases are given for {sorted(chosen)}, the task has {sorted(item_slots)}",
-            hint="give exactly one phrase for each slot that holds items",
-        )
+        fact = f"{path}: phrases are given for {sorted(chosen)}, the task has {sorted(item_slots)}"
+        raise RecinjectError(fact, hint="give exactly one phrase for each slot that holds items")
     places = {s: f"samples.phrases.{s}" if s in own else f"{path}: phrases.{s}" for s in chosen}
     return TaskTemplates(file.version, chosen, places, _templates(file, slots, path), path)
 
@@ -264,10 +234,8 @@ def _templates(file: _File, slots: Mapping[str, SlotKind], path: Path) -> tuple[
         for entry in file.templates
     )
     if all(template.held_out for template in templates):
-        raise RecinjectError(
-            f"{path}: every template is marked 'use: evaluation'",
-            hint="leave at least one without the mark: it is what the model trains on",
-        )
+        hint = "leave at least one without the mark: it is what the model trains on"
+        raise RecinjectError(f"{path}: every template is marked 'use: evaluation'", hint=hint)
     return templates
 
 
@@ -286,12 +254,9 @@ def _parse(path: Path, task: str) -> _File:
         ) from error
     [(name, uses)] = Counter(entry.name for entry in file.templates).most_common(1)
     if uses > 1:
-        raise RecinjectError(
-            f"{path}: {uses} templates are called {name!r}",
-            hint="give each a name of its own: samples and reports cite it",
-        )
+        fact = f"{path}: {uses} templates are called {name!r}"
+        raise RecinjectError(fact, hint="give each a name of its own: samples and reports cite it")
     if file.task != task:
-        raise RecinjectError(
-            f"{path}: says 'task: {file.task}'", hint=f"write 'task: {task}' or rename the file"
-        )
+        hint = f"write 'task: {task}' or rename the file"
+        raise RecinjectError(f"{path}: says 'task: {file.task}'", hint=hint)
     return file

@@ -126,10 +126,8 @@ class Pieces:
         """Return indices into a kind's texts as pieces are numbered; refuse too large ones."""
         most = wanted.max(initial=-1) + 1
         if most > self.size(kind):
-            raise RecinjectError(
-                f"a sample takes {most} {kind.value}, and there are {self.size(kind)}",
-                hint="make its list shorter, or hide fewer of its items",
-            )
+            fact = f"a sample takes {most} {kind.value}, and there are {self.size(kind)}"
+            raise RecinjectError(fact, hint="make its list shorter, or hide fewer of its items")
         return wanted.astype(np.int32)
 
     def words(self, slot: str, separator: str) -> tuple[Kind, Ragged]:
@@ -184,11 +182,7 @@ class Phrasebook:
     _written: dict[str, list[str]] = field(default_factory=dict)
 
     def write(self, source: str, place: str) -> list[str]:
-        """Return one line of text an item; its identifier where the phrase renders empty.
-
-        Raises:
-            RecinjectError: bad Jinja, or a column that the log does not have.
-        """
+        """Return one line of text an item; its identifier where the phrase renders empty."""
         if source not in self._written:
             try:
                 texts = self._render(source, place)
@@ -196,9 +190,8 @@ class Phrasebook:
                 raise
             except Exception as error:  # a user's phrase may raise anything
                 fact = error.message if isinstance(error, TemplateError) else error
-                raise RecinjectError(
-                    f"{place}: {fact}", hint="a phrase is Jinja over one item's columns"
-                ) from error
+                hint = "a phrase is Jinja over one item's columns"
+                raise RecinjectError(f"{place}: {fact}", hint=hint) from error
             self._written[source] = [
                 " ".join(text.split()) or name
                 for text, name in zip(texts, self.identifiers, strict=True)

@@ -34,7 +34,13 @@ USER_SLOT = "user"  # every task has it
 
 @dataclass(frozen=True, eq=False)
 class Contexts:
-    """The integers that n samples are made of, as columns; templates turn them into words."""
+    """The integers that n samples are made of, as columns; templates turn them into words.
+
+    Examples:
+        >>> history, item = Ragged.from_rows([[4, 7], [5]]), Ragged.from_rows([[9], [2]])
+        >>> len(Contexts(np.array([0, 1], np.int32), {"history": history, "item": item}))
+        2
+    """
 
     users: Integers  # only used to fill the slot ``user``, shape (n,)
     slots: Mapping[str, Ragged]  # the items in each slot, n rows; a slot for one item has one a row
@@ -160,9 +166,8 @@ def _in_blocks(rows: Ragged, blocks: Blocks) -> Ragged:
 def _given(contexts: Contexts, field: str, missing: str) -> Any:
     value = getattr(contexts, field)
     if value is None:
-        raise RecinjectError(
-            f"a template {missing}", hint=f"give Contexts(..., {field}=...) in the task's sample()"
-        )
+        hint = f"give Contexts(..., {field}=...) in the task's sample()"
+        raise RecinjectError(f"a template {missing}", hint=hint)
     return value
 
 

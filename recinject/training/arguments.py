@@ -22,7 +22,7 @@ _OF_THE_RECIPE = {
 }
 _ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
 _COUNTS = {
-    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"),
+    *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 }
 _DEFAULTS: dict[str, Any] = {
     "logging_steps": 0.01,
@@ -54,14 +54,8 @@ def training_arguments(
 ) -> Seq2SeqTrainingArguments:
     """Turn a recipe's training settings, which win over our defaults, into the Trainer's arguments.
 
-    Args:
-        settings: fields of ``transformers.Seq2SeqTrainingArguments``.
-        folder: where checkpoints go.
-        seed: of dropout and of the batches' order.
-        validates: whether there are validation samples to measure a loss on.
-
-    Raises:
-        RecinjectError: a key or value is unknown, wrong, or leads to a broken training.
+    Settings are fields of ``transformers.Seq2SeqTrainingArguments``; what is unknown, wrong, or
+    leads to a broken training is refused. ``validates`` says that a validation loss is measured.
     """
     settings = _bind(settings)
     for key in ("fp16", "fp16_full_eval"):
@@ -113,28 +107,18 @@ def count_in_steps(
 ) -> None:
     """Turn intervals that are fractions of a run into steps, in place.
 
-    The Trainer would warn on each resumption that 0.1 is not 300.
-
-    Args:
-        arguments: of a training.
-        samples: in an epoch.
-        in_one_epoch: whether the run's epochs become one, as long as all of them.
+    The Trainer would warn on each resumption that 0.1 is not 300. An epoch has so many samples;
+    ``in_one_epoch`` makes the run's epochs one, as long as all of them.
     """
-    total = count_steps(arguments, samples)
+    steps_an_epoch = math.ceil(samples / samples_a_step(arguments))  # as the Trainer counts them
+    epochs, most = arguments.num_train_epochs, arguments.max_steps
+    total = most if most > 0 else math.ceil(epochs * steps_an_epoch)
     if in_one_epoch:
         arguments.max_steps = total
     arguments.logging_steps, arguments.save_steps, arguments.eval_steps = (
         interval if interval >= 1 else max(1, math.ceil(interval * total))
         for interval in (arguments.logging_steps, arguments.save_steps, arguments.eval_steps or 1)
     )
-
-
-def count_steps(arguments: Seq2SeqTrainingArguments, samples: int) -> int:
-    """Return the number of optimizer steps that a training takes, as the Trainer counts them."""
-    if arguments.max_steps > 0:
-        return int(arguments.max_steps)
-    epochs: float = arguments.num_train_epochs
-    return math.ceil(epochs * math.ceil(samples / samples_a_step(arguments)))
 
 
 def samples_a_step(arguments: Seq2SeqTrainingArguments) -> int:

@@ -28,40 +28,30 @@ _PAD_MULTIPLE = 8
 _IGNORED = -100
 
 
-class Shuffle(Sampler[int]):
+class LengthBuckets(Sampler[int]):
     """Goes through all samples in an order that is a function of seed and epoch alone.
 
-    A resumed run thus goes on where it was cut off. ``epoch`` returns the present epoch, as nobody
-    calls ``set_epoch`` after a resume with several processes.
-    """
+    A resumed run thus goes on where it was cut off. Samples of like length share a batch.
 
-    def __init__(self, count: int, seed: int, epoch: Callable[[], int]) -> None:
-        self._count, self._seed, self._epoch = count, seed, epoch
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self._order(derive_rng(self._seed, "batches", self._epoch())))
-
-    def _order(self, chance: np.random.Generator) -> list[int]:
-        return list(chance.permutation(self._count).tolist())
-
-
-class LengthBuckets(Shuffle):
-    """Such an order in which samples of like length share a batch.
-
-    ``batch_size`` is the number of samples that one optimizer step reads, over all devices.
+    Args:
+        lengths: of the samples.
+        batch_size: how many samples one optimizer step reads, over all devices.
+        seed: of the order.
+        epoch: returns the present epoch, as nobody calls ``set_epoch`` after a resume with several
+            processes.
     """
 
     def __init__(
         self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Callable[[], int]
     ) -> None:
-        super().__init__(len(lengths), seed, epoch)
-        self._lengths, self._batch_size = lengths, batch_size
+        self._lengths, self._batch_size, self._seed, self._epoch = lengths, batch_size, seed, epoch
 
-    def _order(self, chance: np.random.Generator) -> list[int]:
-        return order_by_length(self._lengths, self._batch_size, chance)
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        chance = derive_rng(self._seed, "batches", self._epoch())
+        return iter(order_by_length(self._lengths, self._batch_size, chance))
 
 
 def order_by_length(

@@ -28,7 +28,6 @@ from recinject.training.trainer import (
     MarkComplete,
     SaveOnTermination,
     ShowProgress,
-    StopDivergence,
     TokenTrainer,
     WriteLog,
     asked_for_fsdp,
@@ -89,7 +88,7 @@ def fit(
 
     Args:
         model: an encoder-decoder or a causal model, or one with a head; it is trained in place.
-        tokenizer: the tokenizer that made the datasets.
+        tokenizer: made the datasets.
         train_dataset: one row a sample, with columns ``input_ids``, ``labels`` (token lists),
             ``length`` (in tokens), ``task`` (a number) and, for a head, ``rating``.
         validation_dataset: the same columns, to measure a loss on while training.
@@ -151,8 +150,7 @@ def _train(
     make: Callable[..., TokenTrainer], arguments: Arguments, folder: Path, log_path: Path
 ) -> TokenTrainer:
     termination, progress = SaveOnTermination(), ShowProgress()
-    # A diverged entry is written first, so that the log shows what stopped the run.
-    callbacks = [termination, MarkComplete(), WriteLog(log_path), progress, StopDivergence()]
+    callbacks = [termination, MarkComplete(), WriteLog(log_path), progress]
     if arguments.should_save:
         with explain_failed_writing(folder):
             folder.mkdir(parents=True, exist_ok=True)

@@ -180,8 +180,7 @@ def _batches(
 
 
 def _make_optimizer(network: nn.Module, settings: FitSettings) -> Optimizer:
-    rate, own = settings.learning_rate, settings.optimizer_settings
-    decay = settings.weight_decay
+    rate, decay, own = settings.learning_rate, settings.weight_decay, settings.optimizer_settings
     if settings.optimizer != "adamw":
         return build_optimizer(network, settings.optimizer, rate, own, decay)
     vectors = [each for each in network.parameters() if each.dim() < 2]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial, partialmethod
 from typing import Any, ClassVar
 
 import torch
@@ -47,22 +48,7 @@ class ScaledAdafactor(Adafactor):  # type: ignore[misc]  # transformers is untyp
     scratch (docs/results.md). The arguments are those of ``transformers.Adafactor``.
     """
 
-    def __init__(
-        self,
-        params: Iterable[Any],
-        lr: float | None = None,
-        eps: tuple[float, float] = (1e-30, 1e-3),
-        clip_threshold: float = 1.0,
-        decay_rate: float = -0.8,
-        beta1: float | None = None,
-        weight_decay: float = 0.0,
-        *,
-        scale_parameter: bool = True,
-        relative_step: bool = False,
-        warmup_init: bool = False,
-    ) -> None:
-        scaling = (scale_parameter, relative_step, warmup_init)
-        super().__init__(params, lr, eps, clip_threshold, decay_rate, beta1, weight_decay, *scaling)
+    __init__ = partialmethod(Adafactor.__init__, relative_step=False)
 
 
 def choose_optimizer(
@@ -71,17 +57,12 @@ def choose_optimizer(
     settings: Mapping[str, Any] | None = None,
     weight_decay: float = 0.0,
 ) -> tuple[type[Optimizer] | Factory, dict[str, Any]] | None:
-    """Return the optimizer's class, or a function that builds it, as the Trainer takes it.
+    """Return an optimizer's class, or a function that builds it, as the Trainer takes it.
 
-    Args:
-        name: of a ``torch.optim.Optimizer`` in the registry, kind ``optimizer``; None leaves the
-            choice to transformers' ``optim``.
-        learning_rate: the rate that the schedule starts from.
-        settings: arguments of the optimizer's class, such as Clippy's ``lam_rel``.
-        weight_decay: for :class:`BoundedOptimizer` classes; the Trainer hands it to others.
-
-    Raises:
-        RecinjectError: the name or a setting is unknown, or the optimizer refuses a value.
+    None leaves the choice to transformers' ``optim``; a name is in the registry, kind
+    ``optimizer``, whose class takes the settings, such as Clippy's ``lam_rel``. The weight decay is
+    for :class:`BoundedOptimizer` classes; the Trainer hands it to others. An unknown name or
+    setting, or a value that the optimizer refuses, is an error.
     """
     settings = dict(settings or {})
     if name is None:
@@ -96,11 +77,7 @@ def choose_optimizer(
     _check_settings(name, kind, settings, chosen)
     if not issubclass(kind, BoundedOptimizer):
         return kind, chosen
-
-    def build(model: nn.Module, *, weight_decay: float, **settings: Any) -> Optimizer:
-        return _built(kind, model, settings, weight_decay)
-
-    return (lambda: build), {**chosen, "weight_decay": weight_decay}
+    return (lambda: partial(_built, kind)), {**chosen, "weight_decay": weight_decay}
 
 
 def build_optimizer(
@@ -112,8 +89,8 @@ def build_optimizer(
 ) -> Optimizer:
     """Return an optimizer over a model's trained parameters; see :func:`choose_optimizer`."""
     choose_optimizer(name, learning_rate, settings)
-    chosen = {**(settings or {}), "lr": learning_rate}
-    return _built(find("optimizer", name), model, chosen, weight_decay)
+    kind, chosen = find("optimizer", name), {**(settings or {}), "lr": learning_rate}
+    return _built(kind, model, weight_decay=weight_decay, **chosen)
 
 
 def bounding_class(name: str | None) -> type[BoundedOptimizer] | None:
@@ -124,9 +101,8 @@ def bounding_class(name: str | None) -> type[BoundedOptimizer] | None:
 
 def check_optimizer(name: str | None, settings: Mapping[str, Any], model: nn.Module) -> None:
     """Refuse legal settings under which a model could not train."""
-    kind = bounding_class(name)
-    if kind is not None:
-        _built(kind, model, settings, 0.0)
+    if kind := bounding_class(name):
+        _built(kind, model, weight_decay=0.0, **settings)
 
 
 def log_entries(optimizer: Optimizer | None) -> dict[str, float]:
@@ -136,7 +112,7 @@ def log_entries(optimizer: Optimizer | None) -> dict[str, float]:
 
 
 def _built(
-    kind: type[Optimizer], model: nn.Module, settings: Mapping[str, Any], weight_decay: float
+    kind: type[Optimizer], model: nn.Module, /, *, weight_decay: float, **settings: Any
 ) -> Optimizer:
     grouped = kind if issubclass(kind, BoundedOptimizer) else BoundedOptimizer
     return kind(grouped.group_parameters(model, weight_decay), **settings)

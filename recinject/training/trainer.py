@@ -50,13 +50,8 @@ def token_losses(
     logits: torch.Tensor, labels: torch.Tensor, smoothing: float = 0.0
 ) -> torch.Tensor:
     """Return the cross-entropy of each token, 0 where the label is -100: shape (n, tokens)."""
-    losses = cross_entropy(
-        logits.flatten(0, 1).float(),
-        labels.flatten(),
-        ignore_index=-100,
-        reduction="none",
-        label_smoothing=smoothing,
-    )
+    flat, wanted = logits.flatten(0, 1).float(), labels.flatten()
+    losses = cross_entropy(flat, wanted, reduction="none", label_smoothing=smoothing)
     return losses.view_as(labels)
 
 
@@ -64,12 +59,8 @@ class BatchLoss:
     """The loss of a part of a batch, divided by the whole batch's number of labels.
 
     It does not depend on how the batch is cut into accumulation steps and devices. (T5's own loss
-    is a mean over the part, which the Trainer mistakes for this.)
-
-    Args:
-        measure: gives the loss of each label from logits and labels, in the labels' shape, and 0
-            where a label is -100; see :func:`token_losses`.
-        task_names: what the numbers in ``tasks`` stand for.
+    is a mean over the part, which the Trainer mistakes for this.) ``measure`` gives the loss of
+    each label, in the labels' shape, and 0 where a label is -100; see :func:`token_losses`.
 
     Attributes:
         tasks: of the next part's samples, shape (n,), to account for; or None.
@@ -78,8 +69,7 @@ class BatchLoss:
     """
 
     def __init__(self, measure: Measure, task_names: Sequence[str] = ()) -> None:
-        self._measure = measure
-        self._names = task_names
+        self._measure, self._names = measure, task_names
         self._sums: torch.Tensor | None = None
         self.tasks: torch.Tensor | None = None
         self.extra: Callable[[], torch.Tensor | None] = lambda: None
@@ -90,12 +80,10 @@ class BatchLoss:
         labels: torch.Tensor,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
-        """Return the loss of a part.
+        """Return the loss of a part of a batch with so many labels.
 
-        Args:
-            outputs: with logits, for tokens of shape (n, tokens, vocabulary).
-            labels: tokens, -100 for none, shape (n, tokens); or ratings, shape (n,).
-            num_items_in_batch: how many labels the whole batch has.
+        Logits are of tokens, (n, tokens, vocabulary), and labels tokens, (n, tokens), -100 for
+        none; or labels are ratings, (n,).
         """
         losses = self._measure(outputs.logits, labels).reshape(len(labels), -1)
         total, counts = losses.sum(), (labels != -100).reshape(len(labels), -1).sum(1)
@@ -145,7 +133,7 @@ class MarkComplete(TrainerCallback):  # type: ignore[misc]  # transformers is un
 def newest_complete(folder: Path) -> Path | None:
     """Return the latest whole checkpoint of a folder, or None."""
     whole = [path for path in _checkpoints(folder) if (path / MARKER).is_file()]
-    return max(whole, key=_step, default=None)
+    return max(whole, key=lambda path: int(path.name[len(_PREFIX) :]), default=None)
 
 
 def remove_torn(folder: Path) -> None:
@@ -159,10 +147,6 @@ def _checkpoints(folder: Path) -> list[Path]:
     return [path for path in folder.glob(f"{_PREFIX}*") if path.name[len(_PREFIX) :].isdigit()]
 
 
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.name[len(_PREFIX) :])
-
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STEPS_BETWEEN_TALKS = 10
 
@@ -170,9 +154,8 @@ _STEPS_BETWEEN_TALKS = 10
 class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Answers Ctrl-C, and SIGTERM, which batch systems send before they kill, with a checkpoint."""
 
-    def __init__(self) -> None:
-        self._asked: int = 0
-        self._stopped_at: int | None = None
+    _asked: int = 0
+    _stopped_at: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -225,7 +208,10 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
 
 
 class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Writes one JSON line a log entry, without those after the step of a resumption."""
+    """Writes one JSON line a log entry, without those after the step of a resumption.
+
+    A loss or gradient that is no longer a number ends the training, after its line is written.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path, self._adaptation = path, Adaptation()
@@ -249,23 +235,14 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
     def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Append a line: step, epoch, and entries of Trainer, optimizer and adapted model."""
         logs = given["logs"]
-        if not state.is_world_process_zero or not {"loss", "eval_loss"} & logs.keys():
-            return
-        entry = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **logs}
-        if "loss" in logs:
-            entry |= log_entries(given["optimizer"]) | self._adaptation.log_entries()
-        with explain_failed_writing(self._path), self._path.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(entry) + "\n")
-
-
-class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
-    """Ends a training whose loss or gradient is no longer a number."""
-
-    def on_log(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
-        """Refuse an infinite or NaN loss or gradient."""
+        if state.is_world_process_zero and {"loss", "eval_loss"} & logs.keys():
+            entry = {"step": state.global_step, "epoch": round(state.epoch or 0.0, 4), **logs}
+            if "loss" in logs:
+                entry |= log_entries(given["optimizer"]) | self._adaptation.log_entries()
+            with explain_failed_writing(self._path), self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry) + "\n")
         for name in ("loss", "grad_norm", "eval_loss"):
-            value = given["logs"].get(name, 0.0)
-            if not math.isfinite(value):
+            if not math.isfinite(value := logs.get(name, 0.0)):
                 raise RecinjectError(
                     f"training: {name} is {value} at step {state.global_step}",
                     hint="lower training.learning_rate, or add training.warmup_steps; "
@@ -276,9 +253,8 @@ class StopDivergence(TrainerCallback):  # type: ignore[misc]  # transformers is 
 class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Shows a bar on a terminal, and a plain line every fifteen seconds elsewhere."""
 
-    def __init__(self) -> None:
-        self._bar: Bar | None = None
-        self._loss = ""
+    _bar: Bar | None = None
+    _loss = ""
 
     def on_train_begin(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
         """Start the clock."""
@@ -333,8 +309,7 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         if not self.control.should_training_stop:
             super()._run_epoch(**settings)
 
-    def present_epoch(self) -> int:
-        """Return the number of whole epochs that are behind."""
+    def _present_epoch(self) -> int:
         return int((self.state.epoch or 0.0) + 1e-6)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
@@ -374,7 +349,7 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         lengths = list(self.train_dataset[self.args.length_column_name])
         batch_size, seed = samples_a_step(self.args), self.args.seed
         if not self._phases:
-            return LengthBuckets(lengths, batch_size, seed, self.present_epoch)
+            return LengthBuckets(lengths, batch_size, seed, self._present_epoch)
         tasks, names = np.asarray(self.train_dataset["task"], np.int64), self._task_names
         steps, phases = self.args.max_steps, self._phases
         order = order_by_phase(

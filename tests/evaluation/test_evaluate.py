@@ -8,7 +8,6 @@ from recinject.data.schema import Catalog
 from recinject.evaluation.evaluate import (
     EvaluationSettings,
     fit_recommenders,
-    measure,
     prediction_frame,
 )
 from recinject.evaluation.metrics import evaluate_prediction
@@ -70,13 +69,12 @@ def test_baselines_that_need_ratings_stay_out_where_there_are_none(split, data):
     assert [each.name for each in fitted] == ["popularity", "random"]
 
 
-def test_an_answer_is_measured_by_the_settings(predicted, queries):
+def test_an_answer_is_measured_at_its_cutoffs_or_by_the_metrics_asked_for(predicted, queries):
     prediction = predicted(Popularity())
     assert prediction.items.shape == (len(queries), 6)
-    found = measure(prediction, queries, SETTINGS)
-    assert found == evaluate_prediction(prediction, queries, [1, 5], 100, 3)
+    found = evaluate_prediction(prediction, queries, [1, 5], 100, 3)
     assert [result.metric for result in found] == ["hr@1", "hr@5", "ndcg@1", "ndcg@5", "mrr"]
-    assert [r.metric for r in measure(prediction, queries, SETTINGS, ["mrr"])] == ["mrr"]
+    assert evaluate_prediction(prediction, queries, [1, 5], 100, 3, ["mrr"]) == found[-1:]
 
 
 def test_lists_are_kept_with_the_logs_own_ids(predicted, queries):

@@ -47,20 +47,14 @@ class ScalingOptimizer(BoundedOptimizer):
         scales: of the last step, by tensor; the smallest of one that is scaled in parts.
     """
 
+    scales: dict[str, float]
     needs_whole_weights = (
         "a scale is of a whole tensor",
         "choose another training.optimizer, such as adafactor",
     )
     _seen: tuple[float, float, int, int] = (1.0, 0.0, 0, 0)  # least, sum, how many below 1, of all
 
-    def __init__(self, *given: Any, **settings: Any) -> None:
-        self.scales: dict[str, float] = {}
-        super().__init__(*given, **settings)
-
-    @classmethod
-    def group_parameters(cls, model: nn.Module, weight_decay: float = 0.0) -> list[Group]:
-        """Return :func:`clippy_groups`."""
-        return clippy_groups(model, weight_decay)
+    group_parameters = staticmethod(clippy_groups)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -165,20 +159,14 @@ class Clippy(ScalingOptimizer):
         steps = [int(state["step"]) for state in states]
         if decay := group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, weights, alpha=decay))
-        if first := group.get("update_first", True):
-            self._accumulate(group, memory, gradients)
-        numerators, denominators = self._quotient(group, memory, gradients, steps)
+        numerators, denominators, rates = self._quotient(group, memory, gradients, steps)
         directions = list(torch._foreach_div(numerators, denominators))
-        rates = self._rates(group, steps)
         if group["clip"]:
             bounds = _bounds(group, weights, denominators)
-            scales = _largest_scales(directions, bounds, rates, group["lam_abs"])
-        torch._foreach_mul_(
-            directions, [-r * scale for r, scale in zip(rates, scales, strict=True)]
-        )
+            scales = _largest_scales(directions, bounds, rates)
+        taken = [-rate * scale for rate, scale in zip(rates, scales, strict=True)]
+        torch._foreach_mul_(directions, taken)
         torch._foreach_add_(weights, directions)
-        if not first:
-            self._accumulate(group, memory, gradients)
         return scales
 
     def _state(self, group: Group, weights: Tensor) -> dict[str, Tensor]:
@@ -190,19 +178,11 @@ class Clippy(ScalingOptimizer):
         state["step"] += 1
         return state
 
-    def _accumulate(self, group: Group, memory: list[TensorList], gradients: TensorList) -> None:
-        """Update the moments."""
-        raise NotImplementedError
-
     def _quotient(
         self, group: Group, memory: list[TensorList], gradients: TensorList, steps: list[int]
-    ) -> tuple[TensorList, TensorList]:
-        """Return the directions' numerators, which are not changed, and denominators."""
+    ) -> tuple[TensorList, TensorList, list[float]]:
+        """Update the moments; return the directions' numerators and denominators, and the rates."""
         raise NotImplementedError
-
-    def _rates(self, group: Group, steps: list[int]) -> list[float]:
-        """Return each tensor's learning rate."""
-        return [float(group["lr"])] * len(steps)
 
 
 class ClippyAdagrad(Clippy):
@@ -246,15 +226,16 @@ class ClippyAdagrad(Clippy):
         rest["initial_accumulator_value"] = initial_accumulator_value
         super().__init__(params, {"lr": lr, "clip": True, **thresholds, **rest})
 
-    def _accumulate(self, group: Group, memory: list[TensorList], gradients: TensorList) -> None:
-        torch._foreach_addcmul_(memory[0], gradients, gradients, value=1)
-
     def _quotient(
         self, group: Group, memory: list[TensorList], gradients: TensorList, steps: list[int]
-    ) -> tuple[TensorList, TensorList]:
+    ) -> tuple[TensorList, TensorList, list[float]]:
+        if group["update_first"]:
+            torch._foreach_addcmul_(memory[0], gradients, gradients, value=1)
         denominators = list(torch._foreach_sqrt(memory[0]))
         torch._foreach_add_(denominators, group["eps"])
-        return gradients, denominators
+        if not group["update_first"]:
+            torch._foreach_addcmul_(memory[0], gradients, gradients, value=1)
+        return gradients, denominators, [float(group["lr"])] * len(steps)
 
 
 class ClippyAdam(Clippy):
@@ -284,23 +265,17 @@ class ClippyAdam(Clippy):
         rest = {"eps": eps, "weight_decay": weight_decay, "betas": betas}
         super().__init__(params, {"lr": lr, "clip": True, **thresholds, **rest})
 
-    def _accumulate(self, group: Group, memory: list[TensorList], gradients: TensorList) -> None:
-        keep, keep_squares = group["betas"]
-        torch._foreach_lerp_(memory[0], gradients, 1 - keep)
-        torch._foreach_mul_(memory[1], keep_squares)
-        torch._foreach_addcmul_(memory[1], gradients, gradients, 1 - keep_squares)
-
     def _quotient(
         self, group: Group, memory: list[TensorList], gradients: TensorList, steps: list[int]
-    ) -> tuple[TensorList, TensorList]:
-        denominators = list(torch._foreach_sqrt(memory[1]))
-        corrections = [math.sqrt(1 - group["betas"][1] ** step) for step in steps]
-        torch._foreach_div_(denominators, corrections)
+    ) -> tuple[TensorList, TensorList, list[float]]:
+        (means, squares), (keep, keep_squares) = memory, group["betas"]
+        torch._foreach_lerp_(means, gradients, 1 - keep)
+        torch._foreach_mul_(squares, keep_squares)
+        torch._foreach_addcmul_(squares, gradients, gradients, 1 - keep_squares)
+        denominators = list(torch._foreach_sqrt(squares))
+        torch._foreach_div_(denominators, [math.sqrt(1 - keep_squares**step) for step in steps])
         torch._foreach_add_(denominators, group["eps"])
-        return memory[0], denominators
-
-    def _rates(self, group: Group, steps: list[int]) -> list[float]:
-        return [group["lr"] / (1 - group["betas"][0] ** step) for step in steps]
+        return means, denominators, [group["lr"] / (1 - keep**step) for step in steps]
 
 
 def _bounds(group: Group, weights: TensorList, denominators: TensorList) -> TensorList:
@@ -314,9 +289,7 @@ def _bounds(group: Group, weights: TensorList, denominators: TensorList) -> Tens
     return bounds
 
 
-def _largest_scales(
-    directions: TensorList, bounds: TensorList, rates: list[float], lam_abs: float
-) -> list[float]:
+def _largest_scales(directions: TensorList, bounds: TensorList, rates: list[float]) -> list[float]:
     """Return for each tensor the largest scale in [0, 1] at which no weight leaves its bound."""
     excess = torch._foreach_div(directions, bounds)
     torch._foreach_abs_(excess)
@@ -334,16 +307,8 @@ def clip_units(weights: Tensor, gradient: Tensor, clip_factor: float, clip_eps: 
     """Scale each unit of a gradient down, in place, to a fraction of its weights' own norm.
 
     A unit is a row of a matrix, or a whole vector (Brock et al. 2021, High-performance large-scale
-    image recognition without normalization, section 4).
-
-    Args:
-        weights: of shape (units, ...).
-        gradient: of the same shape.
-        clip_factor: the largest ratio of both norms.
-        clip_eps: the least norm of weights, without which zeros could not move.
-
-    Returns:
-        The scale of each unit, in [0, 1].
+    image recognition without normalization, section 4). ``clip_eps`` is the least norm of weights,
+    without which zeros could not move. Returns the scale of each unit, in [0, 1].
     """
     others = tuple(range(1, weights.ndim)) or None
     norms = [
@@ -358,15 +323,15 @@ def clip_units(weights: Tensor, gradient: Tensor, clip_factor: float, clip_eps: 
 class AdaptiveClipping(ScalingOptimizer):
     """Clips gradients before the step of another class, except where ``clip: False``."""
 
-    clipped: ClassVar[type[Any]]
-
-    def start_clipping(self, clip_factor: float, clip_eps: float) -> None:
-        """Put the thresholds into all groups, present and later ones."""
+    def __init__(
+        self, params: Iterable[Any], clip_factor: float, clip_eps: float, **settings: Any
+    ) -> None:
         if not (clip_factor > 0 and clip_eps > 0):
             raise ValueError(
                 f"clip_factor {clip_factor}, clip_eps {clip_eps}: both must be above 0, such as "
                 "0.01 and 0.001"
             )
+        super().__init__(params, **settings)
         self.defaults |= {"clip": True, "clip_factor": clip_factor, "clip_eps": clip_eps}
         for group in self.param_groups:
             group |= {**self.defaults, **group}
@@ -378,15 +343,13 @@ class AdaptiveClipping(ScalingOptimizer):
             for name, weights, gradient in self.with_gradient(group) if group["clip"] else ():
                 units = clip_units(weights, gradient, group["clip_factor"], group["clip_eps"])
                 scales[name] = units.amin().float()
-        self.clipped.step(self)
+        super(BoundedOptimizer, self).step()
         values = torch.stack(list(scales.values())).tolist() if scales else []
         return dict(zip(scales, values, strict=True))
 
 
 class AgcAdagrad(AdaptiveClipping, torch.optim.Adagrad):
     """Adagrad on gradients clipped by :func:`clip_units`; the other arguments are torch's."""
-
-    clipped = torch.optim.Adagrad
 
     def __init__(
         self,
@@ -399,14 +362,13 @@ class AgcAdagrad(AdaptiveClipping, torch.optim.Adagrad):
         weight_decay: float = 0.0,
         initial_accumulator_value: float = 0.0,
     ) -> None:
-        super().__init__(params, lr, 0.0, weight_decay, initial_accumulator_value, eps)
-        self.start_clipping(clip_factor, clip_eps)
+        rest = {"weight_decay": weight_decay, "eps": eps}
+        rest["initial_accumulator_value"] = initial_accumulator_value
+        super().__init__(params, clip_factor, clip_eps, lr=lr, **rest)
 
 
 class AgcAdam(AdaptiveClipping, torch.optim.Adam):
     """Adam on gradients clipped by :func:`clip_units`; the other arguments are torch's."""
-
-    clipped = torch.optim.Adam
 
     def __init__(
         self,
@@ -419,5 +381,5 @@ class AgcAdam(AdaptiveClipping, torch.optim.Adam):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(params, lr, betas, eps, weight_decay)
-        self.start_clipping(clip_factor, clip_eps)
+        rest = {"betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, clip_factor, clip_eps, lr=lr, **rest)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from peft import LoraConfig, TaskType
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from recinject.foundation.settings import bind
 from recinject.methods.experts.gates import GATES, Gate, Routing, part_gate
 from recinject.models.adapters import Adaptation, Wrapper
 from recinject.registry import pick
+from recinject.training.networks import global_chance
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,12 @@ class ExpertSettings:
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     gate_rate: Annotated[float, Field(gt=0)] = 1.0
 
-    @field_validator("gate")
-    @classmethod
-    def _is_a_gate(cls, gate: str) -> str:
-        return pick(gate, GATES, "experts.gate: unknown gate")
-
     @model_validator(mode="after")
-    def _picks_experts_that_exist(self) -> ExpertSettings:
+    def _are_of_experts_that_exist(self) -> ExpertSettings:
+        pick(self.gate, GATES, "experts.gate: unknown gate")
         if self.k > self.number:
-            raise RecinjectError(
-                f"experts.k: {self.k}", hint=f"set it to 1 up to number, {self.number}"
-            )
+            hint = f"set it to 1 up to number, {self.number}"
+            raise RecinjectError(f"experts.k: {self.k}", hint=hint)
         return self
 
 
@@ -123,9 +119,6 @@ class ExpertsLinear(nn.Linear):
         by_row = input.to(a.dtype).reshape(len(factors), -1, self.in_features)
         hidden = torch.matmul(dropout(by_row, self._dropout, self.training), a.mT) * factors
         return output + torch.matmul(hidden, b).to(output.dtype).view_as(output)
-
-
-_OURS = ("expert_a", "expert_b")
 
 
 class ExpertsModel(Wrapper, Adaptation):
@@ -205,9 +198,8 @@ class ExpertsModel(Wrapper, Adaptation):
     def routing(self) -> Routing:
         """Return the decision for each task; an error where the gate decides by sequence."""
         if not self.decides_by_task:
-            raise RecinjectError(
-                "experts: the gate decides for each sequence", hint="set experts.decision to task"
-            )
+            hint = "set experts.decision to task"
+            raise RecinjectError("experts: the gate decides for each sequence", hint=hint)
         found: Routing = self.gate(torch.arange(len(self.task_names), device=self.device))
         return found
 
@@ -259,7 +251,7 @@ class ExpertsModel(Wrapper, Adaptation):
     def save_pretrained(self, folder: Path, **settings: Any) -> None:
         """Write the plain model, and beside it what ``models.adapters.load_adapted`` reads."""
         weights = self.backbone.state_dict().items()
-        plain = {name: weight for name, weight in weights if not name.endswith(_OURS)}
+        plain = {n: w for n, w in weights if not n.endswith(("expert_a", "expert_b"))}
         self.backbone.save_pretrained(folder, state_dict=plain, **settings)
         own = {name: tensor.contiguous() for name, tensor in self.trained_weights().items()}
         save_file(own, Path(folder) / "experts.safetensors")
@@ -273,12 +265,9 @@ class ExpertsModel(Wrapper, Adaptation):
 
     @torch.no_grad()
     def export_adapter(self, task: str, folder: Path) -> None:
-        """Write a task's mixture as one plain LoRA adapter of peft.
+        """Write a task's mixture, where the gate decides by task, as one plain adapter of peft.
 
         Its rank is the experts' times the number of those with a weight: k for a saturated gate.
-
-        Raises:
-            RecinjectError: the task is unknown, or the gate decides by sequence.
         """
         weights = self.routing().weights[self._number(task)]
         kept, settings = weights.nonzero()[:, 0], self.settings
@@ -330,19 +319,12 @@ def add_experts(
         tasks: the names of the indices in the column ``task``.
         seed: of the first values; the global random state is left as it was.
         new_tokens: not used: their embeddings stay as they are.
-
-    Raises:
-        RecinjectError: a setting is wrong, the model is causal or has no such layers, or there are
-            no tasks.
     """
     told = bind(ExpertSettings, settings, "experts")
     if not model.config.is_encoder_decoder:
-        raise RecinjectError(
-            "experts: the model is causal",
-            hint="name one such as google/flan-t5-small, or use lora:",
-        )
+        hint = "name one such as google/flan-t5-small, or use lora:"
+        raise RecinjectError("experts: the model is causal", hint=hint)
     if told.decision == "task" and not tasks:
         raise RecinjectError("experts: there are no tasks", hint="set experts.decision to sequence")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with global_chance(seed):
         return ExpertsModel(model, told, tasks)

@@ -34,13 +34,8 @@ class Routing:
 
 class Gate(nn.Module):
     """A gate whose logits are a table with a row a task, or linear in a representation.
-
-    Args:
-        experts: how many there are.
-        k: how many a row gets.
-        gamma: the width of DSelect-k's smooth step.
-        tasks: how many decisions there are; None for one a sequence.
-        size: of a sequence's representation.
+    Of the experts a row gets ``k``; ``gamma`` is the width of DSelect-k's smooth step. ``tasks``
+    counts the decisions; None for one a sequence, whose representation has ``size`` numbers.
     """
 
     def __init__(

@@ -136,12 +136,8 @@ def risk(
 ) -> float:
     """Return the mean squared distance between a block's outputs and those of other weights.
 
-    Args:
-        block: the layers.
-        weights: in place of their own.
-        inputs: shape (n, inputs); None stands for x ~ N(0, I), in closed form for one layer that is
-            linear or has ReLU and no bias, else sampled.
-        seed: of sampled inputs.
+    Inputs have the shape (n, inputs); None stands for x ~ N(0, I), in closed form for one layer
+    that is linear or has ReLU and no bias, else sampled by the seed.
     """
     block = block.double()
     given = [(w.product() if isinstance(w, Factors) else w).detach().double() for w in weights]
@@ -271,14 +267,14 @@ def _on_rows(block: Block, ranks: Sequence[int], inputs: Tensor | None, seed: in
     starts += [[_Spectrum.of(weight, used).linear(rank) for weight, rank in pairs]]
     starts += [_nkp(block, ranks, used, 0)] if block.is_relu else []
     start = min(starts, key=held_risk)
-    parts = [(f.up.clone().requires_grad_(), f.down.clone().requires_grad_()) for f in start]
-    found = [Factors(*part) for part in parts]
+    parameters = [part.clone().requires_grad_() for f in start for part in (f.up, f.down)]
+    found = [Factors(*pair) for pair in zip(parameters[::2], parameters[1::2], strict=True)]
     scale = goal.square().sum(1).mean().clamp(min=1e-300)
-    _go_down(
-        [tensor for part in parts for tensor in part],
-        lambda: _distance(block.outputs(used, found), goal) / scale,
-        lambda: held_risk(found),
-    )
+
+    def loss() -> Tensor:
+        return _distance(block.outputs(used, found), goal) / scale
+
+    _go_down(parameters, loss, lambda: held_risk(found))
     return [Factors(f.up.detach(), f.down.detach()).balanced() for f in found]
 
 

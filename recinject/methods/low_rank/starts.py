@@ -27,7 +27,9 @@ from recinject.methods.low_rank.factors import (
 from recinject.models.building import Initialization, StandIn
 
 Blocks: TypeAlias = list[tuple[tuple[str, ...], Block]]  # with the full names of their layers
+Batches: TypeAlias = Sequence[Mapping[str, Tensor]]  # the arguments of a model's forward
 _FACTORS = "factors.safetensors"
+_ADAPTER = "default"
 BY_WEIGHT = "spectral"  # the method that looks at no inputs
 FEED_FORWARD = ("wi", "wi_0", "wi_1", "wo")
 # Layers by their own names whose outputs one activation of their parent joins; T5's and Llama's.
@@ -118,7 +120,7 @@ class LowRank(Initialization):
         """Make the layers low-rank, with factors of ones."""
         shape_low_rank(model, self.ranks(model))
 
-    def start(self, model: nn.Module, batches: Sequence[Mapping[str, Tensor]], seed: int) -> None:
+    def start(self, model: nn.Module, batches: Batches, seed: int) -> None:
         """Make the layers low-rank, given their inputs in the batches."""
         layers = find_layers(model, self.targets)
         inputs = capture_inputs(model, batches, layers) if self.reads_batches else {}
@@ -127,12 +129,9 @@ class LowRank(Initialization):
     def factorise(
         self, model: nn.Module, inputs: Mapping[str, Tensor] | None = None, seed: int = 0
     ) -> None:
-        """Make the layers low-rank, in place.
+        """Make the layers low-rank, in place; nothing changes if anything is refused.
 
-        Args:
-            model: nothing in it changes if anything is refused.
-            inputs: of layers by full name, see :func:`capture_inputs`; x ~ N(0, I) for the others.
-            seed: of samples.
+        Layers that :func:`capture_inputs` gave no inputs have x ~ N(0, I), drawn by the seed.
         """
         ranks, layers = self.ranks(model), find_layers(model, self.targets)
         made: dict[str, Factors] = {}
@@ -199,21 +198,11 @@ def find_blocks(model: nn.Module, layers: Mapping[str, nn.Linear]) -> Blocks:
 
 @torch.no_grad()
 def capture_inputs(
-    model: nn.Module,
-    batches: Sequence[Mapping[str, Tensor]],
-    names: Iterable[str],
-    rows: int = 2048,
+    model: nn.Module, batches: Batches, names: Iterable[str], rows: int = 2048
 ) -> dict[str, Tensor]:
-    """Run a model over batches and collect the inputs of some layers, padding left out.
+    """Run a model over batches and collect the inputs of layers, by full name, without padding.
 
-    Args:
-        model: is run in evaluation mode.
-        batches: the arguments of its forward.
-        names: of the layers, in full.
-        rows: how many inputs of each layer to keep at most, evenly over the batches.
-
-    Returns:
-        By layer, at most (rows, inputs), on the CPU.
+    At most ``rows`` of each layer are kept, evenly over the batches: (rows, inputs), on the CPU.
     """
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
     masks: dict[torch.Size, Tensor] = {}
@@ -226,10 +215,8 @@ def capture_inputs(
         states = states.flatten(0, -2)
         kept[name].append(states[:: max(1, len(states) // most)][:most].float().cpu())
 
-    hooks = [
-        model.get_submodule(name).register_forward_pre_hook(partial(read, name=name))
-        for name in kept
-    ]
+    layers = ((name, model.get_submodule(name)) for name in kept)
+    hooks = [m.register_forward_pre_hook(partial(read, name=name)) for name, m in layers]
     training, device = model.training, next(model.parameters()).device
     try:
         model.eval()
@@ -254,10 +241,6 @@ def _masks(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[torch.Size, Te
     return masks
 
 
-_ADAPTER = "default"
-_Batches = Sequence[Mapping[str, Tensor]]
-
-
 class LoraStart(Initialization):
     """LoRA's matrices take over a layer's low-rank part, which is subtracted from the base weight.
 
@@ -280,7 +263,7 @@ class LoraStart(Initialization):
             nn.init.ones_(layer.lora_B[_ADAPTER].weight)
 
     @torch.no_grad()
-    def start(self, model: nn.Module, batches: _Batches, seed: int) -> None:
+    def start(self, model: nn.Module, batches: Batches, seed: int) -> None:
         """Fill the matrices; without batches, for inputs x ~ N(0, I).
 
         Raises:

@@ -24,6 +24,10 @@ class ZeroPaddedEmbedding(nn.Embedding):
             self.weight[0] = 0.0
 
 
+def _tables(*sizes: int, width: int = 1, deviation: float = 0.0) -> list[ZeroPaddedEmbedding]:
+    return [ZeroPaddedEmbedding(size, width, deviation) for size in sizes]
+
+
 class RatingModule(nn.Module, ABC):
     """Predicts ratings, starting from their mean."""
 
@@ -55,9 +59,8 @@ class MatrixFactorisationModule(RatingModule):
         self, mean: float, n_users: int, n_items: int, width: int, regularization: float
     ) -> None:
         super().__init__(mean)
-        sizes = (n_users, n_items)
-        self.users, self.items = (ZeroPaddedEmbedding(size, width, 0.05) for size in sizes)
-        self.user_offsets, self.item_offsets = (ZeroPaddedEmbedding(size, 1) for size in sizes)
+        self.users, self.items = _tables(n_users, n_items, width=width, deviation=0.05)
+        self.user_offsets, self.item_offsets = _tables(n_users, n_items)
         self.regularization = regularization
 
     def rate(self, users: Tensor, items: Tensor) -> Tensor:  # type: ignore[override]
@@ -81,8 +84,7 @@ class MLPModule(RatingModule):
         self, mean: float, n_users: int, n_items: int, width: int, dropout: float, more: int = 0
     ) -> None:
         super().__init__(mean)
-        sizes = (n_users, n_items)
-        self.users, self.items = (ZeroPaddedEmbedding(size, width, 0.05) for size in sizes)
+        self.users, self.items = _tables(n_users, n_items, width=width, deviation=0.05)
         self.deep = mlp(2 * width + more, 2 * width, dropout)
 
     def rate(self, users: Tensor, items: Tensor) -> Tensor:  # type: ignore[override]
@@ -115,9 +117,7 @@ class WideDeepModule(MLPModule):
         self.register_buffer("attributes", attributes, persistent=False)
         self.n_attributes = int(attributes.max())
         self.kinds = ZeroPaddedEmbedding(self.n_attributes, width)
-        self.user_offsets, self.item_offsets = (
-            ZeroPaddedEmbedding(size, 1) for size in (n_users, n_items)
-        )
+        self.user_offsets, self.item_offsets = _tables(n_users, n_items)
         self.kind_offsets = ZeroPaddedEmbedding(self.n_attributes, 1)
         self.crossed = ZeroPaddedEmbedding(min(n_users * self.n_attributes, buckets), 1)
 
@@ -162,7 +162,7 @@ class TransformerMLPModule(RatingModule):
         n_items = len(attributes) - 1
         self.register_buffer("attributes", attributes, persistent=False)
         self.history_length = history_length
-        self.items, self.liked = (ZeroPaddedEmbedding(n_items, width, 0.1) for _ in range(2))
+        self.items, self.liked = _tables(n_items, n_items, width=width, deviation=0.1)
         self.kinds = ZeroPaddedEmbedding(int(attributes.max()), width)
         self.item_offsets = ZeroPaddedEmbedding(n_items, 1)
         self.rating = nn.Linear(1, width)
@@ -210,11 +210,8 @@ class HistoryAttention(nn.Module):
         self, states: Tensor, events: Tensor, values: Tensor, ages: Tensor, seen: Tensor
     ) -> Tensor:
         """Return new states: shape (rows, c, width)."""
-        whole = (
-            self.query(self.norm(states)),
-            self.key(self.norm_events(events)),
-            self.value(values),
-        )
+        wanted, keys = self.query(self.norm(states)), self.key(self.norm_events(events))
+        whole = (wanted, keys, self.value(values))
         query, key, value = (each.unflatten(-1, (self.heads, -1)).transpose(1, 2) for each in whole)
         scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
         scores = scores + self.ages(ages.clamp(0, self.ages.num_embeddings - 1)).permute(2, 0, 1)
@@ -229,13 +226,8 @@ class HistoryAttention(nn.Module):
 
 def mlp(width: int, hidden: int, dropout: float, out: int = 1) -> nn.Sequential:
     """Make a network of one hidden layer."""
-    return nn.Sequential(
-        nn.Dropout(dropout),
-        nn.Linear(width, hidden),
-        nn.GELU(),
-        nn.Dropout(dropout),
-        nn.Linear(hidden, out),
-    )
+    first = (nn.Dropout(dropout), nn.Linear(width, hidden), nn.GELU())
+    return nn.Sequential(*first, nn.Dropout(dropout), nn.Linear(hidden, out))
 
 
 def mean_embedding(table: nn.Embedding, numbers: Tensor) -> Tensor:

@@ -112,11 +112,11 @@ class RatingNetwork(GlobalMean):
         ratings = np.asarray(training.ratings)
         self._range = float(ratings.min()), float(ratings.max())
         columns = self._columns(training)
-        learned, held_out = hold_out(columns, self.held_out, self._chance(seed, "held_out"))
+        learned, held_out = _hold_out(columns, self.held_out, self._chance(seed, "held_out"))
         with global_chance(int(self._chance(seed).integers(2**31))):
             self._module = self._build(training)
         if len(learned):
-            validate = partial(negative_rmse, held_out=held_out) if len(held_out) else None
+            validate = partial(_negative_rmse, held_out=held_out) if len(held_out) else None
             batch_size = min(self.batch_size, max(32, len(training) // 100))
             per_row = int((~learned.columns["labels"].isnan()).sum()) / len(learned)
             rows = max(1, round(batch_size / per_row))
@@ -152,8 +152,8 @@ class PairNetwork(RatingNetwork):
     """A network that knows a user and an item by index."""
 
     def _columns(self, training: Interactions) -> Tensors:
-        self._users = encode_known(training.users, training.n_users)
-        self._items = encode_known(training.items, training.n_items)
+        self._users = _encode_known(training.users, training.n_users)
+        self._items = _encode_known(training.items, training.n_items)
         labels = torch.tensor(training.ratings, dtype=torch.float32)
         return {**self._pairs(training.users, training.items), "labels": labels}
 
@@ -243,7 +243,7 @@ class TransformerMLP(RatingNetwork):
         log = view.interactions
         lengths = np.diff(log.offsets)
         length = self._length = min(self.history_length, int(lengths.max(initial=1)))
-        self._items = encode_known(log.items, log.n_items)
+        self._items = _encode_known(log.items, log.n_items)
         # Each user's events are cut into rows of candidates, with their history before them.
         rows = -(-lengths // _CANDIDATES)
         cuts = Ragged.from_lengths(np.empty(rows.sum()), rows)
@@ -276,7 +276,7 @@ class TransformerMLP(RatingNetwork):
         return _tensors(items=items, ratings=ratings, candidates=candidates)
 
 
-def hold_out(
+def _hold_out(
     columns: Tensors, fraction: float, rng: np.random.Generator
 ) -> tuple[TensorRows, TensorRows]:
     """Split labels into those to learn and a fraction held out; a row may be in both."""
@@ -303,13 +303,12 @@ def rate(module: RatingModule, inputs: Tensors) -> Tensor:
         return torch.cat([module.rate(**batch) for batch in batches])
 
 
-def negative_rmse(module: RatingModule, held_out: TensorRows) -> float:
-    """Return the negative RMSE on what was held out."""
+def _negative_rmse(module: RatingModule, held_out: TensorRows) -> float:
     inputs = {name: each for name, each in held_out.columns.items() if name != "labels"}
     return -float(((rate(module, inputs) - held_out.columns["labels"]) ** 2).nanmean().sqrt())
 
 
-def encode_known(seen: Integers, count: int) -> Array:
+def _encode_known(seen: Integers, count: int) -> Array:
     """Return each index plus 1 where it was seen, else 0: shape (count,)."""
     return np.where(np.bincount(seen, minlength=count) > 0, np.arange(1, count + 1), 0)
 

@@ -27,9 +27,7 @@ from recinject.methods.semantic_ids.quantising import (
 from recinject.recommenders.protocol import Prediction, Queries
 
 _CODES, _CODEBOOKS = "codes.npy", "codebooks.npz"
-_STORED: dict[str, type[Quantiser]] = {
-    kind.kind: kind for kind in (Residual, Hyperplanes, RandomCodes)
-}
+_STORED: dict[str, type[Quantiser]] = {k.kind: k for k in (Residual, Hyperplanes, RandomCodes)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,23 +68,17 @@ class SemanticCodes:
 def make_unique(
     prefixes: Integers, sizes: Sequence[int], seed: int, first: Flags | None = None
 ) -> SemanticCodes:
-    """Add a last code that numbers the items with equal codes from zero, in random order.
+    """Add a last code, see :func:`number_alike`, to those of the content, (items, levels).
 
-    Args:
-        prefixes: shape (items, levels).
-        sizes: how many codes each level may have, the last one among them.
-        seed: of the order.
-        first: items that are numbered before the others, shape (items,).
-
-    Raises:
-        RecinjectError: more items are alike than the last code can number.
+    ``sizes`` says how many codes each level may have, the last one among them; an error where more
+    items are alike than the last code can number.
     """
     last = number_alike(prefixes, seed, first)
     return SemanticCodes(np.column_stack([prefixes, last]).astype(np.int32), tuple(sizes))
 
 
 def number_alike(prefixes: Integers, seed: int, first: Flags | None = None) -> Integers:
-    """Number equal rows from zero, in random order, those flagged first."""
+    """Number equal rows from zero, in random order, those flagged in ``first`` before others."""
     order = derive_rng(seed, "identifiers", "semantic").permutation(len(prefixes))
     if first is not None:
         order = order[np.argsort(~first[order], kind="stable")]
@@ -161,14 +153,7 @@ _NEIGHBOURS = 10
 def describe_codes(
     prefixes: Integers, embeddings: Vectors, quantiser: Quantiser, codes: int, seed: int
 ) -> list[Row]:
-    """Measure codes level by level.
-
-    Args:
-        prefixes: the codes without the last one, shape (items, levels).
-        embeddings: of the items, shape (items, width).
-        quantiser: made the codes.
-        codes: how many codes a level has.
-        seed: of the 2,000 items whose neighbours are counted, where there are more.
+    """Measure the codes of each level, of which there are ``codes``, without the last one.
 
     Returns:
         One row a level: ``level`` from 1; ``used``, the fraction of its codes that an item has;
@@ -176,11 +161,11 @@ def describe_codes(
         squared error of the vectors decoded up to this level as a fraction of the variance, None
         where codes have no vectors; ``groups`` of items with equal codes up to this level,
         ``largest``, the size of the largest, and ``collisions``, the items in groups of several;
-        ``neighbours``, the fraction of the ten nearest items by cosine that share the group.
+        ``neighbours``, the fraction of the ten nearest items by cosine that share the group, over
+        2,000 items, which the seed draws where there are more.
     """
     near, asked = _neighbours(embeddings, seed)
-    variance = np.square(embeddings - embeddings.mean(0)).sum(dtype=np.float64)
-    spread = max(float(variance), 1e-12)
+    spread = max(_squares(embeddings - embeddings.mean(0)), 1e-12)
     rows: list[Row] = []
     for level in range(1, prefixes.shape[1] + 1):
         shares = np.bincount(prefixes[:, level - 1], minlength=codes) / len(prefixes)
@@ -194,9 +179,7 @@ def describe_codes(
                 "used": float((shares > 0).mean()),
                 "entropy": entropy,
                 "perplexity": 2**entropy,
-                "error": None
-                if decoded is None
-                else float(np.square(embeddings - decoded).sum(dtype=np.float64) / spread),
+                "error": None if decoded is None else _squares(embeddings - decoded) / spread,
                 "groups": len(counts),
                 "largest": int(counts.max()),
                 "collisions": int(counts[counts > 1].sum()),
@@ -204,6 +187,10 @@ def describe_codes(
             }
         )
     return rows
+
+
+def _squares(vectors: Vectors) -> float:
+    return float(np.square(vectors).sum(dtype=np.float64))
 
 
 def _neighbours(embeddings: Vectors, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -232,15 +219,12 @@ def join_cold_items(
     too early waits. Scores are minus the ranks, since a cold item need not have one.
 
     Args:
-        listed: lists longer than ``k``, as cold items in them may have to go.
+        listed: lists longer than ``k``, as cold items in them may have to go; an error without any.
         queries: what they bar, such as their histories' items, does not join.
         prefixes: the codes of each item without the last, shape (items, levels).
         cold: the items without training events, shape (items,).
         fraction: from 0, which leaves out cold items, to 1.
         k: the length of the lists.
-
-    Raises:
-        RecinjectError: the prediction has no lists.
     """
     if listed.items is None:
         raise RecinjectError(

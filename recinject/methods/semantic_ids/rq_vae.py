@@ -13,13 +13,7 @@ from torch import Tensor, nn
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import derive_rng
 from recinject.methods.semantic_ids.quantising import Residual, Vectors, check_enough, kmeans
-from recinject.training.networks import (
-    FitSettings,
-    TensorRows,
-    Tensors,
-    fit_network,
-    global_chance,
-)
+from recinject.training.networks import FitSettings, TensorRows, Tensors, fit_network, global_chance
 
 _HIDDEN = (512, 256, 128)
 
@@ -29,20 +23,12 @@ class RQVAE(nn.Module):
 
     The loss is ``|x - decoded|^2 + sum_l |sg[r_l] - e_l|^2 + beta |r_l - sg[e_l]|^2``, summed over
     dimensions and averaged over the batch; the decoder's gradient goes straight through the codes
-    to the encoder. K-means on the first batch initialises the codebooks. A code without use moves
-    to an item of the batch.
+    to the encoder. K-means on the first batch initialises the codebooks. After ``revive_after``
+    steps without use a code moves to an item of the batch.
 
     Source: Rajput et al. 2023 (arXiv 2305.05065), section 3.1 and appendix; Zeghidour et al. 2021
     (arXiv 2107.03312) for the initialisation and the moves.
-
-    Args:
-        width: of a vector.
-        levels: how many codes an item has.
-        codes: how many a level has.
-        latent: the width of an encoded vector.
-        hidden: widths of the encoder's hidden layers; the decoder mirrors them.
-        beta: weight of the commitment to the chosen codes.
-        revive_after: the steps without use before a code moves.
+    The decoder mirrors the encoder's ``hidden`` widths.
     """
 
     codebooks: nn.Parameter
@@ -149,12 +135,9 @@ def fit_rq_vae(
         RecinjectError: there are fewer items than codes, or training diverges.
     """
     check_enough(embeddings, codes)
+    own = optimizer_settings or {}
     settings = FitSettings(
-        learning_rate=learning_rate,
-        batch_size=batch_size,
-        steps=steps,
-        optimizer=optimizer,
-        optimizer_settings=optimizer_settings or {},
+        learning_rate, batch_size, steps=steps, optimizer=optimizer, optimizer_settings=own
     )
     with global_chance(int(derive_rng(seed, "rq_vae").integers(2**31))):
         network = RQVAE(embeddings.shape[1], levels, codes)

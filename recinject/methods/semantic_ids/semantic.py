@@ -109,15 +109,20 @@ class SemanticIdentifiers(Identifiers):
         fitted: Quantiser = bind(fit, training or {}, "identifiers.training", **given)
         prefixes = fitted.encode(vectors)
         made = make_unique(prefixes, (*[codes] * levels, last_codes), seed, known)
-        return cls(
-            kind="semantic",
-            texts=made.texts,
-            duplicates_resolved=made.collisions,
-            codes=made,
-            quantiser=fitted,
-            quality=describe_codes(prefixes, vectors, fitted, codes, seed),
-            vectors=(key, vectors) if key else None,
-        )
+        quality = describe_codes(prefixes, vectors, fitted, codes, seed)
+        return cls._of(made, fitted, quality, (key, vectors) if key else None)
+
+    @classmethod
+    def _of(
+        cls,
+        codes: SemanticCodes,
+        quantiser: Quantiser,
+        quality: list[Row],
+        vectors: tuple[str, Vectors] | None = None,
+    ) -> SemanticIdentifiers:
+        named: dict[str, Any] = {"kind": "semantic", "texts": codes.texts}
+        named["duplicates_resolved"] = codes.collisions
+        return cls(**named, codes=codes, quantiser=quantiser, quality=quality, vectors=vectors)
 
     @property
     def tokens(self) -> tuple[str, ...]:
@@ -136,15 +141,8 @@ class SemanticIdentifiers(Identifiers):
     @classmethod
     def restore(cls, folder: Path, table: pd.DataFrame) -> SemanticIdentifiers:
         """Read all but the vectors; refuse codes that are not the table's."""
-        codes, quantiser = load_codes(folder, tuple(table["identifier"]))
-        return cls(
-            kind="semantic",
-            texts=codes.texts,
-            duplicates_resolved=codes.collisions,
-            codes=codes,
-            quantiser=quantiser,
-            quality=read_json(folder / QUALITY),
-        )
+        codes = load_codes(folder, tuple(table["identifier"]))
+        return cls._of(*codes, read_json(folder / QUALITY))
 
     @classmethod
     def input_files(cls, settings: Mapping[str, Any]) -> list[Path]:

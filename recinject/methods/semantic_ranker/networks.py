@@ -115,15 +115,10 @@ class Ranker(nn.Module):
     ratings, pooled by attention from the candidate, which may also attend to nothing.
 
     Args:
-        item_rows: each item's rows of the table; the index after the last item is padding.
-        rows: of the table.
-        negatives_from: the items that negatives are drawn from.
-        mean: of the training ratings.
-        deviation: their standard deviation, the unit of the rating task's loss.
-        width: of an embedding.
-        hidden: the width of a head's input.
-        dropout: of the trunk's output.
-        negatives: of an observed item in the click task.
+        item_rows: each item's rows of the table, which has ``rows``; the index after the last item
+            is padding.
+        negatives_from: the items that negatives are drawn from, as many an event as ``negatives``.
+        mean: of the training ratings; ``deviation`` is the unit of the rating task's loss.
         weights: of each task's loss, in the order of :data:`TASKS`.
         trunk: makes the layers between features and heads from the tasks, the width of its input
             (``3 * width``) and of its output (``hidden``), and ``dropout``.
