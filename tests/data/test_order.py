@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recinject.data.cleaning import clean
-from recinject.data.readers import make_log
 from recinject.data.schema import Log
 from recinject.data.splitting import Part, load_split, order_events, save_split
 from recinject.foundation.errors import RecinjectError
@@ -22,7 +21,7 @@ EVENTS = pd.DataFrame(
 
 
 def log_of(events: pd.DataFrame) -> Log:
-    return make_log(events, None, "a test")
+    return Log.from_frame(events)
 
 
 def split_of(events, **given):
