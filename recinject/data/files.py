@@ -1,86 +1,57 @@
-"""One table from one file, whatever its kind; errors name the file and the line."""
+"""Blocks of rows from one file, whatever its kind and packing; errors name file and line."""
 
 from __future__ import annotations
 
+import ast
 import codecs
 import difflib
 import gzip
+import io
 import json
 import re
+import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
-from recinject.data.tables import Problem, Table, Wanted, refuse_repeated
+from recinject.data.tables import Block, Problem, Wanted, refuse, refuse_repeated, value_text
 from recinject.foundation.errors import RecinjectError
 
 _NAMES_SHOWN = 12
-_FIRST_BYTES = 1 << 16
+_AT_ONCE, _ROWS_AT_ONCE = 1 << 24, 50_000
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
+PACKED = (".gz", ".zst")
 ALL = Wanted()
 
 
-def read_table(path: Path, wanted: Wanted = ALL) -> Table:
-    """Read a csv, tsv, jsonl, parquet, RecBole ``.inter`` or ``.item`` file, plain or ``.gz``.
+def read_table(path: Path, wanted: Wanted = ALL) -> Iterator[Block]:
+    """Read a file of any kind: by its ending, or as lines of columns where that tells nothing.
 
     Raises:
-        RecinjectError: the file is absent, empty, broken, or of an unknown kind.
+        RecinjectError: the file is absent, empty or broken.
     """
-    kind = kind_of(path)
-    if kind not in KINDS:
-        raise RecinjectError(
-            f"{path}: {kind or 'a name without an ending'} is no kind of table",
-            hint=f"give it one of these kinds and endings: {', '.join(KINDS)} (each also .gz)",
-        )
-    return KINDS[kind](path, wanted)
+    return KINDS.get(kind_of(path), read_delimited)(path, wanted)
 
 
-def read_utf8(path: Path) -> bytes:
-    """Return the text of a file in UTF-8 or Latin-1, plain or ``.gz``, as UTF-8 without its mark.
-
-    Raises:
-        RecinjectError: the file is absent, empty, broken or no text.
-    """
-    data = _read_bytes(path)
-    if b"\0" in data:
-        raise RecinjectError(
-            f"{path}: is not text in UTF-8 or Latin-1 (it holds zero bytes)",
-            hint="save it as UTF-8, or give it the ending of what it is",
-        )
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        data = data.decode("latin-1").encode()
-    data = data.removeprefix(codecs.BOM_UTF8)
-    if not data.strip():
-        raise RecinjectError(f"{path}: is empty", hint="give a file with a header line and rows")
-    return data
-
-
-def open_bytes(path: Path) -> BinaryIO:
-    """Open a file for reading, unpacked if its name ends in ``.gz``."""
-    return path.open("rb") if without_gz(path) == path else cast(BinaryIO, gzip.open(path))
-
-
-def without_gz(path: Path) -> Path:
-    """Return a path without the ending ``.gz``, in whatever case."""
-    return path.with_suffix("") if path.suffix.lower() == ".gz" else path
+def unpacked(path: Path) -> Path:
+    """Return a path without the ending ``.gz`` or ``.zst``, in whatever case."""
+    return path.with_suffix("") if path.suffix.lower() in PACKED else path
 
 
 def kind_of(path: Path) -> str:
     """Return a file's ending without ``.gz``, e.g. ``.csv`` for ``log.csv.gz``."""
-    return without_gz(path).suffix.lower()
+    return unpacked(path).suffix.lower()
 
 
 def require_path(path: Path, setting: str) -> None:
@@ -108,99 +79,330 @@ def shown(names: Sequence[str]) -> str:
     return (", ".join(names[:_NAMES_SHOWN]) or "nothing") + more
 
 
-def _read_bytes(path: Path) -> bytes:
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
     try:
-        with open_bytes(path) as stream:
-            return stream.read()
-    except (OSError, EOFError, zlib.error) as error:
+        yield
+    except (OSError, EOFError, zlib.error, zipfile.BadZipFile) as error:
         raise RecinjectError(
             f"{path}: cannot be read ({error})",
             hint="the file is cut off, broken or locked: fetch it again or mend its permissions",
         ) from error
 
 
-def read_json_lines(
+def open_bytes(path: Path) -> BinaryIO:
+    """Open a file for reading, unpacked if its name ends in ``.gz`` or ``.zst``."""
+    kind = path.suffix.lower() if path.suffix.lower() in PACKED else ""
+    if kind == ".zst":
+        return cast(BinaryIO, pa.input_stream(path, compression="zstd"))
+    return cast(BinaryIO, gzip.open(path)) if kind else path.open("rb")
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with _explained(path), open_bytes(path) as stream:
+        while chunk := stream.read(_AT_ONCE):
+            yield chunk
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the bytes of a text file are: their encoding, and whether there are quotes in it."""
+
+    path: Path
+    encoding: str
+    quotes: int = 0
+    said: str = ""
+
+    @classmethod
+    def of(cls, path: Path, encoding: str | None = None) -> Text:
+        """Look at every byte of a file once; without an ``encoding`` it is detected.
+
+        Raises:
+            RecinjectError: the file is absent, empty, broken or no text.
+        """
+        quotes, blank, odd = 0, True, False
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        first = next(_chunks(path), b"")
+        if encoding is None and (wide := _wide(first)):
+            encoding = wide
+        for chunk in _chunks(path):
+            quotes += chunk.count(b'"')
+            blank = blank and not chunk.removeprefix(codecs.BOM_UTF8).strip()
+            if encoding is None and not odd:
+                if b"\0" in chunk:
+                    raise RecinjectError(
+                        f"{path}: is not text in UTF-8 or another encoding (it holds zero bytes)",
+                        hint="save it as UTF-8, or give it the ending of what it is",
+                    )
+                try:
+                    decoder.decode(chunk)
+                except UnicodeDecodeError:
+                    odd = True
+        if blank:
+            raise RecinjectError(
+                f"{path}: is empty", hint="give a file with a header line and rows"
+            )
+        if encoding is None and (odd or decoder.getstate()[0]):
+            encoding = _detect(path)
+            said = f"{path.name} is not UTF-8: it is read as {encoding}"
+            return cls(path, encoding, quotes, f"{said}; data.encoding sets another.")
+        return cls(path, encoding or "utf-8", quotes)
+
+    def chunks(self, whole: bool = True) -> Iterator[bytes]:
+        """Yield the text as UTF-8 without its mark; ``whole`` chunks end where a line ends."""
+        rest = b""
+        try:
+            decoder = codecs.getincrementaldecoder(self.encoding)()
+        except LookupError:
+            raise RecinjectError(
+                f"data.encoding: {self.encoding!r} is no encoding",
+                hint="write one that Python knows, such as utf-8, cp1252, gbk or shift_jis",
+            ) from None
+        is_first = True
+        for chunk in _chunks(self.path):
+            if self.encoding != "utf-8":
+                chunk = self._decode(decoder, chunk)
+            if is_first:
+                chunk, is_first = chunk.removeprefix(codecs.BOM_UTF8), not chunk
+            if not whole:
+                yield chunk
+                continue
+            lines, end, rest = (rest + chunk).rpartition(b"\n")
+            if end:
+                yield lines + end
+        if rest:
+            yield rest + b"\n"
+
+    def _decode(self, decoder: codecs.IncrementalDecoder, chunk: bytes) -> bytes:
+        try:
+            return decoder.decode(chunk).encode("utf-8", "replace")
+        except UnicodeError as error:
+            raise RecinjectError(
+                f"{self.path}: is not text in {self.encoding} ({error})",
+                hint="set data.encoding to the file's own, such as utf-8, cp1252, gbk or shift_jis",
+            ) from error
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        r"""Yield every line that is not blank, with its number; only ``\n`` ends a line."""
+        number = 0
+        for chunk in self.chunks():
+            # str.splitlines would also cut at U+2028 inside a title.
+            for line in chunk.decode()[:-1].split("\n"):
+                number += 1
+                if line and not line.isspace():
+                    yield number, line
+
+
+def text_lines(path: Path, wanted: Wanted = ALL) -> Iterator[tuple[int, str]]:
+    """Yield every line of a text file that is not blank, with its number."""
+    return Text.of(path, wanted.settings.encoding).lines()
+
+
+def _wide(data: bytes) -> str | None:
+    """Return the encoding of text whose letters take two or four bytes, told by mark or zeros."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    even, odd = data[0::2].count(0), data[1::2].count(0)
+    half = max(1, len(data) // 2)
+    if max(even, odd) / half > 0.4 and min(even, odd) == 0:
+        return "utf-16-be" if even > odd else "utf-16-le"
+    return None
+
+
+_NOT_WESTERN = ["gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp1251", "koi8_r"]
+_NOT_WESTERN += ["cp1253", "cp1255", "cp1256"]
+_HIGH = re.compile(rb"[\x80-\xff]+")
+
+
+def _detect(path: Path) -> str:
+    """Return the encoding of a text that is not UTF-8.
+
+    In Western text letters beyond ASCII stand alone; in others they come in runs.
+    """
+    sample = b""
+    for chunk in _chunks(path):
+        sample += b"\n".join(line for line in chunk.split(b"\n") if not line.isascii())
+        if len(sample) > 1 << 16:
+            break
+    runs = [len(run) for run in _HIGH.findall(sample)]
+    kana = sum(map(sample.count, (b"\x81", b"\x82", b"\x83")))  # rare in Western text
+    western = "latin-1" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", sample) else "cp1252"
+    if sum(length == 1 for length in runs) > 0.6 * len(runs) and kana < 0.1 * sum(runs):
+        return western
+    from charset_normalizer import from_bytes  # takes a while to import
+
+    found = from_bytes(sample[: 1 << 16], cp_isolation=_NOT_WESTERN).best()
+    return western if found is None else found.encoding
+
+
+class _Stream(io.RawIOBase):
+    """Chunks of bytes as a file."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        super().__init__()
+        self._chunks, self._rest = chunks, memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._rest:
+            self._rest = memoryview(next(self._chunks, b""))
+        size = min(len(buffer), len(self._rest))
+        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
+        return size
+
+
+def read_records(
     path: Path,
-    parse: Callable[[str], Any] = json.loads,
+    wanted: Wanted = ALL,
     keep: Callable[[str], bool] = lambda line: True,
-) -> Table:
-    """Read the objects of the lines to keep; lines that ``parse`` refuses are problems."""
-    records, numbers, wrong = [], [], []
-    # Only \n ends a line of JSON: str.splitlines would also cut at U+2028 inside a title.
-    for number, line in enumerate(read_utf8(path).decode().split("\n"), start=1):
-        if line and not line.isspace() and keep(line):
-            record = _json_object(line, parse)
-            if isinstance(record, dict):
-                records.append(record)
-                numbers.append(number)
-            else:
-                wrong.append((number, record))
+    left_out: frozenset[str] = frozenset(),
+) -> Iterator[Block]:
+    """Read objects of JSON, one a line or in one array, or Python's dictionaries, one a line.
+
+    An object with a list of objects in it gives a row for each of them.
+    """
+    text = Text.of(path, wanted.settings.encoding)
+    is_array = next(text.chunks(whole=False)).lstrip().startswith(b"[")
+    items = _array_items(text) if is_array else (each for each in text.lines() if keep(each[1]))
+    said = text.said
     hint = 'write one JSON object a line, e.g. {"user_id": "u1", "item_id": "i1"}, or mend the line'
-    frame = pd.DataFrame(records, dtype=object)
-    return Table(path, frame, numbers, problems=Problem.of(wrong, hint))
+    while group := list(islice(items, _ROWS_AT_ONCE)):
+        records: list[dict[str, Any]] = []
+        numbers: list[int] = []
+        wrong = []
+        for number, line in group:
+            record = parse_object(line) if isinstance(line, str) else line
+            if not isinstance(record, dict):
+                what = record if isinstance(line, str) else f"is JSON, but no object: {line!s:.40}"
+                wrong.append((number, str(what)))
+                continue
+            rows = _spread(record)
+            records += ({k: v for k, v in row.items() if k not in left_out} for row in rows)
+            numbers += [number] * len(rows)
+        yield Block(_texts(records), numbers, Problem.of(wrong, hint), said)
 
 
-def _json_object(line: str, parse: Callable[[str], Any]) -> dict[str, Any] | str:
+def parse_object(line: str) -> dict[str, Any] | str:
     """Return the object of a line, or what is wrong with it."""
     try:
-        record = parse(line)
+        record = json.loads(line)
     except (ValueError, RecursionError) as error:
-        return f"is not JSON ({error})"
+        if not line.lstrip().startswith(("{'", "{u'")):
+            return f"is not JSON ({error})"
+        try:
+            record = ast.literal_eval(line.strip())
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as python:
+            return f"is not JSON, nor a Python dictionary: {python}"
     if not isinstance(record, dict):
         return f"is JSON, but no object: {line.strip()[:40]}"
-    if "\\u" not in line:
-        return record
-    # A name may be spelled as half of a surrogate pair, which no table can hold.
-    return {name.encode("utf-8", "replace").decode(): value for name, value in record.items()}
+    return record
 
 
-def _read_parquet(path: Path, wanted: Wanted) -> Table:
+_OPENING, _BETWEEN = re.compile(r"\s*\[\s*"), re.compile(r"[\s,]*")
+
+
+def _array_items(text: Text) -> Iterator[tuple[int, Any]]:
+    """Yield the values of one JSON array with the lines on which they start."""
+    decoder, rest, line = json.JSONDecoder(), "", 1
+    opened, letters = False, codecs.getincrementaldecoder("utf-8")()
+    for chunk in chain(text.chunks(whole=False), [b""]):
+        rest += letters.decode(chunk)
+        place = 0
+        while True:
+            found = (_BETWEEN if opened else _OPENING).match(rest, place)
+            opened, at = opened or bool(found), found.end() if found else place
+            line += rest.count("\n", place, at)
+            place = at
+            if place >= len(rest) or rest[place] == "]":
+                break
+            try:
+                value, end = decoder.raw_decode(rest, place)
+            except (ValueError, RecursionError) as error:
+                if chunk and not isinstance(error, RecursionError):
+                    break  # it may go on in the next chunk
+                yield line, f"is not JSON ({error})"
+                return
+            yield line, value if not isinstance(value, str) else [value]
+            line += rest.count("\n", place, end)
+            place = end
+        rest = rest[place:]
+
+
+def _spread(record: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each object of an object's only list of objects."""
+    lists = [
+        name
+        for name, value in record.items()
+        if isinstance(value, list) and value and all(isinstance(each, dict) for each in value)
+    ]
+    if len(lists) != 1 or any(name in record for name in ("item_id", "asin", "parent_asin")):
+        return [record]
+    own = {name: value for name, value in record.items() if name != lists[0]}
+    return [{**own, **each} for each in record[lists[0]]]
+
+
+def _texts(records: Sequence[dict[str, Any]]) -> pa.Table:
+    """Return objects as columns of text; what is nested in them stays JSON."""
+    names = dict.fromkeys(name for record in records for name in record)
+
+    def text(value: Any) -> str | None:
+        if value is None:
+            return None
+        if isinstance(value, list | tuple | dict):
+            nested = json.dumps(value, ensure_ascii=False, default=str)
+            return nested.encode("utf-8", "replace").decode()
+        return value_text(value)
+
+    return pa.table(
+        {
+            value_text(str(name)): pa.array(
+                [text(record.get(name)) for record in records], pa.string()
+            )
+            for name in names
+        }
+    )
+
+
+def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Block]:
     try:
-        packed = without_gz(path) != path
-        source = pa.BufferReader(_read_bytes(path)) if packed else path
-        schema = parquet.ParquetFile(source).schema_arrow
-        refuse_repeated(path, schema.names)
-        columns = list(wanted.columns(schema.names)) if wanted.names else schema.names
-        # Texts of events recur: as categories, each is held once.
-        texts = (pa.string(), pa.large_string()) if wanted.names else ()
-        recurring = [name for name in columns if schema.field(name).type in texts]
-        table = parquet.ParquetFile(source, read_dictionary=recurring).read(columns)
-        table.validate(full=True)  # a broken page may hold texts that are none
-        gaps = any(column.null_count for column in table.columns)
-        table = table.replace_schema_metadata(None)
-        frame = table.to_pandas(types_mapper=_exact if gaps else None)
+        packed = unpacked(path) != path
+        source = pa.BufferReader(b"".join(_chunks(path))) if packed else path
+        file = parquet.ParquetFile(source)
+        names = file.schema_arrow.names
+        refuse_repeated(path, names)
+        kept = [name for name in names if name not in ("", "__index_level_0__")]
+        empty = file.schema_arrow.empty_table().select(kept)
+        blocks = file.iter_batches(1 << 18, columns=kept)
+        for rows in (empty, *blocks) if not file.metadata.num_rows else blocks:
+            rows.validate(full=True)  # a broken page may hold texts that are none
+            yield Block(rows)
     except (pa.ArrowException, OSError, ValueError, OverflowError, MemoryError) as error:
         raise RecinjectError(
             f"{path}: is no readable Parquet file ({str(error).partition(chr(10))[0]})",
             hint="fetch or write the file again",
         ) from error
-    return Table(path, frame[columns])
-
-
-def _exact(kind: pa.DataType) -> Any:
-    """Return what keeps integers exact beside missing values, for pandas would make them floats."""
-    if pa.types.is_signed_integer(kind):
-        return pd.Int64Dtype()
-    return pd.UInt64Dtype() if pa.types.is_unsigned_integer(kind) else None
 
 
 @dataclass(frozen=True)
 class CsvDialect:
     """How the lines of a file are cut into columns.
 
-    The separator is one ASCII letter, or ``::``; None takes the header's most frequent of ``,;|``
-    and tab.
+    The separator is one ASCII letter, or ``::``; None takes the header's most frequent.
     """
 
-    separator: str | None
-    quoted: bool = False  # whether quotes may enclose a value
+    separator: str | None = None
+    quoted: bool = True  # whether quotes may enclose a value
     header: tuple[str, ...] = ()  # the columns' names, when the first line does not name them
     typed: bool = False  # whether the first line names them as ``NAME:TYPE``, as RecBole does
 
     @property
     def letter(self) -> str:
-        """The letter that separates; no text has the one that stands for ``::``."""
-        return "\x1f" if self.separator == "::" else self.separator or ","
+        """The letter that separates; no text has the one that stands for longer separators."""
+        return "\x1f" if len(self.separator or ",") > 1 else self.separator or ","
 
     def rows(self, text: str) -> Iterator[tuple[int, list[str]]]:
         """Yield each row that is not empty, with its first line: slow, for errors."""
@@ -218,66 +420,121 @@ class CsvDialect:
                     yield start, row
                 row, start = [], line
 
-    def header_of(self, text: str) -> list[str]:
-        """Return the columns' names, from a text's first row."""
-        row = next(self.rows(text))[1]
-        quoted = (self.quoted and name.startswith('"') for name in row)
-        return [
-            name[1:].removesuffix('"').replace('""', '"') if is_quoted else name
-            for name, is_quoted in zip(row, quoted, strict=True)
-        ]
+    def head(self, text: str) -> list[list[str]]:
+        """Return a text's first two rows, without quotes."""
+        rows = [row for _, row in islice(self.rows(text), 2)]
+        return [list(map(self._unquote, row)) for row in rows]
+
+    def _unquote(self, name: str) -> str:
+        if not (self.quoted and name.startswith('"')):
+            return name
+        return name[1:].removesuffix('"').replace('""', '"')
 
 
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_FIRST_BYTES = 1 << 16
 DIALECTS = {
-    ".csv": CsvDialect(None, quoted=True),
-    ".tsv": CsvDialect("\t", quoted=True),
-    ".inter": CsvDialect("\t", typed=True),
-    ".item": CsvDialect("\t", typed=True),
+    ".inter": CsvDialect("\t", quoted=False, typed=True),
+    ".item": CsvDialect("\t", quoted=False, typed=True),
+    ".user": CsvDialect("\t", quoted=False, typed=True),
 }
 
 
-def read_delimited(path: Path, dialect: CsvDialect, wanted: Wanted = ALL) -> Table:
-    """Read a file whose lines are rows of columns; texts of events become categories.
+def read_delimited(
+    path: Path, wanted: Wanted = ALL, dialect: CsvDialect | None = None
+) -> Iterator[Block]:
+    """Read a file whose lines are rows of columns, all of them text.
 
     Rows that have not the header's columns, and a quote that never closes, are its problems.
 
     Raises:
         RecinjectError: the file or its header is at fault, or it is no table at all.
     """
-    data = read_utf8(path)
-    head = data[:_FIRST_BYTES]
-    start = (head if b"\n" in head.lstrip() else data).decode(errors="ignore")
-    line = start.lstrip().split("\n", 1)[0]
-    dialect = replace(dialect, separator=dialect.separator or max(",;\t|", key=line.count))
-    header = list(dialect.header) or dialect.header_of(start)
+    asked, own = wanted.settings, dialect or DIALECTS.get(kind_of(path), CsvDialect())
+    text = Text.of(path, asked.encoding)
+    start = next(text.chunks()).decode().lstrip("\n\r ")[:_FIRST_BYTES]
+    dialect = replace(
+        own,
+        separator=asked.separator or own.separator or _separator(start, kind_of(path)),
+        header=asked.header or own.header,
+    )
+    if dialect.letter == "\t" and dialect.quoted and text.quotes:
+        dialect = replace(dialect, quoted=not _one_row_a_line(text))
+    if dialect.letter == "\x1f":
+        start = start.replace(str(dialect.separator), "\x1f")
+    head = dialect.head(start)
+    if not dialect.header and not dialect.typed:
+        refuse_headless(path, head)
+    header = list(dialect.header) or head[0]
     refuse_repeated(path, header)
     kinds = _plain_names(path, header, dialect)
-    raw = dict(zip(kinds, header, strict=True))
-    used = wanted.columns(list(kinds))
-    category = pa.dictionary(pa.int32(), pa.string())
-    types = {
-        raw[name]: category if wanted.names and not is_number else pa.string()
-        for name, is_number in used.items()
-    }
-    if dialect.separator == "::":
-        data = data.replace(b"::", dialect.letter.encode())
-    table, problems = _parse_rows(path, data, dialect, header, types)
-    del data
-    columns = {
-        name: _as_numbers(table[raw[name]]) if is_number else table[raw[name]]
-        for name, is_number in used.items()
-    }
-    del table
-    frame = pa.table(columns).unify_dictionaries().to_pandas()
-    pa.default_memory_pool().release_unused()  # many times what the frame takes
-    return Table(
-        path,
-        frame,
-        partial(_lines, path, dialect, len(header)),
-        problems=problems,
-        sequences=frozenset(name for name, kind in kinds.items() if kind.endswith("_seq")),
+    sequences = frozenset(name for name, kind in kinds.items() if kind.endswith("_seq"))
+    ragged: list[Any] = []
+    lines = partial(_lines, text, dialect, len(header))
+    try:
+        for rows in _parse(text, dialect, header, ragged):
+            yield Block(rows.rename_columns(list(kinds)), lines, (), text.said, sequences)
+    except pa.ArrowException as error:
+        refuse(path, "line", _wrong_rows(text, dialect, len(header)))
+        raise RecinjectError(
+            f"{path}: cannot be read as a table ({str(error).splitlines()[0]})",
+            hint="save the table anew, as csv with quotes or as jsonl",
+        ) from error
+    # An odd number of quotes is the one trace that a quote swallowing the file's end leaves.
+    if ragged or (dialect.quoted and text.quotes % 2):
+        empty = pa.table({name: pa.array([], pa.string()) for name in kinds})
+        yield Block(empty, lines, _wrong_rows(text, dialect, len(header)))
+
+
+def _separator(start: str, kind: str) -> str:
+    line = start.split("\n", 1)[0]
+    if kind == ".tsv":
+        return "\t"
+    known = ",;\t|" if kind == ".csv" else ("::", "\t", ",", ";", "|", " ")
+    return max(known, key=line.count)
+
+
+def _one_row_a_line(text: Text) -> bool:
+    """Say whether all lines have as many tabs as the first: then no quote holds tab or line end."""
+    counts = {line.count("\t") for _, line in text.lines()}
+    return len(counts) == 1
+
+
+def refuse_headless(path: Path, head: Sequence[Sequence[str]]) -> None:
+    """Refuse a first line that holds values, and offer names for them.
+
+    Raises:
+        RecinjectError: a value of the first line is a number; 0, 1, 2 and so on may be names.
+    """
+    first, values = head[0], head[-1]
+    numbered = [name for name in first if name] == [
+        str(n) for n in range(len(list(filter(None, first))))
+    ]
+    if numbered or not any(map(_is_number, first)):
+        return
+    free = ["user_id", "item_id"]
+    names: list[str] = []
+    for place, value in enumerate(values):
+        number = float(value) if _is_number(value) else None
+        if place > 1 and number is not None and number >= 1e8 and "timestamp" not in names:
+            names.append("timestamp")
+        elif place > 1 and number is not None and -10 <= number <= 10 and "rating" not in names:
+            names.append("rating")
+        else:
+            names.append(free.pop(0) if free else f"column_{place + 1}")
+    raise RecinjectError(
+        f"{path}, line 1: the first line looks like a row and not like the columns' names "
+        f"({', '.join(first[:6])})",
+        hint=f"set data.header=[{','.join(names)}], if these are its columns, in their order",
     )
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text and text.strip().lower() not in ("nan", "inf", "infinity")
 
 
 def _plain_names(path: Path, names: Sequence[str], dialect: CsvDialect) -> dict[str, str]:
@@ -294,73 +551,63 @@ def _plain_names(path: Path, names: Sequence[str], dialect: CsvDialect) -> dict[
     return {name: kind for name, _, kind in parts}
 
 
-def _parse_rows(
-    path: Path,
-    data: bytes,
-    dialect: CsvDialect,
-    header: Sequence[str],
-    types: Mapping[str, pa.DataType],
-) -> tuple[pa.Table, list[Problem]]:
-    """Return the rows that have the header's columns, and what is wrong with the others."""
-    ragged: list[Any] = []
+def _parse(
+    text: Text, dialect: CsvDialect, header: Sequence[str], ragged: list[Any]
+) -> Iterator[pa.Table]:
+    """Yield the rows that have the header's columns, and note the others."""
 
     def note(row: Any) -> str:
-        ragged.append(row)
+        ragged.append(None)
         return "skip"
 
-    table, message = None, "its rows have not the header's columns"
-    try:
-        table = arrow_csv.read_csv(
-            pa.BufferReader(data if data.endswith(b"\n") else data + b"\n"),
-            arrow_csv.ReadOptions(column_names=list(dialect.header) or None),
-            arrow_csv.ParseOptions(
-                delimiter=dialect.letter,
-                quote_char='"' if dialect.quoted else False,
-                newlines_in_values=dialect.quoted,
-                invalid_row_handler=note,
-            ),
-            arrow_csv.ConvertOptions(
-                column_types=types,
-                include_columns=list(types),
-                null_values=[""],
-                strings_can_be_null=True,
-            ),
+    chunks = text.chunks()
+    if dialect.letter == "\x1f":
+        old, new = str(dialect.separator).encode(), dialect.letter.encode()
+        chunks = (chunk.replace(old, new) for chunk in chunks)
+    reader = arrow_csv.open_csv(
+        pa.PythonFile(io.BufferedReader(_Stream(chunks), 1 << 20), "r"),
+        arrow_csv.ReadOptions(column_names=list(dialect.header) or None, block_size=_AT_ONCE),
+        arrow_csv.ParseOptions(
+            delimiter=dialect.letter,
+            quote_char='"' if dialect.quoted else False,
+            newlines_in_values=dialect.quoted and text.quotes > 0,
+            invalid_row_handler=note,
+        ),
+        arrow_csv.ConvertOptions(
+            column_types=dict.fromkeys(header, pa.string()),
+            null_values=[""],
+            strings_can_be_null=True,
+        ),
+    )
+    unquote = not dialect.quoted and dialect.letter == "\t" and not dialect.typed and text.quotes
+    for rows in reader:
+        table = pa.table(rows)
+        yield (
+            pa.table({name: _without_quotes(table[name]) for name in header}) if unquote else table
         )
-    except pa.ArrowException as error:
-        message = str(error).splitlines()[0]
-    # An odd number of quotes is the one trace that a quote swallowing the file's end leaves.
-    suspect = table is None or ragged or (dialect.quoted and data.count(b'"') % 2)
-    problems = _wrong_rows(path, dialect, len(header)) if suspect else []
-    if table is None or (ragged and not problems):
-        Table(path, pd.DataFrame(), ()).refuse(problems)
-        raise RecinjectError(
-            f"{path}: cannot be read as a table ({message})",
-            hint="save the table anew, as csv with quotes or as jsonl",
-        )
-    return table, problems
 
 
-def _as_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column of text as numbers where each is finite or missing; else as it is."""
-    try:
-        numbers = column.cast(pa.float64())
-    except pa.ArrowInvalid:
-        return column
-    return column if pc.all(pc.is_finite(numbers)).as_py() is False else numbers
+def _without_quotes(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Take off quotes that enclose a whole value, and single those that are doubled in it."""
+    whole = pc.match_substring_regex(column, r'^"([^"]|"")*"$')
+    inner = pc.replace_substring(pc.utf8_slice_codeunits(column, 1, -1), '""', '"')
+    return pc.if_else(pc.fill_null(whole, False), inner, column)
 
 
-def _rows_of(path: Path, dialect: CsvDialect, end: str = "") -> Iterator[tuple[int, list[str]]]:
+def _rows_of(text: Text, dialect: CsvDialect, end: str = "") -> Iterator[tuple[int, list[str]]]:
     """Yield the rows of a file, and of a text after it, with their lines, its header first."""
-    text = read_utf8(path).decode() + end
-    return dialect.rows(text.replace("::", dialect.letter) if dialect.separator == "::" else text)
+    content = b"".join(text.chunks()).decode() + end
+    if dialect.letter == "\x1f":
+        content = content.replace(str(dialect.separator), "\x1f")
+    return dialect.rows(content)
 
 
-def _wrong_rows(path: Path, dialect: CsvDialect, width: int) -> list[Problem]:
+def _wrong_rows(text: Text, dialect: CsvDialect, width: int) -> list[Problem]:
     """Find the rows of another length than the header, and a quote that never closes."""
     end = ["end of the file"]
     line, row, ragged = 1, end, []
     expected = f"there must be {width}" if dialect.header else f"the header has {width}"
-    for line, row in _rows_of(path, dialect, f"\n{end[0]}"):
+    for line, row in _rows_of(text, dialect, f"{end[0]}"):
         if len(row) != width and row != end:
             ragged.append((line, f"{len(row)} columns where {expected}"))
     quoting = "; a separator inside a value needs quotes, closed ones" if dialect.quoted else ""
@@ -369,18 +616,16 @@ def _wrong_rows(path: Path, dialect: CsvDialect, width: int) -> list[Problem]:
     return problems + Problem.of(opened, 'close the quote, or write it as "" inside a quoted value')
 
 
-def _lines(path: Path, dialect: CsvDialect, width: int, rows: Sequence[int]) -> list[int]:
+def _lines(text: Text, dialect: CsvDialect, width: int, rows: Sequence[int]) -> list[int]:
     """Return the lines on which some rows of the header's length stand."""
     wanted, first = set(rows), 0 if dialect.header else 1
-    whole = (line for line, row in _rows_of(path, dialect) if len(row) == width)
-    found = islice(whole, first, first + rows[-1] + 1)
+    whole = (line for line, row in _rows_of(text, dialect) if len(row) == width)
+    found = islice(whole, first, first + max(rows) + 1)
     return [line for number, line in enumerate(found) if number in wanted]
 
 
-KINDS: dict[str, Callable[[Path, Wanted], Table]] = {
-    **dict.fromkeys(
-        DIALECTS, lambda path, wanted: read_delimited(path, DIALECTS[kind_of(path)], wanted)
-    ),
-    **dict.fromkeys(JSON_LINES, lambda path, wanted: read_json_lines(path)),
+KINDS: dict[str, Callable[[Path, Wanted], Iterator[Block]]] = {
+    **dict.fromkeys((".csv", ".tsv", *DIALECTS), read_delimited),
+    **dict.fromkeys(JSON_LINES, read_records),
     ".parquet": _read_parquet,
 }

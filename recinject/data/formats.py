@@ -1,42 +1,44 @@
-"""The forms of logs that are known by their files: MovieLens, Amazon reviews, RecBole, tables."""
+"""The forms of logs that are known by their files: which files they have, and how they are read."""
 
 from __future__ import annotations
 
-import ast
-import json
 import re
 import zlib
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import compress
+from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from recinject.data.files import (
+    ALL,
     JSON_LINES,
     KINDS,
     CsvDialect,
+    Text,
     kind_of,
     listing,
     open_bytes,
     read_delimited,
-    read_json_lines,
+    read_records,
     read_table,
-    read_utf8,
     shown,
-    without_gz,
+    text_lines,
+    unpacked,
 )
-from recinject.data.tables import Problem, Table, Wanted
+from recinject.data.tables import EVENT_COLUMNS, IDS, Block, Problem, Wanted, as_arrow
 from recinject.foundation.errors import RecinjectError
 from recinject.registry import find, names, pick, register
 
 _FILES = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
 _DIALECTS = {
-    "u.data": CsvDialect("\t", header=_RATINGS),
-    "ratings.dat": CsvDialect("::", header=_RATINGS),
+    "u.data": CsvDialect("\t", quoted=False, header=_RATINGS),
+    "ratings.dat": CsvDialect("::", quoted=False, header=_RATINGS),
 }
 _NO_GENRES = "(no genres listed)"
 _GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"]
@@ -56,63 +58,90 @@ def _ratings_files(path: Path) -> list[Path]:
     ]
 
 
-def _read_movielens(path: Path, wanted: Wanted) -> Table:
+def _read_movielens(path: Path, wanted: Wanted) -> Iterator[Block]:
     """Read a file by its name; movies get ``genres`` parted by ``|``, an empty text for none."""
-    if path.name in _DIALECTS:
-        return read_delimited(path, _DIALECTS[path.name], wanted)
-    if path.name == "u.item":
-        return _with_flags(path)
-    is_dat = path.name == "movies.dat"
-    table = _titled(path, "::", ["genres"]) if is_dat else read_table(path, wanted)
-    if "genres" in table.frame:
-        table.frame["genres"] = table.frame["genres"].replace(_NO_GENRES, "")
-    return table
+    if path.name in ("movies.dat", "u.item"):
+        yield _movies(path) if path.name == "movies.dat" else _with_flags(path)
+    elif path.name in _DIALECTS:
+        yield from read_delimited(path, wanted, _DIALECTS[path.name])
+    else:
+        for block in read_table(path, wanted):
+            rows = as_arrow(path, block.rows)
+            if "genres" in rows.column_names and pa.types.is_string(rows["genres"].type):
+                genres = pc.replace_substring(rows["genres"], _NO_GENRES, "")
+                place = rows.column_names.index("genres")
+                rows = rows.set_column(place, "genres", genres)
+            yield replace(block, rows=rows)
 
 
-def _titled(path: Path, separator: str, tail: Sequence[str]) -> Table:
+def _movies(path: Path) -> Block:
+    block = _titled(path, "::", ["genres"])
+    return replace(block, rows=block.rows.replace({"genres": {_NO_GENRES: ""}}))
+
+
+def _titled(path: Path, separator: str, tail: Sequence[str]) -> Block:
     """Read lines of an id, a title that may hold the separator, and a tail of fields."""
-    rows, numbers, wrong = [], [], []
-    for number, line in enumerate(read_utf8(path).decode().split("\n"), start=1):
-        if not line.strip():
-            continue
-        item_id, *rest = line.rstrip("\r").split(separator, 1)
-        fields = [item_id, *(rest[0].rsplit(separator, len(tail)) if rest else [])]
-        if len(fields) == len(tail) + 2:
-            rows.append(fields)
-            numbers.append(number)
-        else:
-            wrong.append((number, f"{len(fields)} fields where there must be {len(tail) + 2}"))
-    frame = pd.DataFrame(rows, columns=["item_id", "title", *tail], dtype=object)
+
+    def parse(line: str, number: int) -> list[tuple[str, ...]] | str:
+        item_id, *rest = line.split(separator, 1)
+        fields = (item_id, *(rest[0].rsplit(separator, len(tail)) if rest else []))
+        wrong = f"{len(fields)} fields where there must be {len(tail) + 2}"
+        return [fields] if len(fields) == len(tail) + 2 else wrong
+
     hint = f"mend or remove that line; fields are separated by {separator}"
-    return Table(path, frame, numbers, problems=Problem.of(wrong, hint))
+    blocks = list(_by_line(path, ALL, ["item_id", "title", *tail], parse, hint))
+    numbers = [line for block in blocks for line in block.line_numbers]
+    problems = [problem for block in blocks for problem in block.problems]
+    return Block(pd.concat([block.rows for block in blocks]), numbers, problems)
 
 
-def _with_flags(path: Path) -> Table:
+def _by_line(
+    path: Path,
+    wanted: Wanted,
+    columns: Sequence[str],
+    parse: Callable[[str, int], list[tuple[Any, ...]] | str],
+    hint: str = "mend or remove that line",
+) -> Iterator[Block]:
+    """Yield the rows that each line of a text gives; ``parse`` says why one gives none."""
+    text = Text.of(path, wanted.settings.encoding)
+    lines = text.lines()
+    while group := list(islice(lines, _LINES_AT_ONCE)):
+        rows: list[tuple[Any, ...]] = []
+        numbers: list[int] = []
+        wrong = []
+        for number, line in group:
+            found = parse(line.rstrip("\r"), number)
+            if isinstance(found, str):
+                wrong.append((number, found))
+            else:
+                rows += found
+                numbers += [number] * len(found)
+        frame = pd.DataFrame(rows, columns=list(columns), dtype="str")
+        yield Block(frame, numbers, Problem.of(wrong, hint), text.said)
+
+
+def _with_flags(path: Path) -> Block:
     genres = _genre_names(path.with_name("u.genre"))
-    table = _titled(path, "|", ["release_date", "video_release_date", "url", *genres])
-    flags = table.frame.iloc[:, 5:]
+    block = _titled(path, "|", ["release_date", "video_release_date", "url", *genres])
+    flags = block.rows.iloc[:, 5:]
     # One flag too many would shift all genres by one, with the first flag for the address.
-    wrong = ~flags.isin(["0", "1"]).all(axis=1) | table.frame["url"].isin(["0", "1"])
+    wrong = ~flags.isin(["0", "1"]).all(axis=1) | block.rows["url"].isin(["0", "1"])
     what = f"does not end in {len(genres)} flags of 0 and 1"
-    hint = "mend that line, or the list of genres in u.genre"
-    found = table.find(wrong.to_numpy(bool), lambda row: what, hint)
+    lines = [(n, what) for n, bad in zip(block.line_numbers, wrong, strict=True) if bad]
+    found = Problem.of(lines, "mend that line, or the list of genres in u.genre")
     named = [
         "|".join(name for name in compress(genres, row) if name != "unknown")
         for row in (flags == "1").to_numpy()
     ]
-    kept = table.frame[["item_id", "title", "release_date"]]
-    return replace(table, frame=kept.assign(genres=named), problems=[*table.problems, *found])
+    kept = block.rows[["item_id", "title", "release_date"]]
+    return replace(block, rows=kept.assign(genres=named), problems=[*block.problems, *found])
 
 
 def _genre_names(path: Path) -> list[str]:
     """Return the genre of each flag, from ``u.genre`` where it is there."""
     if not path.is_file():
         return _GENRES
-    lines = [
-        line.strip().rpartition("|")
-        for line in read_utf8(path).decode().split("\n")
-        if line.strip()
-    ]
+    lines = [line.strip().rpartition("|") for _, line in text_lines(path)]
     if [number for _, _, number in lines] != [str(number) for number in range(len(lines))]:
         raise RecinjectError(
             f"{path}: is no list of genres numbered from 0",
@@ -126,56 +155,45 @@ _FIRST_BYTES = 1 << 16
 _ASIN = re.compile(r"""["'](?:parent_asin|asin)["']\s*:\s*["']([^"']*)["']""")
 # Long texts that no stage reads, pictures, and what was counted over all reviews: ranks, mean
 # ratings and what others bought tell of the events that are held out.
-_LEFT_OUT = {"reviewText", "text", "summary", "style", "helpful", "vote", "image", "images"}
-_LEFT_OUT |= {"imUrl", "imageURL", "imageURLHighRes", "videos", "tech1", "tech2", "fit", "date"}
-_LEFT_OUT |= {"details", "feature", "features", "salesRank", "rank", "average_rating", "related"}
-_LEFT_OUT |= {"rating_number", "also_buy", "also_view", "similar_item", "bought_together"}
+_TEXTS = {"reviewText", "text", "summary", "style", "helpful", "vote", "image", "images"}
+_TEXTS |= {"imUrl", "imageURL", "imageURLHighRes", "videos", "tech1", "tech2", "fit", "date"}
+_TEXTS |= {"details", "feature", "features", "salesRank", "rank", "average_rating", "related"}
+_TEXTS |= {"rating_number", "also_buy", "also_view", "similar_item", "bought_together"}
+_LEFT_OUT = frozenset(_TEXTS)
 
 
 def _metadata_file(reviews: Path) -> Path | None:
     """Return the metadata that lie beside reviews: ``meta_X`` for ``reviews_X_5`` or ``X``."""
-    stem = without_gz(reviews).stem.removeprefix("reviews_").removesuffix("_5")
+    stem = unpacked(reviews).stem.removeprefix("reviews_").removesuffix("_5")
     files = _matching(reviews.parent, "meta_*", JSON_LINES)
-    return next((file for file in files if without_gz(file).stem == f"meta_{stem}"), None)
+    return next((file for file in files if unpacked(file).stem == f"meta_{stem}"), None)
 
 
-def _read_amazon(path: Path, wanted: Wanted) -> Table:
+def _read_amazon(path: Path, wanted: Wanted) -> Iterator[Block]:
     """Read reviews or metadata: JSON lines, Python literals (metadata of 2014), or any table."""
     if kind_of(path) not in JSON_LINES:
-        return read_table(path, wanted)
-    used = wanted.items
+        yield from read_table(path, wanted)
+        return
+    used = wanted.items() if wanted.items else None
 
     def keep(line: str) -> bool:  # metadata describe many times more items than a log uses
         if used is None or not (found := _ASIN.findall(line)):
             return True
         return any(name in used for name in found)
 
-    table = read_json_lines(path, _parse, keep)
-    if table.frame.empty and not table.problems and used is not None:
+    is_empty = True
+    for block in read_records(path, wanted, keep, _LEFT_OUT):
+        is_empty = is_empty and not len(block.rows) and not block.problems
+        yield block
+    if is_empty and used is not None:
         raise RecinjectError(
             f"{path}: describes none of the log's items",
             hint="take the metadata of the reviews' own category and year, or set data.items",
         )
-    return table
-
-
-def _parse(line: str) -> Any:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        if not line.lstrip().startswith("{'"):
-            raise
-        try:
-            record = ast.literal_eval(line.strip())
-        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-            raise ValueError(f"nor a Python dictionary: {error}") from error
-    if not isinstance(record, dict):
-        return record
-    return {str(name): value for name, value in record.items() if name not in _LEFT_OUT}
 
 
 def _is_reviews(file: Path) -> bool:
-    name = without_gz(file).stem
+    name = unpacked(file).stem
     if name in ("interactions", "items") or name.startswith("meta_"):
         return False
     if name.startswith("reviews_") or _metadata_file(file):
@@ -188,6 +206,102 @@ def _is_reviews(file: Path) -> bool:
     return any(all(key in line for key in keys) for keys in _KEYS)
 
 
+_LINES_LOOKED_AT, _LINES_AT_ONCE = 2000, 50_000
+
+
+def _shape(path: Path) -> str:
+    """Say which form of lines of numbers a text file has: pairs, lists, counted, or none."""
+    if path.is_dir() or kind_of(path) not in (".txt", ".dat", ".data", ""):
+        return ""
+    try:
+        rows = [line.split() for _, line in islice(text_lines(path), _LINES_LOOKED_AT)]
+    except RecinjectError:
+        return ""
+    if not all(field.isdigit() for row in rows for field in row):
+        return ""
+    lengths = {len(row) for row in rows}
+    if lengths == {2}:
+        return "pairs"
+    if all(int(row[0]) == len(row) - 1 for row in rows):
+        return "counted"
+    # Lines of one length are rows of a table, unless they have more columns than a table of
+    # events has, and a user in each of them.
+    own_line = len({row[0] for row in rows}) == len(rows) and min(lengths) > len(EVENT_COLUMNS)
+    return "lists" if len(lengths) > 1 or own_line else ""
+
+
+def _lists(shape: str) -> Callable[[Path, Wanted], Iterator[Block]]:
+    """Return the reader of lines that hold a user and items, or their number and items."""
+
+    def parse(line: str, number: int) -> list[tuple[str, str]] | str:
+        user, *items = line.replace(",", " ").split()
+        if shape == "pairs" and len(items) != 1:
+            return f"{len(items) + 1} fields where there must be 2"
+        if shape == "counted" and user != str(len(items)):
+            return f"{len(items)} items where the line says {user!r}"
+        user = str(number) if shape == "counted" else user
+        return [(user, item) for item in items]
+
+    return lambda path, wanted: _by_line(path, wanted, IDS, parse)
+
+
+_MIND = ("impression_id", "user_id", "timestamp", "history", "impressions")
+_NEWS = ("item_id", "category", "subcategory", "title", "abstract", "url")
+
+
+def _read_mind(path: Path, wanted: Wanted) -> Iterator[Block]:
+    """Read clicks of impressions, and before them each user's history, whose times are unknown."""
+    seen: set[str] = set()
+
+    def parse(line: str, number: int) -> list[tuple[Any, ...]] | str:
+        fields = line.split("\t")
+        if len(fields) != len(_MIND):
+            return f"{len(fields)} columns where there must be {len(_MIND)}"
+        _, user, time, history, impressions = fields
+        before = [] if user in seen else history.split()
+        seen.add(user)
+        clicked = [each[:-2] for each in impressions.split() if each.endswith("-1")]
+        return [(user, item, None) for item in before] + [(user, item, time) for item in clicked]
+
+    def news(line: str, number: int) -> list[tuple[Any, ...]] | str:
+        fields = line.split("\t")
+        wrong = f"{len(fields)} columns where there must be 8"
+        return [(fields[0], fields[3], fields[1], fields[2])] if len(fields) >= 6 else wrong
+
+    if path.name.startswith("news"):
+        return _by_line(path, wanted, ["item_id", "title", "category", "subcategory"], news)
+    return _by_line(path, wanted, ["user_id", "item_id", "timestamp"], parse)
+
+
+_FILM = re.compile(r"(\d+):\s*")
+
+
+def _netflix_files(path: Path) -> list[Path]:
+    files = [path] if path.is_file() else sorted(path.glob("combined_data_*.txt*"))
+    files = [file for file in files if kind_of(file) == ".txt"]
+    try:
+        return [file for file in files if _FILM.fullmatch(next(text_lines(file))[1])]
+    except RecinjectError:
+        return []
+
+
+def _read_netflix(path: Path, wanted: Wanted) -> Iterator[Block]:
+    """Read ``FILM:`` and below it ``USER,RATING,DATE`` lines; or ``FILM,YEAR,TITLE`` lines."""
+    of_films, film = path.name.startswith("movie_titles"), ""
+
+    def parse(line: str, number: int) -> list[tuple[Any, ...]] | str:
+        nonlocal film
+        if not of_films and (found := _FILM.fullmatch(line)):
+            film = found[1]
+            return []
+        fields = line.split(",", 2)
+        wrong = f"{len(fields)} fields where there must be 3"
+        return [(*fields, film)] if len(fields) == 3 else wrong
+
+    names = ["item_id", "year", "title"] if of_films else ["user_id", "rating", "timestamp"]
+    return _by_line(path, wanted, [*names, "film" if of_films else "item_id"], parse)
+
+
 @dataclass(frozen=True)
 class Format:
     """One form that logs come in: which files it has, and how they are read.
@@ -196,18 +310,18 @@ class Format:
     for it; where no format is asked for, it is guessed like the others. :func:`files.read_table`
     reads the usual kinds of files, so a form needs a ``read`` of its own only for others.
 
-    ``read`` makes a table of one of its files, with the columns ``user_id`` and ``item_id`` or
-    whatever ``data.columns`` says. :class:`tables.Wanted` tells which columns and items are used; a
-    reader may leave the others out, or ignore it.
+    ``read`` makes a frame or an Arrow table of one of its files, or yields several, or
+    :class:`tables.Block`, whose lines stand in messages; with the columns ``user_id`` and
+    ``item_id`` or whatever ``data.columns`` says. :class:`tables.Wanted` has the settings of the
+    reading, and tells which items are used; a reader may ignore it.
 
     Examples:
         A reader of lines such as ``Ann likes tea``:
 
-        >>> from recinject.data.tables import Table
         >>> from recinject.registry import register
         >>> def read(path, wanted):
         ...     rows = [line.split(" likes ") for line in path.read_text().splitlines()]
-        ...     return Table(path, pd.DataFrame(rows, columns=["user", "item"]))
+        ...     return pd.DataFrame(rows, columns=["user", "item"])
         >>> likes = Format(
         ...     name="sentences",
         ...     expects="a .likes file",
@@ -222,10 +336,9 @@ class Format:
     expects: str  # what a path of this form is, in words
     events: Callable[[Path], list[Path]]  # the files of events in a path; a file is itself or none
     items: Callable[[Path], Path | None]  # the items file that belongs to an events file
-    read: Callable[[Path, Wanted], Table] = read_table
-    guess_items: bool = (
-        True  # whether a column such as ``title`` among the events may be the item's
-    )
+    read: Callable[[Path, Wanted], Any] = read_table
+    guess_items: bool = True  # whether a ``title`` among the events may be the item's
+    several: bool = False  # whether its log may lie in several files
 
 
 def find_formats() -> dict[str, Format]:
@@ -246,9 +359,11 @@ def find_formats() -> dict[str, Format]:
 
 
 def find_files(
-    path: Path, asked: str | None, items: Path | None
-) -> tuple[Format, Path, Path | None]:
-    """Return the format of a path, and its files of events and of items.
+    path: Path | Sequence[Path], asked: str | None, items: Path | None, parts: bool = False
+) -> tuple[Format, list[Path], Path | None]:
+    """Return the format of a path, or of several files, and its files of events and of items.
+
+    ``parts`` takes a folder's files that are called train, validation or test, as a split is.
 
     Raises:
         RecinjectError: the format that is asked for is unknown; the path looks like no format, or a
@@ -257,14 +372,37 @@ def find_files(
     known = find_formats()
     if asked is not None:
         pick(asked, known, "data.format: unknown format")
-    chosen = known[asked or _guess(path, known)]
-    events = path if path.is_file() else _only(path, chosen.events(path), chosen.expects)
-    items = items or chosen.items(events)
+    if isinstance(path, Path) and path.is_dir() and parts:
+        found = [file for file in sorted(path.iterdir()) if part_of(file) is not None]
+        path = found or path
+    if not isinstance(path, Path):
+        chosen = known[asked or _guess(path[0], known)]
+        events = sorted(path, key=lambda file: part_of(file) or 0) if parts else list(path)
+    else:
+        chosen = known[asked or _guess(path, known)]
+        events = [path] if path.is_file() else chosen.events(path)
+        events = events if chosen.several and events else [_only(path, events, chosen.expects)]
+    items = items or chosen.items(events[0])
     return chosen, events, items if items is not None and items.is_file() else None
+
+
+_PART = re.compile(r"(?:^|[._-])(?:(train|training)|(valid|validation|val|dev)|(test))(?:[._-]|$)")
+
+
+def part_of(file: Path) -> int | None:
+    """Return the part of a split that a file's name tells: 0 of train, 1 of validation, 2 of test.
+
+    Examples:
+        >>> part_of(Path("ml.valid.inter")), part_of(Path("log.csv"))
+        (1, None)
+    """
+    found = _PART.search(file.name.lower())
+    return None if found is None else int(found.lastindex or 1) - 1
 
 
 def _guess(path: Path, known: Mapping[str, Format]) -> str:
     matching = [name for name, form in known.items() if form.events(path)]
+    matching = [name for name in matching if name != "table"] or matching  # any file may be one
     if len(matching) == 1 or (matching and path.is_file()):
         return matching[0]
     found = f"it holds {shown(listing(path))}" if path.is_dir() else "by its ending"
@@ -274,7 +412,11 @@ def _guess(path: Path, known: Mapping[str, Format]) -> str:
             f"{path}: could be a log of several forms, {' or '.join(matching)} ({found})",
             hint=f"set data.format={matching[0]} or data.path to the very file; give {expected}",
         )
-    raise RecinjectError(f"{path}: is no log of a known form ({found})", hint=f"give {expected}")
+    parts = [file.name for file in sorted(path.iterdir()) if part_of(file) is not None]
+    several = f"set data.split=given to read {shown(parts)} as its parts; or " if parts else ""
+    raise RecinjectError(
+        f"{path}: is no log of a known form ({found})", hint=f"{several}give {expected}"
+    )
 
 
 def _only(folder: Path, files: list[Path], what: str) -> Path:
@@ -328,12 +470,53 @@ register("reader", "amazon")(
         guess_items=False,  # a review has a title of its own
     )
 )
+register("reader", "mind")(
+    Format(
+        name="MIND",
+        expects="a folder with behaviors.tsv and maybe news.tsv",
+        events=lambda path: (
+            _matching(path if path.is_dir() else path.parent, "behaviors.tsv*")
+            if path.is_dir() or path.name.startswith("behaviors.tsv")
+            else []
+        ),
+        items=lambda events: events.with_name(events.name.replace("behaviors", "news")),
+        read=_read_mind,
+    )
+)
+register("reader", "netflix")(
+    Format(
+        name="Netflix Prize",
+        expects="a folder with combined_data_1.txt and so on, and maybe movie_titles.csv",
+        events=_netflix_files,
+        items=lambda events: events.with_name("movie_titles.csv"),
+        read=_read_netflix,
+        several=True,
+    )
+)
+
+
+def _format_of_lines(name: str, expects: str) -> Format:
+    return Format(
+        name=f"lines ({name})",
+        expects=expects,
+        events=lambda path: [path] if _shape(path) == name else [],
+        items=lambda events: None,
+        read=_lists(name),
+    )
+
+
+for _name, _expects in (
+    ("pairs", "a .txt file of lines with a user and an item"),
+    ("lists", "a .txt file of lines with a user and all its items"),
+    ("counted", "a .txt file of lines, one a user, with the number of its items and these"),
+):
+    register("reader", _name)(_format_of_lines(_name, _expects))
 register("reader", "table")(
     Format(
         name="table",
-        expects="a folder with interactions.KIND and maybe items.KIND, or a file of one of the "
-        f"kinds {', '.join(KINDS)} (each also .gz)",
-        events=lambda path: _matching(path, "interactions.*"),
+        expects="a folder with interactions.KIND and maybe items.KIND, or any file of lines of "
+        f"columns, or of the kinds {', '.join(KINDS)} (each also .gz, .zst or .zip)",
+        events=lambda path: [path] if path.is_file() else _matching(path, "interactions.*"),
         items=_items_table,
     )
 )

@@ -1,58 +1,65 @@
-"""Reads a log in anybody's form; the result is dense integers and a catalogue."""
+"""Reads a log in anybody's form through DuckDB; the result is dense integers and a catalogue."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
-import numpy as np
+import duckdb
 import pandas as pd
-from numpy.typing import NDArray
 
+from recinject.data.collecting import collect
 from recinject.data.files import require_path
-from recinject.data.formats import find_files
-from recinject.data.schema import Catalog, Integers, Interactions, Log, known_times
+from recinject.data.findings import note
+from recinject.data.formats import find_files, part_of
+from recinject.data.loading import LogTables, Source, literal
+from recinject.data.schema import Log
 from recinject.data.tables import (
     EVENT_COLUMNS,
     IDS,
     ITEM_COLUMNS,
-    Table,
     Wanted,
-    as_ids,
-    check_names,
-    event_frame,
-    item_frame,
-    match_items_among_events,
     match_names,
-    refuse_repeated,
+    read_settings,
     value_text,
 )
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import expect
+from recinject.foundation.storage import hash_files
+
+Places = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
 
 def read_log(
-    path: str | Path,
+    path: Places,
     *,
     items: str | Path | None = None,
     columns: Mapping[str, str] | None = None,
     format: str | None = None,  # noqa: A002 (the name of the recipe's setting)
+    split: str = "",
+    **settings: Any,
 ) -> Log:
-    """Read a log of events, and what is known of its items; ``findings`` tell what was found.
+    r"""Read a log of events, and what is known of its items; ``findings`` tell what was found.
 
     Args:
-        path: a folder of RecBole, MovieLens or Amazon reviews, or its file of events; a csv, tsv,
-            jsonl or parquet file, plain or ``.gz``; or a folder with ``interactions.KIND`` and
-            optionally ``items.KIND``.
+        path: a folder or file of a known form, plain or packed: RecBole, MovieLens, Amazon
+            reviews, MIND, Netflix Prize, lines of items, or any csv, jsonl or Parquet; a list of
+            files of one form; a URL such as ``s3://...``; or ``duckdb:///file.db``, with a
+            ``query`` among the settings.
         items: the item table, when it is not where the format expects it.
         columns: our column names to the file's, where the well-known names do not do. An empty
             text leaves a column out. When there is no item table, item columns named here are
             read from the events file, and well-known ones where no item has two values in them.
         format: the name of a registered reader, such as ``"movielens"``; detected from the files
             when None.
+        split: ``given`` where files called train, validation and test are the parts of a split.
+        **settings: any of :class:`~recinject.data.tables.ReadSettings`, such as ``header``,
+            ``separator``, ``encoding``, ``missing``, ``time_format``, ``keep`` or ``bad_rows``.
 
     Raises:
         RecinjectError: a file or column is absent or broken, or a value is missing or not what its
@@ -68,226 +75,288 @@ def read_log(
         >>> print(log.findings[0])
         The format was detected: table log.csv.
     """
-    path, columns, items = Path(path), columns or {}, Path(items) if items else None
-    require_path(path, "data.path")
-    check_names(columns)
-    if items is not None:
-        require_path(items, "data.items")
-    chosen, events_path, items_path = find_files(path, format, items)
-    source = f"{chosen.name} {events_path.name}"
-    if items_path is not None:
-        source += f" and {items_path.name}"
-    elif not chosen.guess_items:  # an empty name leaves a column out
-        columns = {**dict.fromkeys(ITEM_COLUMNS[1:], ""), **columns}
-    names = partial(_names_in_use, events_path, columns, items_path is None)
-    events = _read_events(chosen.read(events_path, Wanted(names)), columns)
-    about = None
-    if items_path is not None:
-        used = frozenset(events.frame["item_id"].cat.categories)
-        about = chosen.read(items_path, Wanted(items=used))
-    found = f"The format was {'detected' if format is None else 'asked for'}: {source}."
-    return _join(events, about, columns, source, found)
+    settings["columns"] = columns or {}
+    with open_log(path, items=items, format=format, split=split, **settings) as tables:
+        return collect(tables)
 
 
-def log_of_frames(events: object, items: object, columns: Mapping[str, str]) -> Log:
-    """Make a log of tables in memory; see :meth:`Log.from_frame`."""
-    expect(columns, Mapping, "columns", "write them as {'user_id': 'customer'}")
-    check_names(columns)
-    columns = {ours: "" if name is None else value_text(name) for ours, name in columns.items()}
-    table, source = _frame_table("events", events), f"{type(events).__name__} of events"
-    about = None
-    if items is not None:
-        about = _frame_table("items", items)
-        source += f" and {type(items).__name__} of items"
-    found = f"The log is a {source.replace(' and ', ' and a ')}."
-    return _join(_read_events(table, columns), about, columns, source, found)
+def open_log(
+    path: Places,
+    *,
+    items: str | Path | None = None,
+    format: str | None = None,  # noqa: A002
+    split: str = "",
+    **settings: Any,
+) -> LogTables:
+    """Read the files of a log into a connection of DuckDB, and match their columns.
 
+    See :func:`read_log`; ``columns`` are among the settings. The tables are to be closed.
 
-def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> Log:
-    """Number users and items, put each user's events in order, and join the catalogue.
-
-    Users and items are numbered by their sorted ids. Numbers in order of appearance would leak:
-    items that follow one another in a log would get neighbouring numbers, and a model that sees
-    the numbers could guess the next item by counting.
-
-    A user's order is the ``position`` when there is one; else the timestamp, ties and unknown
-    times staying where the log has them; else the log's own order. Ids are text, or categories that
-    are text in order and all in use. Of rows of ``items`` with one id the first counts, rows that
-    no event uses are left out, and items without a row get an empty title.
+    Raises:
+        RecinjectError: a file or a column that is needed is absent or broken.
     """
-    users, user_ids = _numbered(events["user_id"])
-    items_used, item_ids = _numbered(events["item_id"])
-    if "position" in events:
-        times = events["position"].to_numpy(np.float64)
-    elif "timestamp" in events:
-        # An event of unknown time stays behind the event that it follows in the log.
-        times = known_times(events["timestamp"].to_numpy(np.float64), users)
-    else:
-        times = np.zeros(len(events))
-    order = np.lexsort((times, users))
-
-    def ordered(name: str) -> NDArray[np.float64] | None:
-        return events[name].to_numpy(np.float64)[order] if name in events else None
-
-    interactions = Interactions(
-        users=users[order],
-        items=items_used[order],
-        ratings=ordered("rating"),
-        timestamps=ordered("timestamp"),
-        user_ids=user_ids,
-        n_items=len(item_ids),
-    )
-    log = Log(interactions, _catalog(item_ids, items), source, positioned="position" in events)
-    return replace(log, findings=_findings(log, "position" in events, items))
-
-
-def _numbered(ids: pd.Series[Any]) -> tuple[Integers, list[str]]:
-    """Return the number of each id among the sorted ones, and these."""
-    found = ids.astype("category").cat
-    codes: Integers = np.asarray(found.codes, np.int32)
-    return codes, [str(name) for name in found.categories]
-
-
-def _catalog(item_ids: list[str], items: pd.DataFrame | None) -> Catalog:
-    frame = pd.DataFrame({"item_id": item_ids, "title": ""}, dtype=object)
-    if items is not None:
-        known = items.drop_duplicates("item_id").set_index("item_id").reindex(item_ids)
-        for name in known.columns:
-            values = known[name].astype(object).reset_index(drop=True)
-            if values.notna().any():
-                frame[name] = values.where(values.notna(), None)
-    frame["title"] = frame["title"].fillna("")
-    return Catalog(frame)
-
-
-@dataclass(frozen=True, eq=False)
-class _Events:
-    """Events as read: the checked frame under our names, our names to the table's, the table."""
-
-    frame: pd.DataFrame
-    names: dict[str, str]
-    table: Table
-
-
-def _names_in_use(
-    path: Path, columns: Mapping[str, str], with_items: bool, theirs: Sequence[str]
-) -> dict[str, str]:
-    """Return the names of all columns that a file of events is read for, ours to the file's."""
+    asked = read_settings(settings)
+    scratch = TemporaryDirectory(prefix="recinject-")
     try:
-        names = match_names(path, theirs, EVENT_COLUMNS, IDS, columns)
-        found = match_items_among_events(path, theirs, names, columns) if with_items else {}
-    except RecinjectError:  # is raised again when the lines have been looked at
-        return {}
-    return {**found, **names}
-
-
-def _read_events(table: Table, columns: Mapping[str, str]) -> _Events:
-    names = _match(table, EVENT_COLUMNS, IDS, columns)
-    return _Events(event_frame(table, names), names, table)
-
-
-def _join(
-    events: _Events, about: Table | None, columns: Mapping[str, str], source: str, found: str
-) -> Log:
-    """Join events with what is known of their items, by their own table or among the events."""
-    names = {ours: name for ours, name in events.names.items() if ours in events.frame}
-    taken: dict[str, str] = {}
-    items: pd.DataFrame | None = None
-    if about is not None:
-        # The item table may name its id otherwise than the events do.
-        own = {k: name for k, name in columns.items() if k != "item_id" or name in about.frame}
-        item_names = _match(about, ITEM_COLUMNS, IDS[1:], own)
-        items, item_id = item_frame(about, item_names), item_names.pop("item_id")
-        names |= item_names
-        if item_id != names["item_id"]:
-            names["item_id of items"] = item_id
-    elif taken := _among_events(events, columns):
-        items = _first_of_each(events, taken)
-    renamed = {ours: name for ours, name in names.items() if ours != name} | taken
-    listed = ", ".join(f"{ours} from {name!r}" for ours, name in renamed.items())
-    log = make_log(events.frame, items, f"{source} ({listed})" if listed else source)
-    read = [f"{listed.replace(' from ', ' is read from ', 1)}."] if listed else []
-    return replace(log, findings=[found, *read, *log.findings])
-
-
-def _findings(log: Log, by_position: bool, items: pd.DataFrame | None) -> list[str]:
-    """Say how large a log is, what is missing in it, and which rows of items were left out."""
-    events, said = log.interactions, []
-    if events.timestamps is None:
-        order = "position" if by_position else "order of the rows"
-        said.append(f"It has no timestamps: the {order} is each user's order.")
-    else:
-        kept = "" if by_position else ", kept behind the event before"
-        if unknown := int(np.isnan(events.timestamps).sum()):
-            said.append(f"Events without a timestamp{kept}: {unknown:,}.")
-        said += ["The position is each user's order, not the timestamp."] * by_position
-    if events.ratings is None:
-        said.append("It has no ratings.")
-    counts = {"Items without a title": log.catalog.titles.count("")}
-    if items is not None:
-        used = items["item_id"].isin(log.catalog.item_ids)
-        counts["Rows of items without an event, dropped"] = int((~used).sum())
-        repeated = int((used & items["item_id"].duplicated()).sum())
-        counts["Further rows of an item, dropped"] = repeated
-    sizes = f"{len(events):,} events of {events.n_users:,} users and {events.n_items:,} items"
-    listed = [f"{what}: {count:,}." for what, count in counts.items() if count]
-    return [f"It holds {sizes}.", *said, *listed]
-
-
-def _among_events(events: _Events, columns: Mapping[str, str]) -> dict[str, str]:
-    """Find item columns among the events: those that are asked for, and guessed ones.
-
-    A guess holds where no item has two values: the title of a review differs from row to row.
-    """
-    table, items = events.table, events.frame["item_id"].cat.codes.to_numpy()
-    theirs = list(table.frame.columns)
-    candidates = match_items_among_events(table.path, theirs, events.names, columns)
-
-    def holds_one_value_an_item(name: str) -> bool:
-        values = as_ids(table.frame[name]).codes
-        known = values >= 0
-        pairs = np.unique(np.stack([items[known], values[known]]), axis=1)
-        return bool(len(pairs[0])) and len(np.unique(pairs[0])) == len(pairs[0])
-
-    return {
-        ours: name
-        for ours, name in candidates.items()
-        if columns.get(ours) or holds_one_value_an_item(name)
-    }
-
-
-def _first_of_each(events: _Events, names: Mapping[str, str]) -> pd.DataFrame:
-    """Return a row an item, with the first value that the events have of it in each column."""
-    table, items = events.table, events.frame["item_id"].cat.codes.to_numpy()
-    rows = [np.unique(items, return_index=True)[1]]
-    for name in names.values():
-        known = np.flatnonzero(as_ids(table.frame[name]).codes >= 0)
-        rows.append(known[np.unique(items[known], return_index=True)[1]])
-    first, theirs = np.unique(np.concatenate(rows)), {"item_id": events.names["item_id"], **names}
-    frame = table.frame[list(dict.fromkeys(theirs.values()))].iloc[first].reset_index(drop=True)
-    found = item_frame(replace(table, frame=frame), theirs)
-    return found.groupby("item_id", sort=False, as_index=False).first()
+        if isinstance(path, str | Path) and str(path).startswith("duckdb:"):
+            tables = LogTables.open(asked, 0, scratch)
+            tables.source = _load_query(tables, str(path))
+            about = None if items is None else local(items, "data.items", Path(scratch.name))
+            _match(tables, about, Wanted(asked), None, True)
+            return tables
+        listed = [path] if isinstance(path, str | Path) else [*_files(path)]
+        places = [local(each, "data.path", Path(scratch.name)) for each in listed]
+        about = None if items is None else local(items, "data.items", Path(scratch.name))
+        given = places[0] if isinstance(path, str | Path) else places
+        chosen, files, about = find_files(given, format, about, split == "given")
+        tables = LogTables.open(asked, sum(file.stat().st_size for file in files), scratch)
+        wanted = Wanted(asked)
+        named = shown_names(files)
+        tables.source = f"{chosen.name} {named}" + (f" and {about.name}" if about else "")
+        tables.findings.append(
+            note(
+                "format",
+                f"The format was {'asked for' if format else 'detected'}: {tables.source}.",
+            )
+        )
+        tables.load("read_events", [Source(f, partial(chosen.read, f, wanted)) for f in files])
+        if split == "given":
+            tables.parts = _parts(path, files)
+        _match(tables, about, wanted, chosen.read, chosen.guess_items)
+    except BaseException:
+        scratch.cleanup()
+        raise
+    return tables
 
 
 def _match(
-    table: Table, wanted: Sequence[str], required: Sequence[str], columns: Mapping[str, str]
-) -> dict[str, str]:
-    if table.frame.empty:  # no header to trust
-        table.refuse(table.problems)
-    return match_names(table.path, list(table.frame.columns), wanted, required, columns)
-
-
-def _frame_table(name: str, rows: object) -> Table:
-    convert = getattr(rows, "to_pandas", None)  # of Arrow tables, datasets.Dataset, polars
-    frame = convert() if callable(convert) else rows
-    if not isinstance(frame, pd.DataFrame):
-        raise RecinjectError(
-            f"{name}: a {type(rows).__name__} is no table",
-            hint="give a pandas frame, an Arrow table or a datasets.Dataset (one split of it)",
+    tables: LogTables, about: Path | None, wanted: Wanted, read: Any, guess_items: bool
+) -> None:
+    """Match the names of the events' columns, and load and match the other tables."""
+    asked = tables.settings
+    tables.names = _names_of(tables, "read_events", EVENT_COLUMNS, IDS, asked.columns, "columns")
+    tables.guess_items = guess_items
+    if about is not None:
+        used = partial(_ids_in_use, tables)
+        reading = partial(read or find_files(about, None, None)[0].read, about, Wanted(asked, used))
+        _load_items(tables, Source(about, reading))
+    if asked.users is not None:
+        place = local(asked.users, "data.users", Path(tables.scratch.name))
+        form = find_files(place, None, None)[0]
+        tables.load("users", [Source(place, partial(form.read, place, Wanted(asked)))])
+        columns = {k: v for k, v in asked.columns.items() if k == "user_id"}
+        known = list(tables.types("users"))
+        columns = {k: v for k, v in columns.items() if v in known}
+        tables.user_names = _names_of(
+            tables, "users", ("user_id",), ("user_id",), columns, "columns"
         )
-    named = [level for level in frame.index.names if level is not None]
-    frame = frame.reset_index(named, allow_duplicates=True) if named else frame
-    columns = list(map(value_text, frame.columns))
-    refuse_repeated(name, columns)
-    frame = frame.reset_index(drop=True).set_axis(columns, axis=1)
-    return Table(name, frame)
+
+
+def _files(path: Any) -> Sequence[Any]:
+    return list(path.values()) if isinstance(path, Mapping) else list(path)
+
+
+def _parts(path: Places, files: Sequence[Path]) -> list[int]:
+    """Return the part of a given split that each file is."""
+    names = {"train": 0, "validation": 1, "test": 2}
+    if isinstance(path, Mapping) and path.keys() <= names.keys():
+        return [names[name] for name in path]
+    parts = [part_of(file) for file in files]
+    if None in parts or not {0, 2} <= set(parts):
+        raise RecinjectError(
+            f"data.split=given: {shown_names(files)} are not a training and a test part by name",
+            hint="write data.path={train: FILE, validation: FILE, test: FILE}, or give a folder "
+            "with such files as train.csv, valid.csv and test.csv",
+        )
+    return [part for part in parts if part is not None]
+
+
+def hash_log(
+    path: Places,
+    items: str | Path | None,
+    users: str | Path | None,
+    format: str | None,  # noqa: A002
+    split: str,
+) -> dict[str, str]:
+    """Hash the very files that a log is read from, an item table found beside it too.
+
+    Of a URL, what its file system calls the state of the file; of a folder's forms, their files.
+    """
+    listed = [path] if isinstance(path, str | Path) else _files(path)
+    places = [place for place in (*listed, items, users) if place is not None]
+    local_ones = [Path(place) for place in places if ":/" not in str(place)]
+    for place in local_ones:
+        require_path(place, "data.path")
+    plain = not any(place.suffix.lower() == ".zip" for place in local_ones)
+    hashes = {str(place.absolute()): hash_files(place) for place in local_ones if place.is_file()}
+    if plain and len(local_ones) == len(places):
+        first = Path(path) if isinstance(path, str | Path) else [Path(each) for each in listed]
+        about = None if items is None else Path(items)
+        _, files, beside = find_files(first, format, about, split == "given")
+        more = [*files, *([beside] if beside else [])]
+        hashes |= {str(file.absolute()): hash_files(file) for file in more}
+    for place in places:
+        if ":/" in str(place):
+            hashes[str(place)] = _state(str(place))
+    return hashes
+
+
+def _state(url: str) -> str:
+    """Return what changes when the file of a URL does."""
+    if url.startswith("duckdb:"):
+        file = Path(_database(url))
+        return hash_files(file) if file.is_file() else ""
+    import fsspec
+
+    files, name = fsspec.url_to_fs(url)
+    return str(files.ukey(name))
+
+
+def _database(url: str) -> str:
+    """Return the file of a URL such as ``duckdb:///shop.db`` or ``duckdb:////srv/shop.db``."""
+    name = url.removeprefix("duckdb:").removeprefix("//")
+    relative = name.removeprefix("/")
+    return name if Path(name).is_file() and not Path(relative).is_file() else relative
+
+
+def shown_names(files: Sequence[Path]) -> str:
+    """Join the names of a few files."""
+    more = f" and {len(files) - 3} more" if len(files) > 3 else ""
+    return ", ".join(file.name for file in files[:3]) + more
+
+
+def local(place: str | Path, setting: str, scratch: Path) -> Path:
+    """Return the path of a file or folder; a URL is fetched and a zip unpacked into ``scratch``.
+
+    Raises:
+        RecinjectError: there is no such file, or it cannot be fetched or unpacked.
+    """
+    path = Path(place)
+    if "://" in str(place):
+        path = scratch / Path(str(place)).name
+        try:
+            import fsspec
+
+            with fsspec.open(str(place), "rb") as source, path.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 22)
+        except Exception as error:  # each kind of URL raises its own
+            raise RecinjectError(
+                f"{place}: cannot be fetched ({type(error).__name__}: {error})",
+                hint=f"mend {setting}, or install what this kind of URL needs, such as s3fs for s3",
+            ) from error
+    require_path(path, setting)
+    if path.suffix.lower() != ".zip":
+        return path
+    folder = scratch / path.stem
+    try:
+        with ZipFile(path) as packed:
+            packed.extractall(folder)
+    except (BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
+        raise RecinjectError(
+            f"{path}: cannot be unpacked ({error})", hint="fetch the file again, or unpack it"
+        ) from error
+    while len(found := [each for each in folder.iterdir() if each.name != "__MACOSX"]) == 1:
+        folder = found[0]
+        if folder.is_file():
+            break
+    return folder
+
+
+def _load_query(tables: LogTables, path: str) -> str:
+    """Fill the events with the rows of an SQL query; return what messages call them."""
+    query, file = tables.settings.query, _database(path)
+    if query is None:
+        raise RecinjectError(
+            f"{path}: no query says which rows are the events",
+            hint='set data.query="select user_id, item_id, timestamp from TABLE"',
+        )
+    try:
+        if file:
+            require_path(Path(file), "data.path")
+            tables.connection.execute(f"ATTACH {literal(file)} AS shop (READ_ONLY)")
+            tables.connection.execute("USE shop")
+        rows = tables.connection.execute(query).to_arrow_table()
+        tables.connection.execute("USE memory")
+    except duckdb.Error as error:
+        raise RecinjectError(
+            f"{path}: the query cannot be answered ({str(error).splitlines()[0]})",
+            hint="mend data.query; it is one SELECT in DuckDB's SQL",
+        ) from error
+    tables.load("read_events", [Source(path, lambda: rows)])
+    return f"query of {file or 'DuckDB'}"
+
+
+def _names_of(
+    tables: LogTables,
+    table: str,
+    wanted: Sequence[str],
+    required: Sequence[str],
+    columns: Mapping[str, str],
+    setting: str,
+) -> dict[str, str]:
+    loaded = tables.tables[table]
+    path = loaded.sources[0].path
+    if not loaded.rows:
+        loaded.refuse([])
+        if table == "read_events":
+            raise RecinjectError(f"{path}: holds no events", hint="give a log with rows")
+    try:
+        return match_names(path, loaded.names, wanted, required, columns, setting)
+    except RecinjectError:
+        loaded.refuse([])  # what is wrong with the lines explains it
+        raise
+
+
+def _load_items(tables: LogTables, source: Source) -> None:
+    """Read the table of items, whose id may have another name than the events' has."""
+    tables.load("items", [source])
+    asked, known = tables.settings, tables.tables["items"].names
+    own = {k: name for k, name in asked.columns.items() if k != "item_id" or name in known}
+    columns = {**own, **asked.item_columns}
+    tables.item_names = _names_of(
+        tables,
+        "items",
+        ITEM_COLUMNS,
+        IDS[1:],
+        columns,
+        "item_columns" if asked.item_columns else "columns",
+    )
+
+
+def _ids_in_use(tables: LogTables) -> frozenset[str]:
+    text = tables.text("read_events", tables.names["item_id"])
+    return frozenset(row[0] for row in tables.ask(f"SELECT DISTINCT {text} FROM read_events"))
+
+
+def log_of_frames(
+    events: object, items: object, columns: Mapping[str, str], settings: Mapping[str, Any]
+) -> Log:
+    """Make a log of tables in memory; see :meth:`Log.from_frame`."""
+    expect(columns, Mapping, "columns", "write them as {'user_id': 'customer'}")
+    named = {ours: "" if name is None else value_text(name) for ours, name in columns.items()}
+    source = f"{type(events).__name__} of events"
+    source += "" if items is None else f" and {type(items).__name__} of items"
+    said = f"The log is a {source.replace(' and ', ' and a ')}."
+    return _of_frames(events, items, source, {**settings, "columns": named}, said)
+
+
+def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> Log:
+    """Make a log of tables whose columns have our names; see :func:`collect`."""
+    return _of_frames(events, items, source, {})
+
+
+def _of_frames(
+    events: object, items: object, source: str, settings: Mapping[str, Any], said: str = ""
+) -> Log:
+    asked = read_settings(settings)
+    with LogTables.open(asked) as tables:
+        tables.source = source
+        if said:
+            tables.findings.append(note("format", said))
+        tables.load("read_events", [Source("events", lambda: events)])
+        tables.names = _names_of(
+            tables, "read_events", EVENT_COLUMNS, IDS, asked.columns, "columns"
+        )
+        if items is not None:
+            _load_items(tables, Source("items", lambda: items))
+        return collect(tables)

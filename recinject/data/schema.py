@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 from numpy.typing import NDArray
 
+from recinject.data.findings import Finding
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
 
@@ -25,8 +26,10 @@ Flags = NDArray[np.bool_]
 Order = Literal["time", "position", "rows", "random"]
 
 _EVENTS, _USERS, _ITEMS = "interactions.parquet", "users.parquet", "items.parquet"
+_ATTRIBUTES, _GIVEN = "user_attributes.parquet", "given"
 _LOG = "recinject.log"
 _EVENTS_AT_ONCE = 1 << 20
+_COLUMNS = ("users", "items", "ratings", "timestamps", "parts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +42,7 @@ class Interactions:
     timestamps: Floats | None  # seconds since 1970, NaN where unknown; None when the log has none
     user_ids: Sequence[str]  # the log's own id of each user number
     n_items: int  # of the catalogue
+    parts: NDArray[np.int8] | None = None  # of a split that came with the log, as ``Part`` has them
 
     def __len__(self) -> int:
         return len(self.users)
@@ -64,15 +68,13 @@ class Interactions:
 
     def select(self, keep: Flags) -> Interactions:
         """Return the events that are kept, with the same user and item numbers."""
-        if keep.all():
-            return self
-        return replace(
-            self,
-            users=self.users[keep],
-            items=self.items[keep],
-            ratings=None if self.ratings is None else self.ratings[keep],
-            timestamps=None if self.timestamps is None else self.timestamps[keep],
-        )
+        return self if keep.all() else self.take(keep)
+
+    def take(self, events: Flags | NDArray[np.int64]) -> Interactions:
+        """Return some events, or all in another order, which keeps users together."""
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        taken = {name: own[events] for name, own in columns.items() if own is not None}
+        return replace(self, **taken)
 
 
 def event_table(
@@ -151,12 +153,18 @@ class Log:
     interactions: Interactions
     catalog: Catalog  # the items that the events name
     source: str  # where the log came from, in words
-    findings: Sequence[str] = ()  # what reading found, a sentence each; cleaning leaves them alone
+    findings: Sequence[Finding] = ()  # what reading found; cleaning leaves them alone
     positioned: bool = False  # whether a column of positions put each user's events in order
+    users: pd.DataFrame | None = None  # what ``data.users`` knows of each user as read
 
     @classmethod
     def from_frame(
-        cls, events: object, items: object = None, *, columns: Mapping[str, str] | None = None
+        cls,
+        events: object,
+        items: object = None,
+        *,
+        columns: Mapping[str, str] | None = None,
+        **settings: Any,
     ) -> Log:
         """Make a log of tables in memory, which finds its columns as :func:`read_log` does.
 
@@ -167,6 +175,7 @@ class Log:
             items: a row an item, in any of these forms; only the item's id is required.
             columns: our column names to the tables', where the well-known names do not do; an
                 empty text leaves a column out.
+            **settings: how values are meant, as :func:`read_log` has them, such as ``keep``.
 
         Raises:
             RecinjectError: a table is none, a required column is absent, or a value is missing or
@@ -181,7 +190,7 @@ class Log:
         """
         from recinject.data.readers import log_of_frames  # which makes logs, and so imports them
 
-        return log_of_frames(events, items, columns or {})
+        return log_of_frames(events, items, columns or {}, settings)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row an event with raw ids: ``user_id``, ``item_id``, ``rating``, ``timestamp``.
@@ -217,7 +226,8 @@ class Log:
 
     def _content(self) -> Iterator[bytes | memoryview]:
         events, items = self.interactions, self.catalog.frame
-        for column in (events.users, events.items, events.ratings, events.timestamps):
+        columns = [events.users, events.items, events.ratings, events.timestamps]
+        for column in columns if events.parts is None else [*columns, events.parts]:
             yield b"" if column is None else np.ascontiguousarray(column).view(np.uint8).data
         yield json.dumps(list(events.user_ids)).encode()
         for name in items.columns:
@@ -225,9 +235,12 @@ class Log:
 
     def save(self, folder: str | Path) -> None:
         """Write the log into a folder as Parquet files; :meth:`load` gives the very same log."""
-        facts = {"source": self.source, "findings": list(self.findings)}
-        about = {_LOG: json.dumps(facts | {"positioned": self.positioned})}
-        save_tables(Path(folder), self.interactions, self.catalog, {}, about)
+        found = [asdict(finding) for finding in self.findings]
+        facts = {"source": self.source, "findings": found, "positioned": self.positioned}
+        more = {} if self.interactions.parts is None else {_GIVEN: self.interactions.parts}
+        save_tables(Path(folder), self.interactions, self.catalog, more, {_LOG: json.dumps(facts)})
+        if self.users is not None:
+            self.users.to_parquet(Path(folder) / _ATTRIBUTES, index=False)
 
     @classmethod
     def load(cls, folder: str | Path) -> Log:
@@ -236,12 +249,17 @@ class Log:
         Raises:
             RecinjectError: the folder holds no log.
         """
-        interactions, catalog, _, about = load_tables(Path(folder))
+        interactions, catalog, more, about = load_tables(Path(folder))
         if _LOG not in about:
             raise RecinjectError(
                 f"{folder}: holds a split, and no log", hint="name a folder that Log.save wrote"
             )
-        return cls(interactions, catalog, **json.loads(about[_LOG]))
+        known = json.loads(about[_LOG])
+        known["findings"] = [Finding.of_dict(each) for each in known["findings"]]
+        interactions = replace(interactions, parts=more.get(_GIVEN))
+        file = Path(folder) / _ATTRIBUTES
+        users = pd.read_parquet(file) if file.is_file() else None
+        return cls(interactions, catalog, **known, users=users)
 
 
 def save_tables(

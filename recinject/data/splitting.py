@@ -18,7 +18,6 @@ from pandas.util import hash_array
 from recinject.data.schema import (
     Catalog,
     Flags,
-    Floats,
     Integers,
     Interactions,
     Log,
@@ -170,6 +169,17 @@ def leave_one_out(interactions: Interactions, share: float = 0, seed: int = 0) -
     return Split(interactions, parts)
 
 
+@register("split", "given")
+def given(interactions: Interactions, share: float = 0, seed: int = 0) -> Split:
+    """Keep the parts that the log's files came in."""
+    if interactions.parts is None:
+        raise RecinjectError(
+            "data.split: given, and the log does not say which part an event belongs to",
+            hint="name its files by their part: data.path={train: FILE, test: FILE}",
+        )
+    return Split(interactions, interactions.parts)
+
+
 @register("split", "global_time")
 def global_time(interactions: Interactions, share: float, seed: int = 0) -> Split:
     """Hold out the last share of all events for the test, and the share before it.
@@ -304,8 +314,7 @@ def order_ties(log: Log, seed: int) -> Log:
     # Of one event told twice, cleaning keeps the first: the rating must not leave that to chance.
     ratings = np.zeros(len(events)) if events.ratings is None else events.ratings
     order = np.lexsort((ratings, hashes, runs))
-    kept = None if events.ratings is None else ratings[order]
-    return replace(log, interactions=replace(events, items=events.items[order], ratings=kept))
+    return replace(log, interactions=events.take(order))
 
 
 def order_events(
@@ -361,18 +370,10 @@ def shuffle_events(log: Log, seed: int) -> Log:
     again = np.arange(len(events)) - np.repeat(starts, np.diff([*starts, len(events)]))
     bits = combine(derive_bits(seed, "order"), _hashed(events.user_ids)[pairs[0]])
     bits = combine(combine(bits, _hashed(log.catalog.item_ids)[pairs[1]]), again)
-    order = by_item[np.lexsort((bits, pairs[0]))]
-
-    def ordered(column: Floats | None) -> Floats | None:
-        return None if column is None else column[order]
-
-    shuffled = replace(
-        events,
-        items=events.items[order],
-        ratings=ordered(events.ratings),
-        timestamps=ordered(events.timestamps),
-    )
-    return replace(log, interactions=shuffled)
+    # Parts that came with the log follow one another all the same.
+    parts = 0 * again if events.parts is None else events.parts[by_item]
+    order = by_item[np.lexsort((bits, parts, pairs[0]))]
+    return replace(log, interactions=events.take(order))
 
 
 def _hashed(names: Sequence[str]) -> NDArray[np.uint64]:

@@ -1,41 +1,120 @@
-"""Rows of a file or frame as columns: whose names are matched, and whose values are checked."""
+"""What a table of a log is: how it is meant to be read, its rows in blocks, its columns' names."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from recinject.data.schema import Flags, Floats
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.settings import explain, fields_of
 from recinject.registry import pick
 
-_SHOWN = 5
+# A shell turns data.columns.rating='' into nothing, which YAML reads as null; 0 names a column.
+ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else str(name))]
+
+
+def _several(given: Any) -> Any:
+    return given if isinstance(given, list | tuple) else [given]
+
+
+Words = Annotated[tuple[ColumnName, ...], BeforeValidator(_several)]
+
+
+def _place(given: Any) -> Any:
+    return Path(given) if isinstance(given, str) and ":/" not in given else given
+
+
+Place = Annotated[Path | str, BeforeValidator(_place)]
+"""A path, or a URL as text: as a path, its two slashes would become one."""
+_LISTS = (list, tuple, np.ndarray)
+
+
+class RatingOf(BaseModel):
+    """The column that ratings are made of, such as a count, and how.
+
+    ``as: log`` gives 1 to counts of 1, 2 to 2 and 3, 3 to 4 up to 7, and so on; ``bins`` gives 1
+    to 5 to fifths of the events; ``none`` takes the numbers as they are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    column: ColumnName
+    how: Annotated[Literal["log", "bins", "none"], Field(alias="as")] = "none"
+
+
+class ReadSettings(BaseModel):
+    r"""How the files of a log are meant; what is not set is detected, and said.
+
+    Args:
+        columns: our column names to the file's; an empty text leaves a column out.
+        item_columns: the same for the table of items, where its names differ.
+        header: the columns' names, of a file whose first line does not name them.
+        separator: what stands between two columns, such as ``;`` or ``::``.
+        decimal: what stands before decimals, ``.`` or ``,``.
+        encoding: of text files, such as ``gbk``.
+        missing: texts that stand for nothing, such as ``\N``.
+        time_format: of times, as ``strptime`` has it, such as ``%d/%m/%Y %H:%M``.
+        time_unit: of times that are numbers: ``s``, ``ms``, ``us`` or ``ns``.
+        keep: columns to the values that an event must have, or bounds such as ``">=4"``.
+        drop: the same for events to leave out.
+        unrated: ratings that stand for none, such as -1: the event stays.
+        rating_of: the column that ratings are made of.
+        bad_rows: whether rows with missing or broken values are refused or dropped.
+        users: a table of what is known of users.
+        query: an SQL query that gives the events, of a path such as ``duckdb:///shop.db``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    columns: dict[str, ColumnName] = {}
+    item_columns: dict[str, ColumnName] = {}
+    header: Words | None = None
+    separator: str | None = None
+    decimal: Literal[".", ","] | None = None
+    encoding: str | None = None
+    missing: Words = ()
+    time_format: str | None = None
+    time_unit: Literal["s", "ms", "us", "ns"] | None = None
+    keep: dict[str, Words] = {}
+    drop: dict[str, Words] = {}
+    unrated: Annotated[tuple[float, ...], BeforeValidator(_several)] = ()
+    rating_of: RatingOf | None = None
+    bad_rows: Literal["refuse", "drop"] = "refuse"
+    users: Place | None = None
+    query: str | None = None
+
+    @model_validator(mode="after")
+    def _names_are_ours(self) -> ReadSettings:
+        for section, given in (("columns", self.columns), ("item_columns", self.item_columns)):
+            for name in given:
+                pick(name, GUESSES, f"data.{section}: unknown column")
+        return self
+
+
+def read_settings(given: Mapping[str, Any]) -> ReadSettings:
+    """Check settings of reading.
+
+    Raises:
+        RecinjectError: one is unknown, or what it cannot be.
+    """
+    try:
+        return ReadSettings.model_validate(dict(given))
+    except ValidationError as error:
+        raise explain(error, "data.", fields_of(ReadSettings)) from error
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a reader may restrict itself to, so that a large file costs no more than is used of it.
+    """How a reader is asked to read, and what it may restrict itself to."""
 
-    Of the file's own column names, ``names`` returns those in use: our name to the file's. None, or
-    an empty result, means every column. ``items`` are the ids of the items in use; None means all.
-    """
-
-    names: Callable[[Sequence[str]], Mapping[str, str]] | None = None
-    items: Container[str] | None = None
-
-    def columns(self, theirs: Sequence[str]) -> dict[str, bool]:
-        """Return the file's columns in use, each with whether it holds numbers and nothing else."""
-        names = dict(self.names(theirs)) if self.names else {}
-        texts = {name for ours, name in names.items() if ours not in NUMBERS}
-        return {name: name not in texts for name in names.values()} or dict.fromkeys(theirs, False)
+    settings: ReadSettings = field(default_factory=ReadSettings)
+    items: Callable[[], Container[str]] | None = None  # the ids of the items in use; None: all
 
 
 @dataclass(frozen=True)
@@ -50,52 +129,50 @@ class Problem:
     @classmethod
     def of(cls, wrong: Sequence[tuple[int, str]], hint: str) -> list[Problem]:
         """Return the problem of lines, each given with what is wrong with it, if there are any."""
-        lines = [line for line, _ in wrong[:_SHOWN]]
+        lines = [line for line, _ in wrong[:SHOWN]]
         return [cls(lines, len(wrong), wrong[0][1], hint)] if wrong else []
 
 
-@dataclass(frozen=True, eq=False)
-class Table:
-    """A file's rows under the file's own column names: what a reader returns.
+SHOWN = 5
 
-    Rows that cannot be made out are left out of the frame and reported as problems. ``lines`` has
-    the line of the file on which each row stands, ascending, or is a function from some row
-    numbers to their lines. If it is None, messages count rows from 1.
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Some rows of a file under its own column names: what a reader yields, one after another.
+
+    A reader may as well yield plain frames or Arrow tables. Rows that cannot be made out are left
+    out and reported as problems. Messages count rows from 1 where there are no ``lines``.
     """
 
-    path: Path | str  # or what a table from Python is called
-    frame: pd.DataFrame  # the rows, with a range index; values of any type
+    rows: pd.DataFrame | pa.Table
+    # On which line each row stands, or what tells the lines of rows, counted over all blocks.
     lines: Sequence[int] | Callable[[Sequence[int]], Sequence[int]] | None = None
-    problems: Sequence[Problem] = ()  # what is wrong with the lines that are not in the frame
+    problems: Sequence[Problem] = ()
+    said: str = ""  # how the file was made out, in words, where it was not told
     sequences: frozenset[str] = frozenset()  # columns of text that blanks divide, as RecBole's
 
-    def find(self, bad: Flags, what: Callable[[int], str], hint: str) -> list[Problem]:
-        """Return the problem of the rows that are flagged, shape (rows,), if any are."""
-        rows = np.flatnonzero(bad).tolist()
-        if not rows:
-            return []
-        shown = rows[:_SHOWN]
-        if callable(self.lines):
-            lines = self.lines(shown)
-        else:
-            lines = [row + 1 if self.lines is None else self.lines[row] for row in shown]
-        return [Problem(lines or [0], len(rows), what(rows[0]), hint)]
+    @property
+    def line_numbers(self) -> Sequence[int]:
+        """The line of each row; a row's number in the block where lines are not known."""
+        known = not callable(self.lines) and self.lines is not None
+        return self.lines if known else range(1, len(self.rows) + 1)  # type: ignore[return-value]
 
-    def refuse(self, problems: Sequence[Problem]) -> None:
-        """Raise one error that has a line for each problem, if there is one."""
-        if problems:
-            ordered = sorted(problems, key=lambda own: own.lines[0])
-            message = "\n".join(map(self._message, ordered))
-            raise RecinjectError(message, hint="; ".join({own.hint: 0 for own in problems}))
 
-    def _message(self, problem: Problem) -> str:
+def refuse(path: Path | str, unit: str, problems: Iterable[Problem]) -> None:
+    """Raise one error that has a line for each problem of a file, if there is one."""
+    ordered = sorted(problems, key=lambda own: own.lines[0])
+    if not ordered:
+        return
+    said = []
+    for problem in ordered:
         first, *others = problem.lines
-        unit = "row" if self.lines is None else "line"
-        message = f"{self.path}, {unit} {first}: {problem.what}"
-        if not others:
-            return message
-        listed = ", ".join(map(str, others)) + (", ..." if problem.count > len(others) + 1 else "")
-        return f"{message} ({problem.count} such {unit}s: {first}, {listed})"
+        message = f"{path}, {unit} {first}: {problem.what}"
+        if others:
+            listed = ", ".join(map(str, others))
+            more = ", ..." if problem.count > len(others) + 1 else ""
+            message += f" ({problem.count} such {unit}s: {first}, {listed}{more})"
+        said.append(message)
+    raise RecinjectError("\n".join(said), hint="; ".join({own.hint: 0 for own in ordered}))
 
 
 def refuse_repeated(path: Path | str, names: Sequence[str]) -> None:
@@ -113,28 +190,28 @@ NUMBERS = ("rating", "timestamp", "position")
 EVENT_COLUMNS = (*IDS, *NUMBERS)
 ITEM_COLUMNS = ("item_id", "title", "brand", "category", "categories")
 GUESSES: dict[str, tuple[str, ...]] = {
-    "user_id": ("userid", "user", "reviewerid", "uid", "customerid", "visitorid"),
-    "item_id": ("itemid", "item", "parentasin", "asin", "movieid", "productid", "bookid", "iid"),
+    "user_id": (
+        *("userid", "user", "reviewerid", "uid", "customerid", "visitorid"),
+        *("memberid", "accountid", "profileid", "sessionid"),
+    ),
+    "item_id": (
+        *("itemid", "item", "parentasin", "asin", "movieid", "productid", "bookid", "iid"),
+        *("articleid", "clickarticleid", "newsid", "animeid", "artistid", "trackid", "songid"),
+        *("gameid", "appid", "businessid", "venueid", "recipeid", "videoid", "isbn", "sku"),
+        *("stockcode",),
+    ),
     "rating": ("rating", "overall", "stars", "score"),
-    "timestamp": ("timestamp", "unixreviewtime", "time", "datetime", "date"),
+    "timestamp": (
+        *("timestamp", "unixreviewtime", "time", "datetime", "date", "ts", "eventtime"),
+        *("clicktimestamp", "createdat", "invoicedate", "eventdate", "tdat", "timestamps"),
+        *("purchasedate", "orderdate", "reviewtime", "utctime", "unixtime"),
+    ),
     "position": ("position",),
     "title": ("title", "movietitle", "booktitle", "itemtitle", "name", "itemname", "productname"),
     "brand": ("brand", "store", "manufacturer"),
     "category": ("category", "maincategory"),
     "categories": ("categories", "genres", "genre", "class", "categorylist"),
 }
-_LISTS = (list, tuple, np.ndarray)
-_WRONG = dict.fromkeys(IDS, "is empty")
-_WRONG["timestamp"] = "is neither seconds since 1970 nor a date such as 2014-03-01T10:00:00"
-_FIRST_NO_INTEGER = 2.0**63  # of 64 bits
-_EPOCH = pd.Timestamp("1970-01-01", tz="UTC").as_unit("s")  # nanoseconds end in 2262
-_FIRST_MILLISECONDS = 1e11  # as seconds, this is the year 5138; as milliseconds, 1973
-
-
-def check_names(columns: Mapping[str, str]) -> None:
-    """Refuse a setting for a column that is none of ours."""
-    for name in columns:
-        pick(name, GUESSES, "data.columns: unknown column")
 
 
 def match_names(
@@ -143,6 +220,7 @@ def match_names(
     wanted: Sequence[str],
     required: Sequence[str],
     columns: Mapping[str, str],
+    setting: str = "columns",
 ) -> dict[str, str]:
     """Return our name to the file's: as ``columns`` says, else for well-known names.
 
@@ -161,7 +239,7 @@ def match_names(
     if absent or missing:
         said = [f"no column {name!r} to read {ours} from" for ours, name in absent.items()]
         said += [f"no column looks like {' or '.join(missing)}"] if missing else []
-        settings = " ".join(f"data.columns.{ours}=NAME" for ours in (*absent, *missing))
+        settings = " ".join(f"data.{setting}.{ours}=NAME" for ours in (*absent, *missing))
         raise RecinjectError(
             f"{path}: {'there is ' if absent else ''}{', '.join(said)}",
             hint=f"{'the first line must name the columns; then ' if missing else ''}"
@@ -183,85 +261,47 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def event_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
-    """Return a file's events with checked values under our names, or raise all that is wrong.
+def as_arrow(path: Path | str, rows: object) -> pa.Table:
+    """Return a frame, or whatever has ``to_pandas``, as an Arrow table that keeps its types.
 
-    Ids are categories: text, in order. ``rating``, ``timestamp`` (seconds since 1970, NaN where
-    unknown) and ``position`` are float64. A column without any value is left out.
+    Columns that hold values of several kinds, or bytes, become text.
     """
-    if table.frame.empty:
-        raise RecinjectError(f"{table.path}: holds no events", hint="give a log with rows")
-    found: dict[str, Any] = {}
-    problems = list(table.problems)
-    for ours, theirs in names.items():
-        column = table.frame[theirs]
-        if ours in IDS:
-            found[ours] = as_ids(column)
-            bad, hint = found[ours].codes < 0, "mend or remove it"
-        else:
-            values, bad = _timestamps(column) if ours == "timestamp" else _numbers(column)
-            if not bad.any() and np.isnan(values).all():
-                continue
-            bad = bad if ours == "timestamp" else bad | np.isnan(values)
-            hint = f"mend or remove it, or do without the column with data.columns.{ours}=''"
-            found[ours] = values
-        problems += table.find(bad, partial(_fault, ours, column), hint)
-    table.refuse(problems)
-    return pd.DataFrame(found, copy=False)
+    if isinstance(rows, pa.RecordBatch | pa.Table):
+        refuse_repeated(path, rows.schema.names)
+        return pa.table({name: _plain_type(rows[name]) for name in rows.schema.names})
+    convert = getattr(rows, "to_pandas", None)  # of datasets.Dataset, polars
+    frame = convert() if callable(convert) else rows
+    if not isinstance(frame, pd.DataFrame):
+        raise RecinjectError(
+            f"{path}: a {type(rows).__name__} is no table",
+            hint="give a pandas frame, an Arrow table or a datasets.Dataset (one split of it)",
+        )
+    named = [level for level in frame.index.names if level is not None]
+    frame = frame.reset_index(named, allow_duplicates=True) if named else frame
+    columns = list(map(value_text, frame.columns))
+    refuse_repeated(path, columns)
+    return pa.table({name: _arrow(frame.iloc[:, n]) for n, name in enumerate(columns)})
 
 
-def item_frame(table: Table, names: Mapping[str, str]) -> pd.DataFrame:
-    """Return a file's items as text under our names, or raise all that is wrong.
-
-    Missing values are None, ``categories`` is a list of text, and other columns keep their name.
-    """
-    problems = list(table.problems)
-    known = ("", "__index_level_0__", *names.values(), *ITEM_COLUMNS)
-    others = {name: name for name in table.frame.columns if name not in known}
-    frame = pd.DataFrame(index=table.frame.index)
-    for ours, theirs in {**names, **others}.items():
-        column = table.frame[theirs]
-        first = next(iter(column.dropna()), None)
-        lists = isinstance(first, _LISTS) and ours == "category" and "categories" not in names
-        if lists or ours == "categories":
-            separator = None if theirs in table.sequences else "|"
-            values = [_labels(value, separator) or None for value in column]
-            frame["categories"] = pd.Series(values, dtype=object)
-        else:
-            text = as_text(column)
-            frame[ours] = text if ours == "item_id" else text.astype(object).where(text != "", None)
-            if ours == "item_id":
-                empty = (text == "").to_numpy(bool)
-                problems += table.find(empty, partial(_fault, ours, column), "mend or remove it")
-    table.refuse(problems)
-    return frame
+def _arrow(column: pd.Series[Any]) -> pa.ChunkedArray:
+    try:
+        return _plain_type(pa.chunked_array([pa.array(column, from_pandas=True)]))
+    except (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError):
+        return pa.chunked_array([pa.array(map(_text_or_none, column), pa.string())])
 
 
-def as_text(column: pd.Series[Any]) -> pd.Series[Any]:
-    """Return a column of any type as text without outer white space, missing values as ``""``.
-
-    Whole numbers that a file stores as floats (as ids with gaps are) read as whole numbers.
-    """
-    missing = column.isna()
-    whole = pd.api.types.is_float_dtype(column.dtype) and (column.dropna() % 1 == 0).all()
-    if whole and not (column.abs() >= _FIRST_NO_INTEGER).any():
-        column = column.astype("Int64")
-    elif column.dtype == object:
-        column = column.map(value_text)
-    return column.astype(str).mask(missing, "").str.strip()
+def _plain_type(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain_type(column.cast(kind.value_type))
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_null(kind):
+        return pa.chunked_array([pa.array(map(_text_or_none, column.to_pylist()), pa.string())])
+    return column.cast(pa.float32()) if pa.types.is_float16(kind) else column
 
 
-def as_ids(column: pd.Series[Any]) -> pd.Categorical[str]:
-    """Return a column of any type as text categories, in order and all in use.
-
-    Each distinct value is made into text once. Missing and empty values have the code -1.
-    """
-    column = as_text(column) if column.dtype == object else column
-    codes, found = pd.factorize(column)
-    texts = pd.concat([as_text(pd.Series(found)).astype(object), pd.Series([""], dtype=object)])
-    # A missing value's code of -1 points at the last text, "", which comes first in order.
-    ranks, ordered = pd.factorize(texts.to_numpy(), sort=True)
-    return pd.Categorical.from_codes((ranks - 1).astype(np.int32)[codes], pd.Index(ordered[1:]))
+def _text_or_none(value: Any) -> str | None:
+    is_missing = value is None or (not isinstance(value, (*_LISTS, dict)) and pd.isna(value))
+    return None if is_missing else value_text(value)
 
 
 def value_text(value: Any) -> str:
@@ -286,59 +326,10 @@ def _flatten(value: Any) -> Iterator[str]:
         yield value_text(value).strip()
 
 
-def _labels(value: Any, separator: str | None) -> list[str]:
+def labels(value: Any, separator: str | None) -> list[str]:
     """Split, flatten and tidy one item's categories; each stands once, in the file's order."""
     if isinstance(value, str):
         value = value_text(value).split(separator)
     elif not isinstance(value, _LISTS):
-        value = [] if pd.isna(value) else [value]
+        value = [] if value is None else [value]
     return [label for label in dict.fromkeys(_flatten(value)) if label]
-
-
-def _fault(name: str, column: pd.Series[Any], row: int) -> str:
-    """Name what is wrong with a row's value."""
-    text = str(as_text(column.iloc[[row]]).iloc[0])[:40]
-    return f"{name} {text!r} {_WRONG.get(name, 'is not a number')}"
-
-
-def _numbers(column: pd.Series[Any]) -> tuple[Floats, Flags]:
-    """Return the numbers of a column, NaN where missing, and which rows hold something else."""
-    kind: Any = column.dtype
-    typed = kind.kind in "iu" or (kind.kind == "f" and kind.itemsize == 8)
-    if column.dtype == object:
-        found = pd.api.types.infer_dtype(column, skipna=True)
-        typed = found in ("integer", "floating", "mixed-integer-float")
-    if typed:
-        with suppress(OverflowError):  # an integer of 400 digits
-            numbers = column.to_numpy(np.float64, na_value=np.nan)
-            return numbers, np.isinf(numbers)
-    # Single precision goes by its text too: 3.3 is meant, not 3.2999999523162842.
-    text = as_text(column)
-    parsed = pd.to_numeric(text, errors="coerce")
-    numbers = parsed.to_numpy(np.float64, na_value=np.nan)
-    return numbers, (text != "").to_numpy(bool) & ~np.isfinite(numbers)
-
-
-def _timestamps(column: pd.Series[Any]) -> tuple[Floats, Flags]:
-    """Return the seconds of a column, NaN where unknown, and which rows hold something else."""
-    if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        return _since_epoch(pd.to_datetime(column, utc=True)), np.zeros(len(column), bool)
-    seconds, bad = _numbers(column)
-    counted = np.isfinite(seconds)
-    if bad.any():
-        texts = as_text(column[bad])
-        dates = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
-        seconds = seconds.copy()
-        seconds[bad] = _since_epoch(dates)
-    unknown = bad & ~np.isfinite(seconds)
-    while counted.any():  # milliseconds, and what is smaller still, are divided by thousands
-        magnitudes = seconds[counted]
-        np.abs(magnitudes, out=magnitudes)
-        if np.median(magnitudes, overwrite_input=True) <= _FIRST_MILLISECONDS:
-            break
-        seconds = np.where(counted, seconds / 1000, seconds)
-    return seconds, unknown
-
-
-def _since_epoch(dates: pd.Series[pd.Timestamp]) -> Floats:
-    return np.array((dates - _EPOCH) / pd.Timedelta(seconds=1), np.float64)

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import Tokenizer
 
 import recinject
 from recinject.data.cleaning import CleaningStep
 from recinject.data.files import require_path
-from recinject.data.formats import find_files
-from recinject.data.readers import read_log
+from recinject.data.readers import Places, hash_log, read_log
 from recinject.data.schema import Catalog, Log
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split, load_split, save_split, time_facts
+from recinject.data.tables import ReadSettings
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.storage import RunManifest, hash_files, hash_value, shipped_folder
@@ -77,12 +77,19 @@ def read_data(run: Run) -> Log:
         return run.log
     if data.path is None:
         return simulate_shop(**data.simulator.model_dump(), seed=run.recipe.seed)
-    return read_log(data.path, columns=data.columns, items=data.items, format=data.format)
+    return read_log(cast(Places, data.path), **reading_settings(data))
+
+
+def reading_settings(data: DataSection) -> dict[str, Any]:
+    """Return what of a recipe's section says how :func:`read_log` reads, as it takes it."""
+    own = {name: getattr(data, name) for name in ("items", "format", "split")}
+    return own | {name: getattr(data, name) for name in ReadSettings.model_fields}
 
 
 def split_data(run: Run) -> tuple[Split, Catalog, str, list[CleaningStep]]:
     """Read, clean and split the log; return also where it came from and what cleaning did."""
-    log, left_out = read_data(run), {"path", "items", "format", "columns", "simulator"}
+    log = read_data(run)
+    left_out = {"path", "items", "format", "simulator", *ReadSettings.model_fields}
     settings = run.recipe.data.model_dump(exclude=left_out)
     split, catalog, steps = split_log(log, **settings, seed=run.recipe.seed)
     return split, catalog, log.source, steps
@@ -137,9 +144,7 @@ def _hash_log(data: DataSection) -> dict[str, str]:
     """Hash the very files that the log will be read from, an item table found beside it too."""
     if data.path is None:
         return {}
-    require_path(data.path, "data.path")
-    _, *files = find_files(data.path, data.format, data.items)
-    return {str(file.absolute()): hash_files(file) for file in files if file is not None}
+    return hash_log(cast(Places, data.path), data.items, data.users, data.format, data.split)
 
 
 def _hash_content(section: IdentifiersSection) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from recinject.data.tables import Place, ReadSettings
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.settings import MOVED, Positive, unknown_key
 from recinject.foundation.storage import shipped_folder
@@ -17,8 +18,7 @@ from recinject.tasks.task import TASKS
 MOST_EXAMPLES = 50
 FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 Head = Literal["text", "regression", "classification"]
-# A shell turns data.columns.rating='' into nothing, which YAML reads as null.
-ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else name)]
+PartName = Literal["train", "validation", "test"]
 
 
 def own_or_shipped(folder: Path | None) -> Path | None:
@@ -66,9 +66,14 @@ class SimulatorSection(Section):
     events_per_user: Annotated[int, Field(ge=6)] = 14
 
 
-class DataSection(Section):
-    """Where the log comes from, how it is cleaned and split.
+class DataSection(ReadSettings):
+    """Where the log comes from, how it is read, cleaned and split.
 
+    ``path`` is a file or folder, a list of files of one form, a URL, ``duckdb:///FILE`` with a
+    ``query``, or the files of a given split by the names ``train``, ``validation`` and ``test``.
+    How the files are read, from ``columns`` to ``query``, says
+    :class:`~recinject.data.tables.ReadSettings`. ``split: given`` keeps the parts that files come
+    in.
     ``test_share`` is the fraction held out for the test, and again for validation. ``split`` says
     of what: of all events, of each user's events, or of the items; ``leave_one_out`` ignores it.
     ``validation: false`` adds the validation part to the training part. ``train_share`` is the
@@ -80,10 +85,9 @@ class DataSection(Section):
     or the order of the rows tells them apart.
     """
 
-    path: Path | None = None
-    items: Path | None = None
+    path: Place | list[Place] | dict[PartName, Place] | None = None
+    items: Place | None = None
     format: str | None = None
-    columns: dict[str, ColumnName] = {}
     simulator: SimulatorSection = SimulatorSection()
     k_core: Annotated[int, Field(ge=0)] = 5
     ties: Literal["log_order", "hash"] = "log_order"

@@ -71,9 +71,8 @@ HOSTILE: dict[str, tuple[str, str | bytes, list[str]]] = {
         "log.csv",
         "1,2,5\n1,3,4\n",
         [
-            "no column looks like user_id or item_id",
-            "first line",
-            "user_id=NAME data.columns.item_id=NAME",
+            "log.csv, line 1: the first line looks like a row",
+            "data.header=[user_id,item_id,rating]",
         ],
     ),
     "a column twice": ("log.csv", "user,item,item\n1,2,3\n", ["'item'", "more than once"]),
@@ -95,7 +94,7 @@ HOSTILE: dict[str, tuple[str, str | bytes, list[str]]] = {
         ["log.csv.gz", "cut off"],
     ),
     "gzip of nothing": ("log.csv.gz", gzip.compress(b""), ["log.csv.gz", "is empty"]),
-    "UTF-16": ("log.csv", "user,item\n1,2\n".encode("utf-16"), ["log.csv", "UTF-8"]),
+    "zero bytes": ("log.csv", b"user,item\n1,\0\n", ["log.csv", "UTF-8"]),
     "broken JSON": (
         "log.jsonl",
         '{"user": 1, "item": 2}\n\n{"user": 1, "it\n',
@@ -107,9 +106,9 @@ HOSTILE: dict[str, tuple[str, str | bytes, list[str]]] = {
     "broken Parquet": ("log.parquet", b"PAR1 rubbish PAR1", ["log.parquet", "Parquet"]),
     "RecBole without types": ("x.inter", "user_id\titem_id\n1\t2\n", ["line 1", "'user_id'"]),
     "an unknown kind": (
-        "log.dat",
-        "1::2::3",
-        ["log.dat", "no log", "recbole: ", "movielens: ", "amazon: ", "table: "],
+        "log.xlsx",
+        b"PK\3\4\0\0\0\0",
+        ["log.xlsx", "is not text"],
     ),
 }
 

@@ -53,13 +53,13 @@ def test_several_item_tables_are_a_question_that_a_setting_answers(tmp_path: Pat
 
 READER = """
 from recinject.data.formats import Format
-from recinject.data.tables import Table
+from recinject.data.tables import Block
 import pandas as pd
 
 def read(path, wanted):
     lines = path.read_text().splitlines()
     frame = pd.DataFrame([line.split(" likes ") for line in lines], columns=["user", "item"])
-    return Table(path, frame, range(1, len(lines) + 1))
+    return Block(frame, range(1, len(lines) + 1))
 
 def files(path):
     return [path] if path.suffix == ".likes" else []
@@ -113,7 +113,10 @@ def test_a_packages_reader_that_is_none_is_said(
 
 
 def test_formats_are_known_by_name() -> None:
-    assert list(find_formats()) == ["recbole", "movielens", "amazon", "table"]
+    assert list(find_formats()) == [
+        *("recbole", "movielens", "amazon", "mind", "netflix", "pairs", "lists", "counted"),
+        "table",
+    ]
 
 
 PLUGIN = """
@@ -121,12 +124,11 @@ import numpy as np
 import pandas as pd
 from recinject.data.formats import Format
 from recinject.data.splitting import Part, Split
-from recinject.data.tables import Table
 from recinject.registry import register
 
 def read(path, wanted):
     rows = [line.split(" likes ") for line in path.read_text().splitlines()]
-    return Table(path, pd.DataFrame(rows, columns=["user", "item"]))
+    return pd.DataFrame(rows, columns=["user", "item"])
 
 register("reader", "likes")(
     Format(
@@ -148,7 +150,7 @@ def test_a_file_may_register_a_reader_and_a_split(tmp_path: Path) -> None:
     registry.load_plugin(write(tmp_path / "own.py", PLUGIN))
     path = write(tmp_path / "log.likes", "Ann likes tea\nAnn likes milk\nAnn likes rum\n")
     log = read_log(path)
-    assert log.findings[0] == "The format was detected: sentences log.likes."
+    assert log.findings[0].fact == "The format was detected: sentences log.likes."
     assert pairs(log) == [("Ann", "tea"), ("Ann", "milk"), ("Ann", "rum")]
     assert split_by("every_third", log.interactions).parts.tolist() == [0, 1, 2]
     with pytest.raises(RecinjectError, match=r"data.split.*'every_thrid'\n.*'every_third'"):

@@ -104,6 +104,13 @@ def test_what_is_no_table_is_refused(rows: Any, message: str) -> None:
 
 
 def test_half_a_surrogate_pair_is_no_crash() -> None:
-    frame = pd.DataFrame({"user": ["u"], "item": [{"a": "\ud83d"}], "x": [1]}, dtype=object)
+    frame = pd.DataFrame({"user": ["u"], "item": ["a\ud83d"], "x": [1]}, dtype=object)
     frame.columns = pd.Index(["user", "item", "\ud83d"], dtype=object)
-    assert Log.from_frame(frame).catalog.item_ids == ['{"a": "?"}']
+    assert Log.from_frame(frame).catalog.item_ids == ["a?"]
+
+
+@pytest.mark.parametrize("value", [{"a": "\ud83d"}, ["a", "b"], {"a": 1}])
+def test_a_list_or_an_object_is_no_id(value: Any) -> None:
+    frame = pd.DataFrame({"user": ["u"], "item": [value]}, dtype=object)
+    with pytest.raises(RecinjectError, match=r"events, row 1: item_id '.*' is a list or an object"):
+        Log.from_frame(frame)

@@ -106,7 +106,7 @@ def test_one_other_value_gives_another_fingerprint(column: str, value: object) -
 def test_findings_say_what_was_read(tmp_path: Path) -> None:
     EVENTS.to_csv(tmp_path / "interactions.csv", index=False)
     ITEMS.to_parquet(tmp_path / "items.parquet")
-    assert read_log(tmp_path).findings == [
+    assert list(map(str, read_log(tmp_path).findings)) == [
         "The format was detected: table interactions.csv and items.parquet.",
         "user_id is read from 'user', item_id from 'item', timestamp from 'time', "
         "title from 'name', categories from 'genres'.",
@@ -118,15 +118,16 @@ def test_findings_say_what_was_read(tmp_path: Path) -> None:
     ]
     columns = {"rating": "", "timestamp": ""}
     log = read_log(tmp_path / "interactions.csv", format="table", columns=columns)
-    assert log.findings[0] == "The format was asked for: table interactions.csv and items.parquet."
-    assert "It has no timestamps: the order of the rows is each user's order." in log.findings
-    assert "It has no ratings." in log.findings
+    facts = [finding.fact for finding in log.findings]
+    assert facts[0] == "The format was asked for: table interactions.csv and items.parquet."
+    assert "It has no timestamps: the order of the rows is each user's order." in facts
+    assert "It has no ratings." in facts
 
 
 def test_findings_tell_what_gives_the_order_and_leave_empty_columns_out() -> None:
     events = EVENTS.rename(columns={"rating": "stars"}).assign(stars=np.nan, position=[2, 1, 1])
     log = Log.from_frame(events, pd.DataFrame({"movie_id": ["x"]}))
-    assert log.findings == [
+    assert list(map(str, log.findings)) == [
         "The log is a DataFrame of events and a DataFrame of items.",
         "user_id is read from 'user', item_id from 'item', timestamp from 'time', "
         "item_id of items from 'movie_id'.",
@@ -141,7 +142,7 @@ def test_findings_tell_what_gives_the_order_and_leave_empty_columns_out() -> Non
 def test_a_simulated_log_has_findings() -> None:
     log = simulate_shop(users=5, items=40, events_per_user=6, seed=1)
     assert (
-        log.findings[0]
+        log.findings[0].fact
         == f"It holds {len(log.interactions)} events of 5 users and {len(log.catalog)} items."
     )
 
@@ -149,4 +150,5 @@ def test_a_simulated_log_has_findings() -> None:
 def test_only_the_first_argument_is_required() -> None:
     for function, count in ((read_log, 1), (Log.from_frame, 1)):
         parameters = inspect.signature(function).parameters.values()
-        assert sum(own.default is own.empty for own in parameters) == count
+        named = [own for own in parameters if own.kind is not own.VAR_KEYWORD]
+        assert sum(own.default is own.empty for own in named) == count

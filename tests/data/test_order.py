@@ -190,3 +190,22 @@ def test_the_last_is_the_first_of_the_log_read_backwards(rows):
     for user in range(last.interactions.n_users):
         own, theirs = last.interactions.items_of(user), first.interactions.items_of(user)
         assert own.tolist() == theirs[::-1].tolist()
+
+
+def test_parts_that_come_with_the_log_follow_one_another_in_random_order():
+    """Else a tested event would stand before those that its user trained on."""
+    log = log_of(EVENTS)
+    parts = np.arange(len(EVENTS), dtype=np.int8) % 3
+    log = replace(log, interactions=replace(log.interactions, parts=parts))
+    shuffled, _, _ = order_events(log, "time", "log_order", 1)
+    events = shuffled.interactions
+    before = {
+        (user, item): part
+        for user, item, part in zip(
+            log.interactions.users, log.interactions.items, parts, strict=True
+        )
+    }
+    for user in range(events.n_users):
+        own = events.parts[events.users == user]
+        assert (np.diff(own) >= 0).all() and len(set(own)) == 3
+        assert [before[user, item] for item in events.items_of(user)] == own.tolist()

@@ -44,8 +44,11 @@ def write(folder: Path, name: str, rows: list[tuple[str, ...]]) -> Path:
 def check(log: Log, rows: list[tuple[str, ...]]) -> None:
     """Compare a log with its rows as Python reads them: a stable sort by user, then by time."""
     times = [float(row[3]) if row[3] else np.nan for row in rows]
-    while not np.isnan(times).all() and np.nanmedian(np.abs(times)) > 1e11:
-        times = [time / 1000 for time in times]
+    known = [abs(time) for time in times if not np.isnan(time)]
+    bounds = [1e11, 1e14, 1e17]
+    for bound in bounds:  # most of them tell the unit of all
+        if known and 2 * sum(time <= bound for time in known) <= len(known):
+            times = [time / 1000 for time in times]
     filled: dict[str, float] = {}
     keys = []
     for row, time in zip(rows, times, strict=True):
