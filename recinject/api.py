@@ -21,7 +21,6 @@ from recinject.evaluation.evaluate import (
 )
 from recinject.evaluation.fitting import fit_baselines
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.progress import say
 from recinject.foundation.settings import bind, expect, listed, unknown_key
 from recinject.identifiers.data import Data, split_log
 from recinject.identifiers.table import name_items
@@ -39,7 +38,7 @@ from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Recommender, make_recommender
 from recinject.reporting.result import DataFacts, Result
 from recinject.reporting.sweep import Sweep
-from recinject.samples.samples import RatingScale, Samples, SampleSettings, make_factory
+from recinject.samples.samples import Samples, SampleSettings, has_scale, make_factory
 from recinject.samples.samples import build_samples as write_all
 from recinject.samples.store import Forms, read_samples
 from recinject.samples.tokenizer import unpadded
@@ -137,7 +136,7 @@ def build_samples(
         settings["prompts"] = own_or_shipped(Path(settings["prompts"]))
     made = bind(SampleSettings, settings | {"seed": seed}, "build_samples")
     if tasks is None:
-        rated = _has_scale(data)
+        rated = has_scale(data.split)
         tasks = [name for name, task in TASKS.items() if rated or not task.needs_ratings]
     named = tasks if isinstance(tasks, Mapping) else dict.fromkeys(listed(tasks, "tasks"))
     bound = bind_tasks(named, made.prompts, "tasks")
@@ -303,7 +302,7 @@ def evaluate(
     if samples is not None and any(each.reads_prompts for each in made):
         data.refuse_other(samples.data, "the samples")
     if samples is None:
-        known = ["retrieval", "rating"] if _has_scale(data) else ["retrieval"]
+        known = ["retrieval", "rating"] if has_scale(data.split) else ["retrieval"]
         samples = build_samples(data, known, tokens=False, seed=seed)
     new, beside = [each for each in made if each.data is None], any(e.reads_prompts for e in made)
     fitted, chosen = fit_baselines(new, data, samples, asked, beside)
@@ -478,14 +477,6 @@ def _named(
     name = settings.get(key, usual)
     expect(name, str, f"{place}.{key}", "write a name")
     return name, {own: value for own, value in settings.items() if own != key}
-
-
-def _has_scale(data: Data) -> bool:
-    """Whether the log has ratings that the task rating can be of; say so where they are none."""
-    ratings = RatingScale.of(data.split)
-    if ratings.written and not ratings.is_scale:
-        say(f"  no task rating: the ratings are no scale but {ratings}")
-    return ratings.is_scale
 
 
 def _refuse_other_tokenizer(section: ModelSection | None, samples: Samples) -> None:

@@ -542,7 +542,7 @@ def _user_table(tables: LogTables) -> pd.DataFrame | None:
     fields = ", ".join(["c._text AS user_id", *(f"users.{quoted(own)}" for own in others)])
     found: pd.DataFrame = tables.connection.sql(
         f"SELECT {fields} FROM (SELECT DISTINCT _number, _text FROM user_codes) c LEFT JOIN "
-        f"(SELECT {text} AS _own, min(rowid) AS _first FROM users GROUP BY 1) f ON f._own = c._text "
+        f"(SELECT {text} AS _own, min(rowid) AS _first FROM users GROUP BY 1) f ON _own = _text "
         "LEFT JOIN users ON users.rowid = f._first ORDER BY c._number"
     ).df()
     return found

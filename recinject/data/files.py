@@ -211,8 +211,8 @@ def _wide(data: bytes) -> str | None:
     return None
 
 
-_OLD = ["cp1252", "gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp1251", "koi8_r"]
-_OLD += ["cp1250", "cp1253", "cp1254", "cp1255", "cp1256"]
+_NOT_WESTERN = ["gb18030", "big5", "shift_jis", "euc_jp", "euc_kr", "cp1251", "koi8_r"]
+_NOT_WESTERN += ["cp1253", "cp1255", "cp1256"]
 _HIGH = re.compile(rb"[\x80-\xff]+")
 
 
@@ -227,12 +227,13 @@ def _detect(path: Path) -> str:
         if len(sample) > 1 << 16:
             break
     runs = [len(run) for run in _HIGH.findall(sample)]
+    kana = sum(map(sample.count, (b"\x81", b"\x82", b"\x83")))  # rare in Western text
     western = "latin-1" if re.search(rb"[\x81\x8d\x8f\x90\x9d]", sample) else "cp1252"
-    if sum(length == 1 for length in runs) > 0.6 * len(runs):
+    if sum(length == 1 for length in runs) > 0.6 * len(runs) and kana < 0.1 * sum(runs):
         return western
     from charset_normalizer import from_bytes  # takes a while to import
 
-    found = from_bytes(sample[: 1 << 16], cp_isolation=_OLD).best()
+    found = from_bytes(sample[: 1 << 16], cp_isolation=_NOT_WESTERN).best()
     return western if found is None else found.encoding
 
 

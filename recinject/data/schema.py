@@ -29,6 +29,7 @@ _EVENTS, _USERS, _ITEMS = "interactions.parquet", "users.parquet", "items.parque
 _ATTRIBUTES, _GIVEN = "user_attributes.parquet", "given"
 _LOG = "recinject.log"
 _EVENTS_AT_ONCE = 1 << 20
+_COLUMNS = ("users", "items", "ratings", "timestamps", "parts")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,16 +68,13 @@ class Interactions:
 
     def select(self, keep: Flags) -> Interactions:
         """Return the events that are kept, with the same user and item numbers."""
-        if keep.all():
-            return self
-        return replace(
-            self,
-            users=self.users[keep],
-            items=self.items[keep],
-            ratings=None if self.ratings is None else self.ratings[keep],
-            timestamps=None if self.timestamps is None else self.timestamps[keep],
-            parts=None if self.parts is None else self.parts[keep],
-        )
+        return self if keep.all() else self.take(keep)
+
+    def take(self, events: Flags | NDArray[np.int64]) -> Interactions:
+        """Return some events, or all in another order, which keeps users together."""
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        taken = {name: own[events] for name, own in columns.items() if own is not None}
+        return replace(self, **taken)
 
 
 def event_table(

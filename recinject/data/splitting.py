@@ -19,7 +19,6 @@ from pandas.util import hash_array
 from recinject.data.schema import (
     Catalog,
     Flags,
-    Floats,
     Integers,
     Interactions,
     Log,
@@ -322,16 +321,7 @@ def order_ties(log: Log, seed: int) -> Log:
     # Of one event told twice, cleaning keeps the first: the rating must not leave that to chance.
     ratings = np.zeros(len(events)) if events.ratings is None else events.ratings
     order = np.lexsort((ratings, hashes, runs))
-    kept = None if events.ratings is None else ratings[order]
-    return replace(
-        log,
-        interactions=replace(
-            events,
-            items=events.items[order],
-            ratings=kept,
-            parts=None if events.parts is None else events.parts[order],
-        ),
-    )
+    return replace(log, interactions=events.take(order))
 
 
 def order_events(
@@ -387,18 +377,10 @@ def shuffle_events(log: Log, seed: int) -> Log:
     again = np.arange(len(events)) - np.repeat(starts, np.diff([*starts, len(events)]))
     bits = combine(derive_bits(seed, "order"), _hashed(events.user_ids)[pairs[0]])
     bits = combine(combine(bits, _hashed(log.catalog.item_ids)[pairs[1]]), again)
-    order = by_item[np.lexsort((bits, pairs[0]))]
-
-    def ordered(column: Floats | None) -> Floats | None:
-        return None if column is None else column[order]
-
-    shuffled = replace(
-        events,
-        items=events.items[order],
-        ratings=ordered(events.ratings),
-        timestamps=ordered(events.timestamps),
-    )
-    return replace(log, interactions=shuffled)
+    # Parts that came with the log follow one another all the same.
+    parts = 0 * again if events.parts is None else events.parts[by_item]
+    order = by_item[np.lexsort((bits, parts, pairs[0]))]
+    return replace(log, interactions=events.take(order))
 
 
 def _hashed(names: Sequence[str]) -> NDArray[np.uint64]:

@@ -114,9 +114,7 @@ def _scaled(tables: LogTables, name: str, number: str) -> tuple[str, list[Findin
     cases = " ".join(
         f"WHEN {fit} THEN {_divided(number, n)}" for n, fit in enumerate(fits) if n != unit
     )
-    fact = (
-        f"{name!r} holds times of several units: {odd:,} of {total:,} are not in {[*_UNITS][unit]}."
-    )
+    fact = f"{name!r} holds times of several units: {odd:,} of {total:,} are no {[*_UNITS][unit]}."
     fix = "they are read by their size; data.time_unit=s takes all as one unit"
     return (
         f"CASE WHEN {fits[unit]} THEN {usual} {cases} ELSE {usual} END",
@@ -162,39 +160,38 @@ def _dates(
     )[0]
     if not total:
         return None, []
-    if not rest:
-        return iso, []
-    fitting = _fitting(tables)
+    fitting = _fitting(tables) if rest else []
     if not fitting:
         return iso, []
-    if len(fitting) > 1:
-        days = [
-            f"SELECT count(*) FROM dates WHERE TRY_STRPTIME(t, {literal(fitting[0])}) IS DISTINCT FROM "
-            f"TRY_STRPTIME(t, {literal(other)})"
-            for other in fitting[1:]
-        ]
-        differing = [
-            other for other, query in zip(fitting[1:], days, strict=True) if tables.ask(query)[0][0]
-        ]
-        american = "%p" in fitting[0] and fitting[0].startswith("%m")
-        if differing and not american:
-            (example,) = tables.ask("SELECT min(t) FROM dates")[0]
-            raise RecinjectError(
-                f"{path}: times of {name!r} such as {example!r} may be read by {fitting[0]} or {differing[0]}",
-                hint=f"set data.time_format='{fitting[0]}' or data.time_format='{differing[0]}'",
-            )
-    said = f"{name!r} holds dates, read by {fitting[0]!r}; data.time_format sets another."
-    return _parsed(text, fitting[0]), [note("times", said)]
+    first = fitting[0]
+    parse = [f"TRY_STRPTIME(t, {literal(each)})" for each in fitting]
+    differing = [
+        other
+        for other, sql in zip(fitting[1:], parse[1:], strict=True)
+        if tables.ask(f"SELECT count(*) FROM dates WHERE {sql} IS DISTINCT FROM {parse[0]}")[0][0]
+    ]
+    if differing and not ("%p" in first and first.startswith("%m")):  # Americans say AM and PM
+        (example,) = tables.ask("SELECT min(t) FROM dates")[0]
+        raise RecinjectError(
+            f"{path}: times of {name!r} such as {example!r} may be read by {first!r} or by "
+            f"{differing[0]!r}",
+            hint=f"set data.time_format='{first}' or data.time_format='{differing[0]}'",
+        )
+    said = f"{name!r} holds dates, read by {first!r}; data.time_format sets another."
+    return _parsed(text, first), [note("times", said)]
 
 
 def _fitting(tables: LogTables) -> Sequence[str]:
-    """Return the known formats that all dates have, tried on some of them first."""
-    some = "(SELECT t FROM dates LIMIT 50)"
-    formats = list(FORMATS)
-    for source in (some, "dates"):
+    """Return the known formats that most dates have, all of them equally many."""
+    formats, fits = list(FORMATS), [0]
+    for source in (
+        "(SELECT t FROM dates USING SAMPLE reservoir(200 ROWS) REPEATABLE (1))",
+        "dates",
+    ):
         counts = ", ".join(f"count(TRY_STRPTIME(t, {literal(each)}))" for each in formats)
-        if not formats:
-            return []
         total, *fits = tables.ask(f"SELECT count(*), {counts} FROM {source}")[0]
-        formats = [each for each, count in zip(formats, fits, strict=True) if count == total]
-    return formats
+        known = [(each, n) for each, n in zip(formats, fits, strict=True) if n > 0.8 * total]
+        if not known:
+            return []
+        formats, fits = [each for each, _ in known], [n for _, n in known]
+    return [each for each, count in zip(formats, fits, strict=True) if count == max(fits)]

@@ -170,7 +170,7 @@ class Builder:
     seed: int
     pool: Builder | None = None
     shots: int = 0
-    shares: int = 1
+    shares: int = 1  # among how many examples and questions the limit of a prompt is divided
 
     @cached_property
     def _counts(self) -> NDArray[np.int64]:

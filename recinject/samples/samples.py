@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 import recinject
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.progress import say
 from recinject.foundation.ragged import Array
 from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import Positive, Seed, expect
@@ -69,6 +70,14 @@ class RatingScale:
     def labels(self) -> dict[str, float]:
         """The text of each answer, with its value."""
         return {number_text(value): value for value in self.answers}
+
+
+def has_scale(split: Split) -> bool:
+    """Whether the task rating can be asked of a log; say so where its ratings are no scale."""
+    ratings = RatingScale.of(split)
+    if ratings.written and not ratings.is_scale:
+        say(f"  no task rating: the ratings are no scale but {ratings}")
+    return ratings.is_scale
 
 
 @dataclass(frozen=True)

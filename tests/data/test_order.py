@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recinject.data.cleaning import clean
-from recinject.data.readers import make_log
 from recinject.data.schema import Log
 from recinject.data.splitting import Part, load_split, order_events, save_split
 from recinject.foundation.errors import RecinjectError
@@ -22,7 +21,7 @@ EVENTS = pd.DataFrame(
 
 
 def log_of(events: pd.DataFrame) -> Log:
-    return make_log(events, None, "a test")
+    return Log.from_frame(events)
 
 
 def split_of(events, **given):
@@ -191,3 +190,22 @@ def test_the_last_is_the_first_of_the_log_read_backwards(rows):
     for user in range(last.interactions.n_users):
         own, theirs = last.interactions.items_of(user), first.interactions.items_of(user)
         assert own.tolist() == theirs[::-1].tolist()
+
+
+def test_parts_that_come_with_the_log_follow_one_another_in_random_order():
+    """Else a tested event would stand before those that its user trained on."""
+    log = log_of(EVENTS)
+    parts = np.arange(len(EVENTS), dtype=np.int8) % 3
+    log = replace(log, interactions=replace(log.interactions, parts=parts))
+    shuffled, _, _ = order_events(log, "time", "log_order", 1)
+    events = shuffled.interactions
+    before = {
+        (user, item): part
+        for user, item, part in zip(
+            log.interactions.users, log.interactions.items, parts, strict=True
+        )
+    }
+    for user in range(events.n_users):
+        own = events.parts[events.users == user]
+        assert (np.diff(own) >= 0).all() and len(set(own)) == 3
+        assert [before[user, item] for item in events.items_of(user)] == own.tolist()
