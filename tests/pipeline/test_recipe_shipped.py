@@ -11,6 +11,7 @@ from recinject.foundation.storage import shipped_folder
 from recinject.pipeline.check import check_settings
 from recinject.pipeline.recipe import load_recipe, shipped_recipes
 from recinject.templating.language import load_templates
+from recinject.templating.writers import SlotKind
 
 RECIPES = shipped_recipes()
 
@@ -41,13 +42,14 @@ def test_a_shipped_recipe_says_how_to_launch_it_on_what_and_how_long_it_takes(na
     assert re.search(r"\b(seconds|minutes?|hours?)\b", hardware[1])
 
 
-TEXT = [name for name in RECIPES if "masked_language_modelling" in load_recipe(name).samples.tasks]
-
-
-@pytest.mark.parametrize("name", TEXT)
+@pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_that_reads_text_shows_titles_in_every_history(name):
     samples, tasks = load_recipe(name).samples, load_recipe(name).tasks()
+    if not any(task.slots["history"] in (SlotKind.GAPPED, SlotKind.RATED) for task in tasks):
+        return
     for task in tasks:
+        if name == "baselines" or (name == "quickstart" and task.name in ("retrieval", "ranking")):
+            continue  # no model reads them, or the shop has two minutes
         found = load_templates(task.name, task.slots, samples.prompts, samples.phrases)
         assert re.search(r"\b(item|title)\b", found.phrases["history"]), task.name
 
