@@ -452,5 +452,5 @@ def evaluate_prediction(
     ]
 
 
-def _ends(metric: str, draws: Floats) -> tuple[float, float] | tuple[None, None]:
+def _ends(metric: str, draws: Floats) -> tuple[float | None, float | None]:
     return (None, None) if parse_metric(metric)[0].biased else interval(draws)

@@ -285,4 +285,4 @@ def _whiskers(rows: Sequence[MetricResult]) -> Floats:
     """Return how far each interval reaches below and above its value, shape (2, rows)."""
     ends = [[row.value, row.ci_low, row.ci_high] for row in rows]
     values, low, high = np.array(ends, np.float64).T  # NaN where there is no interval
-    return np.nan_to_num(np.stack([values - low, high - values])).clip(0)
+    return np.asarray(np.nan_to_num(np.stack([values - low, high - values])).clip(0), np.float64)
