@@ -479,7 +479,7 @@ class RankedByRetrieval(Recommender):
         if self._split == SHUFFLED:
             longest = getattr(asker.task, "history_length", 0)
             pairs = zip(histories, queries.sample_ids, strict=True)
-            histories = [derive_rng(SHUFFLED, own).permutation(h[-longest:]) for h, own in pairs]
+            histories = [derive_rng(0, SHUFFLED, own).permutation(h[-longest:]) for h, own in pairs]
         prompts = asker.ask(histories, queries.users)
         asked = replace(queries, task=asker.task.name, answer="ranking", prompts=prompts)
         found = self._model.predict(asked, k)

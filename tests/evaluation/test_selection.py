@@ -167,7 +167,7 @@ def test_tuned_baselines_are_said_in_the_audit(data, samples):
         ["recent_biases"], data, samples, tasks=["rating"], resamples=100, limit=30, tune=True
     )
     told = everybody.audit.set_index("check").loc["tuned:recent_biases", "explanation"]
-    assert "ridge 0.5 (" in told and "item_ridge 1.0 (" in told and "rmse on 250" in told
+    assert "ridge 0.5 (" in told and "item_ridge 1.0 (" in told and "rmse on 30" in told
 
 
 def answers_of(lists, scores, targets):
