@@ -319,8 +319,8 @@ def _pairs(eye: _Eye) -> Iterator[Finding]:
     """Pairs of a user and an item that are there again, with the same rating or several."""
     again, differ, events, shown = eye.rows(f"""SELECT sum(n - 1)::BIGINT, count(*) FILTER
         (low < high), sum(n)::BIGINT, min(format('user {{}}, item {{}}: {{:g}} and {{:g}}', u, i,
-        low, high)) FILTER (low < high) FROM (SELECT _u AS u, _i AS i, count(*) AS n, min(_r) AS low,
-        max(_r) AS high FROM seen WHERE {eye.part} GROUP BY ALL)""")[0]
+        low, high)) FILTER (low < high) FROM (SELECT _u AS u, _i AS i, count(*) AS n,
+        min(_r) AS low, max(_r) AS high FROM seen WHERE {eye.part} GROUP BY ALL)""")[0]
     if again:
         fact = f"{_of(again, events)} events repeat an item that the user had before."
         yield note("repeated-pairs", fact)
