@@ -14,6 +14,9 @@ from recinject.registry import find, names
 from recinject.samples.builder import SCHEMA
 from recinject.tasks.task import Keys, Retrieval
 
+# Files that are parts already have a split of their own.
+RULES = sorted({*names("split")} - {"given"})
+
 HISTORIES = [[4, 7, 1, 9, 2], [3, 8], [5, 0, 6, 7], [2, 4, 6, 8, 9, 1]]
 CATALOG = Catalog(pd.DataFrame({"item_id": [f"item-{9 - n}" for n in range(10)], "title": ""}))
 
@@ -105,7 +108,7 @@ def sampled(of: Split):
     return contexts, pa.Table.from_pylist(rows, SCHEMA)
 
 
-@pytest.mark.parametrize("rule", sorted(names("split")))
+@pytest.mark.parametrize("rule", RULES)
 def test_a_query_has_the_history_that_the_sampler_used(split_of, rule):
     rng = np.random.default_rng(3)
     log = split_of([rng.integers(0, 10, 14).tolist() for _ in range(6)], 10).interactions
