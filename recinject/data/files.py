@@ -233,7 +233,9 @@ def _detect(path: Path) -> str:
         return western
     from charset_normalizer import from_bytes  # takes a while to import
 
-    found = from_bytes(sample[: 1 << 16], cp_isolation=_NOT_WESTERN).best()
+    # Rare separators would count as signs of a wrong guess.
+    words = re.sub(rb"[^\w\x80-\xff]+", b" ", sample[: 1 << 16])
+    found = from_bytes(words, cp_isolation=_NOT_WESTERN).best()
     return western if found is None else found.encoding
 
 

@@ -182,11 +182,11 @@ def test_items_that_do_not_match_are_an_error(
 def test_a_column_that_would_match_is_named(dress: Dress) -> None:
     items = [{"item_id": f"row{n}", "sku": f"i{n:02d}", "title": f"T {n}"} for n in range(25)]
     fix = found(shop(), dress, items)["unmatched-items"].fix
-    assert fix == f"data.item_columns.item_id={dress.prefix}sku"
+    assert fix.startswith(f"data.item_columns.item_id={dress.prefix}sku, or ")
     rows = changed(shop(), sku=lambda r: f"row{int(r['item_id'][1:])}")
     items = without(items, "sku")
     assert (
-        found(rows, dress, items)["unmatched-items"].fix
+        found(rows, dress, items)["unmatched-items"].fix.partition(", or ")[0]
         == f"data.columns.item_id={dress.prefix}sku"
     )
 

@@ -139,7 +139,7 @@ def test_days_and_months_that_cannot_be_told_apart_are_a_question(tmp_path: Path
 def test_the_table_of_items_may_name_its_columns_otherwise(tmp_path: Path) -> None:
     (tmp_path / "items.csv").write_text("key,label\ni,The I\n")
     columns = {"item_id": "key", "title": "label"}
-    log = log_of(tmp_path, items=tmp_path / "items.csv", item_columns=columns)
+    log = log_of(tmp_path, items=tmp_path / "items.csv", item_columns=columns, partial_items=True)
     assert log.catalog.titles == ["The I", "", ""]
 
 

@@ -36,7 +36,7 @@ def ask(recinject, finished):
     def ask(*words, run=finished.folder, code=0):
         ended = recinject("recommend", run, *words)
         assert ended.code == code, ended.output
-        return [json.loads(line) for line in ended.output.splitlines() if line[:1] == "{"]
+        return [json.loads(line) for line in ended.output.split("\n") if line[:1] == "{"]
 
     return ask
 
@@ -118,7 +118,7 @@ def test_fewer_items_than_asked_for_are_said(recinject, finished):
         liked = [word for number in ids[:-4] for word in ("--liked", number)]
         ended = recinject("recommend", finished.folder, "--json", "-k", 10, *liked, *words)
         assert ended.code == 0 and "list 1: 4 items, for no more are left" in ended.output
-        (line,) = [line for line in ended.output.splitlines() if line[:1] == "{"]
+        (line,) = [line for line in ended.output.split("\n") if line[:1] == "{"]
         found = [item["item_id"] for item in json.loads(line)["recommended"]]
         assert sorted(found) == sorted(ids[-4:])
 

@@ -129,6 +129,9 @@ CHANGES = {
     ],
     "report": [((), "report.examples=1")],
 }
+READING = ("bad_rows", "decimal", "drop", "encoding", "item_columns", "keep", "missing")
+READING += ("rating_of.column", "rating_of.how", "separator", "time_format", "time_unit")
+READING += ("unrated", "users")
 # Where these make whole runs, they are shown to do so; the last two change place and pace alone.
 ELSEWHERE = {
     "evaluation.cold_share": "tests/pipeline/test_tiger.py",
@@ -140,6 +143,13 @@ ELSEWHERE = {
     "plugins": "tests/pipeline/test_recipe.py",
     "runs": "tests/conftest.py",
     "samples.workers": "tests/samples/test_store.py",
+    "samples.placebo": "tests/pipeline/test_sweep.py",
+    "evaluation.seen": "tests/evaluation/test_seen.py",
+    **dict.fromkeys(("data.order", "data.repeats"), "tests/data/test_order.py"),
+    **{f"data.{name}": "tests/data/test_reading_settings.py" for name in READING},
+    **dict.fromkeys(("data.header", "data.query"), "tests/data/test_forms.py"),
+    "data.numeric_ids": "tests/data/test_findings.py",
+    "data.partial_items": "tests/data/test_mutations.py",
     "evaluation.batch_size": "tests/recommenders/test_language_model.py",
 }
 CASES = [(kind, *change) for kind, changes in CHANGES.items() for change in changes]

@@ -148,7 +148,7 @@ def test_every_arm_is_a_run_of_its_own(ablated):
 def test_baselines_are_evaluated_once_for_arms_with_the_same_data(ablated, studied):
     by_run = {name: {row[0] for row in metrics(ablated[0], name)} for name in RUNS}
     for seed in (1, 2):
-        assert by_run.pop(f"base-{seed}") == {"language_model", "popularity", "item_mean"}
+        assert by_run.pop(f"base-{seed}") == {"language_model", "popularity", "item_mean", "oracle"}
     assert set(map(frozenset, by_run.values())) == {frozenset({"language_model"})}
     with_baseline = {
         name
@@ -226,7 +226,8 @@ def test_figures_are_those_of_the_seeds_together(ablated):
         by_seed = [metrics(folder, f"{arm}-{seed}")["language_model", *key] for seed in (1, 2)]
         row = rows.loc[(arm, "language_model", *key)]
         assert row["value"] == pytest.approx(sum(by_seed) / 2) and row["n"] == 60
-    assert set(found.pooled["recommender"]) == {"language_model", "popularity", "item_mean"}
+    everybody = {"language_model", "popularity", "item_mean", "oracle"}
+    assert set(found.pooled["recommender"]) == everybody
     own = found.metrics[found.metrics["arm"] == "add_bpr"]
     assert set(own["seed"]) == {1, 2} and set(own["training.max_steps"]) == {10}
     assert yaml.safe_load(own["training.curriculum"].iloc[0])[0]["mixture"] == RATES | {"bpr": 1}
@@ -249,7 +250,7 @@ def test_seeds_in_any_recipe_train_and_are_pooled(tiny_recipe, tmp_path):
     assert row["difference"] == pytest.approx(np.mean(gaps)) and row["n"] == 60
     assert gaps[0] != gaps[1] and row["ci_high"] - row["ci_low"] > abs(gaps[0] - gaps[1])
     assert {who for task, _, who in rows.index if task == "retrieval"} == {
-        "popularity", "popularity_recent"}  # fmt: skip
+        "popularity", "popularity_recent", "blend", "oracle"}  # fmt: skip
     (line,) = found.sentences()
     assert line.startswith("The language model ") and " on retrieval: HR@10 " in line
     assert line in (folder / "report" / "report.md").read_text("utf-8").replace("\\", "")
@@ -356,5 +357,5 @@ def test_command_line_and_library_sweep_alike_with_and_without_a_model(
     found = sweep(recipe, vary={"data.k_core": [2, 4]}, seeds=[3])
     stored = Sweep.load(tmp_path / "a" / "tiny" / "report")
     pd.testing.assert_frame_equal(found.metrics, stored.metrics)
-    assert set(found.metrics["recommender"]) == {"popularity"}
+    assert set(found.metrics["recommender"]) == {"popularity", "oracle"}
     assert list(found.metrics["data.k_core"].unique()) == [2, 4]

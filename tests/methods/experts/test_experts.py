@@ -87,7 +87,7 @@ def test_output_and_gradients_are_those_of_a_loop(kind, saturated, decision, tas
     model = stirred(make(gate=kind, decision=decision, alpha=6.0), saturated)
     if saturated and decision != "task" and kind == "dselect_k":
         with torch.no_grad():
-            model.gate.logits.weight.mul_(100)
+            model.gate.logits.weight.mul_(10_000)
     batch, tasks = inputs(), torch.tensor(tasks)
     plain = copy.deepcopy(model)
     weights = weights_of(plain, batch, tasks)
