@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,37 @@ _EVENTS, _USERS, _ITEMS = "interactions.parquet", "users.parquet", "items.parque
 _ATTRIBUTES, _GIVEN = "user_attributes.parquet", "given"
 _LOG = "recinject.log"
 _EVENTS_AT_ONCE = 1 << 20
+_MAPPED = 1 << 27  # bytes: larger arrays lie in a file
+
+
+def empty_array(count: int, kind: Any) -> NDArray[Any]:
+    """Return room for an array; a large one lies in a file without a name instead of in memory."""
+    if count * np.dtype(kind).itemsize < _MAPPED:
+        return np.empty(count, kind)
+    with TemporaryFile() as file:
+        return np.asarray(np.memmap(file, kind, "w+", shape=(count,)))
+
+
+def release(*arrays: NDArray[Any] | None) -> None:
+    """Leave arrays to their files until they are used again, those that lie in files."""
+    for array in arrays:
+        if array is not None and isinstance(array.base, np.memmap):
+            pages: Any = array.base
+            if hasattr(mmap, "MADV_DONTNEED"):
+                pages._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def _kept(column: NDArray[Any] | None, keep: Flags) -> Any:
+    """Return the kept values of a column, some at a time where it lies in a file."""
+    if column is None or not isinstance(column.base, np.memmap):
+        return None if column is None else column[keep]
+    kept, place = empty_array(int(np.count_nonzero(keep)), column.dtype), 0
+    for start in range(0, len(column), _EVENTS_AT_ONCE):
+        values = column[start : start + _EVENTS_AT_ONCE][keep[start : start + _EVENTS_AT_ONCE]]
+        kept[place : place + len(values)] = values
+        place += len(values)
+    release(column, kept)
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,11 +103,11 @@ class Interactions:
             return self
         return replace(
             self,
-            users=self.users[keep],
-            items=self.items[keep],
-            ratings=None if self.ratings is None else self.ratings[keep],
-            timestamps=None if self.timestamps is None else self.timestamps[keep],
-            parts=None if self.parts is None else self.parts[keep],
+            users=_kept(self.users, keep),
+            items=_kept(self.items, keep),
+            ratings=_kept(self.ratings, keep),
+            timestamps=_kept(self.timestamps, keep),
+            parts=_kept(self.parts, keep),
         )
 
 
@@ -277,6 +310,7 @@ def save_tables(
             stop = start + _EVENTS_AT_ONCE
             rows = [pa.array(column[start:stop]) for column in known.values()]
             writer.write_table(pa.table(rows, schema=schema))
+            release(*known.values())
     pd.DataFrame({"user_id": list(events.user_ids)}).to_parquet(folder / _USERS, index=False)
     catalog.frame.to_parquet(folder / _ITEMS, index=False)
 
