@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from recinject.data.findings import Finding, LogError, examine, note
 from recinject.data.loading import LogTables, literal, quoted
-from recinject.data.schema import Catalog, Interactions, Log
+from recinject.data.schema import Catalog, Interactions, Log, empty_array, release
 from recinject.data.tables import (
     IDS,
     NUMBERS,
@@ -28,7 +28,7 @@ from recinject.data.tables import (
 from recinject.data.times import NUMERIC, seconds
 from recinject.foundation.errors import RecinjectError, did_you_mean
 
-_ROWS_AT_ONCE = 1 << 17
+_ROWS_AT_ONCE, _ROWS_HELD = 1 << 17, 1 << 22
 _WRONG = {
     "user_id": "is empty",
     "item_id": "is empty",
@@ -125,12 +125,13 @@ def check(tables: LogTables) -> dict[str, str]:
         text = tables.text("read_events", names[ours])
         value, may_miss = _value(tables, ours, names[ours], text)
         known, filled = tables.ask(
-            f"SELECT count({value}), count({text}) FROM read_events WHERE {tables.selected}"
+            f"SELECT count({value}), count({quoted(names[ours])}) "
+            f"FROM read_events WHERE {tables.selected}"
         )[0]
         if not known and not filled:
             continue
         bad = f"({value} IS NULL OR NOT isfinite({value}))"
-        bad = f"({bad} AND {text} IS NOT NULL)" if may_miss else bad
+        bad = f"({bad} AND {quoted(names[ours])} IS NOT NULL)" if may_miss else bad
         numbers[ours], faults[ours] = value, bad
     _settle(tables, faults, names)
     if "rating" in numbers:
@@ -190,7 +191,7 @@ def _bad_id(tables: LogTables, name: str) -> str:
         return "true"
     text = tables.text("read_events", name)
     if kind != "VARCHAR":
-        return f"({text} IS NULL)"
+        return f"({quoted(name)} IS NULL)"
     nested = (
         f"SELECT {text} FROM read_events WHERE ({text} LIKE '[%' OR {text} LIKE '{{%') "
         f"AND json_valid({text})"
@@ -389,10 +390,12 @@ def _fetch(tables: LogTables, query: str, count: int) -> dict[str, NDArray[Any]]
     for batch in tables.connection.sql(query).to_arrow_reader(_ROWS_AT_ONCE):
         for name in batch.schema.names:
             if name not in arrays:
-                arrays[name] = np.empty(count, kinds.get(name, np.float64))
+                arrays[name] = empty_array(count, kinds.get(name, np.float64))
             values = batch[name].to_numpy(zero_copy_only=False)
             arrays[name][start : start + len(batch)] = values
         start += len(batch)
+        if start // _ROWS_HELD > (start - len(batch)) // _ROWS_HELD:
+            release(*arrays.values())
     return arrays
 
 

@@ -6,12 +6,11 @@ import ast
 import codecs
 import difflib
 import gzip
-import io
 import json
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,11 +23,21 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.parquet as parquet
 
-from recinject.data.tables import Block, Problem, Wanted, refuse, refuse_repeated, value_text
+from recinject.data.tables import (
+    NUMBERS,
+    Block,
+    Problem,
+    ReadSettings,
+    Wanted,
+    match_names,
+    refuse,
+    refuse_repeated,
+    value_text,
+)
 from recinject.foundation.errors import RecinjectError
 
 _NAMES_SHOWN = 12
-_AT_ONCE, _ROWS_AT_ONCE = 1 << 24, 50_000
+_AT_ONCE, _BLOCK, _ROWS_AT_ONCE = 1 << 24, 1 << 20, 50_000
 _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PACKED = (".gz", ".zst")
@@ -239,24 +248,6 @@ def _detect(path: Path) -> str:
     return western if found is None else found.encoding
 
 
-class _Stream(io.RawIOBase):
-    """Chunks of bytes as a file."""
-
-    def __init__(self, chunks: Iterator[bytes]) -> None:
-        super().__init__()
-        self._chunks, self._rest = chunks, memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._rest:
-            self._rest = memoryview(next(self._chunks, b""))
-        size = min(len(buffer), len(self._rest))
-        buffer[:size], self._rest = self._rest[:size], self._rest[size:]
-        return size
-
-
 def read_records(
     path: Path,
     wanted: Wanted = ALL,
@@ -425,9 +416,10 @@ class CsvDialect:
     def head(self, text: str) -> list[list[str]]:
         """Return a text's first two rows, without quotes."""
         rows = [row for _, row in islice(self.rows(text), 2)]
-        return [list(map(self._unquote, row)) for row in rows]
+        return [list(map(self.unquote, row)) for row in rows]
 
-    def _unquote(self, name: str) -> str:
+    def unquote(self, name: str) -> str:
+        """Take the quotes off a value."""
         if not (self.quoted and name.startswith('"')):
             return name
         return name[1:].removesuffix('"').replace('""', '"')
@@ -473,9 +465,19 @@ def read_delimited(
     sequences = frozenset(name for name, kind in kinds.items() if kind.endswith("_seq"))
     ragged: list[Any] = []
     lines = partial(_lines, text, dialect, len(header))
+    types = {} if asked.missing else _types(dialect, start, header, asked)
+    done = 0
     try:
-        for rows in _parse(text, dialect, header, ragged):
-            yield Block(rows.rename_columns(list(kinds)), lines, (), text.said, sequences)
+        try:
+            for rows in _parse(text, dialect, header, ragged, types) if types else ():
+                yield Block(rows.rename_columns(list(kinds)), lines, (), text.said, sequences)
+                done += len(rows)
+        except (_OddNumberError, pa.ArrowException):
+            types = {}  # what was read as whole numbers has the same text
+        for rows in _parse(text, dialect, header, ragged, {}) if not types else ():
+            done, new = max(0, done - len(rows)), rows.slice(done)
+            if len(new) or not len(rows):
+                yield Block(new.rename_columns(list(kinds)), lines, (), text.said, sequences)
     except pa.ArrowException as error:
         refuse(path, "line", _wrong_rows(text, dialect, len(header)))
         raise RecinjectError(
@@ -553,8 +555,39 @@ def _plain_names(path: Path, names: Sequence[str], dialect: CsvDialect) -> dict[
     return {name: kind for name, _, kind in parts}
 
 
+class _OddNumberError(Exception):
+    """A whole number is spelled such that its text is lost with it, such as 007."""
+
+
+_WHOLE, _DECIMAL = re.compile(r"-?[1-9]\d{0,17}|0"), re.compile(r"-?\d+(\.\d+)?")
+_ODD = (b",+", b",-0", b",00", b",01")  # once ends of lines and values, and digits, are alike
+
+
+def _types(
+    dialect: CsvDialect, start: str, header: Sequence[str], asked: ReadSettings
+) -> dict[str, pa.DataType]:
+    """Return the types of the columns that hold nothing but numbers, as far as a start tells."""
+    rows = [row for _, row in dialect.rows(start)][0 if dialect.header else 1 : -1]
+    named = [name.rpartition(":")[0] if dialect.typed else name for name in header]
+    columns = {ours: name for ours, name in asked.columns.items() if name in named}
+    guessed = match_names("", named, NUMBERS, (), columns).values()
+    types = {}
+    for place, name in enumerate(header):
+        values = [row[place] for row in rows if len(row) == len(header)]
+        values = [dialect.unquote(value) for value in values if value]
+        if values and all(map(_WHOLE.fullmatch, values)):
+            types[name] = pa.int64()
+        elif values and named[place] in guessed and all(map(_DECIMAL.fullmatch, values)):
+            types[name] = pa.float64()
+    return types
+
+
 def _parse(
-    text: Text, dialect: CsvDialect, header: Sequence[str], ragged: list[Any]
+    text: Text,
+    dialect: CsvDialect,
+    header: Sequence[str],
+    ragged: list[Any],
+    types: Mapping[str, pa.DataType],
 ) -> Iterator[pa.Table]:
     """Yield the rows that have the header's columns, and note the others."""
 
@@ -562,35 +595,56 @@ def _parse(
         ragged.append(None)
         return "skip"
 
-    chunks = text.chunks()
-    if dialect.letter == "\x1f":
-        old, new = str(dialect.separator).encode(), dialect.letter.encode()
-        chunks = (chunk.replace(old, new) for chunk in chunks)
-    reader = arrow_csv.open_csv(
-        pa.PythonFile(io.BufferedReader(_Stream(chunks), 1 << 20), "r"),
-        arrow_csv.ReadOptions(column_names=list(dialect.header) or None, block_size=_AT_ONCE),
-        arrow_csv.ParseOptions(
-            delimiter=dialect.letter,
-            quote_char='"' if dialect.quoted else False,
-            newlines_in_values=dialect.quoted and text.quotes > 0,
-            invalid_row_handler=note,
-        ),
-        arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(header, pa.string()),
-            null_values=[""],
-            strings_can_be_null=True,
-        ),
+    convert = arrow_csv.ConvertOptions(
+        column_types={**dict.fromkeys(header, pa.string()), **types},
+        null_values=[""],
+        strings_can_be_null=True,
     )
     unquote = not dialect.quoted and dialect.letter == "\t" and not dialect.typed and text.quotes
-    for rows in reader:
-        table = pa.table(rows)
-        yield (
-            pa.table({name: _without_quotes(table[name]) for name in header}) if unquote else table
+    names: list[str] | None = list(dialect.header) or None
+    for chunk in _whole_rows(text, dialect):
+        if types and _has_odd_numbers(chunk, dialect.letter):
+            raise _OddNumberError
+        table = arrow_csv.read_csv(
+            pa.BufferReader(chunk),
+            arrow_csv.ReadOptions(column_names=names, block_size=_BLOCK),
+            arrow_csv.ParseOptions(
+                delimiter=dialect.letter,
+                quote_char='"' if dialect.quoted else False,
+                newlines_in_values=dialect.quoted and text.quotes > 0,
+                invalid_row_handler=note,
+            ),
+            convert,
         )
+        names = list(header)
+        if unquote:
+            table = pa.table({name: _without_quotes(table[name]) for name in header})
+        yield table
+
+
+def _whole_rows(text: Text, dialect: CsvDialect) -> Iterator[bytes]:
+    """Yield chunks that end where a row ends; a long separator is one letter in them."""
+    rest, old, new = b"", str(dialect.separator).encode(), dialect.letter.encode()
+    for chunk in text.chunks():
+        rest += chunk if old == new else chunk.replace(old, new)
+        # An odd number of quotes has one open.
+        if rest.strip() and not (dialect.quoted and text.quotes and rest.count(b'"') % 2):
+            yield rest
+            rest = b""
+    if rest.strip():
+        yield rest
+
+
+def _has_odd_numbers(chunk: bytes, letter: str) -> bool:
+    ends = f'\n"{letter}'.encode()
+    alike = chunk.translate(bytes.maketrans(b"23456789" + ends, b"1" * 8 + b"," * len(ends)))
+    return any(each in alike for each in _ODD)
 
 
 def _without_quotes(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Take off quotes that enclose a whole value, and single those that are doubled in it."""
+    if not pa.types.is_string(column.type):
+        return column
     whole = pc.match_substring_regex(column, r'^"([^"]|"")*"$')
     inner = pc.replace_substring(pc.utf8_slice_codeunits(column, 1, -1), '""', '"')
     return pc.if_else(pc.fill_null(whole, False), inner, column)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from recinject.data.findings import Finding, number_form
 from recinject.data.tables import Block, Problem, ReadSettings, as_arrow, refuse
 
-_LARGE, _MEMORY = 1 << 25, "600MB"
+_LARGE, _MEMORY = 1 << 25, "400MB"
 _SPACES = (*range(9, 14), *range(28, 33), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B))
 BLANKS = "".join(map(chr, (*_SPACES, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)))
 
@@ -93,10 +93,10 @@ class LogTables:
         if kind in ("FLOAT", "DOUBLE"):
             (whole,) = self.ask(
                 f"SELECT bool_and({column} = trunc({column}) AND abs({column}) < 2.0^63) "
-                f"FROM {table} WHERE NOT isnan({column})"
+                f"FROM {table}"
             )[0]
             shown = f"CAST({column} AS BIGINT)" if whole else column
-            column = f"CASE WHEN NOT isnan({column}) THEN CAST({shown} AS VARCHAR) END"
+            column = f"CAST({shown} AS VARCHAR)"
         elif kind != "VARCHAR":
             column = f"CAST({column} AS VARCHAR)"
         ids = {"read_events": self.names, "items": self.item_names}.get(table, {})
@@ -123,6 +123,7 @@ class LogTables:
                 self.connection.unregister("block")
                 loaded.rows += len(rows)
         loaded.names = list(known)
+        pa.default_memory_pool().release_unused()
 
     def _insert(self, name: str, known: dict[str, str]) -> dict[str, str]:
         if not known:
@@ -220,6 +221,8 @@ def _tidy(rows: pa.Table, missing: Sequence[str]) -> pa.Table:
             column = pc.utf8_trim(column, BLANKS)
             empty = pc.is_in(column, nothing.cast(column.type))
             column = pc.if_else(empty, pa.scalar(None, column.type), column)
+        elif pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
         alike = sum(other.lower() == name.lower() for other in (*columns, "rowid"))
         columns[f"{name} ({alike + 1})" if alike else name] = column
     return pa.table(columns)

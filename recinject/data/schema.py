@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +32,37 @@ _ATTRIBUTES, _GIVEN = "user_attributes.parquet", "given"
 _LOG = "recinject.log"
 _EVENTS_AT_ONCE = 1 << 20
 _COLUMNS = ("users", "items", "ratings", "timestamps", "parts")
+_MAPPED = 1 << 27  # bytes: larger arrays lie in a file
+
+
+def empty_array(count: int, kind: Any) -> NDArray[Any]:
+    """Return room for an array; a large one lies in a file without a name instead of in memory."""
+    if count * np.dtype(kind).itemsize < _MAPPED:
+        return np.empty(count, kind)
+    with TemporaryFile() as file:
+        return np.asarray(np.memmap(file, kind, "w+", shape=(count,)))
+
+
+def release(*arrays: NDArray[Any] | None) -> None:
+    """Leave arrays to their files until they are used again, those that lie in files."""
+    for array in arrays:
+        if array is not None and isinstance(array.base, np.memmap):
+            pages: Any = array.base
+            if hasattr(mmap, "MADV_DONTNEED"):
+                pages._mmap.madvise(mmap.MADV_DONTNEED)
+
+
+def _kept(column: NDArray[Any] | None, keep: Flags) -> Any:
+    """Return the kept values of a column, some at a time where it lies in a file."""
+    if column is None or not isinstance(column.base, np.memmap):
+        return None if column is None else column[keep]
+    kept, place = empty_array(int(np.count_nonzero(keep)), column.dtype), 0
+    for start in range(0, len(column), _EVENTS_AT_ONCE):
+        values = column[start : start + _EVENTS_AT_ONCE][keep[start : start + _EVENTS_AT_ONCE]]
+        kept[place : place + len(values)] = values
+        place += len(values)
+    release(column, kept)
+    return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,10 +101,12 @@ class Interactions:
 
     def select(self, keep: Flags) -> Interactions:
         """Return the events that are kept, with the same user and item numbers."""
-        return self if keep.all() else self.take(keep)
+        if keep.all():
+            return self
+        return replace(self, **{name: _kept(getattr(self, name), keep) for name in _COLUMNS})
 
-    def take(self, events: Flags | NDArray[np.int64]) -> Interactions:
-        """Return some events, or all in another order, which keeps users together."""
+    def take(self, events: NDArray[np.int64]) -> Interactions:
+        """Return all events in another order, which keeps users together."""
         columns = {name: getattr(self, name) for name in _COLUMNS}
         taken = {name: own[events] for name, own in columns.items() if own is not None}
         return replace(self, **taken)
@@ -289,6 +324,7 @@ def save_tables(
             stop = start + _EVENTS_AT_ONCE
             rows = [pa.array(column[start:stop]) for column in known.values()]
             writer.write_table(pa.table(rows, schema=schema))
+            release(*known.values())
     pd.DataFrame({"user_id": list(events.user_ids)}).to_parquet(folder / _USERS, index=False)
     catalog.frame.to_parquet(folder / _ITEMS, index=False)
 
