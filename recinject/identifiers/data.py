@@ -144,8 +144,8 @@ class Data:
         return [_by(titles), _by(ids), _by([title.casefold() for title in titles])]
 
     def _find(self, text: str) -> int:
-        # Titles are composed when they are cleaned; ids are names, and stay as the log has them.
-        title = unicodedata.normalize("NFC", text)
+        # As titles are cleaned; ids are names, and stay as the log has them.
+        title = unicodedata.normalize("NFC", " ".join(text.split()))
         titled, with_id = (self._named[n].get(key, []) for n, key in enumerate((title, text)))
         if titled and with_id and titled != with_id:
             one, other = self.catalog.item_ids[titled[0]], self.catalog.titles[with_id[0]]
