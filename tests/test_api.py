@@ -249,10 +249,10 @@ def test_ratings_of_models_as_they_are_in_one_call(log, t5):
     names = result.metrics["recommender"].unique()
     assert set(names) == {
         *(t5.name, f"{t5.name}_1_shots"),
-        *("global_mean", "item_mean", "user_mean"),
+        *("global_mean", "item_mean", "user_mean", "history_mean"),
     }
     rows = result.metrics.query("metric == 'rmse'")
-    assert len(rows) == 5 and (rows["n"] == 10).all()
+    assert len(rows) == 6 and (rows["n"] == 10).all()
 
 
 def test_a_held_out_item_in_a_stored_shard_is_a_warning(data, samples, tmp_path):

@@ -128,6 +128,11 @@ def small(recipe, overrides):
     return [*overrides, *less, *(LESS_TRAINING if loaded.training is not None else [])]
 
 
+def is_of_a_log(words):
+    """Whether a command looks at a log alone, without a recipe."""
+    return words[:1] == ["log.csv"]
+
+
 def usual(command):
     """Tell whether a command is one of those that are run whole by default: one of each verb."""
     verb = command[command.index("recinject") + 1]
@@ -145,7 +150,9 @@ def test_a_command_of_recinject_has_a_recipe_that_loads(command, place, monkeypa
     """Each setting that the pages name is there, and its value is taken."""
     monkeypatch.chdir(place)
     verb, *words = command[command.index("recinject") + 1 :]
-    if verb in ("run", "build", "evaluate", "check", "sweep", "identifiers"):
+    if not is_of_a_log(words) and verb in (
+        *("run", "build", "evaluate", "check", "sweep", "identifiers"),
+    ):
         end = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
         small(words[0], words[1:end])
 
@@ -169,7 +176,7 @@ def test_a_command_of_recinject_runs(command, place, recinject, monkeypatch):
     elif verb == "identifiers":
         succeed("prepare", *words, *small(words[0], ["data.path=ml-100k"]))
         words += small(words[0], ["data.path=ml-100k"])
-    elif verb in ("run", "build", "evaluate", "check", "sweep"):
+    elif verb in ("run", "build", "evaluate", "check", "sweep") and not is_of_a_log(words):
         end = next((n for n, word in enumerate(words) if word.startswith("--")), len(words))
         words = [words[0], *small(words[0], words[1:end]), *words[end:]]
     succeed(verb, *words)

@@ -380,8 +380,8 @@ class ItemScorer(Recommender):
             rows = slice(start, start + self._rows_at_once)
             scores = self._checked(np.array(self.score(shown, rows), np.float64), queries, rows)
             if queries.candidates is None:
-                for row, history in enumerate(queries.histories[rows]):
-                    scores[row, history] = -np.inf
+                for row, barred in enumerate(queries.barred[rows]):
+                    scores[row, barred] = -np.inf
             yield rows, scores
 
     def _checked(self, scores: Floats, queries: Queries, rows: slice) -> Floats:

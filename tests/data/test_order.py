@@ -183,8 +183,9 @@ def test_the_last_is_the_first_of_the_log_read_backwards(rows):
     )
     events = log.interactions
     back = np.lexsort((-np.arange(len(events)), events.users))
-    columns = ("items", "ratings", "timestamps")
-    reversed_ = replace(events, **{name: getattr(events, name)[back] for name in columns})
+    columns = {name: getattr(events, name) for name in ("items", "ratings", "timestamps")}
+    known = {name: column[back] for name, column in columns.items() if column is not None}
+    reversed_ = replace(events, **known)
     last, _ = clean(log, k_core=0, repeats="last")
     first, _ = clean(replace(log, interactions=reversed_), k_core=0, repeats="first")
     for user in range(last.interactions.n_users):

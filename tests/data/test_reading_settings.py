@@ -148,7 +148,7 @@ def test_what_is_known_of_users_stays_with_the_log(tmp_path: Path) -> None:
     log = log_of(tmp_path, users=tmp_path / "users.csv")
     assert log.users is not None
     assert log.users["user_id"].tolist() == ["a", "b"]
-    assert log.users["age"].tolist()[1] == "30"
+    assert log.users["age"].tolist()[1] == 30
     log.save(tmp_path / "saved")
     pd.testing.assert_frame_equal(Log.load(tmp_path / "saved").users, log.users)
     assert Log.load(tmp_path / "saved").fingerprint == log.fingerprint

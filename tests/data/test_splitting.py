@@ -378,7 +378,7 @@ def test_ties_that_a_file_has_sorted_by_item_id_are_found_and_ordered_by_a_hash(
     )
     np.testing.assert_array_equal(sorted_[0].interactions.items, hashed[0].interactions.items)
     assert [step.name for step in left[2]][:2] == ["as read", "duplicates"]
-    assert sorted_[2][1].detail == (
+    assert sorted_[2][1].detail.startswith(
         "item ids ascend in 100% of 480 tied neighbours: a hash orders them (data.ties=auto)"
     )
     split, _, steps = split_log(by_id, ties="log_order", k_core=0)
