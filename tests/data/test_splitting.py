@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recinject.data.cleaning import clean
@@ -310,6 +310,7 @@ events = st.lists(
 
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("ties", ["hash", "position"])
+@settings(max_examples=15)
 @given(rows=events, shuffled=st.randoms(use_true_random=False))
 def test_the_split_does_not_depend_on_the_order_of_rows(
     ties: str, rule: str, rows: list[tuple[int, ...]], shuffled

@@ -30,7 +30,10 @@ OTHERS = ("masked_item_modelling", "masked_language_modelling", "bpr", "retrieva
 RATING = [f"samples.tasks.{task}=null" for task in OTHERS]
 
 
-@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize(
+    "kind",
+    [pytest.param(kind, marks=pytest.mark.slow if kind == "llama" else []) for kind in TYPES],
+)
 def test_a_causal_model_runs_by_the_same_recipe(recinject, tiny_recipe, tmp_path, kind):
     words = (f"runs={tmp_path}", f"model.config={TYPES[kind]}")
     ended = recinject("run", tiny_recipe, *words)

@@ -195,7 +195,10 @@ def test_a_run_without_a_task_to_evaluate_still_ends(again, copied):
     ("kind", "settings"),
     [
         ("token", ["data.split=global_time", "lora={r: 2, target_modules: [q, v]}"]),
-        ("collaborative", ["data.split=user_ratio", "identifiers.clusters=4"]),
+        pytest.param(
+            *("collaborative", ["data.split=user_ratio", "identifiers.clusters=4"]),
+            marks=pytest.mark.slow,
+        ),
         ("order_of_appearance_which_leaks", ["data.split=cold_items", "data.ties=hash"]),
     ],
 )
