@@ -12,6 +12,7 @@ import recinject
 _NEEDED = ("torch", "transformers", "datasets", "peft", "accelerate", "tokenizers", "pandas")
 _OPTIONAL = {
     "implicit": ("cf", "for the baselines als and bpr"),
+    "s3fs": ("s3", "to read logs from s3:// addresses"),
     "sentence-transformers": ("semantic", "to embed items by a text model"),
     "gguf": ("gguf", "to prompt models in .gguf files"),
     "nbmake": ("notebooks", "to run the notebooks"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import time
@@ -42,7 +43,7 @@ class Stage:
     @property
     def wanted(self) -> RunManifest:
         """The manifest that the stage will have, but for its facts."""
-        settings = {k: str(v) if isinstance(v, Path) else v for k, v in self.settings.items()}
+        settings = json.loads(json.dumps(dict(self.settings), default=str))  # as they are stored
         return RunManifest(self.name, recinject.__version__, settings, dict(self.inputs))
 
     @property

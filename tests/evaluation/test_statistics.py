@@ -88,7 +88,7 @@ def test_chance_alone_is_seldom_called_a_difference() -> None:
 
 
 def test_an_undefined_metric_is_not_compared() -> None:
-    asked = queries(2, "rating", np.array([5.0, 4.0]))
+    asked = queries(2, "rating", np.array([4.0, 4.0]))
     guess = Prediction("model", "rating", ratings=np.array([3.0, 4.0]))
     found = compare(guess, [guess], asked, ["rmse", "auc", "mae"])
     assert [row.metric for row in found] == ["rmse", "mae"]

@@ -181,6 +181,7 @@ def test_a_head_runs_by_the_same_recipe(recinject, tiny_recipe, tmp_path, head, 
     metrics = json.loads((folder / "evaluation" / "metrics.json").read_text("utf-8"))
     rows = [row for row in metrics if row["recommender"].startswith("language_model")]
     asked = {"language_model", "language_model_reworded", "language_model_shuffled"}
+    asked.add("language_model_blend")
     assert {row["recommender"] for row in rows} == asked
     assert {row["task"] for row in rows} == {"rating"}
     assert f"{head} head" in (folder / "report" / "report.md").read_text("utf-8")
