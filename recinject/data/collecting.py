@@ -555,8 +555,8 @@ def _findings(tables: LogTables, log: Log) -> list[Finding]:
     """Say how large a log is, what is missing in it, and which rows of items were left out."""
     events, said = log.interactions, []
     if events.timestamps is None:
-        order = "position" if log.positioned else "order of the rows"
-        said.append(f"It has no timestamps: the {order} is each user's order.")
+        order = "the position is each user's order" if log.positioned else "only its rows' order"
+        said.append(f"It has no timestamps: {order}.")
     else:
         kept = "" if log.positioned else ", kept behind the event before"
         if unknown := int(np.isnan(events.timestamps).sum()):

@@ -230,8 +230,9 @@ def _times(eye: _Eye) -> Iterator[Finding]:
     """No time at all, or times of strange years."""
     first, last = eye.rows("SELECT min(_t), max(_t) FROM seen WHERE _t <> 0")[0]
     if "timestamp" not in eye.names and "position" not in eye.names:
-        fact = "No column of times was taken: the order of the rows is all that orders events."
-        fix = "data.columns.timestamp=NAME names the column, if there is one"
+        fact = "No column of times was taken: a run puts each user's events in random order."
+        fix = "data.columns.timestamp=NAME names the column, if there is one, and data.order=rows"
+        fix += " trusts the order of the rows"
         yield _warn("no-time", fact, fix)
     elif first is not None:
         years = [1970 + value / 31_556_952 for value in (first, last)]
@@ -265,7 +266,7 @@ def _order(eye: _Eye) -> Iterator[Finding]:
             fact += (
                 f"ascend in {_of(up, pairs)}, where chance gives 50 % (p = {max(p, 1e-99):.1g})."
             )
-            fix = "data.ties=hash" if timed else "data.columns.timestamp=NAME, if there are times"
+            fix = "data.ties=hash" if timed else "data.order=time (the default) puts them at random"
             yield _warn(f"order-follows-{name}", fact, f"{fix}; sorted rows are no order of use")
 
 

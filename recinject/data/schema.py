@@ -182,7 +182,7 @@ class Log:
         The log is a DataFrame of events and a DataFrame of items.
         user_id is read from 'user', item_id from 'item'.
         It holds 3 events of 2 users and 2 items.
-        It has no timestamps: the order of the rows is each user's order.
+        It has no timestamps: only its rows' order.
     """
 
     interactions: Interactions

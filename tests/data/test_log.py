@@ -120,7 +120,7 @@ def test_findings_say_what_was_read(tmp_path: Path) -> None:
     log = read_log(tmp_path / "interactions.csv", format="table", columns=columns)
     facts = [finding.fact for finding in log.findings]
     assert facts[0] == "The format was asked for: table interactions.csv and items.parquet."
-    assert "It has no timestamps: the order of the rows is each user's order." in facts
+    assert "It has no timestamps: only its rows' order." in facts
     assert "It has no ratings." in facts
 
 
