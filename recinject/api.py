@@ -447,7 +447,7 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
         >>> with TemporaryDirectory() as runs:
         ...     made = run("baselines", runs=runs, data=shop, evaluation=asked)
         ...     sorted(made.result.metrics["recommender"].unique())
-        ['item_mean', 'popularity']
+        ['item_mean', 'oracle', 'popularity']
     """
     if log is not None:
         expect(log, Log, "run", "make one by read_log(path) or Log.from_frame(events)")

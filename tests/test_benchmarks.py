@@ -23,7 +23,7 @@ ALONE = [[f"benchmarks/{path.name}"] for path in (ROOT / "benchmarks").glob("*.p
 LONGEST = {words[0]: words[1:] for words in sorted([*ALONE, *TOLD], key=len)}
 
 
-SHORT = ("clippy_step", "render_samples", "tokenise_samples", "trie")
+SHORT = ("render_samples", "trie")
 
 
 @pytest.mark.parametrize(

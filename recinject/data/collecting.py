@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recinject.data.findings import Finding, LogError, examine, note
+from recinject.data.findings import Finding, LogError, examine, note, setting
 from recinject.data.loading import LogTables, literal, quoted
 from recinject.data.schema import Catalog, Interactions, Log, empty_array, release
 from recinject.data.tables import (
@@ -153,21 +153,21 @@ def _known_column(tables: LogTables, name: str, setting: str) -> None:
 
 def _keep_and_drop(tables: LogTables) -> None:
     """Restrict the events as ``data.keep`` and ``data.drop`` say, and say how many are left."""
-    for setting, given in (("keep", tables.settings.keep), ("drop", tables.settings.drop)):
+    for rule, given in (("keep", tables.settings.keep), ("drop", tables.settings.drop)):
         for name, values in given.items():
-            _known_column(tables, name, f"data.{setting}")
+            _known_column(tables, name, f"data.{rule}")
             text = tables.text("read_events", name)
             tests = [_test(text, value) for value in values]
             met = f"COALESCE({' OR '.join(tests) or 'false'}, false)"
-            condition = met if setting == "keep" else f"NOT {met}"
+            condition = met if rule == "keep" else f"NOT {met}"
             before, left = tables.ask(
                 f"SELECT count(*), count(*) FILTER ({condition}) FROM read_events "
                 f"WHERE {tables.selected}"
             )[0]
             tables.selected += f" AND {condition}"
-            said = f"data.{setting}: {', '.join(values)} of {name!r}"
+            said = f"data.{rule}: {', '.join(values)} of {name!r}"
             fact = f"{said} left out {before - left:,} of {before:,} events."
-            tables.findings.append(note(setting, fact))
+            tables.findings.append(note(rule, fact))
             if not left:
                 found = tables.ask(
                     f"SELECT {text} FROM read_events GROUP BY 1 ORDER BY count(*) DESC LIMIT 9"
@@ -269,7 +269,12 @@ def _settle(tables: LogTables, faults: Mapping[str, str], names: Mapping[str, st
         is_nested = ours in IDS and (isinstance(value, list | dict) or shown[:1] in "[{")
         is_nested = bool(is_nested and shown)
         what = f"{ours} {shown!r} {'is a list or an object' if is_nested else _fault(ours)}"
-        found.append(([row for row, _ in rows], count, what, _hint(ours, shown)))
+        values = tables.ask(
+            f"SELECT {tables.text('read_events', names[ours])} AS v FROM read_events WHERE "
+            f"{tables.selected} AND {faults[ours]} GROUP BY v ORDER BY count(*) DESC, v LIMIT 4"
+        )
+        alike = [str(v)[:40] for (v,) in values if v is not None]
+        found.append(([row for row, _ in rows], count, what, _hint(ours, alike)))
     loaded.refuse(found)
 
 
@@ -277,15 +282,15 @@ def _fault(ours: str) -> str:
     return _WRONG.get(ours, "is not a number")
 
 
-def _hint(ours: str, shown: str) -> str:
+def _hint(ours: str, values: Sequence[str]) -> str:
     mend = "mend or remove it, or drop such rows with data.bad_rows=drop"
     if ours in IDS:
         return mend
     missing = ""
     if ours == "rating":
-        missing = f", or keep the event without it with data.missing=['{shown}']"
+        missing = f", or keep the event without it with {setting('data.missing', values)}"
     if ours == "timestamp":
-        missing = f", or take it as unknown with data.missing=['{shown}']"
+        missing = f", or take it as unknown with {setting('data.missing', values)}"
         missing += ", or say how to read it with data.time_format"
     return f"{mend}{missing}, or do without the column with data.columns.{ours}=''"
 

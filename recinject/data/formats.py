@@ -242,7 +242,11 @@ def _lists(shape: str) -> Callable[[Path, Wanted], Iterator[Block]]:
         user = str(number) if shape == "counted" else user
         return [(user, item) for item in items]
 
-    return lambda path, wanted: _by_line(path, wanted, IDS, parse)
+    def read(path: Path, wanted: Wanted) -> Iterator[Block]:
+        is_table = kind_of(path) in KINDS  # of items
+        return read_table(path, wanted) if is_table else _by_line(path, wanted, IDS, parse)
+
+    return read
 
 
 _MIND = ("impression_id", "user_id", "timestamp", "history", "impressions")
@@ -270,6 +274,8 @@ def _read_mind(path: Path, wanted: Wanted) -> Iterator[Block]:
 
     if path.name.startswith("news"):
         return _by_line(path, wanted, ["item_id", "title", "category", "subcategory"], news)
+    if not path.name.startswith("behaviors"):
+        return read_table(path, wanted)  # another table of items
     return _by_line(path, wanted, ["user_id", "item_id", "timestamp"], parse)
 
 
@@ -288,6 +294,8 @@ def _netflix_files(path: Path) -> list[Path]:
 def _read_netflix(path: Path, wanted: Wanted) -> Iterator[Block]:
     """Read ``FILM:`` and below it ``USER,RATING,DATE`` lines; or ``FILM,YEAR,TITLE`` lines."""
     of_films, film = path.name.startswith("movie_titles"), ""
+    if kind_of(path) in KINDS and not of_films:
+        return read_table(path, wanted)  # another table of items
 
     def parse(line: str, number: int) -> list[tuple[Any, ...]] | str:
         nonlocal film
@@ -375,6 +383,8 @@ def find_files(
     if isinstance(path, Path) and path.is_dir() and parts:
         found = [file for file in sorted(path.iterdir()) if part_of(file) is not None]
         path = found or path
+    elif isinstance(path, Path) and (lone := _lone_table(path, known)):
+        items, path = items or next(iter(_matching(path, "items.*")), None), lone
     if not isinstance(path, Path):
         chosen = known[asked or _guess(path[0], known)]
         events = sorted(path, key=lambda file: part_of(file) or 0) if parts else list(path)
@@ -413,10 +423,26 @@ def _guess(path: Path, known: Mapping[str, Format]) -> str:
             hint=f"set data.format={matching[0]} or data.path to the very file; give {expected}",
         )
     parts = [file.name for file in sorted(path.iterdir()) if part_of(file) is not None]
-    several = f"set data.split=given to read {shown(parts)} as its parts; or " if parts else ""
+    advice = f"set data.split=given to read {shown(parts)} as its parts; or " if parts else ""
+    if files := _tables(path) or sorted(path.glob("*.zip")):
+        advice += f"set data.path={files[0]}, or to whichever file has the events; or "
     raise RecinjectError(
-        f"{path}: is no log of a known form ({found})", hint=f"{several}give {expected}"
+        f"{path}: is no log of a known form ({found})", hint=f"{advice}give {expected}"
     )
+
+
+def _lone_table(path: Path, known: Mapping[str, Format]) -> Path | None:
+    """Return the one file of a folder that may be a log, where no form knows the folder."""
+    found = _tables(path) if path.is_dir() else []
+    return None if len(found) != 1 or any(f.events(path) for f in known.values()) else found[0]
+
+
+def _tables(folder: Path) -> list[Path]:
+    """Return the files of a folder that may be a log of their own, by their names."""
+    kinds = (*KINDS, ".txt", ".dat", ".data")
+    about = ("items", "users", "readme", "license")
+    found = [file for file in sorted(folder.iterdir()) if file.is_file() and file.name[0] != "."]
+    return [f for f in found if kind_of(f) in kinds and unpacked(f).stem.lower() not in about]
 
 
 def _only(folder: Path, files: list[Path], what: str) -> Path:

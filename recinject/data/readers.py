@@ -68,7 +68,7 @@ def read_log(
     Examples:
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "log.csv").write_text("user,sku,title\\nann,a7,Tea\\nbob,a7,Tea\\n")
+        >>> _ = (folder / "log.csv").write_text("user,sku,title\nann,a7,Tea\nbob,a7,Tea\n")
         >>> log = read_log(folder / "log.csv", columns={"item_id": "sku"})
         >>> log.catalog.titles, log.interactions.n_users
         (['Tea'], 2)

@@ -178,7 +178,7 @@ class Log:
         0     ann       7     5.0
         1     ann       9     3.0
         2     bob       7     4.0
-        >>> print(*log.findings, sep="\\n")
+        >>> print(*log.findings[:4], sep="\\n")
         The log is a DataFrame of events and a DataFrame of items.
         user_id is read from 'user', item_id from 'item'.
         It holds 3 events of 2 users and 2 items.

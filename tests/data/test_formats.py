@@ -155,3 +155,36 @@ def test_a_file_may_register_a_reader_and_a_split(tmp_path: Path) -> None:
     assert split_by("every_third", log.interactions).parts.tolist() == [0, 1, 2]
     with pytest.raises(RecinjectError, match=r"data.split.*'every_thrid'\n.*'every_third'"):
         split_by("every_thrid", log.interactions)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("shop 2024.csv", "user,item\na,i\nb,j\n"), ("train.txt", "1 4 5 6\n2 4\n")],
+)
+def test_a_folder_with_one_table_is_a_log_of_it(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text, "utf-8")
+    (tmp_path / "README.txt").write_text("about", "utf-8")
+    assert read_log(tmp_path).findings[0].fact.endswith(f"{name}.")
+    (tmp_path / "items.csv").write_text("item,title\ni,Tea\n4,Mug\n", "utf-8")
+    log = read_log(tmp_path, partial_items=True)
+    assert set(log.catalog.titles) <= {"Tea", "Mug", ""} and any(log.catalog.titles)
+    (tmp_path / "other.csv").write_text("user,item\na,i\n", "utf-8")
+    with pytest.raises(RecinjectError, match="is no log of a known form") as found:
+        read_log(tmp_path)
+    assert f"set data.path={tmp_path / 'other.csv'}" in found.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "item"),
+    [
+        ("behaviors.tsv", "1\tU1\t11/12/2019 2:14:46 PM\tN1 N2\tN3-1 N4-0\n", "N1"),
+        ("combined_data_1.txt", "1:\n7,3,2005-09-06\n8,4,2005-09-07\n", "1"),
+        ("log.txt", "3 1 2 3\n2 1 3\n", "1"),
+    ],
+)
+def test_a_table_of_items_of_another_kind_is_read_as_what_it_is(
+    tmp_path: Path, name: str, text: str, item: str
+) -> None:
+    log = write(tmp_path / name, text)
+    items = write(tmp_path / "about.csv", f'item,title\n{item},"Tea, green"\n')
+    assert "Tea, green" in read_log(log, items=items, partial_items=True).catalog.titles

@@ -33,7 +33,7 @@ def allowed(view: View, user: int) -> list[int]:
     return [item for item in range(view.touched.n_items) if item not in barred]
 
 
-@settings(max_examples=200)
+@settings(max_examples=60)
 @given(
     touched=st.lists(st.lists(st.integers(0, 19)), min_size=1, max_size=5),
     later=st.lists(st.integers(0, 19), max_size=6),

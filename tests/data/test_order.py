@@ -38,7 +38,7 @@ def lists(split, catalog):
     }
 
 
-@settings(max_examples=30)
+@settings(max_examples=12)
 @given(order=st.permutations(range(len(EVENTS))), rule=st.sampled_from(["leave_one_out", "random"]))
 def test_without_times_the_rows_order_decides_nothing(order, rule):
     """A file sorted by item id gave its highest ids to the test."""
@@ -162,7 +162,7 @@ def test_of_other_ratings_the_number_is_said_and_what_keeps_the_other(repeats, r
     assert f"data.repeats={other} keeps the {other}" in detail
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(
     st.lists(
         st.tuples(st.integers(0, 3), st.integers(0, 3), st.sampled_from([1.0, 2.0, np.nan])),

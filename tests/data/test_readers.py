@@ -262,7 +262,7 @@ texts = st.text(alphabet='ab,"; \u00e9\u0663', min_size=1, max_size=4).filter(st
 event_rows = st.lists(st.tuples(texts, texts, st.integers(0, 3)), min_size=1, max_size=25)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(event_rows, st.sampled_from(["csv", "tsv", "jsonl"]))
 def test_any_log_survives_the_round_trip(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str, int]], kind: str

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from recinject.data.readers import read_log
 from recinject.data.schema import Log
@@ -89,10 +91,14 @@ def test_bad_rows_are_dropped_and_counted(tmp_path: Path) -> None:
 
 
 def test_texts_that_stand_for_nothing(tmp_path: Path) -> None:
-    text = "user,item,rating,time\na,i,\\N,1\na,j,3,NULL\n"
+    text = "user,item,rating,time\na,i,\\N,1\na,j,3,2\na,k,NA,3\n"
     with pytest.raises(RecinjectError, match=r"rating '\\\\N' is not a number") as found:
         log_of(tmp_path, text)
-    assert r"data.missing=['\N']" in found.value.hint
+    typed = re.search(r"'data.missing=(.*?)'", found.value.hint)
+    assert typed and yaml.safe_load(typed[1]) == ["NA", "\\N"]  # every such text, at once
+    log = log_of(tmp_path, text, missing=yaml.safe_load(typed[1]))
+    np.testing.assert_array_equal(log.interactions.ratings, [np.nan, 3, np.nan])
+    text = "user,item,rating,time\na,i,\\N,1\na,j,3,NULL\n"
     log = log_of(tmp_path, text, missing=["\\N", "NULL"])
     np.testing.assert_array_equal(log.interactions.ratings, [np.nan, 3])
     np.testing.assert_array_equal(log.interactions.timestamps, [1, np.nan])

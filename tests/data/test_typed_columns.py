@@ -78,7 +78,7 @@ rows = st.lists(st.tuples(ids, ids, numbers, numbers), min_size=1, max_size=30)
 gaps = st.lists(st.booleans(), min_size=30, max_size=30)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rows, gaps, st.sampled_from(sorted(FILES)))
 def test_every_kind_of_file_gives_what_its_text_means(
     tmp_path_factory: pytest.TempPathFactory,

@@ -122,7 +122,10 @@ LONG = ("training.max_steps=60", "training.logging_steps=1", "training.save_step
 
 @pytest.mark.parametrize(
     ("adaptation", "stop", "end"),
-    [("lora=null", signal.SIGTERM, 143), (LORA, signal.SIGINT, 130)],
+    [
+        pytest.param("lora=null", signal.SIGTERM, 143, marks=pytest.mark.slow),
+        (LORA, signal.SIGINT, 130),
+    ],
 )
 def test_interrupted_at_three_points_and_resumed_it_ends_the_same(
     assert_same_weights, train, start, words, tmp_path, adaptation, stop, end

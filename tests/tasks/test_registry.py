@@ -59,6 +59,7 @@ def test_the_example_shows_every_order_of_both_equally_often(split_of, contexts)
     assert stats.chisquare(list(found.values())).pvalue > 0.01
 
 
+@pytest.mark.slow
 def test_other_processes_know_a_folders_task_too(recinject, tiny_recipe, tmp_path, monkeypatch):
     monkeypatch.setattr("recinject.samples.store.SAMPLES_PER_SHARD", 40)
     settings = [f"samples.prompts={EXAMPLE}", "samples.tasks.bought_first={}", "samples.workers=2"]
