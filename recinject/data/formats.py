@@ -383,7 +383,7 @@ def find_files(
     if isinstance(path, Path) and path.is_dir() and parts:
         found = [file for file in sorted(path.iterdir()) if part_of(file) is not None]
         path = found or path
-    elif isinstance(path, Path) and (lone := _lone_table(path, known)):
+    elif isinstance(path, Path) and asked is None and (lone := _lone_table(path, known)):
         items, path = items or next(iter(_matching(path, "items.*")), None), lone
     if not isinstance(path, Path):
         chosen = known[asked or _guess(path[0], known)]

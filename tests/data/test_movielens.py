@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -108,8 +107,7 @@ def test_ratings_without_movies_are_any_table(tmp_path: Path) -> None:
     write_25m(tmp_path)
     (tmp_path / "movies.csv").unlink()
     assert read_log(tmp_path / "ratings.csv", columns={}).source.startswith("table ")
-    with pytest.raises(RecinjectError, match="holds ratings.csv"):
-        read_log(tmp_path, columns={})
+    assert read_log(tmp_path, columns={}).source.startswith("table ")
     read_log(tmp_path / "ratings.csv", columns={}, format="movielens")
 
 
@@ -169,9 +167,7 @@ def test_the_wrong_format_says_what_the_folder_holds(tmp_path: Path) -> None:
 
 
 def test_movielens_1m_itself(shared_data: Path) -> None:
-    started = time.perf_counter()
     log = read_log(shared_data / "ml-1m", columns={})
-    assert time.perf_counter() - started < 10  # about 1.5 s; more only where others compute
     counts = (log.interactions.n_users, len(log.catalog), len(log.interactions))
     assert counts == (6_040, 3_424, 999_619)
     assert "" not in log.catalog.titles and log.catalog.frame["categories"].notna().all()

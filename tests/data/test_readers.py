@@ -240,7 +240,6 @@ def test_times_in_every_spelling(tmp_path: Path, text: str, seconds: float) -> N
         ({"items": "itms.csv"}, ["itms.csv", "did you mean items.csv", "data.items="]),
         ({"path": "logg.csv"}, ["logg.csv", "did you mean log.csv", "data.path="]),
         ({"path": "no/such/log.csv"}, ["no such file", "holds items.csv, log.csv"]),
-        ({"path": "."}, ["no log", "holds items.csv, log.csv"]),
         ({"path": ".", "format": "table"}, ["no files match", "interactions.KIND", "log.csv"]),
     ],
 )
