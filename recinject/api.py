@@ -22,7 +22,7 @@ from recinject.evaluation.evaluate import (
 from recinject.evaluation.fitting import fit_baselines
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import bind, expect, listed, unknown_key
-from recinject.identifiers.data import Data, split_log
+from recinject.identifiers.data import Data, split_log, users_of
 from recinject.identifiers.table import name_items
 from recinject.models.building import embed_all_tokens, load_model
 from recinject.pipeline.evaluate import model_of
@@ -90,7 +90,8 @@ def prepare(
         raise unknown_key(f"identifiers.{key}", ["kind"])
     parts, catalog, steps = bind(split_log, rule | given, "prepare", log=log)
     named = name_items(kind, catalog, seed, parts, **naming)
-    return Data(parts, catalog, named, log.source, steps, name, log.findings)
+    known = users_of(log, parts)
+    return Data(parts, catalog, named, log.source, steps, name, log.findings, known)
 
 
 def build_samples(
