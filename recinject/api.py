@@ -281,7 +281,8 @@ def evaluate(
         settings: see :class:`~recinject.evaluation.evaluate.EvaluationSettings`.
 
     Returns:
-        Tidy frames of metrics, comparisons, lists, audit and predictions; figures; a report.
+        Tidy frames of metrics, comparisons, lists, impact and harm, audit and predictions; figures;
+        a report.
 
     Raises:
         RecinjectError: a name or a setting is unknown, or two recommenders have one name.

@@ -15,6 +15,7 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 import recinject
+from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
@@ -146,6 +147,25 @@ class SampleFactory:
                     splits += [SHUFFLED] * has_order
                 for split in splits:
                     yield self._builder(task, view, split)
+
+    def retitled(self, titles: Mapping[int, str]) -> SampleFactory:
+        """Return the same with other titles of some items in the prompts.
+
+        What names an item in an answer stays. Only questions may be asked of it.
+        """
+        frame, texts = self.data.catalog.frame.copy(), list(self.data.identifiers.texts)
+        own = frame["title"].tolist()
+        for item, title in titles.items():
+            if own[item] and self.data.identifiers.numbers is None:
+                texts[item] = texts[item].replace(own[item], title)
+            own[item] = title
+        frame["title"] = own
+        found = {name: wording.templates for name, wording in self.wordings.items()}
+        count, seed = self.settings.user_tokens, self.settings.seed
+        named = _name_users(found.values(), self.data.split, count, seed)
+        book, written = Phrasebook(Catalog(frame), texts), np.array(self.ratings.written)
+        wordings = make_wordings(found, book, written, self.dialect, named, {})
+        return replace(self, wordings=wordings)
 
     def asker(self, name: str, split: str = Part.TEST.label) -> Builder:
         """Return the builder of a task's test samples, to ask about histories of one's own."""
