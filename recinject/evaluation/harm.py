@@ -102,7 +102,7 @@ class Harm:
         subjects = [self._asked(name, each, own, k) for name, each in recommenders.items()]
         asked = [(each, s) for s in subjects for each in measures if _can(each, s)]
         total = sum(each.times * s.seconds * len(own) for each, s in asked)
-        say(f"  impact and harm of {queries.task}: about {total / 60:.1f} min of asking again")
+        say(f"  impact and harm of {queries.task}: about {total:,.0f} s of asking again")
         for subject in subjects:
             for each in measures:
                 if not _can(each, subject):

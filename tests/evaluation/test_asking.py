@@ -82,6 +82,13 @@ def bare(data):
     return ri.build_samples(data, tasks, tokens=False, phrases=phrases)
 
 
+@pytest.fixture(scope="module")
+def titled(data):
+    """Samples whose slates show titles, too."""
+    tasks = {"retrieval": {}, "ranking": {"negatives": 9}}
+    return ri.build_samples(data, tasks, tokens=False, phrases={"candidates": "{{ item }}"})
+
+
 def measured(name, score, data, samples, task="retrieval", **more):
     own = next(each for each in samples.bound_tasks() if each.name == task)
     queries = StoredQueries(data, samples, EvaluationSettings()).of(own, Part.TEST.label)
@@ -164,8 +171,8 @@ def test_orders_in_titles_do_nothing_where_titles_are_not_read(data, samples, ba
 
 
 @pytest.mark.parametrize("task", ["retrieval", "ranking"])
-def test_a_model_that_obeys_titles_is_found(data, samples, task):
-    found = measured("injection", obedient(list(data.identifiers.texts)), data, samples, task)
+def test_a_model_that_obeys_titles_is_found(data, titled, task):
+    found = measured("injection", obedient(list(data.identifiers.texts)), data, titled, task)
     row = next(row for (_, part), row in found.items() if part == "success")
     assert row.value > 0.1 and row.level == "warning" and "strongest" in row.why
 
@@ -271,4 +278,4 @@ def test_who_reads_no_prompts_is_named_and_not_asked(data, samples, capsys):
     lacking = [row for row in rows if row.why == "it reads no prompts"]
     assert [(row.measure, row.recommender) for row in lacking] == [("wording", "popularity")]
     assert {row.recommender for row in rows if row.measure == "cost"} == {"popularity", "r"}
-    assert "min of asking again" in "".join(capsys.readouterr())
+    assert "s of asking again" in "".join(capsys.readouterr())
