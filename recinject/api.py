@@ -20,6 +20,7 @@ from recinject.evaluation.evaluate import (
     fit_recommenders,
 )
 from recinject.evaluation.fitting import fit_baselines
+from recinject.evaluation.simulation import Simulation, SimulationSettings, simulate_rounds
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import bind, expect, listed, unknown_key
 from recinject.identifiers.data import Data, split_log, users_of
@@ -322,6 +323,32 @@ def evaluate(
     facts = _facts(data, samples, seed)
     facts["language_models"] = [each.name for each in ready if each.reads_prompts]
     return Result.from_rows(evaluation.rows, evaluation.predictions, facts)
+
+
+def simulate(recommenders: Sequence[Asked], data: Data, **settings: Any) -> Simulation:
+    """Let recommenders' lists become their next log, round after round, and see what changes.
+
+    Args:
+        recommenders: language models, names of the registry, mappings from these to settings, or
+            recommenders of one's own that can be fitted again.
+        data: see :func:`prepare`; all its events are the past.
+        settings: see :class:`~recinject.evaluation.simulation.SimulationSettings`.
+
+    Returns:
+        Frames of ``rounds`` and of ``slopes``, those of random and of popularity beside them.
+
+    Raises:
+        RecinjectError: a name or a setting is unknown.
+
+    Examples:
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> simulate(["item_knn"], data, rounds=2).slopes["recommender"].unique().tolist()
+        ['item_knn', 'random', 'popularity']
+    """
+    expect(data, Data, "simulate", _PREPARED)
+    asked = bind(SimulationSettings, settings, "simulate")
+    return simulate_rounds(listed(recommenders, "simulate"), data, asked)
 
 
 def benchmark_ratings(

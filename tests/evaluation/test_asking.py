@@ -10,11 +10,12 @@ import pytest
 import recinject as ri
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part
-from recinject.evaluation.harm import Harm
 from recinject.evaluation.evaluate import EvaluationSettings, StoredQueries
+from recinject.evaluation.harm import Harm
 from recinject.evaluation.measures import Scope, Subject
 from recinject.evaluation.memory import classify
 from recinject.evaluation.robustness import PAYLOADS, neutral_text
+from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.protocol import Prediction, Recommender, places, rank_candidates, top_k
 from recinject.registry import find
 
@@ -47,7 +48,7 @@ class Reader(Recommender):
 
 
 def chance(*keys):
-    return np.random.default_rng(abs(hash(keys)) % 2**32).random(ITEMS)
+    return derive_rng(1, *keys).random(ITEMS)
 
 
 def blind(queries, row):
@@ -183,7 +184,8 @@ def test_neutral_words_are_as_long_as_the_orders():
 
 
 def test_a_memoriser_of_training_events_is_found_and_chance_is_not(data, samples):
-    pairs = {(int(u), int(i)) for u, i in zip(data.split.train.users, data.split.train.items)}
+    train = data.split.train
+    pairs = {(int(u), int(i)) for u, i in zip(train.users, train.items, strict=True)}
 
     def memoriser(queries, row):
         return [(int(queries.users[row]), item) in pairs for item in range(ITEMS)]
@@ -255,7 +257,7 @@ def test_titles_by_heart_are_found(data, samples):
 
     class Scholar(Reader):
         def likelihoods(self, prompts, texts):
-            pairs = zip(prompts, texts)
+            pairs = zip(prompts, texts, strict=True)
             return np.array([float((*a.split(), *b.split()) in known) for a, b in pairs])
 
     found = measured("memorisation", Scholar("scholar", blind), data, samples)

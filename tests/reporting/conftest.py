@@ -124,8 +124,8 @@ def result(
                        0.001, 2000, "warning", "served worst: f"),
             HarmResult("groups", "hr@10", "retrieval", "language_model", "sex: f", 0.1, 0.0, 0.2,
                        None, 900, "ok", ""),
-            *(HarmResult("provider_exposure", "divergence", "retrieval", name, "", level="not measured",
-                         why="evaluation.provider names no column")
+            *(HarmResult("provider_exposure", "divergence", "retrieval", name,
+                         level="not measured", why="evaluation.provider names no column")
               for name in ("language_model", "popularity")),
         ],
         "examples": [
