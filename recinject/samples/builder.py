@@ -21,7 +21,7 @@ from recinject.foundation.randomness import Bits, Chance, combine, derive_bits
 from recinject.samples.encoding import Dialect, Encoder, Tokens
 from recinject.tasks.task import Keys, Task
 from recinject.templating.language import BoundTemplate, TaskTemplates
-from recinject.templating.phrases import Phrasebook, PieceKind, Pieces
+from recinject.templating.phrases import Attribute, Phrasebook, PieceKind, Pieces
 from recinject.templating.writers import Contexts, SlotKind
 
 REWORDED = "reworded"
@@ -111,18 +111,20 @@ def make_wordings(
     dialect: Dialect,
     users: Sequence[str],
     shown: Mapping[str, Array],
+    attributes: Mapping[str, Attribute] | None = None,
 ) -> dict[str, Wording]:
     """Write every piece that a sample of some tasks may need, and tokenise it.
 
-    For ``ratings`` and ``users`` see :class:`~recinject.templating.phrases.Pieces`; ``shown`` has,
-    for some tasks, the item in whose words each item is written, shape (items,).
+    For ``ratings``, ``users`` and ``attributes`` see
+    :class:`~recinject.templating.phrases.Pieces`; ``shown`` has, for some tasks, the item in whose
+    words each item is written, shape (items,).
     """
     pieces = []
     for name, found in templates.items():
         texts = found.write_items(book)
         if name in shown:
             texts = {slot: [own[item] for item in shown[name]] for slot, own in texts.items()}
-        pieces.append(Pieces(texts, ratings, users))
+        pieces.append(Pieces(texts, ratings, users, attributes))
     bound = [
         [template.bind(own) for template in found.templates]
         for found, own in zip(templates.values(), pieces, strict=True)
