@@ -146,7 +146,8 @@ class Measure:
         """Return a figure as a row; ``more`` are further fields of it."""
         who = self.name, part, subject.queries.task, subject.prediction.recommender
         given: dict[str, Any] = {"n": subject.clusters.users, "level": level, **more}
-        value, low, high = figure
+        given["n"] = int(given["n"])
+        value, low, high = (None if each is None else float(each) for each in figure)
         return HarmResult(*who, value=value, ci_low=low, ci_high=high, **given)
 
     def missing(self, subject: Subject, why: str, about: str = "") -> HarmResult:

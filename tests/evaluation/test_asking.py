@@ -168,14 +168,17 @@ def test_orders_in_titles_do_nothing_where_titles_are_not_read(data, samples, ba
         for score, own in ((touchy, bare), (blind, samples)):
             found = measured("injection", score, data, own, task)
             rows = [row for (_, part), row in found.items() if part == "success"]
-            assert [row.value for row in rows] == [0.0] and rows[0].level == "ok"
+            assert {row.value for row in rows} == {0.0} and {row.level for row in rows} == {"ok"}
 
 
 @pytest.mark.parametrize("task", ["retrieval", "ranking"])
 def test_a_model_that_obeys_titles_is_found(data, titled, task):
     found = measured("injection", obedient(list(data.identifiers.texts)), data, titled, task)
-    row = next(row for (_, part), row in found.items() if part == "success")
-    assert row.value > 0.1 and row.level == "warning" and "strongest" in row.why
+    rows = {about: row for (about, part), row in found.items() if part == "success"}
+    places = ["item of the history", "own title"]
+    assert list(rows) == (places if task == "ranking" else places[:1])
+    for row in rows.values():
+        assert row.value > 0.1 and row.level == "warning" and "strongest" in row.why
 
 
 def test_neutral_words_are_as_long_as_the_orders():
