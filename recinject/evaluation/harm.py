@@ -103,6 +103,7 @@ class Harm:
         asked = [(each, s) for s in subjects for each in measures if _can(each, s)]
         total = sum(each.times * s.seconds * len(own) for each, s in asked)
         say(f"  impact and harm of {queries.task}: about {total:,.0f} s of asking again")
+        started = perf_counter()
         for subject in subjects:
             for each in measures:
                 if not _can(each, subject):
@@ -112,6 +113,7 @@ class Harm:
                     yield from list(each.measure(subject))
                 except RecinjectError as error:
                     yield each.missing(subject, error.message)
+        say(f"  it took {perf_counter() - started:,.0f} s")
 
     def _asked(self, name: str, recommender: Recommender, queries: Queries, k: int) -> Subject:
         started = perf_counter()
