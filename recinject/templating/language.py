@@ -91,15 +91,15 @@ def _segment(node: nodes.Node, slots: Mapping[str, SlotKind], place: str) -> Seg
         return Segment("", arguments=(node.data,))
     if isinstance(node, nodes.Name):
         return _plain(node.name, slots[pick(node.name, slots, f"{place}: unknown slot")], place)
-    if isinstance(node, nodes.Getattr) and isinstance(node.node, nodes.Name):
-        pick(f"{node.node.name}.", [ATTRIBUTE], f"{place}: unknown slot")
+    if isinstance(node, nodes.Getattr) and getattr(node.node, "name", "") == ATTRIBUTE[:-1]:
         return Segment(f"{ATTRIBUTE}{node.attr}")
     if isinstance(node, nodes.Filter) and isinstance(node.node, nodes.Name):
         slot = pick(node.node.name, slots, f"{place}: unknown slot")
         return _filtered(node, slot, slots[slot], place)
     raise RecinjectError(
         f"{place}: {type(node).__name__} is not part of the sample language",
-        hint="only text, {{ slot }} and {{ slot | filter('text') }}; put logic into phrases:",
+        hint="only text, {{ slot }}, {{ slot | filter('text') }} and {{ attribute.NAME }} of the "
+        "user; put logic into phrases:",
     )
 
 
