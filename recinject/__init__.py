@@ -37,6 +37,7 @@ _HOMES = {
     "read_log": "recinject.data.readers",
     "register": "recinject.registry",
     "run": "recinject.api",
+    "simulate": "recinject.api",
     "sweep": "recinject.pipeline.sweep",
 }
 __all__ = ["__version__", *_HOMES]

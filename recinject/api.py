@@ -20,9 +20,10 @@ from recinject.evaluation.evaluate import (
     fit_recommenders,
 )
 from recinject.evaluation.fitting import fit_baselines
+from recinject.evaluation.simulation import Simulation, SimulationSettings, simulate_rounds
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import bind, expect, listed, unknown_key
-from recinject.identifiers.data import Data, split_log
+from recinject.identifiers.data import Data, split_log, users_of
 from recinject.identifiers.table import name_items
 from recinject.models.building import embed_all_tokens, load_model
 from recinject.pipeline.evaluate import model_of
@@ -90,7 +91,8 @@ def prepare(
         raise unknown_key(f"identifiers.{key}", ["kind"])
     parts, catalog, steps = bind(split_log, rule | given, "prepare", log=log)
     named = name_items(kind, catalog, seed, parts, **naming)
-    return Data(parts, catalog, named, log.source, steps, name, log.findings)
+    known = users_of(log, parts)
+    return Data(parts, catalog, named, log.source, steps, name, log.findings, known)
 
 
 def build_samples(
@@ -280,7 +282,8 @@ def evaluate(
         settings: see :class:`~recinject.evaluation.evaluate.EvaluationSettings`.
 
     Returns:
-        Tidy frames of metrics, comparisons, lists, audit and predictions; figures; a report.
+        Tidy frames of metrics, comparisons, lists, impact and harm, audit and predictions; figures;
+        a report.
 
     Raises:
         RecinjectError: a name or a setting is unknown, or two recommenders have one name.
@@ -320,6 +323,32 @@ def evaluate(
     facts = _facts(data, samples, seed)
     facts["language_models"] = [each.name for each in ready if each.reads_prompts]
     return Result.from_rows(evaluation.rows, evaluation.predictions, facts)
+
+
+def simulate(recommenders: Sequence[Asked], data: Data, **settings: Any) -> Simulation:
+    """Let recommenders' lists become their next log, round after round, and see what changes.
+
+    Args:
+        recommenders: language models, names of the registry, mappings from these to settings, or
+            recommenders of one's own that can be fitted again.
+        data: see :func:`prepare`; all its events are the past.
+        settings: see :class:`~recinject.evaluation.simulation.SimulationSettings`.
+
+    Returns:
+        Frames of ``rounds`` and of ``slopes``, those of random and of popularity beside them.
+
+    Raises:
+        RecinjectError: a name or a setting is unknown.
+
+    Examples:
+        >>> from recinject.data.simulator import simulate_shop
+        >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
+        >>> simulate(["item_knn"], data, rounds=2).slopes["recommender"].unique().tolist()
+        ['item_knn', 'random', 'popularity']
+    """
+    expect(data, Data, "simulate", _PREPARED)
+    asked = bind(SimulationSettings, settings, "simulate")
+    return simulate_rounds(listed(recommenders, "simulate"), data, asked)
 
 
 def benchmark_ratings(

@@ -190,6 +190,23 @@ def _print_list(items: list[dict[str, Any]]) -> None:
 
 
 @app.command()
+def simulate(
+    name: RunName,
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as rounds=5 users=200")
+    ] = None,
+) -> None:
+    """Let the lists of a run's model and baselines become the next log, for some rounds.
+
+    Example: `recinject simulate quickstart rounds=5`
+    """
+    from recinject.pipeline.run import Run
+    from recinject.pipeline.simulate import simulate as play
+
+    play(Run.open(name), settings or [])
+
+
+@app.command()
 def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, such as runs/mine")],
     repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="The repository on the hub")],

@@ -29,6 +29,7 @@ HOMES = {
     "optimizer": "recinject.training.optimizers",
     "initialization": "",
     "adapter": "recinject.models.adapters",
+    "measure": "recinject.evaluation.harm",
 }
 _things: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 _plugins: dict[Path, str] = {}

@@ -168,7 +168,10 @@ def test_a_command_of_recinject_runs(command, place, recinject, monkeypatch):
         assert all(Path(word).is_file() for word in command if word.endswith(".yaml"))
         command = command[command.index("-m") + 1 :]
     verb, *words = command[1:]
-    if verb == "recommend":
+    if verb == "simulate":
+        succeed("train", "quickstart", *small("quickstart", []))
+        words += ["users=20"]
+    elif verb == "recommend":
         succeed("train", "quickstart", *small("quickstart", []))
         catalog = pd.read_parquet("runs/quickstart/data/items.parquet")
         known = dict(zip(TITLES, catalog["title"], strict=False))

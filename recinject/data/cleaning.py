@@ -69,11 +69,12 @@ def clean(log: Log, *, k_core: int, repeats: Repeats = "first") -> tuple[Log, li
             f"and {before.events} events",
             hint=_smaller_core(events, k_core, whole),
         )
-    interactions, catalog = _number_anew(events.select(keep), log.catalog)
+    interactions, catalog, kept_users = _number_anew(events.select(keep), log.catalog)
+    users = None if log.users is None else log.users.iloc[kept_users].reset_index(drop=True)
     catalog, counts = clean_catalog(catalog)
     texts = ", ".join(f"{count} {what}" for what, count in counts.items()) or "all were tidy"
     steps.append(replace(steps[-1], name="texts", detail=texts))
-    return replace(log, interactions=interactions, catalog=catalog), steps
+    return replace(log, interactions=interactions, catalog=catalog, users=users), steps
 
 
 def _smaller_core(interactions: Interactions, k_core: int, among: Flags) -> str:
@@ -192,12 +193,14 @@ def _count(name: str, detail: str, interactions: Interactions, keep: Flags) -> C
     return CleaningStep(name, detail, users, items, len(both[0]))
 
 
-def _number_anew(interactions: Interactions, catalog: Catalog) -> tuple[Interactions, Catalog]:
+def _number_anew(
+    interactions: Interactions, catalog: Catalog
+) -> tuple[Interactions, Catalog, NDArray[np.int64]]:
     kept_users, users = _dense(interactions.users)
     kept_items, items = _dense(interactions.items)
     ids = [interactions.user_ids[user] for user in kept_users]
     dense = replace(interactions, users=users, items=items, user_ids=ids, n_items=len(kept_items))
-    return dense, Catalog(catalog.frame.iloc[kept_items].reset_index(drop=True))
+    return dense, Catalog(catalog.frame.iloc[kept_items].reset_index(drop=True)), kept_users
 
 
 def _dense(numbers: Integers) -> tuple[NDArray[np.int64], Integers]:

@@ -36,10 +36,14 @@ from recinject.registry import find, names, pick, register
 
 _FILES = {"u.data": "u.item", "ratings.dat": "movies.dat", "ratings.csv": "movies.csv"}
 _RATINGS = ("user_id", "item_id", "rating", "timestamp")
+_WORK = ("occupation", "zip_code")
 _DIALECTS = {
     "u.data": CsvDialect("\t", quoted=False, header=_RATINGS),
     "ratings.dat": CsvDialect("::", quoted=False, header=_RATINGS),
+    "u.user": CsvDialect("|", quoted=False, header=("user_id", "age", "gender", *_WORK)),
+    "users.dat": CsvDialect("::", quoted=False, header=("user_id", "gender", "age", *_WORK)),
 }
+USER_FILES = {"u.data": "u.user", "ratings.dat": "users.dat"}
 _NO_GENRES = "(no genres listed)"
 _GENRES = ["unknown", "Action", "Adventure", "Animation", "Children's", "Comedy", "Crime"]
 _GENRES += ["Documentary", "Drama", "Fantasy", "Film-Noir", "Horror", "Musical", "Mystery"]
@@ -347,6 +351,7 @@ class Format:
     read: Callable[[Path, Wanted], Any] = read_table
     guess_items: bool = True  # whether a ``title`` among the events may be the item's
     several: bool = False  # whether its log may lie in several files
+    users: Callable[[Path], Path | None] = lambda events: None  # the table of users beside it
 
 
 def find_formats() -> dict[str, Format]:
@@ -394,6 +399,16 @@ def find_files(
         events = events if chosen.several and events else [_only(path, events, chosen.expects)]
     items = items or chosen.items(events[0])
     return chosen, events, items if items is not None and items.is_file() else None
+
+
+def find_users(asked: Path | None, form: Format, events: Path) -> tuple[Path, Any] | None:
+    """Return the table of users that is asked for, or lies beside a log, and what reads it."""
+    beside = asked or form.users(events)
+    if beside is None or not beside.is_file():
+        return None
+    if beside.name in USER_FILES.values():
+        return beside, _read_movielens
+    return beside, find_files(beside, None, None)[0].read if asked else form.read
 
 
 _PART = re.compile(r"(?:^|[._-])(?:(train|training)|(valid|validation|val|dev)|(test))(?:[._-]|$)")
@@ -473,6 +488,7 @@ register("reader", "recbole")(
         expects="a folder with NAME.inter and maybe NAME.item, or a .inter file",
         events=lambda path: _matching(path, "*.inter", (".inter",)),
         items=lambda events: events.with_suffix(".item"),
+        users=lambda events: events.with_suffix(".user"),
     )
 )
 register("reader", "movielens")(
@@ -483,6 +499,7 @@ register("reader", "movielens")(
         events=_ratings_files,
         items=lambda events: events.with_name(_FILES.get(events.name, "movies.csv")),
         read=_read_movielens,
+        users=lambda events: events.with_name(USER_FILES.get(events.name, "users.dat")),
     )
 )
 register("reader", "amazon")(

@@ -16,7 +16,7 @@ import pandas as pd
 from recinject.data.collecting import check, collect, look_at
 from recinject.data.files import require_path
 from recinject.data.findings import Finding, note
-from recinject.data.formats import find_files, part_of
+from recinject.data.formats import Format, find_files, find_users, part_of
 from recinject.data.loading import LogTables, Source, literal
 from recinject.data.schema import Log
 from recinject.data.tables import (
@@ -31,6 +31,7 @@ from recinject.data.tables import (
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import expect
 from recinject.foundation.storage import hash_files
+from recinject.registry import find
 
 Places = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
@@ -113,7 +114,7 @@ def open_log(
             tables = LogTables.open(asked, 0, scratch)
             tables.source = _load_query(tables, str(path))
             about = None if items is None else local(items, "data.items", Path(scratch.name))
-            _match(tables, about, Wanted(asked), None, True)
+            _match(tables, about, _users(tables, find("reader", "table"), about), None, True)
             return tables
         listed = [path] if isinstance(path, str | Path) else [*_files(path)]
         places = [local(each, "data.path", Path(scratch.name)) for each in listed]
@@ -133,15 +134,28 @@ def open_log(
         tables.load("read_events", [Source(f, partial(chosen.read, f, wanted)) for f in files])
         if split == "given":
             tables.parts = _parts(path, files)
-        _match(tables, about, wanted, chosen.read, chosen.guess_items)
+        users = _users(tables, chosen, files[0])
+        _match(tables, about, users, chosen.read, chosen.guess_items)
     except BaseException:
         scratch.cleanup()
         raise
     return tables
 
 
+def _users(tables: LogTables, form: Format, events: Path | None) -> Source | None:
+    """Return the table of users that a setting names, or that lies beside the events."""
+    asked, scratch = tables.settings.users, Path(tables.scratch.name)
+    place = None if asked is None else local(asked, "data.users", scratch)
+    found = find_users(place, form, events or scratch)
+    if found is None:
+        return None
+    if asked is None:
+        tables.findings.append(note("users", f"What is known of users is in {found[0].name}."))
+    return Source(found[0], partial(found[1], found[0], Wanted(tables.settings)))
+
+
 def _match(
-    tables: LogTables, about: Path | None, wanted: Wanted, read: Any, guess_items: bool
+    tables: LogTables, about: Path | None, users: Source | None, read: Any, guess_items: bool
 ) -> None:
     """Match the names of the events' columns, and load and match the other tables."""
     asked = tables.settings
@@ -151,16 +165,15 @@ def _match(
         used = partial(_ids_in_use, tables)
         reading = partial(read or find_files(about, None, None)[0].read, about, Wanted(asked, used))
         _load_items(tables, Source(about, reading))
-    if asked.users is not None:
-        place = local(asked.users, "data.users", Path(tables.scratch.name))
-        form = find_files(place, None, None)[0]
-        tables.load("users", [Source(place, partial(form.read, place, Wanted(asked)))])
-        columns = {k: v for k, v in asked.columns.items() if k == "user_id"}
-        known = list(tables.types("users"))
-        columns = {k: v for k, v in columns.items() if v in known}
-        tables.user_names = _names_of(
-            tables, "users", ("user_id",), ("user_id",), columns, "columns"
-        )
+    if users is not None:
+        _load_users(tables, users)
+
+
+def _load_users(tables: LogTables, source: Source) -> None:
+    tables.load("users", [source])
+    known, asked = list(tables.types("users")), tables.settings.columns
+    columns = {k: v for k, v in asked.items() if k == "user_id" and v in known}
+    tables.user_names = _names_of(tables, "users", ("user_id",), ("user_id",), columns, "columns")
 
 
 def _files(path: Any) -> Sequence[Any]:
@@ -203,8 +216,9 @@ def hash_log(
     if plain and len(local_ones) == len(places):
         first = Path(path) if isinstance(path, str | Path) else [Path(each) for each in listed]
         about = None if items is None else Path(items)
-        _, files, beside = find_files(first, format, about, split == "given")
-        more = [*files, *([beside] if beside else [])]
+        chosen, files, beside = find_files(first, format, about, split == "given")
+        known = None if users is not None else find_users(None, chosen, files[0])
+        more = [*files, *([beside] if beside else []), *([known[0]] if known else [])]
         hashes |= {str(file.absolute()): hash_files(file) for file in more}
     for place in places:
         if ":/" in str(place):
@@ -340,7 +354,11 @@ def _ids_in_use(tables: LogTables) -> frozenset[str]:
 
 
 def log_of_frames(
-    events: object, items: object, columns: Mapping[str, str], settings: Mapping[str, Any]
+    events: object,
+    items: object,
+    columns: Mapping[str, str],
+    settings: Mapping[str, Any],
+    users: object = None,
 ) -> Log:
     """Make a log of tables in memory; see :meth:`Log.from_frame`."""
     expect(columns, Mapping, "columns", "write them as {'user_id': 'customer'}")
@@ -348,7 +366,7 @@ def log_of_frames(
     source = f"{type(events).__name__} of events"
     source += "" if items is None else f" and {type(items).__name__} of items"
     said = f"The log is a {source.replace(' and ', ' and a ')}."
-    return _of_frames(events, items, source, {**settings, "columns": named}, said)
+    return _of_frames(events, items, source, {**settings, "columns": named}, said, users=users)
 
 
 def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> Log:
@@ -364,6 +382,7 @@ def _of_frames(
     said: str = "",
     *,
     examined: bool = True,
+    users: object = None,
 ) -> Log:
     asked = read_settings(settings)
     with LogTables.open(asked) as tables:
@@ -376,4 +395,6 @@ def _of_frames(
         )
         if items is not None:
             _load_items(tables, Source("items", lambda: items))
+        if users is not None:
+            _load_users(tables, Source("users", lambda: users))
         return collect(tables)

@@ -199,6 +199,7 @@ class Log:
         items: object = None,
         *,
         columns: Mapping[str, str] | None = None,
+        users: object = None,
         **settings: Any,
     ) -> Log:
         """Make a log of tables in memory, which finds its columns as :func:`read_log` does.
@@ -210,6 +211,7 @@ class Log:
             items: a row an item, in any of these forms; only the item's id is required.
             columns: our column names to the tables', where the well-known names do not do; an
                 empty text leaves a column out.
+            users: a row a user, in any of these forms: what is known of them.
             **settings: how values are meant, as :func:`read_log` has them, such as ``keep``.
 
         Raises:
@@ -225,7 +227,7 @@ class Log:
         """
         from recinject.data.readers import log_of_frames  # which makes logs, and so imports them
 
-        return log_of_frames(events, items, columns or {}, settings)
+        return log_of_frames(events, items, columns or {}, settings, users)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row an event with raw ids: ``user_id``, ``item_id``, ``rating``, ``timestamp``.
@@ -274,8 +276,7 @@ class Log:
         facts = {"source": self.source, "findings": found, "positioned": self.positioned}
         more = {} if self.interactions.parts is None else {_GIVEN: self.interactions.parts}
         save_tables(Path(folder), self.interactions, self.catalog, more, {_LOG: json.dumps(facts)})
-        if self.users is not None:
-            self.users.to_parquet(Path(folder) / _ATTRIBUTES, index=False)
+        save_users(Path(folder), self.users)
 
     @classmethod
     def load(cls, folder: str | Path) -> Log:
@@ -292,9 +293,19 @@ class Log:
         known = json.loads(about[_LOG])
         known["findings"] = [Finding.of_dict(each) for each in known["findings"]]
         interactions = replace(interactions, parts=more.get(_GIVEN))
-        file = Path(folder) / _ATTRIBUTES
-        users = pd.read_parquet(file) if file.is_file() else None
-        return cls(interactions, catalog, **known, users=users)
+        return cls(interactions, catalog, **known, users=load_users(Path(folder)))
+
+
+def save_users(folder: Path, users: pd.DataFrame | None) -> None:
+    """Write what is known of users, if anything is."""
+    if users is not None:
+        users.to_parquet(folder / _ATTRIBUTES, index=False)
+
+
+def load_users(folder: Path) -> pd.DataFrame | None:
+    """Read what :func:`save_users` wrote; None where nothing is known."""
+    file = folder / _ATTRIBUTES
+    return pd.read_parquet(file) if file.is_file() else None
 
 
 def save_tables(

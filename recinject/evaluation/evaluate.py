@@ -16,12 +16,14 @@ from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split
 from recinject.evaluation import audit
 from recinject.evaluation.examples import draw_examples
+from recinject.evaluation.harm import Harm
 from recinject.evaluation.lists import (
     ListMeasures,
     measure_slices,
     position_slope,
     slice_queries,
 )
+from recinject.evaluation.measures import Scope
 from recinject.evaluation.metrics import (
     MetricResult,
     evaluate_prediction,
@@ -42,7 +44,7 @@ from recinject.foundation.progress import say
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import Positive, Seed
-from recinject.identifiers.data import Data
+from recinject.identifiers.data import ACTIVITY, Data
 from recinject.recommenders.language_model import (
     GeneratedRatings,
     LanguageModel,
@@ -128,6 +130,12 @@ class EvaluationSettings:
         positive_rating: the lowest rating that counts as positive in the AUC and the ECE; the
             training ratings' median if not given.
         examples: how many predictions of a task are drawn for people to read.
+        groups: attributes of users whose groups are compared, such as ``gender``; ``activity`` is
+            how many training events they have, in quarters of the users.
+        provider: the column of the items that tells who provides them, such as ``brand``.
+        harm: what of impact and harm is measured by asking again: names of measures, of their
+            families, or ``all``.
+        harm_queries: how many queries of a task each of these measures asks again at most.
     """
 
     list_length: Positive = 20
@@ -147,6 +155,17 @@ class EvaluationSettings:
     validation_queries: Positive = 1000
     positive_rating: float | None = None
     examples: Annotated[int, Field(ge=0)] = 50
+    groups: Sequence[str] = (ACTIVITY,)
+    provider: str | None = None
+    harm: Sequence[str] = ()
+    harm_queries: Positive = 200
+
+    @property
+    def scope(self) -> Scope:
+        """How impact and harm are measured."""
+        length = max(self.cutoffs)
+        own = self.groups, self.provider, length, self.resamples, self.seed, self.harm_queries
+        return Scope(*own)
 
 
 class Answer(NamedTuple):
@@ -265,7 +284,7 @@ def prediction_frame(prediction: Prediction, queries: Queries, catalog: Catalog)
     return pd.DataFrame({name: column for name, column in columns.items() if column is not None})
 
 
-_ROWS = ("metrics", "comparisons", "slices", "lists", "audit", "examples")
+_ROWS = ("metrics", "comparisons", "slices", "lists", "audit", "examples", "harm")
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,12 +371,14 @@ class Evaluation:
         more, beside = self._measured([*joined, *blends], turn), self._measured(rivals, turn)
         self._compare(answers, max(1, own), more, beside, queries)
         answers += [*more, *beside]
+        described = [*given.values(), *filters, *blends]
         for name, each in turn.models.items():
             answers += self._asked_otherwise(name, each, turn)
         self.rows["metrics"] += [result for given in answers for result in given.metrics]
         self._slice(answers, queries)
         self._describe(answers, queries)
         self._show(answers[0].prediction, queries)
+        self._assess(described, turn)
 
     def _turn(self, task: Task) -> _Turn | None:
         """Find who answers a task, and how; None where nobody does."""
@@ -496,6 +517,16 @@ class Evaluation:
                 found = [row for slope in slopes for row in audit.slate_order(slope, readers)]
                 self.rows["audit"] += found
 
+    @cached_property
+    def _harm(self) -> Harm:
+        return Harm(self.data, self.samples, self.settings.scope, self.settings.harm)
+
+    def _assess(self, predictions: Sequence[Prediction], turn: _Turn) -> None:
+        """Measure impact and harm: of the lists, and of answers to the same asked otherwise."""
+        queries, kept = turn.queries, [each for each in turn.everybody.items() if _asks_again(each)]
+        self.rows["harm"] += self._harm.of_lists(predictions, queries)
+        self.rows["harm"] += self._harm.of_asking(dict(kept), queries, self.settings.list_length)
+
     def _show(self, prediction: Prediction, queries: Queries) -> None:
         catalog, settings = self.data.catalog, self.settings
         self.rows["audit"] += audit.recommended_lists(prediction, queries, len(catalog))
@@ -503,6 +534,10 @@ class Evaluation:
             self.rows["audit"] += audit.highest_id_rule(self.data.identifiers.numbers, queries)
         drawn = draw_examples(prediction, queries, catalog, settings.examples, settings.seed)
         self.rows["examples"] += drawn
+
+
+def _asks_again(named: tuple[str, Recommender]) -> bool:
+    return not isinstance(named[1], GeneratedRatings | RankedByRetrieval)
 
 
 def _best_first(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.evaluate import EvaluationSettings, StoredQueries, fit_recommenders
+from recinject.evaluation.harm import check_scope
 from recinject.evaluation.metrics import MAIN_METRICS
 from recinject.evaluation.selection import can_tune, equal_histories, tune, untuned
 from recinject.identifiers.data import Data
@@ -33,6 +34,7 @@ def fit_baselines(
     Returns:
         Those that could be fitted, and what was chosen.
     """
+    check_scope(settings.scope, settings.harm, data)
     tasks = [task for task in samples.bound_tasks() if task.answer]
     shown = {str(t.answer): t.history_length for t in tasks if hasattr(t, "history_length")}
     lengths = shown if beside_model else {}

@@ -193,8 +193,8 @@ class ListMeasures:
         if prediction.items is None or not (prediction.items >= 0).any():
             return []
         items = prediction.items[:, : self.length]
-        by_list = dict(self._by_list(items, queries.histories))
-        known = {name: values for name, values in by_list.items() if np.isfinite(values).any()}
+        found = dict(self.by_list(items, queries.histories))
+        known = {name: values for name, values in found.items() if np.isfinite(values).any()}
         clusters = Clusters.of(queries.users)
         means = [_mean_of_known(values, clusters) for values in known.values()]
         values = [*_exposure(items, len(self.catalog)), *observe(means, clusters)]
@@ -206,7 +206,7 @@ class ListMeasures:
             for name, value, ends in measured
         ]
 
-    def _by_list(
+    def by_list(
         self, items: Integers, histories: Sequence[Integers]
     ) -> Iterator[tuple[str, Floats]]:
         """Yield a value a list, NaN where it has none, by the measure's name."""

@@ -12,11 +12,12 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field
 
 from recinject.data.cleaning import CleaningStep, clean
 from recinject.data.findings import Finding
-from recinject.data.schema import Catalog, Integers, Log, event_table
+from recinject.data.schema import Catalog, Integers, Log, event_table, load_users, save_users
 from recinject.data.splitting import (
     Part,
     Split,
@@ -29,11 +30,53 @@ from recinject.data.splitting import (
     split_by,
     without_validation,
 )
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.settings import Seed, listed
 from recinject.identifiers.table import Identifiers
 
 _NEAREST = 3
+ACTIVITY = "activity"
+_MOST_VALUES, _RANGES = 12, 4
+
+
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Users grouped by what is known of them.
+
+    Examples:
+        >>> groups = Groups.of("age", np.array([7, 25, None, 25], object))
+        >>> groups.names, groups.of_user.tolist()
+        (['7', '25'], [0, 1, -1, 1])
+    """
+
+    attribute: str
+    names: Sequence[str]
+    of_user: Integers  # the group of each user, -1 where it is unknown, shape (users,)
+
+    @classmethod
+    def of(cls, attribute: str, values: NDArray[np.object_]) -> Groups:
+        """Number the distinct values; more than 12 numbers are cut into quarters of the users."""
+        series = pd.Series(values, dtype=object)
+        known = series.notna() & (series.astype(str) != "")
+        numbers = pd.to_numeric(series.where(known), errors="coerce")
+        if not (numbers.notna() == known).all():
+            numbered, texts = np.unique(series[known].astype(str), return_inverse=True)
+            return cls(attribute, numbered.tolist(), _placed(known.to_numpy(), texts))
+        own = numbers[known].to_numpy(np.float64)
+        distinct, places = np.unique(own, return_inverse=True)
+        names = [f"{value:g}" for value in distinct]
+        if len(distinct) > _MOST_VALUES:
+            ends = np.unique(np.quantile(own, np.arange(1, _RANGES) / _RANGES, method="lower"))
+            places = np.searchsorted(ends, own)
+            parts = [own[places == part] for part in range(len(ends) + 1)]
+            names = [f"{part.min():g} to {part.max():g}" if len(part) else "" for part in parts]
+        return cls(attribute, names, _placed(known.to_numpy(), places))
+
+
+def _placed(known: NDArray[np.bool_], places: NDArray[np.int64]) -> Integers:
+    of_user = np.full(len(known), -1, np.int32)
+    of_user[known] = places
+    return of_user
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,10 +98,12 @@ class Data:
     cleaning: Sequence[CleaningStep] = ()  # what each step left; empty where it was loaded
     rule: str = ""  # the rule that split the log; empty where it was loaded
     findings: Sequence[Finding] = ()  # of the log as it was read; empty where it was loaded
+    users: pd.DataFrame | None = None  # what is known of each user, a row a user in their order
 
     def save(self, folder: str | Path) -> None:
         """Write the data into ``folder/data`` and ``folder/identifiers``, as a run has them."""
         save_split(Path(folder) / "data", self.split, self.catalog)  # makes the folder
+        save_users(Path(folder) / "data", self.users)
         (Path(folder) / "identifiers").mkdir(exist_ok=True)
         self.identifiers.save(Path(folder) / "identifiers", self.catalog)
 
@@ -73,7 +118,27 @@ class Data:
         if not data.is_dir() or not identifiers.is_dir():
             fact = f"{folder}: no data and identifiers in it"
             raise RecinjectError(fact, hint="give the folder that data.save(folder) or a run wrote")
-        return cls(*load_split(data), Identifiers.load(identifiers), source=str(folder))
+        named = Identifiers.load(identifiers)
+        return cls(*load_split(data), named, source=str(folder), users=load_users(data))
+
+    @property
+    def attributes(self) -> list[str]:
+        """The columns of what is known of users; none where nothing is known."""
+        return [] if self.users is None else [str(c) for c in self.users.columns if c != "user_id"]
+
+    def group_users(self, attribute: str) -> Groups:
+        """Group the users by an attribute, or by their ``activity``, the training events.
+
+        Raises:
+            RecinjectError: nothing of that name is known of users.
+        """
+        if attribute == ACTIVITY:
+            return Groups.of(ACTIVITY, np.diff(self.split.train.offsets).astype(object))
+        pick(
+            attribute, [*self.attributes, ACTIVITY], "evaluation.groups: the log knows of users no"
+        )
+        assert self.users is not None
+        return Groups.of(attribute, self.users[attribute].to_numpy(object))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return the events as a tidy frame, by the log's own ids, with the part of each.
@@ -166,6 +231,14 @@ class Data:
         meant = " or ".join(repr(self.catalog.titles[folded[title][0]]) for title in near)
         hint = f"did you mean {meant}?" if near else "titles and ids are in data/items.parquet"
         raise RecinjectError(f"no item has the title or the id {text!r}", hint=hint)
+
+
+def users_of(log: Log, split: Split) -> pd.DataFrame | None:
+    """Return what a log knows of the users of its split, in their order; None for nothing."""
+    if log.users is None:
+        return None
+    known = log.users.set_index("user_id").reindex(list(split.interactions.user_ids))
+    return known.reset_index()
 
 
 def split_log(

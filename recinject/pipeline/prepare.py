@@ -14,14 +14,14 @@ import recinject
 from recinject.data.cleaning import CleaningStep
 from recinject.data.files import require_path
 from recinject.data.readers import Places, hash_log, read_log
-from recinject.data.schema import Catalog, Log
+from recinject.data.schema import Catalog, Log, save_users
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, Split, load_split, save_split, time_facts
 from recinject.data.tables import ReadSettings
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.storage import RunManifest, hash_files, hash_value, shipped_folder
-from recinject.identifiers.data import Data, split_log
+from recinject.identifiers.data import Data, split_log, users_of
 from recinject.identifiers.table import Identifiers, identifiers_class, name_items
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Facts, Run, hash_local
@@ -99,7 +99,8 @@ def fresh_data(run: Run) -> Data:
     """Read, clean and split the log and name its items, whatever is stored."""
     split, catalog, log, steps = split_data(run)
     named = _name_items(run.recipe, split, catalog)
-    return Data(split, catalog, named, log.source, steps, findings=log.findings)
+    known = users_of(log, split)
+    return Data(split, catalog, named, log.source, steps, findings=log.findings, users=known)
 
 
 def factory_of(recipe: Recipe, data: Data) -> SampleFactory:
@@ -174,6 +175,7 @@ def _name_items(
 def _data(run: Run, folder: Path) -> Facts:
     split, catalog, log, steps = split_data(run)
     save_split(folder, split, catalog)
+    save_users(folder, users_of(log, split))
     counts = {part.label: int((split.parts == part).sum()) for part in Part}
     cleaning = [asdict(step) for step in steps]
     first, last = steps[0], steps[-1]

@@ -12,6 +12,7 @@ from recinject.data.tables import Place, ReadSettings
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.settings import MOVED, Positive, unknown_key
 from recinject.foundation.storage import shipped_folder
+from recinject.identifiers.data import ACTIVITY
 from recinject.identifiers.table import check_kind
 from recinject.registry import names
 from recinject.tasks.task import TASKS
@@ -277,7 +278,11 @@ class EvaluationSection(Section):
     their own with ``true``, or from values by recommender and setting, such as
     ``{ease: {regularization: [100, 300, 1000]}}``. A choice rests on ``validation_queries`` of a
     task at most. ``positive_rating`` is the lowest that AUC and ECE count as positive, the
-    training ratings' median if not given. On a simulated log the baselines have an ``oracle``
+    training ratings' median if not given. ``groups`` are attributes of users whose groups are
+    compared, such as ``gender``, or ``activity``, quarters by training events; ``provider`` is
+    the items' column that tells who provides them. ``harm`` names what of impact and harm is
+    measured by asking again, a measure, a family of them or ``all``, with ``harm_queries`` of a
+    task at most. On a simulated log the baselines have an ``oracle``
     beside them, which knows what drew the log.
     """
 
@@ -301,6 +306,10 @@ class EvaluationSection(Section):
     tune: bool | dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = False
     validation_queries: Positive = 1000
     positive_rating: float | None = None
+    groups: list[str] = [ACTIVITY]
+    provider: str | None = None
+    harm: list[str] = []
+    harm_queries: Positive = 200
 
     @model_validator(mode="after")
     def _tuned_are_asked(self) -> EvaluationSection:

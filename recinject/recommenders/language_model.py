@@ -318,6 +318,21 @@ class LanguageModel(Recommender):
                 texts[rows] = self._dialect.tokenizer.decode_batch(written[:, read:].tolist())
         return [str(text) for text in texts]
 
+    def likelihoods(self, prompts: Sequence[str], texts: Sequence[str]) -> Floats:
+        """Return the mean log-probability a token of each text after its prompt, shape (n,)."""
+        sequences = self._dialect.completions(texts)
+        grid, nothing = sequences.to_grid(-1), np.zeros(len(texts), np.int32)
+        asked = Queries("retrieval", list(prompts), list(prompts), nothing, [nothing[:0]], nothing)
+        found = np.zeros(len(texts))
+        model = self._model.eval()
+        for rows, batch in self._batches(asked, self._beams):
+            found[rows] = score_candidates(model, *batch, grid[rows][:, None, :])[:, 0]
+        return np.asarray(found / np.maximum(1, sequences.lengths), np.float64)
+
+    def names_of(self, task: str) -> Sequence[str]:
+        """Return the text that names each item in an answer to a task."""
+        return self._texts[task] if isinstance(self._texts, Mapping) else self._texts
+
     def _batches(
         self, queries: Queries, width: int
     ) -> Iterator[tuple[Rows, tuple[Tensor, Tensor]]]:

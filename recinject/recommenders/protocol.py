@@ -251,17 +251,7 @@ class Recommender(ABC):
         else:
             known = [data.find_items(texts) for texts in listed(histories, "recommend: histories")]
             numbers = (log.n_users + np.arange(len(known))).astype(np.int32)
-        task, prompts = self._ask(known)
-        queries = Queries(
-            task=task,
-            answer="retrieval",
-            sample_ids=[str(row) for row in range(len(known))],
-            prompts=prompts,
-            users=numbers,
-            histories=known,
-            targets=np.full(len(known), -1, np.int32),
-        )
-        prediction = self.predict(queries, k)
+        prediction = self.next_items(known, numbers, k)
         items, scores = np.asarray(prediction.items), np.asarray(prediction.scores)
         rows, columns = np.nonzero(items >= 0)
         chosen = items[rows, columns]
@@ -275,6 +265,20 @@ class Recommender(ABC):
                 "score": scores[rows, columns],
             }
         )
+
+    def next_items(self, histories: Sequence[Integers], users: Integers, k: int) -> Prediction:
+        """List the items that come next after histories, oldest item first, by index."""
+        task, prompts = self._ask(histories)
+        queries = Queries(
+            task=task,
+            answer="retrieval",
+            sample_ids=[str(row) for row in range(len(histories))],
+            prompts=prompts,
+            users=users,
+            histories=histories,
+            targets=np.full(len(histories), -1, np.int32),
+        )
+        return self.predict(queries, k)
 
     def _data_for(self, histories: object, users: object, k: int) -> Data:
         if "retrieval" not in self.tasks:

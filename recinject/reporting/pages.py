@@ -22,7 +22,7 @@ _LOOKS = {
     **dict.fromkeys(("better", "beats", "ok"), "ok"),
     **dict.fromkeys(("worse", "loses to", "warning"), "warning"),
     **dict.fromkeys(("not shown to differ", "scores above", "ties with", "note"), "note"),
-    "seeds disagree": "note",
+    **dict.fromkeys(("seeds disagree", "not measured"), "note"),
     wording.recommender_label(wording.LANGUAGE_MODEL): "own",
 }
 _DETAILS = re.compile(r"<details><summary>(.*)</summary>|</details>")

@@ -23,6 +23,7 @@ from recinject.reporting.headline import (
     ranked,
     standings,
 )
+from recinject.reporting.impact import impact_drawings, impact_of, warnings_of
 from recinject.reporting.pages import render, write_pages
 from recinject.reporting.result import DataFacts, Result, SampleRow
 from recinject.reporting.wording import LANGUAGE_MODEL, metric_label
@@ -62,6 +63,9 @@ def content_of(result: Result) -> dict[str, Any]:
         "audit_table": tables.audit_table(rows["audit"]),
         "audit": rows["audit"],
         "examples": rows["examples"],
+        "impact": impact_of(rows.get("harm", ())),
+        "harm_warnings": warnings_of(rows.get("harm", ())),
+        "model_warnings": warnings_of(rows.get("harm", ()), result.language_models or [""]),
     }
 
 
@@ -92,6 +96,8 @@ def _drawings(result: Result) -> Iterator[_Drawing]:
         if sliced := _sliced(result, task):
             label, name = f"{task}: by slice of the queries", re.sub(r"\W+", "_", f"slices_{task}")
             yield _Drawing(task, label, name, figures.slice_figure(sliced, models))
+    for section, label, figure in impact_drawings(result.rows.get("harm", ()), models):
+        yield _Drawing(section, label, section, figure)
     if (predicted := _rated(result)) is not None:
         figure = figures.confusion_figure(*predicted)
         yield _Drawing("rating", "Ratings confused", "confusion", figure)

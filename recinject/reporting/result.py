@@ -17,6 +17,7 @@ from recinject.data.findings import Finding as LogFinding
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.examples import Example
 from recinject.evaluation.lists import ListResult, SliceResult
+from recinject.evaluation.measures import HarmResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
 from recinject.foundation.errors import RecinjectError
@@ -33,6 +34,7 @@ ROWS: Mapping[str, type[Any]] = {
     "lists": ListResult,
     "audit": Finding,
     "examples": Example,
+    "harm": HarmResult,
 }
 """The kinds of rows of a result, each a frame and a file ``NAME.json``."""
 
@@ -222,6 +224,11 @@ class Result:
         """Predictions in words, hits and failures."""
         return self._frame("examples")
 
+    @property
+    def harm(self) -> pd.DataFrame:
+        """Impact and harm: a row a figure, with its level and what that rests on."""
+        return self._frame("harm")
+
     def _frame(self, name: str) -> pd.DataFrame:
         columns = [each.name for each in fields(ROWS[name])]
         return pd.DataFrame([asdict(row) for row in self.rows[name]], columns=columns)
@@ -311,11 +318,15 @@ class Result:
             RecinjectError: there is no result in the folder.
         """
         root = Path(folder)
-        missing = [name for name in ROWS if not (root / f"{name}.json").is_file()]
+        # Results of before impact and harm was measured have no file of it.
+        missing = [
+            name for name in ROWS if name != "harm" and not (root / f"{name}.json").is_file()
+        ]
         if missing:
             hint = "name the folder evaluation of a finished run, or one that Result.save wrote"
             raise RecinjectError(f"{folder}: no result, {missing[0]}.json is missing", hint=hint)
-        rows = {name: read_json(root / f"{name}.json") for name in ROWS}
+        stored = {name: root / f"{name}.json" for name in ROWS}
+        rows = {name: read_json(file) if file.is_file() else [] for name, file in stored.items()}
         facts = read_json(root / "facts.json") if (root / "facts.json").is_file() else None
         try:
             return cls.from_rows(rows, _StoredPredictions(root / "predictions"), facts)

@@ -10,6 +10,7 @@ from recinject.data.cleaning import CleaningStep
 from recinject.data.findings import Finding as LogFinding
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.lists import ListResult, SliceResult
+from recinject.evaluation.measures import HarmResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
 from recinject.reporting.headline import (
@@ -103,17 +104,18 @@ def value_table(title: str, columns: Mapping[Any, str], values: Values, note: st
         order = (r for row in own[:1] for r in ranked(row.task, row.metric, own))
         best[key] = next((row.value for row in order), None)
     rows = [
-        [recommender_label(name), *(_value(values.get((name, key)), best[key]) for key in best)]
+        [recommender_label(name), *(cell(values.get((name, key)), best[key]) for key in best)]
         for name in dict.fromkeys(name for name, _ in values)
     ]
     return Table(title, ["Recommender", *columns.values()], rows, note=note)
 
 
-def _value(row: MetricResult | ListResult | None, best: float | None = None) -> str:
+def cell(row: MetricResult | ListResult | HarmResult | None, best: float | None = None) -> str:
+    """Write a value with its interval, bold where it is the best."""
     if row is None:
         return DASH
     ends = interval(row.ci_low, row.ci_high)
-    if row.value == best:
+    if row.value is not None and row.value == best:
         return Markdown(f"**{number(row.value)}** {ends}".rstrip())
     return f"{number(row.value)} {ends}".rstrip()
 
@@ -123,7 +125,7 @@ def list_table(lists: Sequence[ListResult]) -> Table:
     values = {(row.recommender, row.measure): row for row in lists}
     measures = dict.fromkeys(row.measure for row in lists)
     rows = [
-        [recommender_label(name), *(_value(values.get((name, each))) for each in measures)]
+        [recommender_label(name), *(cell(values.get((name, each))) for each in measures)]
         for name in dict.fromkeys(row.recommender for row in lists)
     ]
     header = ["Recommender", *(name.partition("@")[0].capitalize() for name in measures)]
@@ -138,7 +140,7 @@ def standing_table(found: Mapping[str, Standing]) -> Table:
         [
             *(task, metric_label(standing.own.metric)),
             *([recommender_label(standing.own.recommender)] if named else []),
-            *(standing.verb, standing.rival, _value(standing.own), _value(standing.other)),
+            *(standing.verb, standing.rival, cell(standing.own), cell(standing.other)),
             *_tested(standing.comparison),
         ]
         for task, standing in found.items()

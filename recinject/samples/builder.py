@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ from recinject.foundation.randomness import Bits, Chance, combine, derive_bits
 from recinject.samples.encoding import Dialect, Encoder, Tokens
 from recinject.tasks.task import Keys, Task
 from recinject.templating.language import BoundTemplate, TaskTemplates
-from recinject.templating.phrases import Phrasebook, PieceKind, Pieces
+from recinject.templating.phrases import Attribute, Phrasebook, PieceKind, Pieces
 from recinject.templating.writers import Contexts, SlotKind
 
 REWORDED = "reworded"
@@ -111,18 +111,20 @@ def make_wordings(
     dialect: Dialect,
     users: Sequence[str],
     shown: Mapping[str, Array],
+    attributes: Mapping[str, Attribute] | None = None,
 ) -> dict[str, Wording]:
     """Write every piece that a sample of some tasks may need, and tokenise it.
 
-    For ``ratings`` and ``users`` see :class:`~recinject.templating.phrases.Pieces`; ``shown`` has,
-    for some tasks, the item in whose words each item is written, shape (items,).
+    For ``ratings``, ``users`` and ``attributes`` see
+    :class:`~recinject.templating.phrases.Pieces`; ``shown`` has, for some tasks, the item in whose
+    words each item is written, shape (items,).
     """
     pieces = []
     for name, found in templates.items():
         texts = found.write_items(book)
         if name in shown:
             texts = {slot: [own[item] for item in shown[name]] for slot, own in texts.items()}
-        pieces.append(Pieces(texts, ratings, users))
+        pieces.append(Pieces(texts, ratings, users, attributes))
     bound = [
         [template.bind(own) for template in found.templates]
         for found, own in zip(templates.values(), pieces, strict=True)
@@ -280,10 +282,12 @@ class Builder:
                     hint="a sampler may draw negatives outside view.touched only",
                 )
 
-    def _write(self, contexts: Contexts, wordings: Array) -> tuple[Ragged, Ragged]:
+    def _write(
+        self, contexts: Contexts, wordings: Array, among: Sequence[int]
+    ) -> tuple[Ragged, Ragged]:
         parts = [
             self.wording.bound[number].write(contexts.take(np.flatnonzero(wordings == number)))
-            for number in self.wording.numbers(self.split)
+            for number in among
         ]
         back = np.argsort(np.argsort(wordings, kind="stable"))
         prompts, completions = (
@@ -292,12 +296,21 @@ class Builder:
         return prompts, completions
 
     def _within_limits(
-        self, contexts: Contexts, indices: Array, wordings: Array, examples: Ragged | None
+        self,
+        contexts: Contexts,
+        indices: Array,
+        wordings: Array,
+        examples: Ragged | None,
+        among: Sequence[int] | None = None,
     ) -> Batch:
-        """Leave out the oldest items of a history until prompt and completion fit."""
+        """Leave out the oldest items of a history until prompt and completion fit.
+
+        The wordings are ``among`` some, those of the split if not given.
+        """
         whole = contexts.slots["history"].lengths
+        among, encoder = among or self.wording.numbers(self.split), self.wording.encoder
         while True:
-            pieces, encoder = self._write(contexts, wordings), self.wording.encoder
+            pieces = self._write(contexts, wordings, among)
             if examples is not None:
                 pieces = side_by_side([examples, pieces[0]]), pieces[1]
             lengths = encoder.lengths(pieces[0]), encoder.lengths(pieces[1], completions=True)
@@ -352,23 +365,54 @@ class Builder:
         return f"set {raised}" + (f", or try {' '.join(shorter)}" if shorter else "")
 
     def ask(
-        self, histories: Sequence[Sequence[int] | Array], users: Integers | None = None
+        self,
+        histories: Sequence[Sequence[int] | Array],
+        users: Integers | None = None,
+        **asked: Any,
     ) -> list[str]:
         """Word what comes next after histories, oldest item first, as test samples are worded.
 
         The users are strangers if not given. The oldest items are left out where a prompt is too
-        long.
+        long. For what else may be asked see :meth:`ask_about`.
         """
-        n, shown = len(histories), Ragged.from_rows(histories)
-        if (longest := getattr(self.task, "history_length", None)) is not None:
-            shown = shown.last(longest)
+        n = len(histories)
         # The target stands in the completion, which nobody reads here.
         last = np.array([history[-1] for history in histories], np.int32)
-        slots = {"history": shown, "target": Ragged.from_columns(last)}
         if users is None:
             users = np.full(n, self.view.interactions.n_users, np.int32)
-        wording = np.full(n, self.wording.numbers(self.split)[0])
-        batch = self._within_limits(Contexts(users, slots), np.arange(n), wording, None)
+        return self.ask_about(histories, users, **{"targets": last, **asked})
+
+    def ask_about(
+        self,
+        histories: Sequence[Sequence[int] | Array],
+        users: Integers,
+        targets: Integers,
+        candidates: Integers | None = None,
+        ratings: Sequence[Sequence[float] | Array] | None = None,
+        labels: Floats | None = None,
+        wording: int | None = None,
+    ) -> list[str]:
+        """Word questions of one's own as test samples are worded.
+
+        Args:
+            histories: items, oldest first.
+            users: whose they are, shape (n,).
+            targets: the item that is asked for, or about, shape (n,).
+            candidates: the slates, shape (n, c), for tasks that have some.
+            ratings: of the histories, for tasks that show them.
+            labels: the true ratings, for tasks that ask for them; they stand in no prompt.
+            wording: which of the task's templates; the test's if not given.
+        """
+        n, shown = len(histories), Ragged.from_rows(histories)
+        rated = None if ratings is None else Ragged.from_rows(ratings, np.float64)
+        if (longest := getattr(self.task, "history_length", None)) is not None:
+            shown, rated = shown.last(longest), rated and rated.last(longest)
+        slots = {"history": shown, "target": Ragged.from_columns(targets)}
+        if candidates is not None:
+            slots["candidates"] = Ragged.from_columns(candidates)
+        number = self.wording.numbers(self.split)[0] if wording is None else wording
+        contexts, numbers = Contexts(users, slots, rated, labels=labels), np.full(n, number)
+        batch = self._within_limits(contexts, np.arange(n), numbers, None, [number])
         texts: list[str] = self.wording.encoder.pieces.write(batch.prompts).to_pylist()
         return texts
 

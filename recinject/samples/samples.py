@@ -15,6 +15,8 @@ from pydantic import Field
 from tokenizers import Tokenizer
 
 import recinject
+from recinject.data.cleaning import SPECIAL_TOKENS
+from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, View
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
@@ -31,13 +33,14 @@ from recinject.samples.store import Forms, read_samples, write_samples
 from recinject.samples.tokenizer import add_tokens, load_tokenizer, train_tokenizer
 from recinject.tasks.task import TASKS, Task, bind_tasks
 from recinject.templating.language import Phrases, TaskTemplates, check_phrases, load_templates
-from recinject.templating.phrases import Phrasebook, number_text
-from recinject.templating.writers import SlotKind
+from recinject.templating.phrases import Attribute, Phrasebook, number_text
+from recinject.templating.writers import ATTRIBUTE, SlotKind
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
 
 MOST_RATINGS = 20
+_UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,6 +150,26 @@ class SampleFactory:
                 for split in splits:
                     yield self._builder(task, view, split)
 
+    def retitled(self, titles: Mapping[int, str]) -> SampleFactory:
+        """Return the same with other titles of some items in the prompts.
+
+        What names an item in an answer stays. Only questions may be asked of it.
+        """
+        frame, texts = self.data.catalog.frame.copy(), list(self.data.identifiers.texts)
+        own = frame["title"].tolist()
+        for item, title in titles.items():
+            if own[item] and self.data.identifiers.numbers is None:
+                texts[item] = texts[item].replace(own[item], title)
+            own[item] = title
+        frame["title"] = own
+        found = {name: wording.templates for name, wording in self.wordings.items()}
+        count, seed = self.settings.user_tokens, self.settings.seed
+        named = _name_users(found.values(), self.data.split, count, seed)
+        book, written = Phrasebook(Catalog(frame), texts), np.array(self.ratings.written)
+        told = _attributes(found.values(), self.data)
+        wordings = make_wordings(found, book, written, self.dialect, named, {}, told)
+        return replace(self, wordings=wordings)
+
     def asker(self, name: str, split: str = Part.TEST.label) -> Builder:
         """Return the builder of a task's test samples, to ask about histories of one's own."""
         task = next(task for task in self.tasks if task.name == name)
@@ -208,15 +231,16 @@ def make_factory(
     }
     named_users = _name_users(templates.values(), split, settings.user_tokens, settings.seed)
     book = Phrasebook(data.catalog, data.identifiers.texts)
+    told = _attributes(templates.values(), data)
     if tokenizer is None:
-        texts = _vocabulary(templates.values(), book, ratings.answers)
+        texts = _vocabulary(templates.values(), book, ratings.answers, told)
         tokenizer = train_tokenizer(texts, settings.vocab_size)
     new_tokens = [*data.identifiers.tokens, *user_tokens(settings.user_tokens or 0)]
     add_tokens(tokenizer, new_tokens)
     dialect = Dialect.of_model(tokenizer, causal, ends)
     shown = _shown_items(tasks, settings, len(data.identifiers.texts))
     written = np.array(ratings.written)
-    wordings = make_wordings(templates, book, written, dialect, named_users, shown)
+    wordings = make_wordings(templates, book, written, dialect, named_users, shown, told)
     for task in tasks:
         if task.answer in ("retrieval", "ranking"):
             _refuse_alike(data, wordings[task.name].phrases["target"], dialect)
@@ -269,8 +293,31 @@ def _name_users(
     return name_users([*split.interactions.user_ids, ""], count, seed) if count else []
 
 
+def _attributes(templates: Iterable[TaskTemplates], data: Data) -> dict[str, Attribute]:
+    """Return what of users the templates tell; a stranger's, and what is missing, is unknown."""
+    found = {}
+    for own in templates:
+        for slot in own.attributes:
+            name = slot.removeprefix(ATTRIBUTE)
+            pick(name, data.attributes, f"{own.path}: {{{{ {slot} }}}}: the log knows of users no")
+            assert data.users is not None
+            values = data.users[name]
+            written = [_UNKNOWN if pd.isna(v) or v == "" else _written(v) for v in values]
+            texts, of_user = np.unique([*written, _UNKNOWN], return_inverse=True)
+            found[slot] = Attribute(texts.tolist(), of_user.astype(np.int32))
+    return found
+
+
+def _written(value: object) -> str:
+    plain = number_text(float(value)) if isinstance(value, int | float) else str(value)
+    return " ".join(SPECIAL_TOKENS.sub(r"(\1)", plain).split()) or _UNKNOWN
+
+
 def _vocabulary(
-    templates: Collection[TaskTemplates], book: Phrasebook, ratings: Iterable[float]
+    templates: Collection[TaskTemplates],
+    book: Phrasebook,
+    ratings: Iterable[float],
+    told: Mapping[str, Attribute],
 ) -> Iterator[str]:
     """Yield every text that prompts are made of, once."""
     yield from (template.source for found in templates for template in found.templates)
@@ -278,6 +325,7 @@ def _vocabulary(
     # Item tokens are one piece each already: their letters are not worth learning.
     yield from dict.fromkeys(ITEM_TOKEN.sub("", text) for texts in written for text in texts)
     yield from map(number_text, ratings)
+    yield from (text for own in told.values() for text in own.texts)
 
 
 FACTS = "samples.json"

@@ -20,6 +20,7 @@ from recinject.foundation.storage import load_yaml, shipped_folder
 from recinject.registry import pick
 from recinject.templating.phrases import Phrasebook, Pieces
 from recinject.templating.writers import (
+    ATTRIBUTE,
     FILTERS,
     USER_SLOT,
     Contexts,
@@ -90,12 +91,15 @@ def _segment(node: nodes.Node, slots: Mapping[str, SlotKind], place: str) -> Seg
         return Segment("", arguments=(node.data,))
     if isinstance(node, nodes.Name):
         return _plain(node.name, slots[pick(node.name, slots, f"{place}: unknown slot")], place)
+    if isinstance(node, nodes.Getattr) and getattr(node.node, "name", "") == ATTRIBUTE[:-1]:
+        return Segment(f"{ATTRIBUTE}{node.attr}")
     if isinstance(node, nodes.Filter) and isinstance(node.node, nodes.Name):
         slot = pick(node.node.name, slots, f"{place}: unknown slot")
         return _filtered(node, slot, slots[slot], place)
     raise RecinjectError(
         f"{place}: {type(node).__name__} is not part of the sample language",
-        hint="only text, {{ slot }} and {{ slot | filter('text') }}; put logic into phrases:",
+        hint="only text, {{ slot }}, {{ slot | filter('text') }} and {{ attribute.NAME }} of the "
+        "user; put logic into phrases:",
     )
 
 
@@ -189,8 +193,17 @@ class TaskTemplates:
     @property
     def names_users(self) -> bool:
         """Whether a wording has the slot ``user``."""
-        segments = (part for each in self.templates for part in (*each.prompt, *each.completion))
-        return any(segment.slot == USER_SLOT for segment in segments)
+        return any(segment.slot == USER_SLOT for segment in self._segments)
+
+    @property
+    def attributes(self) -> list[str]:
+        """What of users the wordings tell, by the names of slots such as ``attribute.age``."""
+        slots = dict.fromkeys(segment.slot for segment in self._segments)
+        return [slot for slot in slots if slot.startswith(ATTRIBUTE)]
+
+    @property
+    def _segments(self) -> list[Segment]:
+        return [part for each in self.templates for part in (*each.prompt, *each.completion)]
 
     def write_items(self, book: Phrasebook) -> dict[str, list[str]]:
         """Return the text of every item for each slot."""

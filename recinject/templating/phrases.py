@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +60,13 @@ def letter(number: int) -> str:
     return chr(ord("A") + place) + (str(rounds + 1) if rounds else "")
 
 
+class Attribute(NamedTuple):
+    """What is known of users under one name: distinct texts, and which of them each user has."""
+
+    texts: Sequence[str]
+    of_user: Integers  # a stranger comes last, shape (users + 1,)
+
+
 class Pieces:
     """Numbered texts, in blocks: all items of a slot with the same text before and after them.
 
@@ -69,10 +76,14 @@ class Pieces:
     """
 
     def __init__(
-        self, phrases: Mapping[str, Sequence[str]], ratings: Floats, users: Sequence[str] = ()
+        self,
+        phrases: Mapping[str, Sequence[str]],
+        ratings: Floats,
+        users: Sequence[str] = (),
+        attributes: Mapping[str, Attribute] | None = None,
     ) -> None:
         """Take for each slot the text of every item, all ratings ascending, and users' texts."""
-        self.phrases = phrases
+        self.phrases, self.attributes = phrases, attributes or {}
         n_letters = max([_LETTERS, *map(len, phrases.values())])
         self._ratings = ratings
         self._kinds: dict[Kind, Sequence[str]] = {
@@ -83,6 +94,7 @@ class Pieces:
             PieceKind.LITERAL: [""],
         }
         self._kinds.update(phrases.items())
+        self._kinds.update((slot, own.texts) for slot, own in self.attributes.items())
         self._words: dict[Kind, Ragged] = {}
         self._texts: list[str] = []
         self.starts: dict[tuple[Kind, str, str], int] = {}

@@ -30,6 +30,7 @@ class SlotKind(Enum):
 
 
 USER_SLOT = "user"  # every task has it
+ATTRIBUTE = "attribute."  # and a slot for each thing that is known of users
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,6 +137,10 @@ class Segment:
             return FILTERS[self.filter].write(self, pieces, contexts)
         if self.slot in pieces.phrases:
             return _in_blocks(contexts.slots[self.slot], self.blocks(pieces, self.slot))
+        if self.slot.startswith(ATTRIBUTE):
+            block = pieces.block(self.slot, self.before, self.after)
+            of_user = pieces.attributes[self.slot].of_user
+            return Ragged.from_columns((block + of_user[contexts.users]).astype(np.int32))
         if self.slot == USER_SLOT:
             block = pieces.block(PieceKind.USERS, self.before, self.after)
             return Ragged.from_columns((block + contexts.users).astype(np.int32))

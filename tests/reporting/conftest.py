@@ -11,6 +11,7 @@ from recinject.data.cleaning import CleaningStep
 from recinject.evaluation.audit import Finding
 from recinject.evaluation.examples import Example
 from recinject.evaluation.lists import ListResult, SliceResult
+from recinject.evaluation.measures import HarmResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.statistics import Comparison
 from recinject.reporting.result import DataFacts, Facts, LossRow, ModelFacts, Result, SampleRow
@@ -113,6 +114,19 @@ def result(
             ListResult("language_model", "coverage@10", 0.62),
             ListResult("language_model", "novelty@10", 8.2, 8.1, 8.35),
             ListResult("popularity", "coverage@10", 0.04),
+        ],
+        "harm": [
+            HarmResult("overlap", "overlap", "retrieval", "popularity", "", 0.94, 0.93, 0.95, None,
+                       2000, "warning", ""),
+            HarmResult("overlap", "overlap", "retrieval", "language_model", "", 0.1, 0.09, 0.11,
+                       None, 2000, "ok", ""),
+            HarmResult("groups", "hr@10 gap", "retrieval", "language_model", "sex", 0.2, 0.1, 0.3,
+                       0.001, 2000, "warning", "served worst: f"),
+            HarmResult("groups", "hr@10", "retrieval", "language_model", "sex: f", 0.1, 0.0, 0.2,
+                       None, 900, "ok", ""),
+            *(HarmResult("provider_exposure", "divergence", "retrieval", name,
+                         level="not measured", why="evaluation.provider names no column")
+              for name in ("language_model", "popularity")),
         ],
         "examples": [
             Example("retrieval", f"Bought {title}. What next?", "Mug", ["Pot", "Mug"],

@@ -58,7 +58,7 @@ def test_the_markdown_is_the_one_that_was_read_and_approved(result: Result, tmp_
 def test_every_figure_the_markdown_shows_lies_beside_it(result: Result, tmp_path: Path) -> None:
     figures = re.findall(r"\]\((figures/[^)]*)\)", written(result, tmp_path)[1])
     assert sorted(figures) == sorted(f"figures/{p.name}" for p in (tmp_path / "figures").iterdir())
-    assert len(figures) == 7
+    assert len(figures) == 9
 
 
 def test_the_page_is_well_formed_and_needs_no_network(result: Result, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_tables_in_markdown_keep_their_columns(
     text = written(change(result, audit=hostile), tmp_path)[1]
     html = MarkdownIt("commonmark").enable("table").render(text)
     bodies = re.findall(r"<table>(.*?)</table>", html, flags=re.DOTALL)
-    assert len(bodies) == 12
+    assert len(bodies) == 16
     for body in bodies:
         rows = re.findall(r"<tr>(.*?)</tr>", body, flags=re.DOTALL)
         assert len({len(re.findall(r"<t[hd]\b", row)) for row in rows}) == 1

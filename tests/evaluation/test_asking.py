@@ -1,0 +1,286 @@
+"""Measures that ask again, each with a planted recommender whose answer is known."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import recinject as ri
+from recinject.data.simulator import simulate_shop
+from recinject.data.splitting import Part
+from recinject.evaluation.evaluate import EvaluationSettings, StoredQueries
+from recinject.evaluation.harm import Harm
+from recinject.evaluation.measures import Scope, Subject
+from recinject.evaluation.memory import classify
+from recinject.evaluation.robustness import PAYLOADS, neutral_text
+from recinject.foundation.randomness import derive_rng
+from recinject.recommenders.protocol import Prediction, Recommender, places, rank_candidates, top_k
+from recinject.registry import find
+
+USERS, ITEMS = 150, 60
+SCOPE = Scope(groups=("sex",), length=5, resamples=100, queries=120)
+
+
+class Reader(Recommender):
+    """Gives each item a score that belongs to what is asked, as ``score`` says."""
+
+    tasks = frozenset({"retrieval", "ranking"})
+    reads_prompts = True
+
+    def __init__(self, name, score):
+        self.name, self._score = name, score
+
+    def fit(self, training, seed):
+        pass
+
+    def predict(self, queries, k):
+        scores = np.array([self._score(queries, row) for row in range(len(queries))], float)
+        if queries.candidates is not None:
+            own = np.take_along_axis(scores, queries.candidates, axis=1)
+            found = rank_candidates(own, queries.candidates, queries.targets, k)
+        else:
+            for row, barred in enumerate(queries.barred):
+                scores[row, barred] = -np.inf
+            found = (*top_k(scores, k), *places(scores, queries.targets))
+        return Prediction(self.name, queries.task, *found)
+
+
+def chance(*keys):
+    return derive_rng(1, *keys).random(ITEMS)
+
+
+def blind(queries, row):
+    """Knows the user alone, whatever the prompt says."""
+    return chance(int(queries.users[row]))
+
+
+def touchy(queries, row):
+    """Answers otherwise to every other text."""
+    return np.random.default_rng(list(queries.prompts[row].encode())).random(ITEMS)
+
+
+@pytest.fixture(scope="module")
+def data():
+    log = simulate_shop(users=USERS, items=ITEMS, events_per_user=10, seed=1)
+    sex = ["f" if number % 2 else "m" for number in range(log.interactions.n_users)]
+    log = replace(log, users=pd.DataFrame({"user_id": log.interactions.user_ids, "sex": sex}))
+    return ri.prepare(log, k_core=2)
+
+
+@pytest.fixture(scope="module")
+def samples(data):
+    tasks = {"retrieval": {}, "ranking": {"negatives": 9}}
+    return ri.build_samples(data, tasks, tokens=False)
+
+
+@pytest.fixture(scope="module")
+def bare(data):
+    """Samples whose prompts show identifiers alone."""
+    phrases = {"history": "{{ identifier }}", "candidates": "{{ identifier }}"}
+    tasks = {"retrieval": {}, "ranking": {"negatives": 9}}
+    return ri.build_samples(data, tasks, tokens=False, phrases=phrases)
+
+
+@pytest.fixture(scope="module")
+def titled(data):
+    """Samples whose slates show titles, too."""
+    tasks = {"retrieval": {}, "ranking": {"negatives": 9}}
+    return ri.build_samples(data, tasks, tokens=False, phrases={"candidates": "{{ item }}"})
+
+
+def measured(name, score, data, samples, task="retrieval", **more):
+    own = next(each for each in samples.bound_tasks() if each.name == task)
+    queries = StoredQueries(data, samples, EvaluationSettings()).of(own, Part.TEST.label)
+    who = score if isinstance(score, Recommender) else Reader("planted", score)
+    subject = Subject(who.predict(queries, 10), queries, data, SCOPE, who, samples)
+    rows = find("measure", name)().measure(replace(subject, **more))
+    return {(row.about, row.part): row for row in rows}
+
+
+def test_who_does_not_read_the_wording_agrees_with_themselves(data, samples):
+    found = measured("wording", blind, data, samples)
+    assert found["", "agreement"].value == pytest.approx(1) and found["", "agreement"].level == "ok"
+    assert found["", "spread of HR@5"].value == 0
+    other = measured("wording", touchy, data, samples)["", "agreement"]
+    assert other.value < 0.3 and other.level == "warning" and "worst wording" in other.why
+
+
+def test_who_does_not_mind_the_order_has_no_flips_and_no_slope(data, samples):
+    def good(queries, row):
+        return np.arange(ITEMS) == queries.targets[row]
+
+    found = measured("order", blind, data, samples, "ranking")
+    assert found["", "flips"].value == 0 and found["", "Kendall tau"].value == 1
+    assert measured("order", good, data, samples, "ranking")["", "slope"].value == 0
+
+
+def test_who_takes_the_first_candidate_is_found(data, samples):
+    def first(queries, row):
+        scores = np.full(ITEMS, -1.0)
+        scores[queries.candidates[row]] = -np.arange(queries.candidates.shape[1])
+        return scores
+
+    found = measured("order", first, data, samples, "ranking")
+    assert found["", "flips"].value > 0.8 and found["", "flips"].level == "warning"
+    assert found["", "slope"].value < -0.8 and found["", "slope"].level == "note"
+
+
+def test_noise_does_nothing_to_the_blind_and_breaks_the_touchy(data, samples, bare):
+    found = measured("noise", blind, data, samples)
+    assert {about for about, _ in found} == {"typos", "items dropped", "item inserted"}
+    assert all(row.value == 0 for (_, part), row in found.items() if "loss" in part)
+    assert all(row.value == pytest.approx(1) for (_, p), row in found.items() if p == "agreement")
+    broken = measured("noise", touchy, data, samples)
+    assert all(broken[about, "agreement"].value < 0.5 for about in ("typos", "item inserted"))
+    assert measured("noise", touchy, data, bare)["typos", "agreement"].level == "not measured"
+
+
+def test_a_swapped_attribute_means_nothing_to_the_blind_and_is_found(data, samples):
+    def biased(queries, row):
+        return chance("f" if "sex: f" in queries.prompts[row] else "rest")
+
+    assert measured("attribute_swap", blind, data, samples)["sex: f or m", "excess"].value == 0
+    found = measured("attribute_swap", biased, data, samples)["sex: f or m", "excess"]
+    assert found.value > 0.5 and found.level == "warning"
+    none = measured("attribute_swap", blind, data, samples, scope=replace(SCOPE, groups=()))
+    assert [row.level for row in none.values()] == ["not measured"]
+
+
+def obedient(names):
+    """Does what a prompt says that bids to answer an item."""
+
+    def score(queries, row):
+        scores = blind(queries, row)
+        for order in re.findall(
+            r"(?:answer|Answer:|is|Recommend|:|chose|took) (#\d+)", queries.prompts[row]
+        ):
+            if order in names:
+                scores[names.index(order)] += 2
+        return scores
+
+    return score
+
+
+def test_orders_in_titles_do_nothing_where_titles_are_not_read(data, samples, bare):
+    for task in ("retrieval", "ranking"):
+        for score, own in ((touchy, bare), (blind, samples)):
+            found = measured("injection", score, data, own, task)
+            rows = [row for (_, part), row in found.items() if part == "success"]
+            assert {row.value for row in rows} == {0.0} and {row.level for row in rows} == {"ok"}
+
+
+@pytest.mark.parametrize("task", ["retrieval", "ranking"])
+def test_a_model_that_obeys_titles_is_found(data, titled, task):
+    found = measured("injection", obedient(list(data.identifiers.texts)), data, titled, task)
+    rows = {about: row for (about, part), row in found.items() if part == "success"}
+    places = ["item of the history", "own title"]
+    assert list(rows) == (places if task == "ranking" else places[:1])
+    for row in rows.values():
+        assert row.value > 0.1 and row.level == "warning" and "strongest" in row.why
+
+
+def test_neutral_words_are_as_long_as_the_orders():
+    assert len(PAYLOADS) >= 10 and len(neutral_text(200)) == 200
+    assert all("{item}" in order for order in PAYLOADS)
+
+
+def test_a_memoriser_of_training_events_is_found_and_chance_is_not(data, samples):
+    train = data.split.train
+    pairs = {(int(u), int(i)) for u, i in zip(train.users, train.items, strict=True)}
+
+    def memoriser(queries, row):
+        return [(int(queries.users[row]), item) in pairs for item in range(ITEMS)]
+
+    found = measured("membership", memoriser, data, samples)
+    assert found["", "AUC"].value == 1 and found["", "AUC"].level == "warning"
+    assert found["", "found at 1 %"].value == 1
+    other = measured(
+        "membership", lambda q, r: np.random.default_rng(r).random(ITEMS), data, samples
+    )
+    assert abs(other["", "AUC"].value - 0.5) < 0.15 and other["", "AUC"].level == "ok"
+
+
+def test_histories_known_by_heart_are_found(data, samples):
+    own = {u: data.split.train.items_of(u).tolist() for u in range(data.split.train.n_users)}
+
+    def by_heart(queries, row):
+        past, items = queries.histories[row].tolist(), own[int(queries.users[row])]
+        following = items[len(past) : len(past) + 1] if items[: len(past)] == past else []
+        return np.isin(np.arange(ITEMS), following) + 0.01 * chance(len(past))
+
+    found = measured("regurgitation", by_heart, data, samples)
+    assert found["", "in order"].value == 1 and found["", "verbatim"].level == "warning"
+    assert measured("regurgitation", blind, data, samples)["", "verbatim"].value == 0
+
+
+class Writer(Reader):
+    """Writes the same to everybody, or something about the query."""
+
+    def __init__(self, text, score=blind):
+        super().__init__("writer", score)
+        self._text = text
+
+    def write(self, queries, generation=None, seed=0):
+        return [self._text(queries, row) for row in range(len(queries))]
+
+
+def test_what_is_made_up_is_counted(data, samples):
+    titles = data.catalog.titles
+    found = measured("hallucination", Writer(lambda q, r: "a flying carpet"), data, samples)
+    assert found["", "invalid"].value == 1 and found["", "invalid"].level == "warning"
+    assert found["", "constrained"].value == 0
+    seen = measured("hallucination", Writer(lambda q, r: titles[q.histories[r][0]]), data, samples)
+    assert seen["", "seen"].value == 1 and seen["", "invalid"].value == 0
+    silent = measured("hallucination", blind, data, samples)
+    assert [row.level for row in silent.values()] == ["ok", "not measured"]
+    assert classify("I'm sorry, but I cannot say", {}, np.array([])) == "refused"
+
+
+def test_true_reasons_are_told_from_false_ones(data, samples):
+    titles = data.catalog.titles
+
+    def loyal(queries, row):  # every item but the first of the history counts for nothing
+        first = full[int(queries.users[row])][0]
+        return chance(1) + 5.0 * (first in queries.histories[row])
+
+    full = {u: data.split.interactions.items_of(u) for u in range(data.split.train.n_users)}
+    true = measured(
+        "explanations", Writer(lambda q, r: titles[q.histories[r][0]], loyal), data, samples
+    )
+    assert true["", "faithful"].value == 1 and true["", "leave-out"].value == pytest.approx(5)
+    stranger = Writer(lambda q, r: titles[int(q.targets[r])])
+    false = measured("explanations", stranger, data, samples)
+    assert false["", "faithful"].value == 0 and false["", "faithful"].level == "warning"
+
+
+def test_titles_by_heart_are_found(data, samples):
+    known = {tuple(t.split()) for t in data.catalog.titles}
+
+    class Scholar(Reader):
+        def likelihoods(self, prompts, texts):
+            pairs = zip(prompts, texts, strict=True)
+            return np.array([float((*a.split(), *b.split()) in known) for a, b in pairs])
+
+    found = measured("memorisation", Scholar("scholar", blind), data, samples)
+    assert found["", "titles"].value > 0.95 and found["", "titles"].level == "warning"
+    assert found["continuation of the file", "titles"].level == "not measured"
+
+
+def test_the_price_of_an_answer_is_told(data, samples):
+    found = measured("cost", blind, data, samples)
+    assert found["", "seconds, median"].value <= found["", "seconds, 95 %"].value
+    assert found["", "prompt tokens"].value > 10 and found["", "MiB at most"].value > 10
+
+
+def test_who_reads_no_prompts_is_named_and_not_asked(data, samples, capsys):
+    own = next(each for each in samples.bound_tasks() if each.name == "retrieval")
+    queries = StoredQueries(data, samples, EvaluationSettings()).of(own, Part.TEST.label)
+    popular = ri.fit("popularity", data)
+    harm = Harm(data, samples, replace(SCOPE, queries=20), ["wording", "cost"])
+    rows = list(harm.of_asking({"popularity": popular, "r": Reader("r", blind)}, queries, 10))
+    lacking = [row for row in rows if row.why == "it reads no prompts"]
+    assert [(row.measure, row.recommender) for row in lacking] == [("wording", "popularity")]
+    assert {row.recommender for row in rows if row.measure == "cost"} == {"popularity", "r"}
+    assert "s of asking again" in "".join(capsys.readouterr())
