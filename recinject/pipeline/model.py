@@ -46,7 +46,8 @@ def base_model(recipe: Recipe, tokenizer: Tokenizer) -> PreTrainedModel:
     if recipe.model.name is not None:
         model = embed_all_tokens(load_model(recipe.model.name), tokenizer, recipe.seed)
     else:
-        model = build_model(recipe.model.config or {}, tokenizer, recipe.seed)
+        start = recipe.model.start
+        model = build_model(recipe.model.config or {}, tokenizer, recipe.seed, start)
     if not model.config.is_encoder_decoder:
         _check_causal(recipe, tokenizer, model.config)
     return model

@@ -146,7 +146,8 @@ class ModelSection(Section):
     """A model by hub name or local folder, or a small one built from a config.
 
     ``config`` holds arguments of transformers' ``T5Config``, or of the config of its
-    ``model_type``, such as ``gpt2``. ``tokenizer`` is a folder, a file or a hub name; without it
+    ``model_type``, such as ``gpt2``. ``start`` says how a T5 built from a config starts: with
+    ``small_rows`` and unscaled logits, or as the ``library`` transformers starts it. ``tokenizer`` is a folder, a file or a hub name; without it
     the named model's own is used, or one of ``vocab_size`` tokens is trained. ``head`` says how
     ratings are predicted: as ``text``, or by a regression or classification head, which allows no
     task but ``rating``. ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
@@ -155,6 +156,7 @@ class ModelSection(Section):
 
     name: str | None = None
     config: dict[str, Any] | None = None
+    start: Literal["small_rows", "library"] = "small_rows"
     tokenizer: str | None = None
     vocab_size: Positive = 8000
     head: Head = "text"

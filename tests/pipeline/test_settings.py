@@ -92,6 +92,7 @@ CHANGES = {
     ],
     "train": [
         ((), "model.config.d_ff=16"),
+        ((), "model.start=library"),
         (RATING, "model.head=regression"),
         ((LOW,), "model.low_rank.targets=[wi]"),
         ((LOW,), "model.low_rank.rank=3"),
