@@ -176,6 +176,7 @@ def fine_tune(
     *,
     lora: Mapping[str, Any] | None = None,
     experts: Mapping[str, Any] | None = None,
+    start: str | Path | Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
     seed: int = 1,
     **training: Any,
@@ -189,6 +190,10 @@ def fine_tune(
         samples: built for this model's tokenizer.
         lora: parameters of ``peft.LoraConfig``, such as ``{"r": 16}``; None trains the model.
         experts: settings of experts in place of LoRA.
+        start: what new item tokens start from, for data with ``identifiers="token"``: ``words``,
+            ``content``, ``collaborative``, ``content+collaborative``, a file of vectors or
+            ``random``; or a mapping from one to its settings. None takes ``words`` for a
+            pretrained model and ``random`` for one from a config.
         folder: where checkpoints and losses go, and where an interrupted training goes on; None
             keeps neither.
         seed: of new weights, dropout and the order of the batches.
@@ -220,6 +225,7 @@ def fine_tune(
         "lora": lora,
         "experts": experts,
         "training": training,
+        "identifiers": {} if start is None else {"kind": "token", "start": _plain_start(start)},
     }
     recipe = Recipe.of(content, "fine_tune: ")
     _refuse_other_tokenizer(recipe.model, samples)
@@ -506,6 +512,10 @@ def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         return {"name": str(model)}
     whole = model.keys() & {"name", "config"} and model.keys() <= ModelSection.model_fields.keys()
     return dict(model) if whole else {"config": dict(model)}
+
+
+def _plain_start(start: str | Path | Mapping[str, Any]) -> str | dict[str, Any]:
+    return dict(start) if isinstance(start, Mapping) else str(start)
 
 
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:

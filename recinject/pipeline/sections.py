@@ -102,10 +102,17 @@ class DataSection(ReadSettings):
 
 
 class IdentifiersSection(OpenSection):
-    """How an item is named in text: a kind of identifiers, with that kind's arguments beside it."""
+    """How an item is named in text: a kind of identifiers, with that kind's arguments beside it.
+
+    ``start`` says what the embeddings of new item tokens (``kind: token``) start from: ``words`` of
+    the titles, the default for a pretrained model; ``content``, ``collaborative`` or
+    ``content+collaborative``, by name or with settings, as in ``{content: {columns: [title]}}``; a
+    ``.npy`` or ``.parquet`` of vectors; or ``random``, the default for a model from a config.
+    """
 
     place = "identifiers"
     kind: str = "number"
+    start: str | dict[str, dict[str, Any] | None] | None = None
 
     @model_validator(mode="after")
     def _is_a_kind(self) -> IdentifiersSection:
@@ -147,8 +154,8 @@ class ModelSection(Section):
 
     ``config`` holds arguments of transformers' ``T5Config``, or of the config of its
     ``model_type``, such as ``gpt2``. ``start`` says how a T5 built from a config starts: with
-    ``small_rows`` and unscaled logits, or as the ``library`` transformers starts it. ``tokenizer`` is a folder, a file or a hub name; without it
-    the named model's own is used, or one of ``vocab_size`` tokens is trained. ``head`` says how
+    ``small_rows`` and unscaled logits, or as the ``library`` transformers starts it.
+    ``tokenizer`` is a folder, a file or a hub name; without it the named model's own is used, or one of ``vocab_size`` tokens is trained. ``head`` says how
     ratings are predicted: as ``text``, or by a regression or classification head, which allows no
     task but ``rating``. ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
     With ``model: null`` only the baselines are evaluated.

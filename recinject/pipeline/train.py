@@ -37,8 +37,10 @@ def train(run: Run) -> None:
         "model": run.resolved.model.model_dump(),
         "lora": recipe.lora and recipe.lora.model_dump(),
         "experts": recipe.experts,
+        "start": (start := run.resolved.identifiers.start),
     }
-    inputs = {**run.fingerprints("samples"), **hash_local(run.resolved.model.name)}
+    vectors = hash_local(start) if isinstance(start, str) else {}
+    inputs = {**run.fingerprints("samples"), **hash_local(run.resolved.model.name), **vectors}
     stage = run.stage("model", settings, inputs)
     # A changed setting must not resume from what another one trained.
     checkpoints = run.folder("training") / "checkpoints" / stage.wanted.fingerprint

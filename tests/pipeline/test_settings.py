@@ -93,6 +93,7 @@ CHANGES = {
     "train": [
         ((), "model.config.d_ff=16"),
         ((), "model.start=library"),
+        (("identifiers.kind=token", RETRIEVAL), "identifiers.start=content"),
         (RATING, "model.head=regression"),
         ((LOW,), "model.low_rank.targets=[wi]"),
         ((LOW,), "model.low_rank.rank=3"),
