@@ -98,6 +98,7 @@ def build_samples(
     tasks: Iterable[str] | Mapping[str, Mapping[str, Any] | None] | None = None,
     *,
     tokenizer: str | Path | Tokenizer | None = None,
+    causal: bool = False,
     folder: str | Path | None = None,
     workers: int = 1,
     seed: int = 1,
@@ -111,6 +112,8 @@ def build_samples(
             if not given, without rating where the log has no scale of ratings.
         tokenizer: a model's name or folder, whose tokenizer and way of writing samples follow; or
             a tokenizer; None learns one of ``vocab_size`` from the texts at hand.
+        causal: whether they are for a causal model that is built from a config, such as
+            ``{"model_type": "gpt2"}``; of a model by name that is known.
         folder: where they go, new or empty; None keeps them in a temporary folder for as long as
             the returned value lives.
         workers: how many processes write them; the files are the same for any number.
@@ -144,7 +147,8 @@ def build_samples(
     reader = given_tokenizer(source)
     if isinstance(tokenizer, Tokenizer):  # tokens are added to a copy of it
         reader = unpadded(Tokenizer.from_str(tokenizer.to_str()))
-    factory = make_factory(data, bound, made, reader, **_dialect(source))
+    dialect = {"causal": True, "ends": None} if causal else _dialect(source)
+    factory = make_factory(data, bound, made, reader, **dialect)
     kept = TemporaryDirectory(prefix="recinject-") if folder is None else None
     place = Path(folder or (kept.name if kept else ""))
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):

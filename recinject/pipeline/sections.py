@@ -155,10 +155,11 @@ class ModelSection(Section):
     ``config`` holds arguments of transformers' ``T5Config``, or of the config of its
     ``model_type``, such as ``gpt2``. ``start`` says how a T5 built from a config starts: with
     ``small_rows`` and unscaled logits, or as the ``library`` transformers starts it.
-    ``tokenizer`` is a folder, a file or a hub name; without it the named model's own is used, or one of ``vocab_size`` tokens is trained. ``head`` says how
-    ratings are predicted: as ``text``, or by a regression or classification head, which allows no
-    task but ``rating``. ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
-    With ``model: null`` only the baselines are evaluated.
+    ``tokenizer`` is a folder, a file or a hub name; without it the named model's own is used, or
+    one of ``vocab_size`` tokens is trained. ``head`` says how ratings are predicted: as ``text``,
+    or by a regression or classification head, which allows no task but ``rating``. ``low_rank``
+    holds the settings of low-rank layers, such as ``rank``. With ``model: null`` only the
+    baselines are evaluated.
     """
 
     name: str | None = None

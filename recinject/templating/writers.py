@@ -135,7 +135,8 @@ class Segment:
         if self.filter:
             return FILTERS[self.filter].write(self, pieces, contexts)
         if self.slot in pieces.phrases:
-            return _in_blocks(contexts.slots[self.slot], self.blocks(pieces, self.slot))
+            # A slot for one item may hold those that follow it, in training.
+            return _in_blocks(contexts.slots[self.slot], self.blocks(pieces, self.slot, after=" "))
         if self.slot == USER_SLOT:
             block = pieces.block(PieceKind.USERS, self.before, self.after)
             return Ragged.from_columns((block + contexts.users).astype(np.int32))
