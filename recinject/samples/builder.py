@@ -312,7 +312,8 @@ class Builder:
             pieces, encoder = self._write(contexts, wordings), self.wording.encoder
             if examples is not None:
                 pieces = side_by_side([examples, pieces[0]]), pieces[1]
-            lengths = encoder.lengths(pieces[0]), encoder.lengths(pieces[1], completions=True)
+            completions = encoder.lengths(pieces[1], completions=True) - self.is_open
+            lengths = encoder.lengths(pieces[0]), completions
             over = (length - most for length, most in zip(lengths, self.limits, strict=True))
             surplus = np.maximum(*over)
             counts = self._dispensable(contexts, surplus)
