@@ -202,6 +202,23 @@ class PhaseSection(Section):
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
 
 
+class DistilSection(Section):
+    """Soft labels from a filter that is fitted on the training events.
+
+    ``from`` names a recommender, such as ``ease``, ``sasrec`` or ``markov_chain``, or maps one to
+    its settings. Where the next item is asked for, its first ``top`` items are labels beside the
+    item that came, and have ``weight`` of the label together: their shares are a softmax of its
+    scores, standardised within the list and divided by ``temperature``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+    teacher: Annotated[str | dict[str, dict[str, Any] | None], Field(alias="from")]
+    top: Annotated[int, Field(ge=2)] = 50
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.3
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
 class TrainingSection(OpenSection):
     """The mixture, the optimizer, and any argument of ``Seq2SeqTrainingArguments``.
 
@@ -210,7 +227,8 @@ class TrainingSection(OpenSection):
     rate times the tokens of its completions. The weights with the best validation loss are kept
     where each checkpoint is measured (``load_best_model_at_end``). ``curriculum`` is a list of
     phases that divide the run's steps among them. ``optimizer`` is a registered optimizer, in place
-    of transformers' ``optim``; ``optimizer_settings`` are its arguments.
+    of transformers' ``optim``; ``optimizer_settings`` are its arguments. ``distil`` adds soft
+    labels of a filter where items are tokens of their own.
     """
 
     place = "training"
@@ -221,6 +239,7 @@ class TrainingSection(OpenSection):
     validation_samples: Positive = 500
     optimizer: str | None = None
     optimizer_settings: dict[str, Any] = {}
+    distil: DistilSection | None = None
 
     @model_validator(mode="after")
     def _one_mixture(self) -> TrainingSection:
