@@ -138,7 +138,7 @@ CHANGES = {
     "report": [((), "report.examples=1")],
 }
 READING = ("bad_rows", "decimal", "drop", "encoding", "item_columns", "keep", "missing")
-READING += ("rating_of.column", "rating_of.how", "separator", "time_format", "time_unit")
+READING += ("rating_of.as", "rating_of.column", "separator", "time_format", "time_unit")
 READING += ("unrated", "users")
 # Where these make whole runs, they are shown to do so; the last two change place and pace alone.
 ELSEWHERE = {
