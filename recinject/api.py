@@ -20,6 +20,7 @@ from recinject.evaluation.evaluate import (
     fit_recommenders,
 )
 from recinject.evaluation.fitting import fit_baselines
+from recinject.evaluation.fusion import Fusion
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import bind, expect, listed, unknown_key
 from recinject.identifiers.data import Data, split_log
@@ -44,7 +45,7 @@ from recinject.samples.store import Forms, read_samples
 from recinject.samples.tokenizer import unpadded
 from recinject.tasks.task import TASKS, bind_tasks
 
-Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
+Asked = str | Mapping[str, Mapping[str, Any] | Sequence[Any] | None] | Recommender
 """A recommender by name, by name with its settings, or as it is."""
 
 
@@ -314,8 +315,8 @@ def evaluate(
     if samples is None:
         known = ["retrieval", "rating"] if has_scale(data.split) else ["retrieval"]
         samples = build_samples(data, known, tokens=False, seed=seed)
-    new, beside = [each for each in made if each.data is None], any(e.reads_prompts for e in made)
-    fitted, chosen = fit_baselines(new, data, samples, asked, beside)
+    new, ready = ([e for e in made if (e.data is None) is is_new] for is_new in (True, False))
+    fitted, chosen = fit_baselines(new, data, samples, asked, ready)
     own = {each.name: each for each in [*fitted, *(e for e in made if e.data is not None)]}
     ready = [own[each.name] for each in made if each.name in own]
     evaluation = Evaluation(ready, data, samples, asked)
@@ -328,7 +329,8 @@ def evaluate(
             hint="name recommenders that answer a task of the samples, as ease does retrieval",
         )
     facts = _facts(data, samples, seed)
-    facts["language_models"] = [each.name for each in ready if each.reads_prompts]
+    models = [e.name for e in ready if e.reads_prompts and not isinstance(e, Fusion)]
+    facts["language_models"] = models
     return Result.from_rows(evaluation.rows, evaluation.predictions, facts)
 
 

@@ -260,7 +260,7 @@ class TrainingSection(OpenSection):
 def _known(given: Any) -> Any:
     named = {given: None} if isinstance(given, str) else given
     settings = list(named.values()) if isinstance(named, dict) else []
-    if len(settings) != 1 or not isinstance(settings[0], dict | None):
+    if len(settings) != 1 or not isinstance(settings[0], dict | list | None):
         raise RecinjectError(
             f"evaluation.baselines: {given!r} is no baseline",
             hint="write its name, or its settings below its name, as in "
@@ -283,17 +283,22 @@ def _distinct(baselines: list[Baseline]) -> list[Baseline]:
 def _called(baselines: list[Baseline]) -> list[str]:
     """Return the baselines' names in the results."""
     named = ({given: None} if isinstance(given, str) else given for given in baselines)
-    return [(own or {}).get("name", kind) for given in named for kind, own in given.items()]
+    found = ((kind, own) for given in named for kind, own in given.items())
+    return [
+        own.get("name", kind) if isinstance(own, dict) else f"{kind}{own or ''}"
+        for kind, own in found
+    ]
 
 
-Baseline = Annotated[str | dict[str, dict[str, Any] | None], BeforeValidator(_known)]
+Baseline = Annotated[str | dict[str, dict[str, Any] | list[Any] | None], BeforeValidator(_known)]
 
 
 class EvaluationSection(Section):
     """What is measured, and against which baselines.
 
     ``baselines`` are names of recommenders, or mappings from a name to its settings, such as
-    ``{ease: {regularization: 500, name: ease_500}}``. Three more evaluations of the model:
+    ``{ease: {regularization: 500, name: ease_500}}``; ``{blend: [language_model, ease]}`` is a
+    weighted sum of others, with weights from validation. Three more evaluations of the model:
     ``reworded`` uses a template that it was not trained on, ``shuffled`` puts each history in
     random order, and ``generate`` lets it write ratings freely. ``seen`` says whether items of a
     history may be recommended, by everybody alike: ``keep`` or ``filter``; ``auto`` keeps them
