@@ -20,6 +20,7 @@ from recinject.evaluation.evaluate import (
     fit_recommenders,
 )
 from recinject.evaluation.fitting import fit_baselines
+from recinject.evaluation.fusion import Fusion
 from recinject.evaluation.simulation import Simulation, SimulationSettings, simulate_rounds
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import bind, expect, listed, unknown_key
@@ -45,7 +46,7 @@ from recinject.samples.store import Forms, read_samples
 from recinject.samples.tokenizer import unpadded
 from recinject.tasks.task import TASKS, bind_tasks
 
-Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
+Asked = str | Mapping[str, Mapping[str, Any] | Sequence[Any] | None] | Recommender
 """A recommender by name, by name with its settings, or as it is."""
 
 
@@ -100,6 +101,7 @@ def build_samples(
     tasks: Iterable[str] | Mapping[str, Mapping[str, Any] | None] | None = None,
     *,
     tokenizer: str | Path | Tokenizer | None = None,
+    causal: bool = False,
     folder: str | Path | None = None,
     workers: int = 1,
     seed: int = 1,
@@ -113,6 +115,8 @@ def build_samples(
             if not given, without rating where the log has no scale of ratings.
         tokenizer: a model's name or folder, whose tokenizer and way of writing samples follow; or
             a tokenizer; None learns one of ``vocab_size`` from the texts at hand.
+        causal: whether they are for a causal model that is built from a config, such as
+            ``{"model_type": "gpt2"}``; of a model by name that is known.
         folder: where they go, new or empty; None keeps them in a temporary folder for as long as
             the returned value lives.
         workers: how many processes write them; the files are the same for any number.
@@ -146,7 +150,8 @@ def build_samples(
     reader = given_tokenizer(source)
     if isinstance(tokenizer, Tokenizer):  # tokens are added to a copy of it
         reader = unpadded(Tokenizer.from_str(tokenizer.to_str()))
-    factory = make_factory(data, bound, made, reader, **_dialect(source))
+    dialect = {"causal": True, "ends": None} if causal else _dialect(source)
+    factory = make_factory(data, bound, made, reader, **dialect)
     kept = TemporaryDirectory(prefix="recinject-") if folder is None else None
     place = Path(folder or (kept.name if kept else ""))
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
@@ -178,6 +183,7 @@ def fine_tune(
     *,
     lora: Mapping[str, Any] | None = None,
     experts: Mapping[str, Any] | None = None,
+    start: str | Path | Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
     seed: int = 1,
     **training: Any,
@@ -191,6 +197,10 @@ def fine_tune(
         samples: built for this model's tokenizer.
         lora: parameters of ``peft.LoraConfig``, such as ``{"r": 16}``; None trains the model.
         experts: settings of experts in place of LoRA.
+        start: what new item tokens start from, for data with ``identifiers="token"``: ``words``,
+            ``content``, ``collaborative``, ``content+collaborative``, a file of vectors or
+            ``random``; or a mapping from one to its settings. None takes ``words`` for a
+            pretrained model and ``random`` for one from a config.
         folder: where checkpoints and losses go, and where an interrupted training goes on; None
             keeps neither.
         seed: of new weights, dropout and the order of the batches.
@@ -222,6 +232,7 @@ def fine_tune(
         "lora": lora,
         "experts": experts,
         "training": training,
+        "identifiers": {} if start is None else {"kind": "token", "start": _plain_start(start)},
     }
     recipe = Recipe.of(content, "fine_tune: ")
     _refuse_other_tokenizer(recipe.model, samples)
@@ -307,8 +318,8 @@ def evaluate(
     if samples is None:
         known = ["retrieval", "rating"] if has_scale(data.split) else ["retrieval"]
         samples = build_samples(data, known, tokens=False, seed=seed)
-    new, beside = [each for each in made if each.data is None], any(e.reads_prompts for e in made)
-    fitted, chosen = fit_baselines(new, data, samples, asked, beside)
+    new, ready = ([e for e in made if (e.data is None) is is_new] for is_new in (True, False))
+    fitted, chosen = fit_baselines(new, data, samples, asked, ready)
     own = {each.name: each for each in [*fitted, *(e for e in made if e.data is not None)]}
     ready = [own[each.name] for each in made if each.name in own]
     evaluation = Evaluation(ready, data, samples, asked)
@@ -321,7 +332,8 @@ def evaluate(
             hint="name recommenders that answer a task of the samples, as ease does retrieval",
         )
     facts = _facts(data, samples, seed)
-    facts["language_models"] = [each.name for each in ready if each.reads_prompts]
+    models = [e.name for e in ready if e.reads_prompts and not isinstance(e, Fusion)]
+    facts["language_models"] = models
     return Result.from_rows(evaluation.rows, evaluation.predictions, facts)
 
 
@@ -535,6 +547,10 @@ def _model_section(model: str | Path | Mapping[str, Any]) -> dict[str, Any]:
         return {"name": str(model)}
     whole = model.keys() & {"name", "config"} and model.keys() <= ModelSection.model_fields.keys()
     return dict(model) if whole else {"config": dict(model)}
+
+
+def _plain_start(start: str | Path | Mapping[str, Any]) -> str | dict[str, Any]:
+    return dict(start) if isinstance(start, Mapping) else str(start)
 
 
 def _facts(data: Data, samples: Samples, seed: int) -> dict[str, Any]:

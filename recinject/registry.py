@@ -27,7 +27,7 @@ HOMES = {
     "metric": "recinject.evaluation.metrics",
     "recommender": "recinject.recommenders.baselines",
     "optimizer": "recinject.training.optimizers",
-    "initialization": "",
+    "initialization": "recinject.models.starts",
     "adapter": "recinject.models.adapters",
     "measure": "recinject.evaluation.harm",
 }

@@ -110,10 +110,11 @@ class View:
         history, target = self.is_history & known, self.is_target & known
         return replace(self, is_history=history, is_target=target)
 
-    def histories(self, events: Array, length: int | None = None) -> Ragged:
+    def histories(self, events: Array, length: int | Array | None = None) -> Ragged:
         """Return the event numbers of the latest history before each target, oldest first.
 
-        ``events`` are the targets' numbers; without a ``length`` whole histories are kept.
+        ``events`` are the targets' numbers; without a ``length``, of all or of each, whole
+        histories are kept.
         """
         past, log = self._past, self.interactions
         stops = past[events]

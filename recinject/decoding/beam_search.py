@@ -63,6 +63,22 @@ def score_candidates(
     return totals
 
 
+@torch.inference_mode()
+def score_next(
+    model: torch.nn.Module, input_ids: Tensor, attention_mask: Tensor, tokens: Integers
+) -> Floats:
+    """Return the log-probabilities of tokens as what comes next after each prompt, (n, tokens).
+
+    The arguments are those of :func:`score_candidates`; ``tokens`` are the same for all prompts.
+    """
+    with read_prompts(model, input_ids, attention_mask) as decoder:
+        logits = decoder.step(decoder.start)[:, 0]
+    index = torch.from_numpy(tokens.astype(np.int64)).to(logits.device)
+    values: Floats = logits[:, index].cpu().numpy().astype(np.float64)
+    sums: Floats = logits.logsumexp(-1).cpu().numpy().astype(np.float64)
+    return values - sums[:, None]
+
+
 def _first_alike(prompts: Numbers, candidates: Numbers, branches: Numbers, ids: Numbers) -> Numbers:
     """Return the first candidate of its prompt that shares each one's beginning and token."""
     _, found, alike = np.unique(

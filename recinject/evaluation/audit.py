@@ -183,7 +183,8 @@ def stored_samples(samples: Samples) -> list[Finding]:
             table = pq.read_table(file, columns=_COLUMNS)
             named += leaks.count(table)
             if (tokens := file.with_suffix(".arrow")).is_file():
-                unlike += _unlike_tokens(samples, table, tokens, -(-_SAMPLED // len(files)))
+                most, is_open = -(-_SAMPLED // len(files)), samples.factory.asker(task).is_open
+                unlike += _unlike_tokens(samples, table, tokens, most, is_open)
     leak = "stored training samples that name an item held out from the same user"
     other = f"stored training samples, of about {_SAMPLED} a task, whose tokens are not those of "
     return [
@@ -251,20 +252,26 @@ class Leaks:
         return re.search(rf"(?<!\w){re.escape(words)}(?!\w)", text) is not None
 
 
-def _unlike_tokens(samples: Samples, table: pa.Table, file: Path, most: int) -> int:
-    """Count the rows without tokens, and of ``most`` rows those whose tokens are others."""
+def _unlike_tokens(
+    samples: Samples, table: pa.Table, file: Path, most: int, is_open: bool = False
+) -> int:
+    """Count the rows without tokens, and of ``most`` rows those whose tokens are others.
+
+    ``is_open`` says that completions have no end token.
+    """
     with pa.memory_map(str(file)) as source:
         tokens = pa.ipc.open_stream(source).read_all()
         both = min(len(tokens), len(table))
-        rows = np.linspace(0, both - 1, min(both, most)).astype(np.int64)
-        texts, stored = table.take(rows), tokens.take(rows)
-    unlike = np.zeros(len(rows), bool)
+        chosen = np.linspace(0, both - 1, min(both, most)).astype(np.int64)
+        texts, stored = table.take(chosen), tokens.take(chosen)
+    unlike = np.zeros(len(chosen), bool)
     dialect, limits = samples.dialect, samples.settings.limits
     for name, column, encode, limit in (
         ("prompt", "input_ids", dialect.prompts, limits[0]),
         ("completion", "labels", dialect.completions, limits[1]),
     ):
-        found = encode(texts[name].to_pylist()).to_list()
+        rows = encode(texts[name].to_pylist())
+        found = (dialect.without_end(rows) if is_open and column == "labels" else rows).to_list()
         pairs = zip(found, stored[column].to_pylist(), strict=True)
         unlike |= np.array([len(own) <= limit and own != kept for own, kept in pairs], bool)
     return int(unlike.sum()) + abs(len(table) - len(tokens))

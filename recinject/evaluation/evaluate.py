@@ -16,6 +16,7 @@ from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split
 from recinject.evaluation import audit
 from recinject.evaluation.examples import draw_examples
+from recinject.evaluation.fusion import Fusion
 from recinject.evaluation.harm import Harm
 from recinject.evaluation.lists import (
     ListMeasures,
@@ -305,7 +306,8 @@ class _Turn:
 
     @property
     def models(self) -> dict[str, Recommender]:
-        return {n: each for n, each in self.own.items() if not isinstance(each, GeneratedRatings)}
+        own = self.own.items()
+        return {n: each for n, each in own if not isinstance(each, GeneratedRatings | Fusion)}
 
 
 @dataclass(frozen=True, eq=False)

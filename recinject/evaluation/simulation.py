@@ -94,7 +94,7 @@ class Simulation:
             write_json(Path(folder) / f"{name}.json", [asdict(row) for row in rows])
 
 
-Asked = str | Mapping[str, Mapping[str, Any] | None] | Recommender
+Asked = str | Mapping[str, Mapping[str, Any] | Sequence[Any] | None] | Recommender
 
 
 def simulate_rounds(

@@ -112,7 +112,8 @@ def unknown_key(where: str, legal: Iterable[str]) -> RecinjectError:
 
 def fields_of(section: type[BaseModel]) -> dict[str, Any]:
     """Return the keys of a pydantic model with their types."""
-    return {name: field.annotation for name, field in section.model_fields.items()}
+    fields = section.model_fields.items()
+    return {field.alias or name: field.annotation for name, field in fields}
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:

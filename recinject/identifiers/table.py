@@ -51,6 +51,7 @@ class Identifiers:
 
     has_tokens: ClassVar[bool] = False  # of its own, which a model must be trained on
     joins_cold_items: ClassVar[bool] = False  # whether `join_cold_items` has codes to go by
+    is_token: ClassVar[bool] = False  # whether each item is one new token, which it alone has
 
     kind: str  # its name in the registry
     texts: tuple[str, ...]  # the identifier of each item
@@ -122,6 +123,7 @@ class TokenIdentifiers(Identifiers):
     """Numbers as in the kind ``number``, but each is one new token of the tokenizer's."""
 
     has_tokens: ClassVar[bool] = True
+    is_token: ClassVar[bool] = True
 
     @property
     def tokens(self) -> tuple[str, ...]:

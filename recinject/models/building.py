@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -36,8 +36,12 @@ _VOCABULARY_MULTIPLE = 8
 _FROM_TOKENIZER = {
     *("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id")
 }
-_NOT_IN_SIGNATURE = {"tie_word_embeddings"}
+# To T5 this stands for whether logits are scaled; its weights are tied whatever it says.
+_UNSCALED, _SCALES = "tie_word_embeddings", "scale_decoder_outputs"
+_NOT_IN_SIGNATURE = {_UNSCALED}
 _TYPE = "model_type"
+Start = Literal["small_rows", "library"]
+"""How a model that is built from a config starts; see :func:`build_model`."""
 _CONFIG, _WEIGHTS = "config.json", ["*.json", "*.safetensors"]
 _UNREADABLE = (OSError, ValueError, KeyError, ImportError)
 _REFUSALS = (StrictDataclassError, ValueError, TypeError, KeyError, RuntimeError, ArithmeticError)
@@ -176,7 +180,9 @@ def _first_line(error: Exception) -> str:
     return str(error).partition("\n")[0]
 
 
-def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int) -> PreTrainedModel:
+def build_model(
+    config: Mapping[str, Any], tokenizer: Tokenizer, seed: int, start: Start = "small_rows"
+) -> PreTrainedModel:
     """Build a model with random weights that the seed alone decides.
 
     Args:
@@ -184,6 +190,10 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int) -> P
             transformers, such as ``T5Config`` or ``GPT2Config``, passed on as they are.
         tokenizer: gives the vocabulary; its size is rounded up to a multiple of 8.
         seed: of the weights. The global random state is left as it was.
+        start: ``small_rows`` gives T5 and its kin embeddings of the standard deviation
+            ``d_model ** -0.5`` and logits that nothing scales, from which AdamW learns;
+            ``library`` leaves them as transformers starts them: a standard deviation of 1, and
+            logits divided by the root of the width. Models of other kinds start alike by both.
 
     Raises:
         RecinjectError: a parameter is unknown, taken from the tokenizer, or refused by the model.
@@ -204,7 +214,15 @@ def build_model(config: Mapping[str, Any], tokenizer: Tokenizer, seed: int) -> P
         model = AutoModelForCausalLM if causal else AutoModelForSeq2SeqLM
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            return model.from_config(kind(**settings))
+            made = kind(**settings)
+            is_small = start == "small_rows" and _UNSCALED not in settings
+            if is_small and hasattr(made, _SCALES):
+                made = kind(**settings, **{_UNSCALED: False})
+            built = model.from_config(made)
+            if is_small and hasattr(made, _SCALES):
+                with torch.no_grad():
+                    built.get_input_embeddings().weight.mul_(made.d_model**-0.5)
+            return built
     except _REFUSALS as error:
         raise RecinjectError(
             f"model.config: {kind.__name__.removesuffix('Config')} refuses it ({error})",

@@ -53,6 +53,8 @@ def check_settings(recipe: Recipe) -> None:
     if recipe.training is not None:
         check_training_settings(recipe.training.arguments)
         choose_optimizer(recipe.training.optimizer, 0.0, recipe.training.optimizer_settings)
+        if recipe.training.distil is not None:
+            make_recommender(recipe.training.distil.teacher)
         _check_mixture(recipe.training, [task.name for task in recipe.tasks()])
     source = recipe.model.tokenizer or recipe.model.name
     tokenizer = given_tokenizer(source) or train_tokenizer([], recipe.model.vocab_size)

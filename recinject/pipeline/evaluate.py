@@ -11,6 +11,7 @@ from typing import Any
 
 from recinject.evaluation.evaluate import Evaluation, EvaluationSettings, fit_recommenders
 from recinject.evaluation.fitting import fit_baselines
+from recinject.evaluation.fusion import Fusion
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.models.storing import load_trained
@@ -65,8 +66,9 @@ def _evaluate(run: Run, folder: Path) -> Facts:
     own |= {"list_length": section.beams, "seed": recipe.seed, "examples": MOST_EXAMPLES}
     settings = EvaluationSettings(**own, generation=recipe.generation)
     samples = run.samples
-    fitted, chosen = fit_baselines(baselines, run.data, samples, settings, model is not None)
-    recommenders: Sequence[Recommender] = [*([model] if model else []), *fitted]
+    models = [model] if model else []
+    fitted, chosen = fit_baselines(baselines, run.data, samples, settings, models)
+    recommenders: Sequence[Recommender] = [*models, *fitted]
     evaluation = Evaluation(recommenders, run.data, samples, settings)
     evaluation.rows["audit"] += chosen
     evaluation.run()
@@ -77,7 +79,14 @@ def _evaluate(run: Run, folder: Path) -> Facts:
 def recommender_of(run: Run, name: str | None = None) -> Recommender:
     """Return a finished run's model, or the baseline of a name, which is fitted now."""
     if name is not None:
-        return fit_recommenders([make_recommender(name)], run.data, run.recipe.seed)[0]
+        every = [make_recommender(asked) for asked in run.recipe.evaluation.baselines]
+        made = next((each for each in every if each.name == name), None) or make_recommender(name)
+        if not isinstance(made, Fusion):
+            return fit_recommenders([made], run.data, run.recipe.seed)[0]
+        model, settings = model_of(run), EvaluationSettings(seed=run.recipe.seed)
+        return fit_baselines([made], run.data, run.samples, settings, [model] if model else [])[0][
+            0
+        ]
     if run.recipe.training is None or not (run.folder("model") / "manifest.json").is_file():
         raise RecinjectError(
             f"{run.recipe.folder}: no trained model in it",

@@ -25,7 +25,8 @@ from recinject.models.building import (
     load_model,
     wrap_tokenizer,
 )
-from recinject.pipeline.prepare import dialect_of
+from recinject.models.starts import TokenStart, token_start
+from recinject.pipeline.prepare import dialect_of, given_tokenizer
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import first_process_first
 from recinject.registry import find
@@ -34,7 +35,7 @@ from recinject.samples.samples import Samples
 from recinject.training.batches import make_collator
 from recinject.training.networks import Tensors
 
-_ADAPTER, _MODEL = "initial", "initial_model"
+_ADAPTER, _MODEL, _ROWS_OF_ITEMS = "initial", "initial_model", "initial_rows"
 _SAMPLES, _ROWS = 256, 16
 
 
@@ -46,7 +47,8 @@ def base_model(recipe: Recipe, tokenizer: Tokenizer) -> PreTrainedModel:
     if recipe.model.name is not None:
         model = embed_all_tokens(load_model(recipe.model.name), tokenizer, recipe.seed)
     else:
-        model = build_model(recipe.model.config or {}, tokenizer, recipe.seed)
+        start = recipe.model.start
+        model = build_model(recipe.model.config or {}, tokenizer, recipe.seed, start)
     if not model.config.is_encoder_decoder:
         _check_causal(recipe, tokenizer, model.config)
     return model
@@ -82,6 +84,8 @@ def adapt(
 
 def check_adapted(recipe: Recipe, model: PreTrainedModel) -> Model:
     """Return a model of the form that training would find, without the work."""
+    if recipe.identifiers.start is not None:
+        token_start(recipe.identifiers.start).check(model)
     if start := _model_start(recipe):
         start.check(model)
     adapted = adapt(recipe, model, [task.name for task in recipe.tasks()])
@@ -95,6 +99,27 @@ def check_adapted(recipe: Recipe, model: PreTrainedModel) -> Model:
 def _model_start(recipe: Recipe) -> Initialization | None:
     settings = recipe.model.low_rank
     return None if settings is None else _start("low_rank", settings, "model.low_rank")
+
+
+def _token_start(recipe: Recipe, samples: Samples) -> TokenStart | None:
+    """Return what new item tokens start from; None where they stay random, or there are none."""
+    asked = recipe.identifiers.start
+    data = samples.data if asked is None else samples.factory.data
+    if data is None or not data.identifiers.is_token:
+        if asked is None:
+            return None
+        raise RecinjectError(
+            "identifiers.start: these samples name no item by a token of its own",
+            hint='prepare the data with identifiers="token", or leave the start out',
+        )
+    # What a model was trained on already must not start anew.
+    own = given_tokenizer(recipe.model.tokenizer or recipe.model.name)
+    known = {} if own is None else own.get_vocab()
+    fresh = np.array([text not in known for text in data.identifiers.texts])
+    asked = asked or ("words" if recipe.model.name is not None else "random")
+    if asked == "random" or not fresh.any():
+        return None
+    return token_start(asked).read(data, samples.tokenizer, fresh)
 
 
 def _adapter_start(recipe: Recipe) -> Initialization | None:
@@ -125,6 +150,8 @@ def make_untrained(
     tokenizer = samples.tokenizer
     model, known = base_model(recipe, tokenizer), tokenizer.get_vocab()
     show = partial(sample_batches, tokenizer=tokenizer, samples=mixed, seed=recipe.seed)
+    if rows := _token_start(recipe, samples):
+        _begin(rows, model, show, recipe.seed, checkpoints / _ROWS_OF_ITEMS)
     if start := _model_start(recipe):
         _begin(start, model, show, recipe.seed, checkpoints / _MODEL)
     # A task that is asked, though no phase trains on it, has a place in the gate too.

@@ -47,7 +47,7 @@ def prepare(run: Run) -> None:
     run.stage("data", run.resolved.data.model_dump(), inputs).run(partial(_data, run))
     run.save_recipe()
     inputs = {**run.fingerprints("data"), **_hash_content(identifiers)}
-    own = run.resolved.identifiers.model_dump()
+    own = run.resolved.identifiers.model_dump(exclude={"start"})
     run.stage("identifiers", own, inputs).run(partial(_identifiers, run))
 
 

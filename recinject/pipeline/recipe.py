@@ -31,7 +31,7 @@ from recinject.tasks.task import TASKS, Task, bind_tasks, task_names
 from recinject.templating.language import check_phrases
 
 # Text that may name a file or a folder of this machine, and something else otherwise.
-_MAYBE_PATHS = ("model.name", "model.tokenizer", "identifiers.content")
+_MAYBE_PATHS = ("model.name", "model.tokenizer", "identifiers.content", "identifiers.start")
 
 
 def _load_plugins(files: list[Path]) -> list[Path]:
@@ -145,6 +145,12 @@ class Recipe(Section):
         ):
             yield self.experts is not None and conflicts, f"experts: {fact}", fix
         yield (
+            self.identifiers.start is not None and not (self.has_model and kind.is_token),
+            f"identifiers.start: identifiers.kind={self.identifiers.kind} gives no item a token "
+            "of its own, or there is no model",
+            "set identifiers.kind=token, and a model, or leave identifiers.start out",
+        )
+        yield (
             self.evaluation.ranking_by == "retrieval"
             and self.has_model
             and "ranking" in asked
@@ -193,7 +199,7 @@ def _absolute(value: Any, key: str = "") -> Any:
         return [_absolute(inner, key) for inner in value]
     if isinstance(value, Path):
         return value.absolute()
-    if key in _MAYBE_PATHS and value is not None and Path(value).exists():
+    if key in _MAYBE_PATHS and isinstance(value, str) and Path(value).exists():
         return str(Path(value).absolute())
     return value
 

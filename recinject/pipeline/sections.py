@@ -103,10 +103,17 @@ class DataSection(ReadSettings):
 
 
 class IdentifiersSection(OpenSection):
-    """How an item is named in text: a kind of identifiers, with that kind's arguments beside it."""
+    """How an item is named in text: a kind of identifiers, with that kind's arguments beside it.
+
+    ``start`` says what the embeddings of new item tokens (``kind: token``) start from: ``words`` of
+    the titles, the default for a pretrained model; ``content``, ``collaborative`` or
+    ``content+collaborative``, by name or with settings, as in ``{content: {columns: [title]}}``; a
+    ``.npy`` or ``.parquet`` of vectors; or ``random``, the default for a model from a config.
+    """
 
     place = "identifiers"
     kind: str = "number"
+    start: str | dict[str, dict[str, Any] | None] | None = None
 
     @model_validator(mode="after")
     def _is_a_kind(self) -> IdentifiersSection:
@@ -147,15 +154,18 @@ class ModelSection(Section):
     """A model by hub name or local folder, or a small one built from a config.
 
     ``config`` holds arguments of transformers' ``T5Config``, or of the config of its
-    ``model_type``, such as ``gpt2``. ``tokenizer`` is a folder, a file or a hub name; without it
-    the named model's own is used, or one of ``vocab_size`` tokens is trained. ``head`` says how
-    ratings are predicted: as ``text``, or by a regression or classification head, which allows no
-    task but ``rating``. ``low_rank`` holds the settings of low-rank layers, such as ``rank``.
-    With ``model: null`` only the baselines are evaluated.
+    ``model_type``, such as ``gpt2``. ``start`` says how a T5 built from a config starts: with
+    ``small_rows`` and unscaled logits, or as the ``library`` transformers starts it.
+    ``tokenizer`` is a folder, a file or a hub name; without it the named model's own is used, or
+    one of ``vocab_size`` tokens is trained. ``head`` says how ratings are predicted: as ``text``,
+    or by a regression or classification head, which allows no task but ``rating``. ``low_rank``
+    holds the settings of low-rank layers, such as ``rank``. With ``model: null`` only the
+    baselines are evaluated.
     """
 
     name: str | None = None
     config: dict[str, Any] | None = None
+    start: Literal["small_rows", "library"] = "small_rows"
     tokenizer: str | None = None
     vocab_size: Positive = 8000
     head: Head = "text"
@@ -193,6 +203,23 @@ class PhaseSection(Section):
     mixture: dict[str, Annotated[float, Field(gt=0)]] = {}
 
 
+class DistilSection(Section):
+    """Soft labels from a filter that is fitted on the training events.
+
+    ``from`` names a recommender, such as ``ease``, ``sasrec`` or ``markov_chain``, or maps one to
+    its settings. Where the next item is asked for, its first ``top`` items are labels beside the
+    item that came, and have ``weight`` of the label together: their shares are a softmax of its
+    scores, standardised within the list and divided by ``temperature``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
+
+    teacher: Annotated[str | dict[str, dict[str, Any] | None], Field(alias="from")]
+    top: Annotated[int, Field(ge=2)] = 50
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.3
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+
+
 class TrainingSection(OpenSection):
     """The mixture, the optimizer, and any argument of ``Seq2SeqTrainingArguments``.
 
@@ -201,7 +228,8 @@ class TrainingSection(OpenSection):
     rate times the tokens of its completions. The weights with the best validation loss are kept
     where each checkpoint is measured (``load_best_model_at_end``). ``curriculum`` is a list of
     phases that divide the run's steps among them. ``optimizer`` is a registered optimizer, in place
-    of transformers' ``optim``; ``optimizer_settings`` are its arguments.
+    of transformers' ``optim``; ``optimizer_settings`` are its arguments. ``distil`` adds soft
+    labels of a filter where items are tokens of their own.
     """
 
     place = "training"
@@ -212,6 +240,7 @@ class TrainingSection(OpenSection):
     validation_samples: Positive = 500
     optimizer: str | None = None
     optimizer_settings: dict[str, Any] = {}
+    distil: DistilSection | None = None
 
     @model_validator(mode="after")
     def _one_mixture(self) -> TrainingSection:
@@ -232,7 +261,7 @@ class TrainingSection(OpenSection):
 def _known(given: Any) -> Any:
     named = {given: None} if isinstance(given, str) else given
     settings = list(named.values()) if isinstance(named, dict) else []
-    if len(settings) != 1 or not isinstance(settings[0], dict | None):
+    if len(settings) != 1 or not isinstance(settings[0], dict | list | None):
         raise RecinjectError(
             f"evaluation.baselines: {given!r} is no baseline",
             hint="write its name, or its settings below its name, as in "
@@ -255,17 +284,22 @@ def _distinct(baselines: list[Baseline]) -> list[Baseline]:
 def _called(baselines: list[Baseline]) -> list[str]:
     """Return the baselines' names in the results."""
     named = ({given: None} if isinstance(given, str) else given for given in baselines)
-    return [(own or {}).get("name", kind) for given in named for kind, own in given.items()]
+    found = ((kind, own) for given in named for kind, own in given.items())
+    return [
+        own.get("name", kind) if isinstance(own, dict) else f"{kind}{own or ''}"
+        for kind, own in found
+    ]
 
 
-Baseline = Annotated[str | dict[str, dict[str, Any] | None], BeforeValidator(_known)]
+Baseline = Annotated[str | dict[str, dict[str, Any] | list[Any] | None], BeforeValidator(_known)]
 
 
 class EvaluationSection(Section):
     """What is measured, and against which baselines.
 
     ``baselines`` are names of recommenders, or mappings from a name to its settings, such as
-    ``{ease: {regularization: 500, name: ease_500}}``. Three more evaluations of the model:
+    ``{ease: {regularization: 500, name: ease_500}}``; ``{blend: [language_model, ease]}`` is a
+    weighted sum of others, with weights from validation. Three more evaluations of the model:
     ``reworded`` uses a template that it was not trained on, ``shuffled`` puts each history in
     random order, and ``generate`` lets it write ratings freely. ``seen`` says whether items of a
     history may be recommended, by everybody alike: ``keep`` or ``filter``; ``auto`` keeps them

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from recinject.data.schema import Integers
 from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
@@ -37,8 +38,10 @@ def train(run: Run) -> None:
         "model": run.resolved.model.model_dump(),
         "lora": recipe.lora and recipe.lora.model_dump(),
         "experts": recipe.experts,
+        "start": (start := run.resolved.identifiers.start),
     }
-    inputs = {**run.fingerprints("samples"), **hash_local(run.resolved.model.name)}
+    vectors = hash_local(start) if isinstance(start, str) else {}
+    inputs = {**run.fingerprints("samples"), **hash_local(run.resolved.model.name), **vectors}
     stage = run.stage("model", settings, inputs)
     # A changed setting must not resume from what another one trained.
     checkpoints = run.folder("training") / "checkpoints" / stage.wanted.fingerprint
@@ -69,11 +72,15 @@ def fine_tune(
     """
     from recinject.models.adapters import adaptation_of
     from recinject.models.building import count_parameters
+    from recinject.pipeline.distil import find_soft_labels
     from recinject.training.fitting import fit
 
     training, tokenizer = recipe.training or TrainingSection(), samples.tokenizer
     phases = curriculum(training, samples.sizes)
-    train_set, validation_set, names = _datasets(recipe, training, samples, phases)
+    soft, places = None, None
+    if training.distil is not None:
+        soft, places = find_soft_labels(training.distil, samples, recipe.seed)
+    train_set, validation_set, names = _datasets(recipe, training, samples, phases, places)
     make = partial(make_untrained, recipe, samples, train_set, names, checkpoints)
     trained = make()
     trainable, total = count_parameters(trained)
@@ -86,6 +93,7 @@ def fine_tune(
         phases=phases,
         rebuild=make,
         optimizer_settings=training.optimizer_settings,
+        soft_labels=soft,
     )
     facts = {"trainable": trainable, "parameters": total}
     show = partial(sample_batches, trained, tokenizer, train_set, recipe.seed)
@@ -116,7 +124,11 @@ def curriculum(training: TrainingSection, sizes: Mapping[str, int]) -> list[Phas
 
 
 def _datasets(
-    recipe: Recipe, training: TrainingSection, samples: Samples, phases: Sequence[Phase]
+    recipe: Recipe,
+    training: TrainingSection,
+    samples: Samples,
+    phases: Sequence[Phase],
+    places: Mapping[str, Integers] | None = None,
 ) -> tuple[Dataset, Dataset | None, list[str]]:
     """Return the samples to train on and to validate on, and the tasks by their numbers."""
     folder, tasks, sizes = samples.folder, samples.bound_tasks(), samples.sizes
@@ -130,7 +142,7 @@ def _datasets(
             hint="give a log whose users have more events than validation and test take, or "
             "set training=null to evaluate the model as it is",
         )
-    mixed = mix_tasks(folder, names, mixture, recipe.seed)
+    mixed = mix_tasks(folder, names, mixture, recipe.seed, places)
     validated = {
         task.name: names.index(task.name)
         for task in tasks

@@ -21,7 +21,12 @@ from transformers import GenerationConfig
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.data.splitting import Part
-from recinject.decoding.beam_search import Normalised, constrained_beam_search, score_candidates
+from recinject.decoding.beam_search import (
+    Normalised,
+    constrained_beam_search,
+    score_candidates,
+    score_next,
+)
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
@@ -37,6 +42,7 @@ from recinject.recommenders.protocol import (
     Recommender,
     places,
     rank_candidates,
+    top_k,
 )
 from recinject.samples.builder import SHUFFLED, Builder
 from recinject.samples.encoding import Dialect
@@ -44,6 +50,7 @@ from recinject.samples.samples import Samples
 from recinject.training.networks import global_chance
 
 Rows = NDArray[np.int64]
+_NUMBERS_AT_ONCE = 4_000_000
 _GREEDY = {"max_new_tokens": 8, "do_sample": False, "num_beams": 1}
 
 
@@ -61,7 +68,8 @@ class RatingsByLabel(Prediction):
 class LanguageModel(Recommender):
     """Reads a query's prompt and says which items, in what order, or which rating.
 
-    Retrieval searches the identifiers of the whole catalogue; ranking scores the candidates'
+    Retrieval searches the identifiers of the whole catalogue, in one step where each is a token of
+    its own, whose end is then left out; ranking scores the candidates'
     identifiers; a rating is the mean of the labels' values, weighted by how likely the model
     finds each label.
 
@@ -164,7 +172,7 @@ class LanguageModel(Recommender):
         """Return the trie of all identifiers and their tokens, padded, in a task's words."""
         texts = self._texts[task] if isinstance(self._texts, Mapping) else self._texts
         if id(texts) not in self._named:
-            sequences = self._dialect.completions(texts)
+            sequences = self._dialect.item_tokens(texts) or self._dialect.completions(texts)
             self._named[id(texts)] = Trie.build(sequences), sequences.to_grid(-1)
         return self._named[id(texts)]
 
@@ -198,15 +206,34 @@ class LanguageModel(Recommender):
     def _retrieve(self, queries: Queries, k: int) -> Prediction:
         width = max(self._beams, k)
         items = np.full((len(queries), width), -1, np.int32)
-        scores, (trie, _) = np.full(items.shape, -np.inf), self._identifiers(queries.task)
-        for rows, prompts in self._batches(queries, width):
+        scores, (trie, tokens) = np.full(items.shape, -np.inf), self._identifiers(queries.task)
+        in_one_step = tokens.shape[1] == 1
+        share = self._rows_at_once * len(tokens) // _NUMBERS_AT_ONCE if in_one_step else width
+        for rows, prompts in self._batches(queries, max(1, share)):
             barred = [queries.barred[row] for row in rows]
-            items[rows], scores[rows] = constrained_beam_search(
-                self._model, *prompts, trie, width, barred, scores=self._scores
-            )
+            if in_one_step:
+                items[rows], scores[rows] = self._best(*prompts, tokens[:, 0], width, barred)
+            else:
+                items[rows], scores[rows] = constrained_beam_search(
+                    self._model, *prompts, trie, width, barred, scores=self._scores
+                )
         ahead, tied = _places_in_lists(items, scores, queries.targets)
         found = items[:, :k], scores[:, :k], ahead, tied
         return Prediction(self.name, queries.task, *found, first=np.exp(scores[:, 0]))
+
+    def _best(
+        self, ids: Tensor, mask: Tensor, tokens: Integers, k: int, barred: Sequence[Integers]
+    ) -> tuple[Integers, Floats]:
+        """Find what the beam search would, where each item is one token."""
+        scores = score_next(self._model, ids, mask, tokens)
+        for row, items in enumerate(barred):
+            scores[row, items] = -np.inf
+        if self._scores == "legal":
+            scores -= np.logaddexp.reduce(scores, axis=1, keepdims=True)
+        # Equal scores in the order of the tokens, as the trie has them.
+        order = np.argsort(tokens).astype(np.int32)
+        columns, best = top_k(scores[:, order], k)
+        return np.where(columns < 0, np.int32(-1), order[columns]), best
 
     def _rank(self, queries: Queries, k: int) -> Prediction:
         candidates, (_, tokens) = queries.candidates, self._identifiers(queries.task)

@@ -404,12 +404,13 @@ class ItemScorer(Recommender):
 
 
 def make_recommender(
-    asked: str | Mapping[str, Mapping[str, Any] | None] | Recommender,
+    asked: str | Mapping[str, Mapping[str, Any] | Sequence[Any] | None] | Recommender,
 ) -> Recommender:
     """Make an unfitted recommender, or take one as it is.
 
     Args:
-        asked: its name in the registry, or a mapping from this to its constructor's arguments.
+        asked: its name in the registry, or a mapping from this to its constructor's arguments; a
+            list stands for its ``members``, as in ``{"blend": ["ease", "markov_chain"]}``.
             Two more are everybody's: ``name`` is its name in the results, ``history_length`` how
             many items of a history it reads, where not as many as the others.
 
@@ -426,6 +427,7 @@ def make_recommender(
         return _with_name(asked, getattr(asked, "name", None))
     named = {asked: None} if isinstance(asked, str) else asked
     given = list(named.values()) if isinstance(named, Mapping) else []
+    given = [{"members": each} if isinstance(each, list) else each for each in given]
     if len(given) != 1 or not isinstance(given[0], Mapping | None):
         raise RecinjectError(
             f"{place}: {asked!r} is no recommender",
@@ -434,13 +436,13 @@ def make_recommender(
         )
     name = next(iter(named))
     kind, settings = find("recommender", name, place), dict(given[0] or {})
-    called = settings.pop("name", getattr(kind, "name", None))
+    called = settings.pop("name", None)
     has_own = "history_length" in inspect.signature(kind).parameters
     longest = None if has_own else settings.pop("history_length", None)
     recommender: Recommender = bind(kind, settings, f"{place}.{name}")
     if longest is not None:
         bind(_read, {"history_length": longest}, f"{place}.{name}", recommender=recommender)
-    return _with_name(recommender, called)
+    return _with_name(recommender, called or getattr(recommender, "name", None))
 
 
 def _read(recommender: Recommender, history_length: PositiveInt) -> None:

@@ -95,6 +95,11 @@ class Wording:
         """How many words each item has in a history, shape (items,)."""
         return np.array([len(text.split()) for text in self.phrases["history"]], np.int32)
 
+    @cached_property
+    def is_token(self) -> bool:
+        """Whether each item that is asked for is a token of its own, which needs no end."""
+        return self.encoder.dialect.item_tokens(self.phrases.get("target", ())) is not None
+
     def numbers(self, split: str) -> Sequence[int]:
         """Return which templates a split is written in: a test in one, so that like meets like."""
         found = range(len(self.bound))
@@ -183,6 +188,11 @@ class Builder:
         """Where each user's samples of one pass start among all, shape (users + 1,)."""
         return np.concatenate([[0], np.cumsum(self._counts)])
 
+    @property
+    def is_open(self) -> bool:
+        """Whether completions have no end token: of retrieval, where each item is one token."""
+        return self.task.answer == "retrieval" and self.wording.is_token
+
     def __len__(self) -> int:
         total = int(self.offsets[-1]) * self.passes
         return total if self.limit is None else min(total, self.limit)
@@ -242,6 +252,8 @@ class Builder:
         """Return the tokens of the prompts and of the completions, and the ratings asked for."""
         encoder = self.wording.encoder
         completions = encoder.encode(batch.completions, completions=True)
+        if self.is_open:
+            completions = encoder.dialect.without_end(completions)
         return Tokens(encoder.encode(batch.prompts), completions, batch.contexts.labels)
 
     def sample(self, number: int) -> Sample:
@@ -313,7 +325,8 @@ class Builder:
             pieces = self._write(contexts, wordings, among)
             if examples is not None:
                 pieces = side_by_side([examples, pieces[0]]), pieces[1]
-            lengths = encoder.lengths(pieces[0]), encoder.lengths(pieces[1], completions=True)
+            completions = encoder.lengths(pieces[1], completions=True) - self.is_open
+            lengths = encoder.lengths(pieces[0]), completions
             over = (length - most for length, most in zip(lengths, self.limits, strict=True))
             surplus = np.maximum(*over)
             counts = self._dispensable(contexts, surplus)

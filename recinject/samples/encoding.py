@@ -82,6 +82,22 @@ class Dialect:
         ends = Ragged.from_rows([[] if self.end is None else [self.end]] * len(rows))
         return side_by_side([rows.keep(rows.places >= len(before)), ends])
 
+    def without_end(self, completions: Ragged) -> Ragged:
+        """Take the end token off completions."""
+        if self.end is None:
+            return completions
+        is_end = (completions.edges % 2 == 1) & (completions.values == self.end)
+        return completions.keep(~is_end)
+
+    def item_tokens(self, texts: Sequence[str]) -> Ragged | None:
+        """Return the one token that each text is, where each is one that was added; else None.
+
+        Such items tell themselves apart without an end token.
+        """
+        rows = self.without_end(self.completions(texts))
+        added = np.fromiter(self.tokenizer.get_added_tokens_decoder(), np.int64)
+        return rows if (rows.lengths == 1).all() and np.isin(rows.values, added).all() else None
+
 
 @dataclass(frozen=True, eq=False)
 class Encoder:

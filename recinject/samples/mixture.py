@@ -82,14 +82,25 @@ def draw_passes(seed: int, *key: int | str, size: int, count: int) -> NDArray[np
     return np.concatenate([np.empty(0, np.int64), *passes])[:count]
 
 
-def mix_tasks(folder: Path, tasks: Iterable[str], rates: Mapping[str, float], seed: int) -> Dataset:
+def mix_tasks(
+    folder: Path,
+    tasks: Iterable[str],
+    rates: Mapping[str, float],
+    seed: int,
+    places: Mapping[str, NDArray[np.int32]] | None = None,
+) -> Dataset:
     """Gather one epoch of training samples, each task as often as :func:`mixture_counts` says.
 
     Returns:
         The columns that the Trainer reads, mapped from the files and not loaded, with ``task``:
-        the number of each sample's task among ``tasks``.
+        the number of each sample's task among ``tasks``; and with ``place`` where ``places`` has
+        numbers for the samples of some tasks, -1 for those of others.
     """
     sets = {task: _numbered(folder, task, Part.TRAIN, number) for number, task in enumerate(tasks)}
+    if places is not None:
+        for task, own in sets.items():
+            numbers = places.get(task, np.full(len(own), -1, np.int32))
+            sets[task] = own.add_column("place", numbers)
     sizes = {task: len(found) for task, found in sets.items()}
     drawn = {
         task: draw_passes(seed, "mixture", task, size=sizes[task], count=count)

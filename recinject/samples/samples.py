@@ -244,7 +244,24 @@ def make_factory(
     for task in tasks:
         if task.answer in ("retrieval", "ranking"):
             _refuse_alike(data, wordings[task.name].phrases["target"], dialect)
+        _refuse_several(task, wordings[task.name], causal)
     return SampleFactory(data, tasks, wordings, dialect, ratings, settings, new_tokens)
+
+
+def _refuse_several(task: Task, wording: Wording, causal: bool) -> None:
+    """Refuse a task that a model of the kind cannot learn, or whose items need an end to each."""
+    place = f"samples.tasks.{task.name}"
+    if task.is_causal and not causal:
+        raise RecinjectError(
+            f"{place}: the model reads a prompt both ways, and the task is for causal ones",
+            hint="give the model a config such as {model_type: gpt2, ...}; or take "
+            "samples.tasks.retrieval={targets: 4}",
+        )
+    if task.names_several and not wording.is_token:
+        raise RecinjectError(
+            f"{place}: several items follow one another, and they are no tokens of their own",
+            hint="set identifiers.kind=token, and name targets by '{{ identifier }}'",
+        )
 
 
 def _refuse_alike(data: Data, texts: Sequence[str], dialect: Dialect) -> None:

@@ -47,6 +47,12 @@ class Task(ABC):
     needs_ratings: ClassVar[bool] = False  # whether the log must have ratings
     answer: ClassVar[str | None] = None
     metrics: ClassVar[tuple[str, ...] | None] = None
+    is_causal: ClassVar[bool] = False  # whether models that read one way alone can learn it
+
+    @property
+    def names_several(self) -> bool:
+        """Whether a training completion names several items, though one is asked for."""
+        return False
 
     @abstractmethod
     def count(self, view: View) -> NDArray[np.int64]:
@@ -271,13 +277,82 @@ class BPR(TargetTask):
 class Retrieval(TargetTask):
     """Name the item that comes next; every prefix of the training part is a sample.
 
-    Source: arXiv 2404.00245.
+    In training the completion names the next ``targets`` items, as far as there are so many, each
+    after those before it; one alone is asked for. Source: arXiv 2404.00245.
     """
 
     name = "retrieval"
     answer = "retrieval"
     slots: ClassVar[Mapping[str, SlotKind]] = _NEXT_ITEM
     parts = _EVALUATED
+    targets: Positive = 1
+
+    @property
+    def names_several(self) -> bool:
+        """Whether ``targets`` are more than one."""
+        return self.targets > 1
+
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return histories and the items after each."""
+        contexts = super().sample(view, keys, words)
+        if view.part is not Part.TRAIN or self.targets == 1:
+            return contexts
+        first = np.searchsorted(view.targets.values, self.events(view, keys))
+        last = np.minimum(first + self.targets, view.targets.offsets[keys.users + 1])
+        return replace(contexts, slots={**contexts.slots, "target": _items(view, first, last)})
+
+
+def _items(view: View, first: Array, last: Array) -> Ragged:
+    """Return the items of stretches of a view's targets."""
+    rows = Ragged.ranges(first, last)
+    return rows.of(view.interactions.items[view.targets.values[rows.values]])
+
+
+@register("task")
+@dataclass(frozen=True)
+class SequenceModelling(TargetTask):
+    """Name every item of a window after those before it; asked for, the item after a history.
+
+    For causal models: one pass over a training sample has a loss at each of its items. A user's
+    training targets are cut into as few equal windows of at most ``history_length`` as hold them
+    all; the prompt is what comes before a window, one item at least, and the completion all of it.
+    ``max_per_user`` is of windows. Source: arXiv 1808.09781 (SASRec), as a language model.
+    """
+
+    name = "sequence"
+    answer = "retrieval"
+    slots: ClassVar[Mapping[str, SlotKind]] = _NEXT_ITEM
+    parts = _EVALUATED
+    is_causal = True
+
+    @property
+    def names_several(self) -> bool:
+        """Always."""
+        return True
+
+    def count(self, view: View) -> NDArray[np.int64]:
+        """Return the number of each user's windows; out of training, of targets."""
+        if view.part is not Part.TRAIN:
+            return super().count(view)
+        return np.minimum(self._windows(view), self._cap(view))
+
+    def _windows(self, view: View) -> NDArray[np.int64]:
+        return -(-view.targets.lengths // self.history_length)
+
+    def sample(self, view: View, keys: Keys, words: Integers) -> Contexts:
+        """Return windows and what comes before them; out of training, as retrieval does."""
+        if view.part is not Part.TRAIN:
+            return super().sample(view, keys, words)
+        windows, cap = self._windows(view)[keys.users], self._cap(view)
+        drawn = ((keys.indices + keys.chance.uniform()) * windows / cap).astype(np.int64)
+        number = np.where(windows <= cap, keys.indices, drawn)
+        own, start = view.targets.lengths[keys.users], view.targets.offsets[keys.users]
+        first, last = (start + own * n // np.maximum(windows, 1) for n in (number, number + 1))
+        events = view.targets.values[first]
+        past = view.histories(events, self.history_length + 1 - (last - first))
+        items = view.interactions.items
+        slots = {"history": past.of(items[past.values]), "target": _items(view, first, last)}
+        return Contexts(keys.users, slots, events=events, targets=items[events])
 
 
 @dataclass(frozen=True)

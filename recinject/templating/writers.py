@@ -136,7 +136,8 @@ class Segment:
         if self.filter:
             return FILTERS[self.filter].write(self, pieces, contexts)
         if self.slot in pieces.phrases:
-            return _in_blocks(contexts.slots[self.slot], self.blocks(pieces, self.slot))
+            # A slot for one item may hold those that follow it, in training.
+            return _in_blocks(contexts.slots[self.slot], self.blocks(pieces, self.slot, after=" "))
         if self.slot.startswith(ATTRIBUTE):
             block = pieces.block(self.slot, self.before, self.after)
             of_user = pieces.attributes[self.slot].of_user

@@ -18,7 +18,7 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 _OF_THE_RUN = {"output_dir", "seed", "resume_from_checkpoint", "do_train", "do_eval", "do_predict"}
 _OF_THE_RECIPE = {
     *("mixture", "temperature", "cap", "curriculum"),
-    *("validation_samples", "optimizer", "optimizer_settings"),
+    *("validation_samples", "optimizer", "optimizer_settings", "distil"),
 }
 _ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
 _COUNTS = {

@@ -23,7 +23,7 @@ from recinject.training.networks import Tensors
 Row: TypeAlias = Mapping[str, Any]
 
 _COLUMNS = ("input_ids", "labels")
-_TASK = "task"
+_BESIDE = ("task", "place")
 _PAD_MULTIPLE = 8
 _IGNORED = -100
 
@@ -110,9 +110,10 @@ def make_collator(
 
 def _collate(samples: Sequence[Row], *, pad: Callable[[Sequence[Row]], Tensors]) -> Tensors:
     batch = pad(samples)
-    if _TASK in samples[0]:
-        # For the loss alone, which takes it out before the model is asked.
-        batch[_TASK] = torch.tensor([sample[_TASK] for sample in samples])
+    for name in _BESIDE:
+        if name in samples[0]:
+            # For the loss alone, which takes it out before the model is asked.
+            batch[name] = torch.tensor([sample[name] for sample in samples])
     return batch
 
 

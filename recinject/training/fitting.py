@@ -28,6 +28,7 @@ from recinject.training.trainer import (
     MarkComplete,
     SaveOnTermination,
     ShowProgress,
+    SoftLabels,
     TokenTrainer,
     WriteLog,
     asked_for_fsdp,
@@ -80,6 +81,7 @@ def fit(
     phases: Sequence[Phase] = (),
     rebuild: Callable[[], Model] | None = None,
     optimizer_settings: Mapping[str, Any] | None = None,
+    soft_labels: SoftLabels | None = None,
 ) -> Model:
     """Train a model, or resume from the newest whole checkpoint, to the same result.
 
@@ -99,6 +101,7 @@ def fit(
         optimizer: see :func:`~recinject.training.optimizers.choose_optimizer`; so are its settings.
         task_names: what the numbers in the column ``task`` stand for.
         phases: see :func:`~recinject.training.batches.order_by_phase`; empty for one mixture.
+        soft_labels: what a teacher expects at each ``place``, a column of the dataset.
         rebuild: makes the model anew, to bring the weights of sharded training together in.
 
     Returns:
@@ -125,6 +128,7 @@ def fit(
         optimizer_cls_and_kwargs=chosen,
         phases=phases,
         task_names=task_names,
+        soft_labels=soft_labels,
     )
     return whole_model(_train(make, settings, folder, log_path), rebuild)
 

@@ -10,6 +10,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -55,6 +56,37 @@ def token_losses(
     return losses.view_as(labels)
 
 
+@dataclass(frozen=True, eq=False)
+class SoftLabels:
+    """What a teacher expects next, beside what came: the tokens of some items with their shares.
+
+    Attributes:
+        tokens: those of the teacher's first items at each place, shape (places, top).
+        shares: how much of the label each is, 0 where there is none; a row sums to 1.
+        weight: of the teacher's labels, from 0 to 1; the item that came has the rest.
+    """
+
+    tokens: torch.Tensor
+    shares: torch.Tensor
+    weight: float
+
+    def blended(
+        self, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, places: torch.Tensor
+    ) -> torch.Tensor:
+        """Return losses, (n, tokens), in which labels of taught samples are weighed with soft ones.
+
+        A sample's first label is that of its place, shape (n,), and each further one of the place
+        after; a place below 0 is of a sample that nobody teaches.
+        """
+        known = labels != -100
+        chosen = known & (places >= 0)[:, None]
+        rows = (places[:, None] + known.cumsum(1) - 1)[chosen].to(self.tokens.device)
+        tokens, shares = (each[rows].to(logits.device) for each in (self.tokens, self.shares))
+        own = logits[chosen].float()
+        soft = own.logsumexp(-1) - (own.gather(1, tokens.long()) * shares).sum(1)
+        return losses.masked_scatter(chosen, torch.lerp(losses[chosen], soft, self.weight))
+
+
 class BatchLoss:
     """The loss of a part of a batch, divided by the whole batch's number of labels.
 
@@ -66,10 +98,14 @@ class BatchLoss:
         tasks: of the next part's samples, shape (n,), to account for; or None.
         extra: returns the model's own loss of the part's samples, weighted by their labels, shape
             () or (n,); or None.
+        places: of the next part's samples among soft labels, shape (n,); or None.
     """
 
-    def __init__(self, measure: Measure, task_names: Sequence[str] = ()) -> None:
-        self._measure, self._names = measure, task_names
+    def __init__(
+        self, measure: Measure, task_names: Sequence[str] = (), soft: SoftLabels | None = None
+    ) -> None:
+        self._measure, self._names, self._soft = measure, task_names, soft
+        self.places: torch.Tensor | None = None
         self._sums: torch.Tensor | None = None
         self.tasks: torch.Tensor | None = None
         self.extra: Callable[[], torch.Tensor | None] = lambda: None
@@ -85,7 +121,10 @@ class BatchLoss:
         Logits are of tokens, (n, tokens, vocabulary), and labels tokens, (n, tokens), -100 for
         none; or labels are ratings, (n,).
         """
-        losses = self._measure(outputs.logits, labels).reshape(len(labels), -1)
+        losses = self._measure(outputs.logits, labels)
+        if self._soft is not None and self.places is not None:
+            losses = self._soft.blended(losses, outputs.logits, labels, self.places)
+        losses = losses.reshape(len(labels), -1)
         total, counts = losses.sum(), (labels != -100).reshape(len(labels), -1).sum(1)
         if self.tasks is not None:
             if self._sums is None:  # on the device: a training step must not wait for it
@@ -286,18 +325,24 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     """The Trainer, but for its order of batches and what it hands to the model.
 
     Args:
-        phases: as in :func:`~recinject.training.fitting.fit`; so is ``task_names``.
+        phases: as in :func:`~recinject.training.fitting.fit`; so are the next two.
         settings: of ``transformers.Trainer``.
     """
 
     def __init__(
-        self, *, phases: Sequence[Phase] = (), task_names: Sequence[str] = (), **settings: Any
+        self,
+        *,
+        phases: Sequence[Phase] = (),
+        task_names: Sequence[str] = (),
+        soft_labels: SoftLabels | None = None,
+        **settings: Any,
     ) -> None:
         self._phases, self._task_names = phases, task_names
         model, smoothing = settings["model"], settings["args"].label_smoothing_factor
         by_token = partial(token_losses, smoothing=smoothing)
         measure = model.losses if isinstance(model, RatingModel) else by_token
-        self._loss, self._adaptation = BatchLoss(measure, task_names), adaptation_of(model)
+        self._loss = BatchLoss(measure, task_names, soft_labels)
+        self._adaptation = adaptation_of(model)
         super().__init__(compute_loss_func=self._loss, **settings)
         # T5's forward takes any keyword, and would pass the token count on to its layers.
         self.model_accepts_loss_kwargs = False
@@ -320,8 +365,10 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
         """Return the loss; note whose samples it is of while training."""
         tasks, step = inputs.pop("task", None), self.state.global_step
-        self._loss.tasks, self._loss.extra = None, lambda: None
+        places = inputs.pop("place", None)
+        self._loss.tasks, self._loss.extra, self._loss.places = None, lambda: None, None
         if model.training:
+            self._loss.places = places
             self._loss.tasks, self._loss.extra = tasks, partial(self._adaptation.extra_loss, step)
         with self._adaptation.answering(tasks):
             return super().compute_loss(model, inputs, *given, **settings)

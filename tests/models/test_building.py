@@ -283,3 +283,30 @@ def test_generation_is_checked_against_transformers_own_class(settings, fragment
     with pytest.raises(RecinjectError, match=fragment):
         check_generation(settings)
     check_generation({"max_new_tokens": 4, "num_beams": 2})
+
+
+def test_a_t5_from_a_config_starts_with_small_rows_and_plain_logits_or_as_the_library_does(
+    tmp_path,
+):
+    small, old = (build_model(TINY, TOKENIZER, 0, start) for start in ("small_rows", "library"))
+    rows, theirs = (model.get_input_embeddings().weight for model in (small, old))
+    torch.testing.assert_close(rows, theirs * TINY["d_model"] ** -0.5)
+    assert small.lm_head.weight is small.shared.weight
+    assert (small.config.scale_decoder_outputs, old.config.scale_decoder_outputs) == (False, True)
+    assert logits(small).std() < 2
+    save_trained(small, TOKENIZER, tmp_path / "model")
+    loaded, _ = load_trained(tmp_path / "model")
+    assert torch.equal(logits(loaded), logits(small))
+    assert torch.equal(
+        logits(AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "model")), logits(small)
+    )
+
+
+def test_what_a_config_says_of_scaling_is_left_alone():
+    asked = build_model(TINY | {"tie_word_embeddings": False}, TOKENIZER, 0)
+    old = build_model(TINY, TOKENIZER, 0, "library")
+    assert not asked.config.scale_decoder_outputs
+    assert torch.equal(asked.shared.weight, old.shared.weight)
+    gpt2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}
+    one, other = (build_model(gpt2, TOKENIZER, 0, start) for start in ("small_rows", "library"))
+    assert torch.equal(one.transformer.wte.weight, other.transformer.wte.weight)

@@ -32,6 +32,7 @@ CLUSTERS = ("identifiers.kind=collaborative", "identifiers.leaf_items=5", "ident
 VAE = "identifiers.training={steps: %d, batch_size: 40}"
 RETRIEVAL = "samples.tasks={retrieval: {}}"
 RATING = ("samples.tasks={rating: {max_per_user: 2}}", "training.max_steps=1")
+TOKENS = (RETRIEVAL, "identifiers.kind=token")
 LOW = "model.low_rank={rank: 2}"
 LORA = "lora={r: 2, target_modules: [q], initialization: lfai, initialization_rows: 99}"
 EXPERTS = "experts={number: 2, k: 1, target_modules: [q]}"
@@ -92,6 +93,8 @@ CHANGES = {
     ],
     "train": [
         ((), "model.config.d_ff=16"),
+        ((), "model.start=library"),
+        (("identifiers.kind=token", RETRIEVAL), "identifiers.start=content"),
         (RATING, "model.head=regression"),
         ((LOW,), "model.low_rank.targets=[wi]"),
         ((LOW,), "model.low_rank.rank=3"),
@@ -106,6 +109,11 @@ CHANGES = {
         ((), "training.curriculum=[{share: 1, tasks: [bpr]}, {share: 1}]"),
         ((), "training.validation_samples=9"),
         ((), "training.optimizer=clippy_adam"),
+        (TOKENS, "training.distil={from: markov_chain}"),
+        ((*TOKENS, "training.distil={from: ease}"), "training.distil.from=markov_chain"),
+        ((*TOKENS, "training.distil={from: ease}"), "training.distil.top=5"),
+        ((*TOKENS, "training.distil={from: ease}"), "training.distil.weight=0.9"),
+        ((*TOKENS, "training.distil={from: ease}"), "training.distil.temperature=9"),
         (
             ("training.optimizer=clippy_adam", "training.learning_rate=0.1"),
             "training.optimizer_settings={lam_rel: 0.0001}",
@@ -130,7 +138,7 @@ CHANGES = {
     "report": [((), "report.examples=1")],
 }
 READING = ("bad_rows", "decimal", "drop", "encoding", "item_columns", "keep", "missing")
-READING += ("rating_of.column", "rating_of.how", "separator", "time_format", "time_unit")
+READING += ("rating_of.as", "rating_of.column", "separator", "time_format", "time_unit")
 READING += ("unrated", "users")
 # Where these make whole runs, they are shown to do so; the last two change place and pace alone.
 ELSEWHERE = {
@@ -164,6 +172,7 @@ def section(annotation):
 def settings(model, before=""):
     for name, field in model.model_fields.items():
         inner = None if typing.get_origin(field.annotation) is list else section(field.annotation)
+        name = field.alias or name
         yield from settings(inner, f"{before}{name}.") if inner else [before + name]
 
 

@@ -6,7 +6,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from recinject.decoding.beam_search import score_candidates
+from recinject.decoding.beam_search import constrained_beam_search, score_candidates
+from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
 from recinject.models.adapters import RatingModel
@@ -14,7 +15,7 @@ from recinject.models.building import build_model
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Queries
 from recinject.samples.encoding import Dialect
-from recinject.samples.tokenizer import train_tokenizer
+from recinject.samples.tokenizer import add_tokens, train_tokenizer
 
 TITLES = [f"{color} {thing}" for color in ("red", "blue", "pink") for thing in ("car", "doll")]
 PROMPTS = ["what next ?", "she had a red car and a blue doll , what next ?", "pink", "car " * 40]
@@ -263,3 +264,34 @@ def test_a_tokenizer_that_joins_prompt_and_completion_is_refused(causal):
     joining = models.BPE({".": 0, " ": 1, ". ": 2, "a": 3, "b": 4}, [(".", " ")])
     with pytest.raises(RecinjectError, match="the tokenizer joins '.' and 'a'"):
         LanguageModel(causal[0], Tokenizer(joining), ["a", "b"])
+
+
+def tokens_of_items(n=40):
+    tokenizer = train_tokenizer(PROMPTS, 300)
+    texts = [f"<item_{number}>" for number in np.random.default_rng(0).permutation(n)]
+    add_tokens(tokenizer, texts)
+    return tokenizer, texts
+
+
+@pytest.mark.parametrize("scores", ["vocabulary", "legal"])
+@pytest.mark.parametrize("kind", ["t5", "gpt2"])
+def test_items_of_one_token_are_found_in_one_step_as_the_beam_search_finds_them(kind, scores):
+    tokenizer, texts = tokens_of_items()
+    configs = {"t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}}
+    configs["gpt2"] = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2}
+    model = build_model(configs[kind], tokenizer, seed=0).eval()
+    with torch.no_grad():  # some items are as likely as each other
+        table = model.get_input_embeddings().weight
+        table[-20:-10] = table[-10:]
+    known = tokenizer.get_vocab()
+    trie = Trie.build([[known[text]] for text in texts])
+    recommender = LanguageModel(model, tokenizer, texts, beams=40, scores=scores)
+    found = recommender.predict(queries("retrieval"), 40)
+    for row, prompt in enumerate(PROMPTS):
+        [ids] = Dialect(tokenizer, kind == "gpt2", 1).prompts([prompt]).to_list()
+        ids, barred = torch.tensor([ids]), [HISTORIES[row]]
+        items, values = constrained_beam_search(
+            model, ids, torch.ones_like(ids), trie, 40, barred, scores=scores
+        )
+        np.testing.assert_allclose(found.scores[row], values[0], atol=1e-5)
+        assert found.items[row].tolist() == items[0].tolist()

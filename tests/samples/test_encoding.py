@@ -127,7 +127,8 @@ def test_tokens_are_those_of_the_text(make, small_split, tasks, reader, kind, ti
         for column, numbers, tokens in sides:
             texts = table[column].to_pylist()
             plain = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
-            assert tokens.to_list() == plain
+            bare = builder.is_open and column == "completion"
+            assert tokens.to_list() == [ids[:1] if bare else ids for ids in plain]
             assert encoder.lengths(numbers).tolist() == list(map(len, plain))
         if name in ("t5", "learnt", "bytes"):
             assert (encoder.table is None) == (name == "bytes")
