@@ -149,43 +149,89 @@ def recommend(
     liked: Annotated[
         list[str] | None, typer.Option(help="A title or an item id; once an item, oldest first")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items to recommend")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line")] = False,
+    everybody: Annotated[bool, typer.Option("--all", help="Recommend to every user")] = False,
+    users: Annotated[Path | None, typer.Option(help="A file with a user's id a line")] = None,
     questions: Annotated[
         Path | None, typer.Option("--input", help="JSON lines in a file, or - for standard input")
     ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items to recommend")] = 10,
     recommender: Annotated[
         str | None, typer.Option(help="A baseline to ask in place of the model, such as ease")
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .parquet or .jsonl file to write")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line")] = False,
+    seen: Annotated[
+        bool, typer.Option("--include-seen/--exclude-seen", help="List items of the history, too")
+    ] = False,
+    only: Annotated[Path | None, typer.Option(help="A file with an item to list a line")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="List items of which this holds: \"category = 'Books'\"")
+    ] = None,
+    max_per: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=N", help="At most N items alike in a column")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each item is listed")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Prompts that the model searches together")
+    ] = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option("--exact/--fast", help="Decode in double precision; with -o, the default"),
+    ] = None,
 ) -> None:
-    """Recommend items to a person who liked others, with the model of a finished run.
+    """Recommend items with the model of a finished run, or with a baseline.
 
-    Example: `recinject recommend quickstart --liked "Stillframe Deluxe Padded Tripod" -k 5`
+    To one person: `recinject recommend quickstart --liked "Stillframe Deluxe Padded Tripod" -k 5`
 
-    For many people at once: `recinject recommend quickstart --input people.jsonl > lists.jsonl`,
-    with lines such as `{"liked": ["P00009", "P00219"]}`.
+    To everybody: `recinject recommend quickstart --all -o lists.parquet`; it goes on where it was
+    interrupted. To others: `--users ids.txt`, or `--input people.jsonl` with lines such as
+    `{"liked": ["P00009", "P00219"]}`.
     """
-    from recinject.pipeline.evaluate import read_questions, recommender_of
-    from recinject.pipeline.evaluate import recommend as answer
+    from recinject.pipeline import recommend as room
     from recinject.pipeline.run import Run
 
-    rows = read_questions(questions, liked)
-    asked = recommender_of(Run.open(name), recommender)
-    for row, items in zip(rows, answer(asked, [row["liked"] for row in rows], k), strict=True):
-        if questions or as_json:
+    filters: dict[str, Any] = {
+        "seen": seen,
+        "only": room.read_lines(only) if only else None,
+        "where": where,
+    }
+    filters |= {"max_per": dict(_pair(each) for each in max_per or ())}
+    asked = {key: value for key, value in filters.items() if value} | {"explain": explain}
+    run = Run.open(name)
+    people = room.read_people(
+        run, everybody=everybody, users=users, questions=questions, liked=liked
+    )
+    exact = output is not None if exact is None else exact
+    model = room.recommender_of(run, recommender, batch_size=batch_size, exact=exact)
+    if output is not None:
+        made = room.fingerprint_of(run)
+        file = room.recommend_all(model, people, output, k, fingerprint=made, **asked)
+        say(f"{file}: the lists of {len(people):,} people")
+        return
+    for row, items in zip(people, room.recommend(model, people, k, **asked), strict=True):
+        if as_json or not liked:
             typer.echo(json.dumps({**row, "recommended": items}, ensure_ascii=False))
         else:
             _print_list(items)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key, value
 
 
 def _print_list(items: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "title", "item id", "score")
+    explained = ["why"] if any("why" in item for item in items) else []
+    table = Table("", "title", "item id", "score", *explained)
     for item in items:
         texts = escape(item["title"]), escape(item["item_id"]), f"{item['score']:.2f}"
-        table.add_row(str(item["rank"]), *texts)
+        why = [f"{escape(own['text'])} {own['value']:.2g}" for own in item.get("why", ())]
+        table.add_row(str(item["rank"]), *texts, *(["  ".join(why)] if explained else []))
     Console().print(table)
 
 

@@ -21,7 +21,12 @@ from transformers import GenerationConfig
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.data.splitting import Part
-from recinject.decoding.beam_search import Normalised, constrained_beam_search, score_candidates
+from recinject.decoding.beam_search import (
+    Normalised,
+    constrained_beam_search,
+    path_scores,
+    score_candidates,
+)
 from recinject.decoding.trie import Trie
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
@@ -35,6 +40,7 @@ from recinject.recommenders.protocol import (
     Prediction,
     Queries,
     Recommender,
+    Why,
     places,
     rank_candidates,
 )
@@ -181,6 +187,29 @@ class LanguageModel(Recommender):
             )
         return self._asker.task.name, self._asker.ask(histories)
 
+    def exactly(self) -> LanguageModel:
+        """Decode in double precision from now on: answers no longer depend on the batch.
+
+        In single precision the last bits of a score depend on which prompts share its batch.
+        """
+        self._model.double()
+        return self
+
+    def explain(self, queries: Queries, items: Integers) -> list[list[Why]]:
+        """Give the pieces of each item's name with their probabilities after those before them."""
+        _, tokens = self._identifiers(queries.task)
+        name = self._dialect.tokenizer.id_to_token
+        found: list[list[Why]] = [[[] for _ in row] for row in items]
+        for rows, prompts in self._batches(queries, items.shape[1]):
+            paths = tokens[np.maximum(items[rows], 0)]
+            with answering(self._model, queries.task):
+                chances = np.exp(path_scores(self._model, *prompts, paths, self._scores))
+            for own, row in enumerate(rows.tolist()):
+                for place in np.flatnonzero(items[row] >= 0):
+                    pairs = zip(paths[own, place].tolist(), chances[own, place], strict=True)
+                    found[row][place] = [(str(name(t)), float(p)) for t, p in pairs if t >= 0]
+        return found
+
     def fit(self, training: Interactions, seed: int) -> None:
         """Do nothing: the model comes trained, by :func:`recinject.training.fitting.fit`."""
 
@@ -202,7 +231,7 @@ class LanguageModel(Recommender):
         for rows, prompts in self._batches(queries, width):
             barred = [queries.barred[row] for row in rows]
             items[rows], scores[rows] = constrained_beam_search(
-                self._model, *prompts, trie, width, barred, scores=self._scores
+                self._model, *prompts, trie, width, barred, queries.allowed, self._scores
             )
         ahead, tied = _places_in_lists(items, scores, queries.targets)
         found = items[:, :k], scores[:, :k], ahead, tied

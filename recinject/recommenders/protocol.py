@@ -21,9 +21,16 @@ from recinject.foundation.ragged import Array
 from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import bind, listed
 from recinject.identifiers.data import Data
+from recinject.recommenders.filters import Filters
 from recinject.registry import find
 
-_OF_ALL_ROWS = ("task", "answer", "keeps_seen", "recommender", "values", "positive_rating")
+_OF_ALL_ROWS = (
+    *("task", "answer", "keeps_seen", "allowed"),
+    *("recommender", "values", "positive_rating"),
+)
+_REASONS = 3
+Why = list[tuple[str, float]]
+"""Why an item is in a list: texts with numbers, what they are says the recommender."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +65,7 @@ class Queries(_Columns):
         positive_rating: the lowest label that counts as positive, in metrics of two classes; the
             median of the labels where None.
         seeds: of the run that asked each query, where several runs are pooled, shape (n,).
+        allowed: the items that retrieval may recommend, shape (items,); all where None.
     """
 
     task: str
@@ -73,6 +81,7 @@ class Queries(_Columns):
     keeps_seen: bool = False
     positive_rating: float | None = None
     seeds: Integers | None = None
+    allowed: Flags | None = None
 
     @property
     def barred(self) -> Sequence[Integers]:
@@ -225,17 +234,23 @@ class Recommender(ABC):
         k: int = 10,
         *,
         users: Sequence[str] | None = None,
+        explain: bool = False,
+        **filters: Any,
     ) -> pd.DataFrame:
-        """Recommend the items that come next, none of them from the history.
+        """Recommend the items that come next, none of them from the history unless asked for.
 
         Args:
             histories: titles or item ids, oldest first, one sequence a list.
             k: items a list; fewer where fewer are left.
             users: in place of histories, ids of the log's users, whose whole histories count.
+            explain: whether to say why each item is in a list.
+            filters: see :class:`~recinject.recommenders.filters.Filters`: ``seen=True``,
+                ``only=[...]``, ``where="category = 'Books'"``, ``max_per={"brand": 2}``.
 
         Returns:
             A row an item: ``query`` (the position in ``histories``) or ``user_id``, ``rank`` from
-            1, ``item_id``, ``title`` and ``score``, in the recommender's own unit.
+            1, ``item_id``, ``title`` and ``score``, in the recommender's own unit; and ``why``,
+            if asked for: see :meth:`explain`.
 
         Raises:
             RecinjectError: both or neither of ``histories`` and ``users`` are given, one of their
@@ -243,7 +258,37 @@ class Recommender(ABC):
                 retrieve, has no data, or knows no strangers.
         """
         users = None if users is None else listed(users, "recommend: users")
-        data = self._data_for(histories, users, k)
+        asked, data = bind(Filters, filters, "recommend"), self._data_for(histories, users, k)
+        queries = self._queries(data, histories, users)
+        queries = replace(queries, keeps_seen=asked.seen, allowed=asked.mask(data))
+        prediction = asked.capped(data, lambda most: self.predict(queries, most), k)
+        items, scores = np.asarray(prediction.items), np.asarray(prediction.scores)
+        rows, columns = np.nonzero(items >= 0)
+        chosen = items[rows, columns]
+        if queries.allowed is not None and not queries.allowed[chosen].all():
+            raise RecinjectError(
+                f"{self.name}: it lists items that the filters bar",
+                hint="let its predict heed queries.allowed, or leave the filters out",
+            )
+        named = ("query", rows) if users is None else ("user_id", np.array(users, object)[rows])
+        frame = pd.DataFrame(
+            {
+                named[0]: named[1],
+                "rank": columns + 1,
+                "item_id": np.array(data.catalog.item_ids, object)[chosen],
+                "title": np.array(data.catalog.titles, object)[chosen],
+                "score": scores[rows, columns],
+            }
+        )
+        if explain:
+            why = self.explain(queries, items)
+            given: Any = [why[row][column] for row, column in zip(rows, columns, strict=True)]
+            frame["why"] = given
+        return frame
+
+    def _queries(
+        self, data: Data, histories: Sequence[Sequence[str]] | None, users: Sequence[str] | None
+    ) -> Queries:
         log = data.split.interactions
         if histories is None:
             numbers = data.find_users(users or [])
@@ -252,7 +297,7 @@ class Recommender(ABC):
             known = [data.find_items(texts) for texts in listed(histories, "recommend: histories")]
             numbers = (log.n_users + np.arange(len(known))).astype(np.int32)
         task, prompts = self._ask(known)
-        queries = Queries(
+        return Queries(
             task=task,
             answer="retrieval",
             sample_ids=[str(row) for row in range(len(known))],
@@ -261,20 +306,19 @@ class Recommender(ABC):
             histories=known,
             targets=np.full(len(known), -1, np.int32),
         )
-        prediction = self.predict(queries, k)
-        items, scores = np.asarray(prediction.items), np.asarray(prediction.scores)
-        rows, columns = np.nonzero(items >= 0)
-        chosen = items[rows, columns]
-        asked = ("query", rows) if users is None else ("user_id", np.array(users, object)[rows])
-        return pd.DataFrame(
-            {
-                asked[0]: asked[1],
-                "rank": columns + 1,
-                "item_id": np.array(data.catalog.item_ids, object)[chosen],
-                "title": np.array(data.catalog.titles, object)[chosen],
-                "score": scores[rows, columns],
-            }
-        )
+
+    def explain(self, queries: Queries, items: Integers) -> list[list[Why]]:
+        """Say why items are in the lists of queries; nothing where a recommender cannot.
+
+        A language model gives the pieces of the item's name with the probability of each; a
+        baseline the titles of the history's items that speak most for the item, with the score
+        that each gives it alone.
+
+        Args:
+            queries: of retrieval.
+            items: their lists, -1 where there are fewer, shape (n, k).
+        """
+        return [[[] for _ in row] for row in items]
 
     def _data_for(self, histories: object, users: object, k: int) -> Data:
         if "retrieval" not in self.tasks:
@@ -382,7 +426,45 @@ class ItemScorer(Recommender):
             if queries.candidates is None:
                 for row, barred in enumerate(queries.barred[rows]):
                     scores[row, barred] = -np.inf
+                if queries.allowed is not None:
+                    scores[:, ~queries.allowed] = -np.inf
             yield rows, scores
+
+    def explain(self, queries: Queries, items: Integers) -> list[list[Why]]:
+        """Name the history's items that speak most for each item: the scores that each gives alone.
+
+        An item that speaks for any other as well explains nothing.
+        """
+        found: list[list[Why]] = [[[] for _ in row] for row in items]
+        if self.data is None or not self.knows_strangers:
+            return found
+        shown = queries.latest(self._longest(queries.kind)).histories
+        pairs = [(row, int(own)) for row, past in enumerate(shown) for own in dict.fromkeys(past)]
+        titles, last = self.data.catalog.titles, len(self.data.catalog) - 1
+        usual = np.array(self.score(self._alone([0, min(1, last)], queries), slice(None)))
+        for start in range(0, len(pairs), self._rows_at_once):
+            block = pairs[start : start + self._rows_at_once]
+            alone = self._alone([own for _, own in block], queries)
+            scores = np.array(self.score(alone, slice(None)), np.float64)
+            for (row, own), given in zip(block, scores, strict=True):
+                other = usual[int(own == 0)]
+                for place, item in enumerate(items[row].tolist()):
+                    if item >= 0 and np.isfinite(given[item]) and given[item] > other[item]:
+                        found[row][place].append((titles[own], float(given[item])))
+        return [[sorted(why, key=lambda w: -w[1])[:_REASONS] for why in row] for row in found]
+
+    def _alone(self, items: Sequence[int], queries: Queries) -> Queries:
+        """Return queries of strangers who have one item each."""
+        n = len(items)
+        return Queries(
+            task=queries.task,
+            answer="retrieval",
+            sample_ids=[""] * n,
+            prompts=[""] * n,
+            users=np.full(n, queries.users.max(initial=0) + 1, np.int32),
+            histories=[np.array([item], np.int32) for item in items],
+            targets=np.full(n, -1, np.int32),
+        )
 
     def _checked(self, scores: Floats, queries: Queries, rows: slice) -> Floats:
         expected = len(queries.users[rows]), len(self.data.catalog) if self.data else None
