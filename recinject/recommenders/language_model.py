@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import unicodedata
@@ -124,6 +125,7 @@ class LanguageModel(Recommender):
         self._named: dict[int, tuple[Trie, Integers]] = {}
         self._asker: Builder | None = None
         self._asked_as: Callable[[str], Builder] | None = None
+        self._rater: Builder | None = None
         if not isinstance(identifier_texts, Mapping):
             self._identifiers("")
         self._label_values = np.array(list((rating_labels or {}).values()), np.float64)
@@ -150,6 +152,8 @@ class LanguageModel(Recommender):
         if retrieval:
             made._asker = factory.asker(retrieval)
             made._asked_as = partial(factory.asker, retrieval)
+        rating = next((t.name for t in factory.tasks if t.answer == "rating"), None)
+        made._rater = factory.asker(rating) if rating else None
         return made
 
     def save(self, folder: str | Path) -> None:
@@ -209,6 +213,42 @@ class LanguageModel(Recommender):
                     pairs = zip(paths[own, place].tolist(), chances[own, place], strict=True)
                     found[row][place] = [(str(name(t)), float(p)) for t, p in pairs if t >= 0]
         return found
+
+    def worded(self, split: str) -> LanguageModel | None:
+        """Return the same model asked in the words of ``reworded``; None where there are none."""
+        make = self._asked_as
+        if make is None or not make(split).wording.numbers(split):
+            return None
+        other = copy.copy(self)
+        other._asker = make(split)
+        return other
+
+    def rating_prompts(
+        self,
+        histories: Sequence[Integers],
+        items: Integers,
+        ratings: Sequence[Floats] | None = None,
+    ) -> tuple[str, list[str]]:
+        """Return the rating task's name, and its prompts about items after histories.
+
+        Raises:
+            RecinjectError: there is no such task, a history is empty, or it has no ratings.
+        """
+        if self._rater is None:
+            raise RecinjectError(
+                f"{self.name}: its samples lack the task rating", hint="ask item_mean or biases"
+            )
+        if ratings is None or not all(map(len, histories)):
+            raise RecinjectError(
+                f"{self.name}: its prompt shows a history with ratings",
+                hint="give one item or more, each with its rating",
+            )
+        return self._rater.task.name, self._rater.ask(histories, None, items, ratings)
+
+    def tokens(self, prompt: str) -> list[str]:
+        """Return what the model reads of a prompt, token by token."""
+        name = self._dialect.tokenizer.id_to_token
+        return [str(name(token)) for token in self._prompt_tokens([prompt])[0]]
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Do nothing: the model comes trained, by :func:`recinject.training.fitting.fit`."""
@@ -351,8 +391,7 @@ class LanguageModel(Recommender):
         self, queries: Queries, width: int
     ) -> Iterator[tuple[Rows, tuple[Tensor, Tensor]]]:
         """Yield rows of the queries with their prompts, the longest first: little is padding."""
-        encoded, most = self._dialect.prompts(queries.prompts).to_list(), self._max_prompt_tokens
-        prompts = [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in encoded]
+        prompts = self._prompt_tokens(queries.prompts)
         left = self._dialect.causal and not isinstance(self._model, RatingModel)
         order = np.argsort([-len(tokens) for tokens in prompts], kind="stable")
         size = max(1, self._rows_at_once // width)
@@ -361,6 +400,10 @@ class LanguageModel(Recommender):
             padded = Ragged.from_rows([prompts[row] for row in rows]).to_grid(-1, left=left)
             grid = torch.from_numpy(padded.astype(np.int64))
             yield rows, (grid.clamp(min=0), (grid >= 0).long())
+
+    def _prompt_tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        encoded, most = self._dialect.prompts(prompts).to_list(), self._max_prompt_tokens
+        return [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in encoded]
 
     def _label_sequences(self, texts: Sequence[str]) -> list[list[int]]:
         sequences = self._dialect.completions(texts).to_list()

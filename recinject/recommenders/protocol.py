@@ -259,17 +259,16 @@ class Recommender(ABC):
         """
         users = None if users is None else listed(users, "recommend: users")
         asked, data = bind(Filters, filters, "recommend"), self._data_for(histories, users, k)
-        queries = self._queries(data, histories, users)
-        queries = replace(queries, keeps_seen=asked.seen, allowed=asked.mask(data))
-        prediction = asked.capped(data, lambda most: self.predict(queries, most), k)
-        items, scores = np.asarray(prediction.items), np.asarray(prediction.scores)
+        log, numbers = data.split.interactions, None
+        if histories is None:
+            numbers = data.find_users(users or [])
+            known = [log.items_of(int(user)) for user in numbers]
+        else:
+            known = [data.find_items(texts) for texts in listed(histories, "recommend: histories")]
+        found, why = self.list_items(known, k, asked, users=numbers, explain=explain)
+        items, scores = np.asarray(found.items), np.asarray(found.scores)
         rows, columns = np.nonzero(items >= 0)
         chosen = items[rows, columns]
-        if queries.allowed is not None and not queries.allowed[chosen].all():
-            raise RecinjectError(
-                f"{self.name}: it lists items that the filters bar",
-                hint="let its predict heed queries.allowed, or leave the filters out",
-            )
         named = ("query", rows) if users is None else ("user_id", np.array(users, object)[rows])
         frame = pd.DataFrame(
             {
@@ -281,30 +280,48 @@ class Recommender(ABC):
             }
         )
         if explain:
-            why = self.explain(queries, items)
             given: Any = [why[row][column] for row, column in zip(rows, columns, strict=True)]
             frame["why"] = given
         return frame
 
-    def _queries(
-        self, data: Data, histories: Sequence[Sequence[str]] | None, users: Sequence[str] | None
-    ) -> Queries:
-        log = data.split.interactions
-        if histories is None:
-            numbers = data.find_users(users or [])
-            known = [log.items_of(int(user)) for user in numbers]
-        else:
-            known = [data.find_items(texts) for texts in listed(histories, "recommend: histories")]
-            numbers = (log.n_users + np.arange(len(known))).astype(np.int32)
-        task, prompts = self._ask(known)
+    def list_items(
+        self,
+        histories: Sequence[Integers],
+        k: int,
+        filters: Filters,
+        *,
+        users: Integers | None = None,
+        explain: bool = False,
+    ) -> tuple[Prediction, list[list[Why]]]:
+        """Do what :meth:`recommend` does, in numbers of items and users.
+
+        Returns:
+            The lists; and why each item is in them, nothing where that was not asked for.
+        """
+        data = self._data_for(histories, None, k, users is not None)
+        queries = self.ask(histories, users)
+        queries = replace(queries, keeps_seen=filters.seen, allowed=filters.mask(data))
+        found = filters.capped(data, lambda most: self.predict(queries, most), k)
+        items = np.asarray(found.items)
+        if queries.allowed is not None and not queries.allowed[items[items >= 0]].all():
+            raise RecinjectError(
+                f"{self.name}: it lists items that the filters bar",
+                hint="let its predict heed queries.allowed, or leave the filters out",
+            )
+        return found, self.explain(queries, items) if explain else []
+
+    def ask(self, histories: Sequence[Integers], users: Integers | None = None) -> Queries:
+        """Ask what comes next after histories of users of the log, or of strangers."""
+        task, prompts = self._ask(histories)
+        n, first = len(histories), self.data.split.interactions.n_users if self.data else 0
         return Queries(
             task=task,
             answer="retrieval",
-            sample_ids=[str(row) for row in range(len(known))],
+            sample_ids=[str(row) for row in range(n)],
             prompts=prompts,
-            users=numbers,
-            histories=known,
-            targets=np.full(len(known), -1, np.int32),
+            users=(first + np.arange(n)).astype(np.int32) if users is None else users,
+            histories=histories,
+            targets=np.full(n, -1, np.int32),
         )
 
     def explain(self, queries: Queries, items: Integers) -> list[list[Why]]:
@@ -320,7 +337,7 @@ class Recommender(ABC):
         """
         return [[[] for _ in row] for row in items]
 
-    def _data_for(self, histories: object, users: object, k: int) -> Data:
+    def _data_for(self, histories: object, users: object, k: int, known: bool = False) -> Data:
         if "retrieval" not in self.tasks:
             raise RecinjectError(
                 f"{self.name}: it recommends nothing, it answers {', '.join(sorted(self.tasks))}",
@@ -336,7 +353,7 @@ class Recommender(ABC):
                 f"recommend: {'neither' if users is None else 'both'} of histories and users",
                 hint="give titles or item ids, one list a person; or users=[...]",
             )
-        if users is None and not self.knows_strangers:
+        if users is None and not known and not self.knows_strangers:
             raise RecinjectError(
                 f"{self.name}: it knows the users of its training events alone",
                 hint="ask for users=[...], or take another recommender",
@@ -441,10 +458,10 @@ class ItemScorer(Recommender):
         shown = queries.latest(self._longest(queries.kind)).histories
         pairs = [(row, int(own)) for row, past in enumerate(shown) for own in dict.fromkeys(past)]
         titles, last = self.data.catalog.titles, len(self.data.catalog) - 1
-        usual = np.array(self.score(self._alone([0, min(1, last)], queries), slice(None)))
+        usual = np.array(self.score(self._alone([0, min(1, last)]), slice(None)))
         for start in range(0, len(pairs), self._rows_at_once):
             block = pairs[start : start + self._rows_at_once]
-            alone = self._alone([own for _, own in block], queries)
+            alone = self._alone([own for _, own in block])
             scores = np.array(self.score(alone, slice(None)), np.float64)
             for (row, own), given in zip(block, scores, strict=True):
                 other = usual[int(own == 0)]
@@ -453,18 +470,9 @@ class ItemScorer(Recommender):
                         found[row][place].append((titles[own], float(given[item])))
         return [[sorted(why, key=lambda w: -w[1])[:_REASONS] for why in row] for row in found]
 
-    def _alone(self, items: Sequence[int], queries: Queries) -> Queries:
+    def _alone(self, items: Sequence[int]) -> Queries:
         """Return queries of strangers who have one item each."""
-        n = len(items)
-        return Queries(
-            task=queries.task,
-            answer="retrieval",
-            sample_ids=[""] * n,
-            prompts=[""] * n,
-            users=np.full(n, queries.users.max(initial=0) + 1, np.int32),
-            histories=[np.array([item], np.int32) for item in items],
-            targets=np.full(n, -1, np.int32),
-        )
+        return self.ask([np.array([item], np.int32) for item in items])
 
     def _checked(self, scores: Floats, queries: Queries, rows: slice) -> Floats:
         expected = len(queries.users[rows]), len(self.data.catalog) if self.data else None

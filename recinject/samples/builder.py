@@ -352,23 +352,36 @@ class Builder:
         return f"set {raised}" + (f", or try {' '.join(shorter)}" if shorter else "")
 
     def ask(
-        self, histories: Sequence[Sequence[int] | Array], users: Integers | None = None
+        self,
+        histories: Sequence[Sequence[int] | Array],
+        users: Integers | None = None,
+        targets: Integers | None = None,
+        ratings: Sequence[Floats] | None = None,
     ) -> list[str]:
         """Word what comes next after histories, oldest item first, as test samples are worded.
 
         The users are strangers if not given. The oldest items are left out where a prompt is too
-        long.
+        long. Prompts that name a target, or show the ratings of a history, need these.
         """
         n, shown = len(histories), Ragged.from_rows(histories)
         if (longest := getattr(self.task, "history_length", None)) is not None:
             shown = shown.last(longest)
         # The target stands in the completion, which nobody reads here.
         last = np.array([history[-1] for history in histories], np.int32)
-        slots = {"history": shown, "target": Ragged.from_columns(last)}
+        named = last if targets is None else targets
+        slots = {"history": shown, "target": Ragged.from_columns(named)}
+        given, labels = None, None
+        if ratings is not None:
+            given = Ragged.from_rows(ratings, np.float64)
+            given = given if longest is None else given.last(longest)
+            # The label stands in the completion, too.
+            labels = np.full(n, self.wording.encoder.pieces.ratings[0])
         if users is None:
             users = np.full(n, self.view.interactions.n_users, np.int32)
         wording = np.full(n, self.wording.numbers(self.split)[0])
-        batch = self._within_limits(Contexts(users, slots), np.arange(n), wording, None)
+        batch = self._within_limits(
+            Contexts(users, slots, given, labels=labels), np.arange(n), wording, None
+        )
         texts: list[str] = self.wording.encoder.pieces.write(batch.prompts).to_pylist()
         return texts
 
