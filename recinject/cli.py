@@ -217,6 +217,48 @@ def recommend(
             _print_list(items)
 
 
+@app.command()
+def serve(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs' folders, or their names")
+    ],
+    recommender: Annotated[
+        list[str] | None, typer.Option(help="A baseline to serve beside each run's model")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 opens it to the network")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="RECINJECT_TOKEN", help="Requests need this bearer token"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Requests answered together, at most")] = 32,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; 429 beyond")] = 256,
+    seconds: Annotated[float, typer.Option(help="How long a request may take")] = 30.0,
+    log_histories: Annotated[
+        bool, typer.Option("--log-histories", help="Log whose history was asked about")
+    ] = False,
+) -> None:
+    """Answer over HTTP: lists, slates and ratings of finished runs, and a page to look at them.
+
+    Example: `recinject serve quickstart --recommender ease`, then open http://127.0.0.1:8000
+    """
+    room = _extra("recinject.serving.app", "serve")
+    limits = {"batch": batch, "queue": queue, "seconds": seconds}
+    service = room.open_service(names, recommender or (), limits)
+    room.serve(service, host=host, port=port, token=token, log_histories=log_histories)
+
+
+def _extra(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise RecinjectError(
+            f"{error.name} is not installed", hint=f"pip install 'recinject[{extra}]'"
+        ) from error
+
+
 def _pair(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
     return key, value

@@ -41,7 +41,7 @@ def rank(
         >>> titles = data.catalog.titles
         >>> frame = rank(fit("popularity", data), [titles[:1]], [titles[1:5]])
         >>> frame["score"].tolist()
-        [6.0, 3.0, 1.0, 1.0]
+        [2.0, 1.0, 1.0, 1.0]
     """
     data = _data_of(recommender)
     past = [data.find_items(texts) for texts in histories]
@@ -103,7 +103,7 @@ def rate(
         >>> data = prepare(simulate_shop(users=12, items=30, events_per_user=6, seed=1), k_core=2)
         >>> titles = data.catalog.titles
         >>> rate(fit("item_mean", data), [titles[:1]], titles[1:2]).tolist()
-        [3.625]
+        [4.0]
     """
     data = _data_of(recommender)
     past = [data.find_items(texts) for texts in histories]
