@@ -135,12 +135,22 @@ def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def report(recipe: RecipeName, overrides: Overrides = None) -> None:
+def report(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    explore: Annotated[
+        bool, typer.Option("--explore", help="Write explore.html, too: lists of 200 test users")
+    ] = False,
+) -> None:
     """Write the report, and first run the stages that it still needs: the same as `run`.
 
-    Example: `recinject report quickstart`
+    Example: `recinject report quickstart --explore`
     """
     run(recipe, overrides)
+    if explore:
+        from recinject.serving.explore import write_page
+
+        write_page(_run(recipe, overrides))
 
 
 @app.command()

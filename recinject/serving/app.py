@@ -50,7 +50,7 @@ _HEADERS = [
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        b"img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
 ]
 Scope = MutableMapping[str, Any]

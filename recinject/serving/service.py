@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from recinject.data.schema import Integers
-from recinject.data.splitting import Part
+from recinject.data.splitting import Part, View
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.settings import Positive
 from recinject.identifiers.data import Data
@@ -99,22 +99,34 @@ class Shop:
         return {"item_id": catalog.item_ids[number], "title": catalog.titles[number]}
 
     @cached_property
-    def _tests(self) -> tuple[Integers, Any]:
-        view = self.data.split.view(Part.TEST)
-        events = view.targets.values
-        return events, view
+    def numbers(self) -> dict[str, int]:
+        """The number of each item, by its id."""
+        return {item: number for number, item in enumerate(self.data.catalog.item_ids)}
+
+    @cached_property
+    def _view(self) -> View:
+        return self.data.split.view(Part.TEST)
+
+    @property
+    def tests(self) -> int:
+        """How many events the test has."""
+        return len(self._view.targets.values)
+
+    def person_numbers(self, number: int) -> tuple[int, Integers, int]:
+        """Return user, history and what came next of one of the test's events, as numbers."""
+        if not self.tests:
+            raise RecinjectError(f"{self.name}: it has no test users", hint="pick items instead")
+        view, log = self._view, self._view.interactions
+        event = view.targets.values[[number % self.tests]]
+        history = log.items[view.histories(event)[0]]
+        return int(log.users[event[0]]), history, int(log.items[event[0]])
 
     def person(self, number: int) -> dict[str, Any]:
         """Return a user of the test, their history and what came next; any number names one."""
-        events, view = self._tests
-        if not len(events):
-            raise RecinjectError(f"{self.name}: it has no test users", hint="pick items instead")
-        event = events[[number % len(events)]]
-        log = view.interactions
-        history = log.items[view.histories(event)[0]]
-        user = str(log.user_ids[int(log.users[event[0]])])
+        user, history, target = self.person_numbers(number)
         liked = [self.item(int(item)) for item in history]
-        return {"user": user, "liked": liked, "target": self.item(int(log.items[event[0]]))}
+        known = str(self.data.split.interactions.user_ids[user])
+        return {"user": known, "liked": liked, "target": self.item(target)}
 
     def find(self, texts: Sequence[str]) -> Integers:
         """Return the numbers of items by titles or ids, without a search for what was meant."""

@@ -1,4 +1,7 @@
-from collections import namedtuple
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 
@@ -45,9 +48,6 @@ def service(shop):
     made.close()
 
 
-Answer = namedtuple("Answer", "status body headers")
-
-
 @pytest.fixture
 def open_client(shop):
     """Open a client of an application with some arguments; return what asks it."""
@@ -66,3 +66,28 @@ def open_client(shop):
     yield start
     for client in opened:
         client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def started(served_run):
+    """Start the service on a free port; return the process and its address."""
+    made = []
+
+    def start(*words):
+        command = [sys.executable, "-m", "recinject", "serve", str(served_run.recipe.folder)]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        process = subprocess.Popen(
+            [*command, "--port", "0", *words], stderr=subprocess.PIPE, text=True, env=env
+        )
+        made.append(process)
+        seen = ""
+        for line in process.stderr:
+            seen += line
+            if found := re.search(r"at (http://\S+?),", line):
+                return process, found[1]
+        raise AssertionError(seen)
+
+    yield start
+    for process in made:
+        process.kill()
+        process.communicate()

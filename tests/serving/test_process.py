@@ -1,40 +1,10 @@
 """The command as a process: it starts, answers, and stops without losing what it took."""
 
 import json
-import os
-import re
 import signal
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-import pytest
-
-
-@pytest.fixture
-def started(served_run):
-    """Start the service on a free port; return the process and its address."""
-    made = []
-
-    def start(*words):
-        command = [sys.executable, "-m", "recinject", "serve", str(served_run.recipe.folder)]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        process = subprocess.Popen(
-            [*command, "--port", "0", *words], stderr=subprocess.PIPE, text=True, env=env
-        )
-        made.append(process)
-        seen = ""
-        for line in process.stderr:
-            seen += line
-            if found := re.search(r"at (http://\S+?),", line):
-                return process, found[1]
-        raise AssertionError(seen)
-
-    yield start
-    for process in made:
-        process.kill()
-        process.communicate()
 
 
 def test_a_stop_loses_no_accepted_request(started, served_run):
