@@ -304,6 +304,23 @@ def push(
 
 
 @app.command()
+def export(
+    name: RunName,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new folder; export/ in the run's")
+    ] = None,
+) -> None:
+    """Write a run's model, tree of items and samples as plain files for other programs.
+
+    Example: `recinject export quickstart -o handed_over`
+    """
+    from recinject.pipeline.export import export as write
+    from recinject.pipeline.run import Run
+
+    write(Run.open(name), output)
+
+
+@app.command()
 def preview(
     recipe: RecipeName,
     overrides: Overrides = None,

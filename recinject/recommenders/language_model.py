@@ -170,6 +170,16 @@ class LanguageModel(Recommender):
         """How many parameters the model has."""
         return sum(each.numel() for each in self._model.parameters())
 
+    @property
+    def names(self) -> tuple[str, Sequence[str]]:
+        """The retrieval task's name, and what it calls each item."""
+        task = self._ask_with().task.name
+        return task, self._texts[task] if isinstance(self._texts, Mapping) else self._texts
+
+    def trie(self, task: str) -> Trie:
+        """Return the tree of all items' tokens, in a task's words."""
+        return self._identifiers(task)[0]
+
     def _identifiers(self, task: str) -> tuple[Trie, Integers]:
         """Return the trie of all identifiers and their tokens, padded, in a task's words."""
         texts = self._texts[task] if isinstance(self._texts, Mapping) else self._texts
@@ -178,18 +188,22 @@ class LanguageModel(Recommender):
             self._named[id(texts)] = Trie.build(sequences), sequences.to_grid(-1)
         return self._named[id(texts)]
 
-    def _ask(self, histories: Sequence[Integers]) -> tuple[str, list[str]]:
+    def _ask_with(self) -> Builder:
         if self._asker is None:
             raise RecinjectError(
                 f"{self.name}: it was never asked what comes next: its samples lack retrieval",
                 hint="build samples with the task retrieval, and train on them",
             )
+        return self._asker
+
+    def _ask(self, histories: Sequence[Integers]) -> tuple[str, list[str]]:
+        asker = self._ask_with()
         if not all(map(len, histories)):
             raise RecinjectError(
                 f"{self.name}: a history is empty, and a prompt needs an item at least",
                 hint="give each person one item or more, or ask 'popularity'",
             )
-        return self._asker.task.name, self._asker.ask(histories)
+        return asker.task.name, asker.ask(histories)
 
     def exactly(self) -> LanguageModel:
         """Decode in double precision from now on: answers no longer depend on the batch.
