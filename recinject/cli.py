@@ -249,14 +249,22 @@ def serve(
     log_histories: Annotated[
         bool, typer.Option("--log-histories", help="Log whose history was asked about")
     ] = False,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Answer an assistant on standard input, not HTTP")
+    ] = False,
 ) -> None:
     """Answer over HTTP: lists, slates and ratings of finished runs, and a page to look at them.
 
     Example: `recinject serve quickstart --recommender ease`, then open http://127.0.0.1:8000
     """
-    room = _extra("recinject.serving.app", "serve")
+    from recinject.serving.service import open_service
+
+    room = _extra(f"recinject.serving.{'mcp' if mcp else 'app'}", "serve")
     limits = {"batch": batch, "queue": queue, "seconds": seconds}
-    service = room.open_service(names, recommender or (), limits)
+    service = open_service(names, recommender or (), limits)
+    if mcp:
+        room.talk(service)
+        return
     room.serve(service, host=host, port=port, token=token, log_histories=log_histories)
 
 

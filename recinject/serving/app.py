@@ -14,35 +14,30 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Hashable,
-    Mapping,
     MutableMapping,
-    Sequence,
 )
 from contextlib import asynccontextmanager
 from html import escape
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat
 from starlette.exceptions import HTTPException
 
 import recinject
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
-from recinject.foundation.settings import bind
-from recinject.pipeline.run import Run
 from recinject.serving.batching import QueueFullError
-from recinject.serving.service import Limits, ListKey, Service, Shop
+from recinject.serving.forms import Asked, RankRequest, RateRequest, RecommendRequest, Text
+from recinject.serving.service import Service
 
 PAGE = Path(__file__).parent / "page"
 LOCAL = ("127.0.0.1", "localhost", "::1")
 _OPEN = ("/", "/page.js", "/page.css", "/health")  # they tell nothing of the data
-_LONGEST_TEXT, _BACKLOG = 1000, 2048
+_BACKLOG = 2048
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -57,50 +52,6 @@ Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-
-
-def _encodable(text: str) -> str:
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise ValueError("half a surrogate pair is no text")
-    return text
-
-
-Text = Annotated[str, Field(min_length=1, max_length=_LONGEST_TEXT), AfterValidator(_encodable)]
-
-
-class _Asked(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    run: Text | None = Field(None, description="the name of a served run; the first if absent")
-    recommender: Text | None = Field(None, description="language_model, or a served baseline")
-    liked: list[Text] | None = Field(None, description="titles or item ids, oldest first")
-
-
-class RecommendRequest(_Asked):
-    """Whom to recommend to, and what may be in the list."""
-
-    user: Text | None = Field(None, description="in place of liked: a user's id in the log")
-    k: int = Field(10, ge=1, description="how many items")
-    seen: bool = Field(False, description="whether items of the history may be listed, too")
-    only: list[Text] | None = Field(None, description="titles or ids of the items to choose from")
-    max_per: dict[Text, Annotated[int, Field(ge=1)]] = Field(
-        default_factory=dict, description='at most so many items alike, such as {"brand": 2}'
-    )
-    explain: bool = Field(False, description="whether to say why, with the model's prompt")
-    wording: Literal["usual", "reworded"] = "usual"
-
-
-class RankRequest(_Asked):
-    """A history, and the items to put in order."""
-
-    items: list[Text] = Field(min_length=1, description="titles or ids, each once")
-
-
-class RateRequest(_Asked):
-    """A history with its ratings, and the item to rate."""
-
-    item: Text
-    ratings: list[FiniteFloat] | None = Field(None, description="one for each item of liked")
 
 
 def create_app(
@@ -172,58 +123,29 @@ def _refusal(status: int, error: str, fix: str) -> JSONResponse:
 
 
 def _add_questions(app: FastAPI, service: Service, histories: bool) -> None:
-    async def answer(shop: Shop, name: str, key: Hashable, question: Any) -> Any:
-        future = asyncio.wrap_future(service.ask(shop, name, key, question))
-        return await asyncio.wait_for(future, service.limits.seconds)
-
-    def begin(asked: _Asked, request: Request) -> tuple[Shop, str]:
-        shop = service.shop(asked.run)
-        name = service.named(shop, asked.recommender)
-        request.scope["told"] = {"run": shop.name, "recommender": name}
+    async def answer(asked: Asked, request: Request) -> Response:
+        pending = service.start(asked)
+        request.scope["told"] = {"run": pending.run, "recommender": pending.recommender}
         if histories:
             request.scope["told"] |= asked.model_dump(include={"liked", "user"})
-        return shop, name
-
-    def bounded(count: int, what: str) -> None:
-        if count > service.limits.history:
-            fact = f"{what}: {count}, at most {service.limits.history} are allowed"
-            raise RecinjectError(fact, hint="ask for fewer")
+        future = asyncio.wrap_future(pending.future)
+        found = await asyncio.wait_for(future, service.limits.seconds)
+        return JSONResponse(pending.told(found))
 
     @app.post("/v1/recommend")
     async def recommend(asked: RecommendRequest, request: Request) -> Response:
         """Recommend the items that come next."""
-        shop, name = begin(asked, request)
-        bounded(asked.k, "k")
-        bounded(len(asked.only or ()), "only")
-        question = service.question(shop, asked.liked, asked.user)
-        only = None if asked.only is None else tuple(asked.only)
-        if only is not None:
-            shop.find(only)
-        alike, reworded = tuple(sorted(asked.max_per.items())), asked.wording == "reworded"
-        key = ListKey(asked.k, asked.seen, only, alike, asked.explain, reworded)
-        found = await answer(shop, name, key, question)
-        return JSONResponse({"run": shop.name, "recommender": name, **found})
+        return await answer(asked, request)
 
     @app.post("/v1/rank")
     async def rank(asked: RankRequest, request: Request) -> Response:
         """Put items in the order in which they come next."""
-        shop, name = begin(asked, request)
-        bounded(len(asked.items), "items")
-        history = service.question(shop, asked.liked, None).history
-        slate = shop.find(asked.items)
-        found = await answer(shop, name, ("rank", len(slate)), (history, slate))
-        return JSONResponse({"run": shop.name, "recommender": name, "items": found})
+        return await answer(asked, request)
 
     @app.post("/v1/rate")
     async def rate(asked: RateRequest, request: Request) -> Response:
         """Predict the rating of an item."""
-        shop, name = begin(asked, request)
-        history = service.question(shop, asked.liked, None).history
-        question = (history, int(shop.find([asked.item])[0]), asked.ratings)
-        if asked.ratings is not None and len(asked.ratings) != len(history):
-            raise RecinjectError("ratings: one for each item of liked is needed", hint="add some")
-        found = await answer(shop, name, ("rate", asked.ratings is not None), question)
-        return JSONResponse({"run": shop.name, "recommender": name, "rating": found})
+        return await answer(asked, request)
 
 
 def _add_looks(app: FastAPI, service: Service) -> None:
@@ -411,18 +333,6 @@ class Guard:
 def write_line(row: dict[str, Any]) -> None:
     """Write a line of the log as JSON to standard error; control characters are escaped."""
     sys.stderr.write(json.dumps(row) + "\n")
-
-
-def open_service(
-    runs: Sequence[str | Path], baselines: Sequence[str], limits: Mapping[str, Any]
-) -> Service:
-    """Load finished runs, by folder or name, and put a queue before each recommender.
-
-    ``baselines`` are fitted beside each run's model; for ``limits`` see
-    :class:`~recinject.serving.service.Limits`.
-    """
-    bound = bind(Limits, limits, "serve")
-    return Service([Shop.of_run(Run.open(run), baselines) for run in runs], bound)
 
 
 def serve(

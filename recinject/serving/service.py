@@ -6,6 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from pydantic import Field
 from recinject.data.schema import Integers
 from recinject.data.splitting import Part, View
 from recinject.foundation.errors import RecinjectError, pick
-from recinject.foundation.settings import Positive
+from recinject.foundation.settings import Positive, bind
 from recinject.identifiers.data import Data
 from recinject.pipeline.recommend import recommender_of
 from recinject.pipeline.run import Run
@@ -24,6 +25,7 @@ from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Recommender, Why
 from recinject.samples.builder import REWORDED
 from recinject.serving.batching import Batcher
+from recinject.serving.forms import Asked, RankRequest, RateRequest, RecommendRequest
 from recinject.serving.metrics import Metrics
 
 MODEL = "language_model"
@@ -163,6 +165,21 @@ class ListKey:
     reworded: bool = False
 
 
+@dataclass(frozen=True)
+class Pending:
+    """A request that was taken in."""
+
+    run: str
+    recommender: str
+    kind: str  # the name of what is answered
+    future: Future[Any]
+
+    def told(self, found: Any) -> dict[str, Any]:
+        """Return the whole answer, given what the future gave."""
+        own = found if isinstance(found, dict) else {self.kind: found}
+        return {"run": self.run, "recommender": self.recommender, **own}
+
+
 class Service:
     """Finished runs, loaded once, each recommender behind a queue of its own.
 
@@ -205,9 +222,61 @@ class Service:
         name = next(iter(shop.recommenders)) if name is None else name
         return pick(name, shop.recommenders, "recommender: none is called")
 
-    def ask(self, shop: Shop, name: str, key: Hashable, question: Any) -> Future[Any]:
-        """Put a question before a recommender; see :class:`Batcher`."""
-        return self._batchers[shop.name, name].ask(key, question)
+    def start(self, asked: Asked) -> Pending:
+        """Check a request and put it into the queue of its recommender.
+
+        Raises:
+            RecinjectError: it names what is not there, or asks for more than is allowed.
+            QueueFullError: too many requests wait.
+        """
+        shop = self.shop(asked.run)
+        name = self.named(shop, asked.recommender)
+        if isinstance(asked, RecommendRequest):
+            kind, key, question = self._list(shop, asked)
+        else:
+            history = self.question(shop, asked.liked, None).history
+            kind, key, question = self._judge(shop, asked, history)
+        future = self._batchers[shop.name, name].ask(key, question)
+        return Pending(shop.name, name, kind, future)
+
+    def recommend(self, asked: RecommendRequest) -> dict[str, Any]:
+        """Answer a request, and wait for that; see :meth:`start`."""
+        return self._wait(asked)
+
+    def rank(self, asked: RankRequest) -> dict[str, Any]:
+        """Answer a request, and wait for that; see :meth:`start`."""
+        return self._wait(asked)
+
+    def _wait(self, asked: Asked) -> dict[str, Any]:
+        pending = self.start(asked)
+        return pending.told(pending.future.result(self.limits.seconds))
+
+    def _list(self, shop: Shop, asked: RecommendRequest) -> tuple[str, Hashable, Question]:
+        self._bound(asked.k, "k")
+        question = self.question(shop, asked.liked, asked.user)
+        only = None if asked.only is None else tuple(asked.only)
+        if only is not None:
+            self._bound(len(only), "only")
+            shop.find(only)
+        alike, reworded = tuple(sorted(asked.max_per.items())), asked.wording == "reworded"
+        key = ListKey(asked.k, asked.seen, only, alike, asked.explain, reworded)
+        return "items", key, question
+
+    def _judge(self, shop: Shop, asked: Asked, history: Integers) -> tuple[str, Hashable, Any]:
+        if isinstance(asked, RankRequest):
+            self._bound(len(asked.items), "items")
+            slate = shop.find(asked.items)
+            return "items", ("rank", len(slate)), (history, slate)
+        assert isinstance(asked, RateRequest)
+        if asked.ratings is not None and len(asked.ratings) != len(history):
+            raise RecinjectError("ratings: one for each item of liked is needed", hint="add some")
+        question = (history, int(shop.find([asked.item])[0]), asked.ratings)
+        return "rating", ("rate", asked.ratings is not None), question
+
+    def _bound(self, count: int, what: str) -> None:
+        if count > self.limits.history:
+            fact = f"{what}: {count}, at most {self.limits.history} are allowed"
+            raise RecinjectError(fact, hint="ask for fewer")
 
     def question(self, shop: Shop, liked: Sequence[str] | None, user: str | None) -> Question:
         """Say whom a request is about."""
@@ -239,6 +308,18 @@ class Service:
         ratings = [np.asarray(one[2], np.float64) for one in questions] if shown else None
         rated = rate_items(recommender, histories, items, ratings)
         return [float(value) for value in np.asarray(rated.ratings)]
+
+
+def open_service(
+    runs: Sequence[str | Path], baselines: Sequence[str], limits: Mapping[str, Any]
+) -> Service:
+    """Load finished runs, by folder or name, and put a queue before each recommender.
+
+    ``baselines`` are fitted beside each run's model; for ``limits`` see
+    :class:`Limits`.
+    """
+    bound = bind(Limits, limits, "serve")
+    return Service([Shop.of_run(Run.open(run), baselines) for run in runs], bound)
 
 
 def lists(
