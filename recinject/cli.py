@@ -182,6 +182,9 @@ def recommend(
     max_per: Annotated[
         list[str] | None, typer.Option(metavar="COLUMN=N", help="At most N items alike in a column")
     ] = None,
+    new: Annotated[
+        float, typer.Option(min=0, max=1, help="A fraction for items without training events")
+    ] = 0.0,
     explain: Annotated[bool, typer.Option("--explain", help="Say why each item is listed")] = False,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Prompts that the model searches together")
@@ -207,7 +210,7 @@ def recommend(
         "only": room.read_lines(only) if only else None,
         "where": where,
     }
-    filters |= {"max_per": dict(_pair(each) for each in max_per or ())}
+    filters |= {"new": new, "max_per": dict(_pair(each) for each in max_per or ())}
     asked = {key: value for key, value in filters.items() if value} | {"explain": explain}
     run = Run.open(name)
     people = room.read_people(
@@ -216,7 +219,7 @@ def recommend(
     exact = output is not None if exact is None else exact
     model = room.recommender_of(run, recommender, batch_size=batch_size, exact=exact)
     if output is not None:
-        made = room.fingerprint_of(run)
+        made = room.fingerprint_of(run, exact=exact)
         file = room.recommend_all(model, people, output, k, fingerprint=made, **asked)
         say(f"{file}: the lists of {len(people):,} people")
         return

@@ -61,11 +61,11 @@ def recommender_of(
     return model.exactly() if exact else model
 
 
-def fingerprint_of(run: Run) -> str:
-    """Return a hash of what a run's recommenders are made of."""
+def fingerprint_of(run: Run, *, exact: bool = False) -> str:
+    """Return a hash of what a run's recommenders are made of, and of how they compute."""
     stages = ("data", "identifiers", "samples", "model")
     made = [stage for stage in stages if (run.folder(stage) / MANIFEST_NAME).is_file()]
-    return hash_value(run.fingerprints(*made))
+    return hash_value([run.fingerprints(*made), exact])
 
 
 def recommend(
@@ -132,8 +132,8 @@ def recommend_all(
     Args:
         recommender: fitted, with data.
         people: different users of the log, or persons with histories, all of them of one kind.
-        output: ``.parquet`` has a row an item, with ``user_id`` or the other keys of its person;
-            ``.jsonl`` a line a person, with their items under ``recommended``.
+        output: ``.parquet`` has a row an item, with its person's ``user_id``, or position as
+            ``query``; ``.jsonl`` a line a person, with their items under ``recommended``.
         k: items a list.
         explain: whether to say why, see :meth:`~recinject.Recommender.explain`.
         fingerprint: of what the recommender was made of; shards of another one are made again.

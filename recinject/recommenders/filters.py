@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
+from pydantic import Field
 
 from recinject.data.schema import Flags, Integers
 from recinject.foundation.errors import RecinjectError, pick
@@ -32,6 +33,8 @@ class Filters:
         where: a condition of SQL over the columns of the items, such as ``category = 'Books'``.
         max_per: how many items of a list may share their value of a column, such as
             ``{"brand": 2}``; items without a value are not counted.
+        new: the largest fraction of a list that items without training events may take, found by
+            their content; 0 leaves them to their scores.
 
     Examples:
         >>> from recinject import fit, prepare
@@ -47,6 +50,7 @@ class Filters:
     only: Sequence[str] | None = None
     where: str | None = None
     max_per: Mapping[str, Positive] = field(default_factory=dict)
+    new: Annotated[float, Field(ge=0, le=1)] = 0.0
 
     def mask(self, data: Data) -> Flags | None:
         """Return which items may be recommended, shape (items,); None where all may.

@@ -301,7 +301,13 @@ class Recommender(ABC):
         data = self._data_for(histories, None, k, users is not None)
         queries = self.ask(histories, users)
         queries = replace(queries, keeps_seen=filters.seen, allowed=filters.mask(data))
-        found = filters.capped(data, lambda most: self.predict(queries, most), k)
+
+        def listed_to(most: int) -> Prediction:
+            if not filters.new:
+                return self.predict(queries, most)
+            return self.with_new(queries, filters.new, most)
+
+        found = filters.capped(data, listed_to, k)
         items = np.asarray(found.items)
         if queries.allowed is not None and not queries.allowed[items[items >= 0]].all():
             raise RecinjectError(
@@ -323,6 +329,34 @@ class Recommender(ABC):
             histories=histories,
             targets=np.full(n, -1, np.int32),
         )
+
+    def with_new(self, queries: Queries, fraction: float, k: int) -> Prediction:
+        """Retrieve lists of which items without training events may take a fraction.
+
+        Raises:
+            RecinjectError: the recommender does not know items by their content.
+        """
+        data, longer = self.data, self.predict(queries, 2 * k) if self.reads_prompts else None
+        if data is not None and longer is not None:
+            try:
+                new = self._new_items(queries)
+                found = data.identifiers.join_cold_items(longer, queries, new, fraction, k)
+            except NotImplementedError:
+                pass
+            else:
+                assert isinstance(found, Prediction)
+                return found
+        raise RecinjectError(
+            f"{self.name}: it does not know items without training events",
+            hint="ask content_knn, or a model whose identifiers.kind is semantic",
+        )
+
+    def _new_items(self, queries: Queries) -> Flags:
+        """Return which items have no training events and may be recommended, shape (items,)."""
+        assert self.data is not None
+        items = len(self.data.catalog)
+        new: Flags = np.bincount(self.data.split.train.items, minlength=items) == 0
+        return new if queries.allowed is None else new & queries.allowed
 
     def explain(self, queries: Queries, items: Integers) -> list[list[Why]]:
         """Say why items are in the lists of queries; nothing where a recommender cannot.
@@ -433,6 +467,12 @@ class ItemScorer(Recommender):
                 found = [item for item in row if item >= 0]
                 lists.append(within_fraction(found, new, fraction, k))
         return listed_with_new(self.name, queries, lists, fraction, k)
+
+    def with_new(self, queries: Queries, fraction: float, k: int) -> Prediction:
+        """Retrieve lists of which items without training events may take a fraction."""
+        if not self.knows_new_items:
+            return super().with_new(queries, fraction, k)
+        return self.with_new_items(queries, self._new_items(queries), fraction, k)
 
     def _scored(self, queries: Queries) -> Iterator[tuple[slice, Floats]]:
         """Yield the scores of all items, some rows at a time; -inf for what is not retrieved."""

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import recinject as ri
+from recinject.data.simulator import simulate_shop
 from recinject.pipeline import recommend as room
 
 
@@ -178,3 +179,21 @@ def test_why_stands_in_the_file(write):
 def test_another_form_of_file_is_refused(recinject, finished, tmp_path):
     ended = recinject("recommend", finished.folder, "--all", "-o", tmp_path / "lists.csv")
     assert ended.code == 2 and ".parquet or .jsonl" in ended.output
+
+
+def test_new_items_take_their_fraction_where_content_is_known(run):
+    log = simulate_shop(users=60, items=60, events_per_user=10, seed=1)
+    data = ri.prepare(log, split={"rule": "cold_items", "test_share": 0.2}, k_core=2)
+    ids = np.array(data.catalog.item_ids)
+    new = {*ids} - {*ids[np.unique(data.split.train.items)]}
+    assert new
+    knn, liked = ri.fit("content_knn", data), [data.catalog.titles[:3]]
+    for fraction, k in ((0.5, 4), (1.0, 3)):
+        listed = knn.recommend(liked, k=k, new=fraction)["item_id"]
+        assert sum(item in new for item in listed) <= fraction * k
+    assert {*knn.recommend(liked, k=3, new=1.0)["item_id"]} <= new
+    only = sorted(new)[:2]
+    assert {*knn.recommend(liked, k=2, new=1.0, only=only)["item_id"]} <= {*only}
+    for other, asked in ((ri.fit("ease", data), liked), (run.model, [run.data.catalog.titles[:1]])):
+        with pytest.raises(ri.RecinjectError, match="does not know items without"):
+            other.recommend(asked, k=3, new=0.5)
