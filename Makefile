@@ -10,7 +10,7 @@ LONG := pipeline methods training models recommenders test_docs.py test_benchmar
 # The stamp is younger than what it was installed from, or pip runs again.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[cf,notebooks,dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[cf,serve,notebooks,dev]' --constraint constraints.txt
 	touch $@
 
 install: .venv/installed

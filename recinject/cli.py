@@ -135,12 +135,22 @@ def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 
 @app.command()
-def report(recipe: RecipeName, overrides: Overrides = None) -> None:
+def report(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    explore: Annotated[
+        bool, typer.Option("--explore", help="Write explore.html, too: lists of 200 test users")
+    ] = False,
+) -> None:
     """Write the report, and first run the stages that it still needs: the same as `run`.
 
-    Example: `recinject report quickstart`
+    Example: `recinject report quickstart --explore`
     """
     run(recipe, overrides)
+    if explore:
+        from recinject.serving.explore import write_page
+
+        write_page(_run(recipe, overrides))
 
 
 @app.command()
@@ -149,43 +159,142 @@ def recommend(
     liked: Annotated[
         list[str] | None, typer.Option(help="A title or an item id; once an item, oldest first")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many items to recommend")] = 10,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line")] = False,
+    everybody: Annotated[bool, typer.Option("--all", help="Recommend to every user")] = False,
+    users: Annotated[Path | None, typer.Option(help="A file with a user's id a line")] = None,
     questions: Annotated[
         Path | None, typer.Option("--input", help="JSON lines in a file, or - for standard input")
     ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many items to recommend")] = 10,
     recommender: Annotated[
         str | None, typer.Option(help="A baseline to ask in place of the model, such as ease")
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .parquet or .jsonl file to write")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line")] = False,
+    seen: Annotated[
+        bool, typer.Option("--include-seen/--exclude-seen", help="List items of the history, too")
+    ] = False,
+    only: Annotated[Path | None, typer.Option(help="A file with an item to list a line")] = None,
+    where: Annotated[
+        str | None, typer.Option(help="List items of which this holds: \"category = 'Books'\"")
+    ] = None,
+    max_per: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN=N", help="At most N items alike in a column")
+    ] = None,
+    new: Annotated[
+        float, typer.Option(min=0, max=1, help="A fraction for items without training events")
+    ] = 0.0,
+    explain: Annotated[bool, typer.Option("--explain", help="Say why each item is listed")] = False,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Prompts that the model searches together")
+    ] = None,
+    exact: Annotated[
+        bool | None,
+        typer.Option("--exact/--fast", help="Decode in double precision; with -o, the default"),
+    ] = None,
 ) -> None:
-    """Recommend items to a person who liked others, with the model of a finished run.
+    """Recommend items with the model of a finished run, or with a baseline.
 
-    Example: `recinject recommend quickstart --liked "Stillframe Deluxe Padded Tripod" -k 5`
+    To one person: `recinject recommend quickstart --liked "Stillframe Deluxe Padded Tripod" -k 5`
 
-    For many people at once: `recinject recommend quickstart --input people.jsonl > lists.jsonl`,
-    with lines such as `{"liked": ["P00009", "P00219"]}`.
+    To everybody: `recinject recommend quickstart --all -o lists.parquet`; it goes on where it was
+    interrupted. To others: `--users ids.txt`, or `--input people.jsonl` with lines such as
+    `{"liked": ["P00009", "P00219"]}`.
     """
-    from recinject.pipeline.evaluate import read_questions, recommender_of
-    from recinject.pipeline.evaluate import recommend as answer
+    from recinject.pipeline import recommend as room
     from recinject.pipeline.run import Run
 
-    rows = read_questions(questions, liked)
-    asked = recommender_of(Run.open(name), recommender)
-    for row, items in zip(rows, answer(asked, [row["liked"] for row in rows], k), strict=True):
-        if questions or as_json:
+    filters: dict[str, Any] = {
+        "seen": seen,
+        "only": room.read_lines(only) if only else None,
+        "where": where,
+    }
+    filters |= {"new": new, "max_per": dict(_pair(each) for each in max_per or ())}
+    asked = {key: value for key, value in filters.items() if value} | {"explain": explain}
+    run = Run.open(name)
+    people = room.read_people(
+        run, everybody=everybody, users=users, questions=questions, liked=liked
+    )
+    exact = output is not None if exact is None else exact
+    model = room.recommender_of(run, recommender, batch_size=batch_size, exact=exact)
+    if output is not None:
+        made = room.fingerprint_of(run, exact=exact)
+        file = room.recommend_all(model, people, output, k, fingerprint=made, **asked)
+        say(f"{file}: the lists of {len(people):,} people")
+        return
+    for row, items in zip(people, room.recommend(model, people, k, **asked), strict=True):
+        if as_json or not liked:
             typer.echo(json.dumps({**row, "recommended": items}, ensure_ascii=False))
         else:
             _print_list(items)
+
+
+@app.command()
+def serve(
+    names: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Runs' folders, or their names")
+    ],
+    recommender: Annotated[
+        list[str] | None, typer.Option(help="A baseline to serve beside each run's model")
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 opens it to the network")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port; 0 takes a free one")] = 8000,
+    token: Annotated[
+        str | None,
+        typer.Option(envvar="RECINJECT_TOKEN", help="Requests need this bearer token"),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Requests answered together, at most")] = 32,
+    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait; 429 beyond")] = 256,
+    seconds: Annotated[float, typer.Option(help="How long a request may take")] = 30.0,
+    log_histories: Annotated[
+        bool, typer.Option("--log-histories", help="Log whose history was asked about")
+    ] = False,
+    mcp: Annotated[
+        bool, typer.Option("--mcp", help="Answer an assistant on standard input, not HTTP")
+    ] = False,
+) -> None:
+    """Answer over HTTP: lists, slates and ratings of finished runs, and a page to look at them.
+
+    Example: `recinject serve quickstart --recommender ease`, then open http://127.0.0.1:8000
+    """
+    from recinject.serving.service import open_service
+
+    room = _extra(f"recinject.serving.{'mcp' if mcp else 'app'}", "serve")
+    limits = {"batch": batch, "queue": queue, "seconds": seconds}
+    service = open_service(names, recommender or (), limits)
+    if mcp:
+        room.talk(service)
+        return
+    room.serve(service, host=host, port=port, token=token, log_histories=log_histories)
+
+
+def _extra(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise RecinjectError(
+            f"{error.name} is not installed", hint=f"pip install 'recinject[{extra}]'"
+        ) from error
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    return key, value
 
 
 def _print_list(items: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("", "title", "item id", "score")
+    explained = ["why"] if any("why" in item for item in items) else []
+    table = Table("", "title", "item id", "score", *explained)
     for item in items:
         texts = escape(item["title"]), escape(item["item_id"]), f"{item['score']:.2f}"
-        table.add_row(str(item["rank"]), *texts)
+        why = [f"{escape(own['text'])} {own['value']:.2g}" for own in item.get("why", ())]
+        table.add_row(str(item["rank"]), *texts, *(["  ".join(why)] if explained else []))
     Console().print(table)
 
 
@@ -220,6 +329,23 @@ def push(
     from recinject.pipeline.report import push as upload
 
     upload(run, repo, public=public, yes=yes)
+
+
+@app.command()
+def export(
+    name: RunName,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A new folder; export/ in the run's")
+    ] = None,
+) -> None:
+    """Write a run's model, tree of items and samples as plain files for other programs.
+
+    Example: `recinject export quickstart -o handed_over`
+    """
+    from recinject.pipeline.export import export as write
+    from recinject.pipeline.run import Run
+
+    write(Run.open(name), output)
 
 
 @app.command()

@@ -44,9 +44,25 @@ def score_candidates(
     Returns:
         Log-probabilities, shape (n, c).
     """
+    steps = path_scores(model, input_ids, attention_mask, sequences, scores)
+    totals = np.zeros(steps.shape[:2])
+    for step in np.moveaxis(steps, 2, 0):  # one after another, as a search adds them
+        totals += step
+    return totals
+
+
+@torch.inference_mode()
+def path_scores(
+    model: torch.nn.Module,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    sequences: Integers,
+    scores: Normalised = "vocabulary",
+) -> Floats:
+    """Return what :func:`score_candidates` sums: shape (n, c, tokens), 0 after the ends."""
     n = len(input_ids)
     sequences = np.broadcast_to(sequences, (n, *sequences.shape[-2:]))
-    totals, legal = np.zeros(sequences.shape[:2]), scores == "legal"
+    gains, legal = np.zeros(sequences.shape), scores == "legal"
     # The first candidate of its prompt that has begun with the same tokens as each.
     first = np.zeros(sequences.shape[:2], np.int64)
     with read_prompts(model, input_ids, attention_mask) as decoder:
@@ -55,12 +71,13 @@ def score_candidates(
             logits = decoder.step(tokens)
             prompts, candidates = np.nonzero(column >= 0)
             branches, ids = first[prompts, candidates], column[prompts, candidates]
-            totals[prompts, candidates] += log_probabilities(logits, prompts, branches, ids, legal)
+            found = log_probabilities(logits, prompts, branches, ids, legal)
+            gains[prompts, candidates, position] = found
             first[prompts, candidates] = _first_alike(prompts, candidates, branches, ids)
             if position == 0:
                 decoder.branch(np.zeros(column.shape, np.int64))
             tokens = np.maximum(column, 0)
-    return totals
+    return gains
 
 
 @torch.inference_mode()

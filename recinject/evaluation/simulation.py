@@ -138,7 +138,7 @@ def _rounds(
         if not recommender.reads_prompts:
             [recommender] = fit_recommenders([recommender], grown, settings.seed)
         past = [log.items_of(int(user)) for user in users]
-        items = np.asarray(recommender.next_items(past, users, settings.length).items)
+        items = np.asarray(recommender.predict(recommender.ask(past, users), settings.length).items)
         yield items
         rng = derive_rng(settings.seed, "simulation", name, number)
         counts = np.bincount(log.items, minlength=log.n_items)

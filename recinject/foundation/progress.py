@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -34,14 +34,17 @@ class Bar:
     """How far a job is: a bar with rate and time left once two seconds have passed.
 
     Where the output is no terminal, it is a plain line every fifteen seconds. Units of work that
-    were ``done`` before count for no speed.
+    were ``done`` before count for no speed. Within another job nothing is shown.
     """
+
+    _open: ClassVar[list[Bar]] = []
 
     def __init__(self, description: str, total: int | None = None, done: int = 0) -> None:
         self._description, self._total, self._before = description, total, done
         self._started = self._shown = time.monotonic()
         self.done = done
         self._progress: Progress | None = None
+        self._open.append(self)
         if console.is_terminal:
             known = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate())
             times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
@@ -51,6 +54,8 @@ class Bar:
     def update(self, done: int, note: str = "") -> None:
         """Show that so many units are done, and a note beside them such as ``", loss 1.234"``."""
         self.done, now = done, time.monotonic()
+        if self._open and self._open[0] is not self:
+            return
         if self._progress:
             if not self._progress.live.is_started and now - self._started > _SECONDS_TO_BAR:
                 self._progress.start()
@@ -63,6 +68,8 @@ class Bar:
 
     def close(self) -> None:
         """Take the bar away."""
+        if self in self._open:
+            self._open.remove(self)
         if self._progress:
             self._progress.stop()
 

@@ -185,6 +185,12 @@ class Data:
         named = listed(texts, "recommend: a history")
         return np.array([self._find(str(text)) for text in named], np.int32)
 
+    def has_item(self, text: str) -> bool:
+        """Whether an item, or several, go by a title or an id."""
+        title = unicodedata.normalize("NFC", " ".join(text.split()))
+        keys = (title, text, title.casefold())
+        return any(key in table for table, key in zip(self._named, keys, strict=True))
+
     def find_users(self, user_ids: Iterable[str]) -> Integers:
         """Return the indices of users by the log's own ids.
 

@@ -1,19 +1,13 @@
-"""Evaluate and recommend: the model and the baselines answer stored queries, or a person's own."""
+"""Evaluate: the model and the baselines answer stored queries."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from recinject.evaluation.evaluate import Evaluation, EvaluationSettings, fit_recommenders
+from recinject.evaluation.evaluate import Evaluation, EvaluationSettings
 from recinject.evaluation.fitting import fit_baselines
-from recinject.evaluation.fusion import Fusion
-from recinject.foundation.errors import RecinjectError
-from recinject.foundation.progress import say
 from recinject.models.storing import load_trained
 from recinject.pipeline.model import base_model
 from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
@@ -43,8 +37,11 @@ def evaluate(run: Run) -> None:
     run.stage("evaluation", settings, inputs).run_here(partial(_evaluate, run))
 
 
-def model_of(run: Run) -> LanguageModel | None:
-    """Return the model of a run, trained or as it is, as a recommender; None if it has none."""
+def model_of(run: Run, batch_size: int | None = None) -> LanguageModel | None:
+    """Return the model of a run, trained or as it is, as a recommender; None if it has none.
+
+    ``batch_size`` is how many prompts are searched together; the recipe's if not given.
+    """
     if not run.recipe.has_model:
         return None
     if run.recipe.training is None:
@@ -52,7 +49,7 @@ def model_of(run: Run) -> LanguageModel | None:
     else:
         model = load_trained(run.folder("model"))[0]
     section = run.recipe.evaluation
-    rows = section.batch_size * section.beams
+    rows = (batch_size or section.batch_size) * section.beams
     return LanguageModel.of_samples(model, run.samples, beams=section.beams, rows_at_once=rows)
 
 
@@ -74,87 +71,3 @@ def _evaluate(run: Run, folder: Path) -> Facts:
     evaluation.run()
     Result.from_rows(evaluation.rows, evaluation.predictions).save(folder)
     return {"parameters": model.parameters} if model else {}
-
-
-def recommender_of(run: Run, name: str | None = None) -> Recommender:
-    """Return a finished run's model, or the baseline of a name, which is fitted now."""
-    if name is not None:
-        every = [make_recommender(asked) for asked in run.recipe.evaluation.baselines]
-        made = next((each for each in every if each.name == name), None) or make_recommender(name)
-        if not isinstance(made, Fusion):
-            return fit_recommenders([made], run.data, run.recipe.seed)[0]
-        model, settings = model_of(run), EvaluationSettings(seed=run.recipe.seed)
-        return fit_baselines([made], run.data, run.samples, settings, [model] if model else [])[0][
-            0
-        ]
-    if run.recipe.training is None or not (run.folder("model") / "manifest.json").is_file():
-        raise RecinjectError(
-            f"{run.recipe.folder}: no trained model in it",
-            hint="finish the run with recinject run RECIPE, its training not null; or ask a "
-            "baseline with --recommender ease",
-        )
-    if not any(task.answer == "retrieval" for task in run.samples.bound_tasks()):
-        raise RecinjectError(
-            f"{run.recipe.folder}: its model was never asked what comes next: it lacks the task "
-            "retrieval",
-            hint="run it again with samples.tasks.retrieval={}",
-        )
-    model = model_of(run)
-    assert model is not None
-    return model
-
-
-def recommend(
-    recommender: Recommender, histories: Sequence[Sequence[str]], k: int
-) -> list[list[dict[str, Any]]]:
-    """Return the recommended items of each history, best first, as plain rows.
-
-    Where fewer than ``k`` items are left beside a history, that is said.
-    """
-    frame = recommender.recommend(histories, k)
-    rows = frame.drop(columns="query").to_dict("records")
-    found: list[list[dict[str, Any]]] = [[] for _ in histories]
-    for query, row in zip(frame["query"], rows, strict=True):
-        found[query].append({str(name): value for name, value in row.items()})
-    for query, listed in enumerate(found):
-        if len(listed) < k:
-            say(f"list {query + 1}: {len(listed)} items, for no more are left beside the history")
-    return found
-
-
-def read_questions(source: Path | None, liked: Sequence[str] | None) -> list[dict[str, Any]]:
-    """Read JSON lines, each with a list of titles or ids under ``liked``; other keys are kept.
-
-    The ``source`` ``-`` is standard input; ``liked`` is the one list, in place of a file.
-    """
-    if source is None and liked:
-        return [{"liked": list(liked)}]
-    if source is None or liked:
-        raise RecinjectError(
-            f"recommend: {'both' if liked else 'neither'} of --liked and --input given",
-            hint='name what was liked with --liked "Title", or a file of JSON lines with --input',
-        )
-    try:
-        text = sys.stdin.read() if str(source) == "-" else source.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        hint = "give a text file that you may read, or -"
-        raise RecinjectError(f"{source}: cannot be read ({error})", hint=hint) from error
-    return [
-        _question(line, f"{source}, line {number}")
-        for number, line in enumerate(text.split("\n"), 1)  # a title may hold U+2028
-        if line.strip()
-    ]
-
-
-def _question(line: str, place: str) -> dict[str, Any]:
-    try:
-        row: Any = json.loads(line)
-        fact = "no list of titles or ids under 'liked'"
-    except json.JSONDecodeError as error:
-        row, fact = None, f"not JSON: {error}"
-    if isinstance(row, dict):
-        liked = row.get("liked")
-        if isinstance(liked, list) and liked and all(isinstance(text, str) for text in liked):
-            return row
-    hint = 'write one object a line: {"liked": ["Title", "Other title"]}'
-    raise RecinjectError(f"{place}: {fact}", hint=hint)

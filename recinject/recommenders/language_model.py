@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import unicodedata
@@ -24,6 +25,7 @@ from recinject.data.splitting import Part
 from recinject.decoding.beam_search import (
     Normalised,
     constrained_beam_search,
+    path_scores,
     score_candidates,
     score_next,
 )
@@ -40,6 +42,7 @@ from recinject.recommenders.protocol import (
     Prediction,
     Queries,
     Recommender,
+    Why,
     places,
     rank_candidates,
     top_k,
@@ -126,6 +129,7 @@ class LanguageModel(Recommender):
         self._named: dict[int, tuple[Trie, Integers]] = {}
         self._asker: Builder | None = None
         self._asked_as: Callable[[str], Builder] | None = None
+        self._rater: Builder | None = None
         if not isinstance(identifier_texts, Mapping):
             self._identifiers("")
         self._label_values = np.array(list((rating_labels or {}).values()), np.float64)
@@ -152,6 +156,8 @@ class LanguageModel(Recommender):
         if retrieval:
             made._asker = factory.asker(retrieval)
             made._asked_as = partial(factory.asker, retrieval)
+        rating = next((t.name for t in factory.tasks if t.answer == "rating"), None)
+        made._rater = factory.asker(rating) if rating else None
         return made
 
     def save(self, folder: str | Path) -> None:
@@ -168,6 +174,16 @@ class LanguageModel(Recommender):
         """How many parameters the model has."""
         return sum(each.numel() for each in self._model.parameters())
 
+    @property
+    def names(self) -> tuple[str, Sequence[str]]:
+        """The retrieval task's name, and what it calls each item."""
+        task = self._ask_with().task.name
+        return task, self._texts[task] if isinstance(self._texts, Mapping) else self._texts
+
+    def trie(self, task: str) -> Trie:
+        """Return the tree of all items' tokens, in a task's words."""
+        return self._identifiers(task)[0]
+
     def _identifiers(self, task: str) -> tuple[Trie, Integers]:
         """Return the trie of all identifiers and their tokens, padded, in a task's words."""
         texts = self._texts[task] if isinstance(self._texts, Mapping) else self._texts
@@ -176,18 +192,81 @@ class LanguageModel(Recommender):
             self._named[id(texts)] = Trie.build(sequences), sequences.to_grid(-1)
         return self._named[id(texts)]
 
-    def _ask(self, histories: Sequence[Integers]) -> tuple[str, list[str]]:
+    def _ask_with(self) -> Builder:
         if self._asker is None:
             raise RecinjectError(
                 f"{self.name}: it was never asked what comes next: its samples lack retrieval",
                 hint="build samples with the task retrieval, and train on them",
             )
+        return self._asker
+
+    def _ask(self, histories: Sequence[Integers]) -> tuple[str, list[str]]:
+        asker = self._ask_with()
         if not all(map(len, histories)):
             raise RecinjectError(
                 f"{self.name}: a history is empty, and a prompt needs an item at least",
                 hint="give each person one item or more, or ask 'popularity'",
             )
-        return self._asker.task.name, self._asker.ask(histories)
+        return asker.task.name, asker.ask(histories)
+
+    def exactly(self) -> LanguageModel:
+        """Decode in double precision from now on: answers no longer depend on the batch.
+
+        In single precision the last bits of a score depend on which prompts share its batch.
+        """
+        self._model.double()
+        return self
+
+    def explain(self, queries: Queries, items: Integers) -> list[list[Why]]:
+        """Give the pieces of each item's name with their probabilities after those before them."""
+        _, tokens = self._identifiers(queries.task)
+        name = self._dialect.tokenizer.id_to_token
+        found: list[list[Why]] = [[[] for _ in row] for row in items]
+        for rows, prompts in self._batches(queries, items.shape[1]):
+            paths = tokens[np.maximum(items[rows], 0)]
+            with answering(self._model, queries.task):
+                chances = np.exp(path_scores(self._model, *prompts, paths, self._scores))
+            for own, row in enumerate(rows.tolist()):
+                for place in np.flatnonzero(items[row] >= 0):
+                    pairs = zip(paths[own, place].tolist(), chances[own, place], strict=True)
+                    found[row][place] = [(str(name(t)), float(p)) for t, p in pairs if t >= 0]
+        return found
+
+    def worded(self, split: str) -> LanguageModel | None:
+        """Return the same model asked in the words of ``reworded``; None where there are none."""
+        make = self._asked_as
+        if make is None or not make(split).wording.numbers(split):
+            return None
+        other = copy.copy(self)
+        other._asker = make(split)
+        return other
+
+    def rating_prompts(
+        self,
+        histories: Sequence[Integers],
+        items: Integers,
+        ratings: Sequence[Floats] | None = None,
+    ) -> tuple[str, list[str]]:
+        """Return the rating task's name, and its prompts about items after histories.
+
+        Raises:
+            RecinjectError: there is no such task, a history is empty, or it has no ratings.
+        """
+        if self._rater is None:
+            raise RecinjectError(
+                f"{self.name}: its samples lack the task rating", hint="ask item_mean or biases"
+            )
+        if ratings is None or not all(map(len, histories)):
+            raise RecinjectError(
+                f"{self.name}: its prompt shows a history with ratings",
+                hint="give one item or more, each with its rating",
+            )
+        return self._rater.task.name, self._rater.ask(histories, targets=items, ratings=ratings)
+
+    def tokens(self, prompt: str) -> list[str]:
+        """Return what the model reads of a prompt, token by token."""
+        name = self._dialect.tokenizer.id_to_token
+        return [str(name(token)) for token in self._prompt_tokens([prompt])[0]]
 
     def fit(self, training: Interactions, seed: int) -> None:
         """Do nothing: the model comes trained, by :func:`recinject.training.fitting.fit`."""
@@ -211,21 +290,31 @@ class LanguageModel(Recommender):
         share = self._rows_at_once * len(tokens) // _NUMBERS_AT_ONCE if in_one_step else width
         for rows, prompts in self._batches(queries, max(1, share)):
             barred = [queries.barred[row] for row in rows]
+            allowed = queries.allowed
             if in_one_step:
-                items[rows], scores[rows] = self._best(*prompts, tokens[:, 0], width, barred)
+                first = tokens[:, 0]
+                items[rows], scores[rows] = self._best(*prompts, first, width, barred, allowed)
             else:
                 items[rows], scores[rows] = constrained_beam_search(
-                    self._model, *prompts, trie, width, barred, scores=self._scores
+                    self._model, *prompts, trie, width, barred, allowed, self._scores
                 )
         ahead, tied = _places_in_lists(items, scores, queries.targets)
         found = items[:, :k], scores[:, :k], ahead, tied
         return Prediction(self.name, queries.task, *found, first=np.exp(scores[:, 0]))
 
     def _best(
-        self, ids: Tensor, mask: Tensor, tokens: Integers, k: int, barred: Sequence[Integers]
+        self,
+        ids: Tensor,
+        mask: Tensor,
+        tokens: Integers,
+        k: int,
+        barred: Sequence[Integers],
+        allowed: Flags | None,
     ) -> tuple[Integers, Floats]:
         """Find what the beam search would, where each item is one token."""
         scores = score_next(self._model, ids, mask, tokens)
+        if allowed is not None:
+            scores[:, ~allowed] = -np.inf
         for row, items in enumerate(barred):
             scores[row, items] = -np.inf
         if self._scores == "legal":
@@ -364,8 +453,7 @@ class LanguageModel(Recommender):
         self, queries: Queries, width: int
     ) -> Iterator[tuple[Rows, tuple[Tensor, Tensor]]]:
         """Yield rows of the queries with their prompts, the longest first: little is padding."""
-        encoded, most = self._dialect.prompts(queries.prompts).to_list(), self._max_prompt_tokens
-        prompts = [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in encoded]
+        prompts = self._prompt_tokens(queries.prompts)
         left = self._dialect.causal and not isinstance(self._model, RatingModel)
         order = np.argsort([-len(tokens) for tokens in prompts], kind="stable")
         size = max(1, self._rows_at_once // width)
@@ -374,6 +462,10 @@ class LanguageModel(Recommender):
             padded = Ragged.from_rows([prompts[row] for row in rows]).to_grid(-1, left=left)
             grid = torch.from_numpy(padded.astype(np.int64))
             yield rows, (grid.clamp(min=0), (grid >= 0).long())
+
+    def _prompt_tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        encoded, most = self._dialect.prompts(prompts).to_list(), self._max_prompt_tokens
+        return [ids if len(ids) <= most else [*ids[: most - 1], ids[-1]] for ids in encoded]
 
     def _label_sequences(self, texts: Sequence[str]) -> list[list[int]]:
         sequences = self._dialect.completions(texts).to_list()

@@ -21,9 +21,16 @@ from recinject.foundation.ragged import Array
 from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import bind, listed
 from recinject.identifiers.data import Data
+from recinject.recommenders.filters import Filters
 from recinject.registry import find
 
-_OF_ALL_ROWS = ("task", "answer", "keeps_seen", "recommender", "values", "positive_rating")
+_OF_ALL_ROWS = (
+    *("task", "answer", "keeps_seen", "allowed"),
+    *("recommender", "values", "positive_rating"),
+)
+_REASONS = 3
+Why = list[tuple[str, float]]
+"""Why an item is in a list: texts with numbers, what they are says the recommender."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +65,7 @@ class Queries(_Columns):
         positive_rating: the lowest label that counts as positive, in metrics of two classes; the
             median of the labels where None.
         seeds: of the run that asked each query, where several runs are pooled, shape (n,).
+        allowed: the items that retrieval may recommend, shape (items,); all where None.
     """
 
     task: str
@@ -73,6 +81,7 @@ class Queries(_Columns):
     keeps_seen: bool = False
     positive_rating: float | None = None
     seeds: Integers | None = None
+    allowed: Flags | None = None
 
     @property
     def barred(self) -> Sequence[Integers]:
@@ -225,17 +234,23 @@ class Recommender(ABC):
         k: int = 10,
         *,
         users: Sequence[str] | None = None,
+        explain: bool = False,
+        **filters: Any,
     ) -> pd.DataFrame:
-        """Recommend the items that come next, none of them from the history.
+        """Recommend the items that come next, none of them from the history unless asked for.
 
         Args:
             histories: titles or item ids, oldest first, one sequence a list.
             k: items a list; fewer where fewer are left.
             users: in place of histories, ids of the log's users, whose whole histories count.
+            explain: whether to say why each item is in a list.
+            filters: see :class:`~recinject.recommenders.filters.Filters`: ``seen=True``,
+                ``only=[...]``, ``where="category = 'Books'"``, ``max_per={"brand": 2}``.
 
         Returns:
             A row an item: ``query`` (the position in ``histories``) or ``user_id``, ``rank`` from
-            1, ``item_id``, ``title`` and ``score``, in the recommender's own unit.
+            1, ``item_id``, ``title`` and ``score``, in the recommender's own unit; and ``why``,
+            if asked for: see :meth:`explain`.
 
         Raises:
             RecinjectError: both or neither of ``histories`` and ``users`` are given, one of their
@@ -243,44 +258,120 @@ class Recommender(ABC):
                 retrieve, has no data, or knows no strangers.
         """
         users = None if users is None else listed(users, "recommend: users")
-        data = self._data_for(histories, users, k)
-        log = data.split.interactions
+        asked, data = bind(Filters, filters, "recommend"), self._data_for(histories, users, k)
+        log, numbers = data.split.interactions, None
         if histories is None:
             numbers = data.find_users(users or [])
             known = [log.items_of(int(user)) for user in numbers]
         else:
             known = [data.find_items(texts) for texts in listed(histories, "recommend: histories")]
-            numbers = (log.n_users + np.arange(len(known))).astype(np.int32)
-        prediction = self.next_items(known, numbers, k)
-        items, scores = np.asarray(prediction.items), np.asarray(prediction.scores)
+        found, why = self.list_items(known, k, asked, users=numbers, explain=explain)
+        items, scores = np.asarray(found.items), np.asarray(found.scores)
         rows, columns = np.nonzero(items >= 0)
         chosen = items[rows, columns]
-        asked = ("query", rows) if users is None else ("user_id", np.array(users, object)[rows])
-        return pd.DataFrame(
+        named = ("query", rows) if users is None else ("user_id", np.array(users, object)[rows])
+        frame = pd.DataFrame(
             {
-                asked[0]: asked[1],
+                named[0]: named[1],
                 "rank": columns + 1,
                 "item_id": np.array(data.catalog.item_ids, object)[chosen],
                 "title": np.array(data.catalog.titles, object)[chosen],
                 "score": scores[rows, columns],
             }
         )
+        if explain:
+            given: Any = [why[row][column] for row, column in zip(rows, columns, strict=True)]
+            frame["why"] = given
+        return frame
 
-    def next_items(self, histories: Sequence[Integers], users: Integers, k: int) -> Prediction:
-        """List the items that come next after histories, oldest item first, by index."""
+    def list_items(
+        self,
+        histories: Sequence[Integers],
+        k: int,
+        filters: Filters,
+        *,
+        users: Integers | None = None,
+        explain: bool = False,
+    ) -> tuple[Prediction, list[list[Why]]]:
+        """Do what :meth:`recommend` does, in numbers of items and users.
+
+        Returns:
+            The lists; and why each item is in them, nothing where that was not asked for.
+        """
+        data = self._data_for(histories, None, k, users is not None)
+        queries = self.ask(histories, users)
+        queries = replace(queries, keeps_seen=filters.seen, allowed=filters.mask(data))
+
+        def listed_to(most: int) -> Prediction:
+            if not filters.new:
+                return self.predict(queries, most)
+            return self.with_new(queries, filters.new, most)
+
+        found = filters.capped(data, listed_to, k)
+        items = np.asarray(found.items)
+        if queries.allowed is not None and not queries.allowed[items[items >= 0]].all():
+            raise RecinjectError(
+                f"{self.name}: it lists items that the filters bar",
+                hint="let its predict heed queries.allowed, or leave the filters out",
+            )
+        return found, self.explain(queries, items) if explain else []
+
+    def ask(self, histories: Sequence[Integers], users: Integers | None = None) -> Queries:
+        """Ask what comes next after histories of users of the log, or of strangers."""
         task, prompts = self._ask(histories)
-        queries = Queries(
+        n, first = len(histories), self.data.split.interactions.n_users if self.data else 0
+        return Queries(
             task=task,
             answer="retrieval",
-            sample_ids=[str(row) for row in range(len(histories))],
+            sample_ids=[str(row) for row in range(n)],
             prompts=prompts,
-            users=users,
+            users=(first + np.arange(n)).astype(np.int32) if users is None else users,
             histories=histories,
-            targets=np.full(len(histories), -1, np.int32),
+            targets=np.full(n, -1, np.int32),
         )
-        return self.predict(queries, k)
 
-    def _data_for(self, histories: object, users: object, k: int) -> Data:
+    def with_new(self, queries: Queries, fraction: float, k: int) -> Prediction:
+        """Retrieve lists of which items without training events may take a fraction.
+
+        Raises:
+            RecinjectError: the recommender does not know items by their content.
+        """
+        data, longer = self.data, self.predict(queries, 2 * k) if self.reads_prompts else None
+        if data is not None and longer is not None:
+            try:
+                new = self._new_items(queries)
+                found = data.identifiers.join_cold_items(longer, queries, new, fraction, k)
+            except NotImplementedError:
+                pass
+            else:
+                assert isinstance(found, Prediction)
+                return found
+        raise RecinjectError(
+            f"{self.name}: it does not know items without training events",
+            hint="ask content_knn, or a model whose identifiers.kind is semantic",
+        )
+
+    def _new_items(self, queries: Queries) -> Flags:
+        """Return which items have no training events and may be recommended, shape (items,)."""
+        assert self.data is not None
+        items = len(self.data.catalog)
+        new: Flags = np.bincount(self.data.split.train.items, minlength=items) == 0
+        return new if queries.allowed is None else new & queries.allowed
+
+    def explain(self, queries: Queries, items: Integers) -> list[list[Why]]:
+        """Say why items are in the lists of queries; nothing where a recommender cannot.
+
+        A language model gives the pieces of the item's name with the probability of each; a
+        baseline the titles of the history's items that speak most for the item, with the score
+        that each gives it alone.
+
+        Args:
+            queries: of retrieval.
+            items: their lists, -1 where there are fewer, shape (n, k).
+        """
+        return [[[] for _ in row] for row in items]
+
+    def _data_for(self, histories: object, users: object, k: int, known: bool = False) -> Data:
         if "retrieval" not in self.tasks:
             raise RecinjectError(
                 f"{self.name}: it recommends nothing, it answers {', '.join(sorted(self.tasks))}",
@@ -296,7 +387,7 @@ class Recommender(ABC):
                 f"recommend: {'neither' if users is None else 'both'} of histories and users",
                 hint="give titles or item ids, one list a person; or users=[...]",
             )
-        if users is None and not self.knows_strangers:
+        if users is None and not known and not self.knows_strangers:
             raise RecinjectError(
                 f"{self.name}: it knows the users of its training events alone",
                 hint="ask for users=[...], or take another recommender",
@@ -377,6 +468,12 @@ class ItemScorer(Recommender):
                 lists.append(within_fraction(found, new, fraction, k))
         return listed_with_new(self.name, queries, lists, fraction, k)
 
+    def with_new(self, queries: Queries, fraction: float, k: int) -> Prediction:
+        """Retrieve lists of which items without training events may take a fraction."""
+        if not self.knows_new_items:
+            return super().with_new(queries, fraction, k)
+        return self.with_new_items(queries, self._new_items(queries), fraction, k)
+
     def _scored(self, queries: Queries) -> Iterator[tuple[slice, Floats]]:
         """Yield the scores of all items, some rows at a time; -inf for what is not retrieved."""
         shown = queries.latest(self._longest(queries.kind))
@@ -386,7 +483,36 @@ class ItemScorer(Recommender):
             if queries.candidates is None:
                 for row, barred in enumerate(queries.barred[rows]):
                     scores[row, barred] = -np.inf
+                if queries.allowed is not None:
+                    scores[:, ~queries.allowed] = -np.inf
             yield rows, scores
+
+    def explain(self, queries: Queries, items: Integers) -> list[list[Why]]:
+        """Name the history's items that speak most for each item: the scores that each gives alone.
+
+        An item that speaks for any other as well explains nothing.
+        """
+        found: list[list[Why]] = [[[] for _ in row] for row in items]
+        if self.data is None or not self.knows_strangers:
+            return found
+        shown = queries.latest(self._longest(queries.kind)).histories
+        pairs = [(row, int(own)) for row, past in enumerate(shown) for own in dict.fromkeys(past)]
+        titles, last = self.data.catalog.titles, len(self.data.catalog) - 1
+        usual = np.array(self.score(self._alone([0, min(1, last)]), slice(None)))
+        for start in range(0, len(pairs), self._rows_at_once):
+            block = pairs[start : start + self._rows_at_once]
+            alone = self._alone([own for _, own in block])
+            scores = np.array(self.score(alone, slice(None)), np.float64)
+            for (row, own), given in zip(block, scores, strict=True):
+                other = usual[int(own == 0)]
+                for place, item in enumerate(items[row].tolist()):
+                    if item >= 0 and np.isfinite(given[item]) and given[item] > other[item]:
+                        found[row][place].append((titles[own], float(given[item])))
+        return [[sorted(why, key=lambda w: -w[1])[:_REASONS] for why in row] for row in found]
+
+    def _alone(self, items: Sequence[int]) -> Queries:
+        """Return queries of strangers who have one item each."""
+        return self.ask([np.array([item], np.int32) for item in items])
 
     def _checked(self, scores: Floats, queries: Queries, rows: slice) -> Floats:
         expected = len(queries.users[rows]), len(self.data.catalog) if self.data else None

@@ -393,7 +393,8 @@ class Builder:
         last = np.array([history[-1] for history in histories], np.int32)
         if users is None:
             users = np.full(n, self.view.interactions.n_users, np.int32)
-        return self.ask_about(histories, users, **{"targets": last, **asked})
+        given = {name: value for name, value in asked.items() if value is not None}
+        return self.ask_about(histories, users, **{"targets": last, **given})
 
     def ask_about(
         self,
@@ -413,11 +414,14 @@ class Builder:
             targets: the item that is asked for, or about, shape (n,).
             candidates: the slates, shape (n, c), for tasks that have some.
             ratings: of the histories, for tasks that show them.
-            labels: the true ratings, for tasks that ask for them; they stand in no prompt.
+            labels: the true ratings, for tasks that ask for them; they stand in the completion,
+                which nobody reads here, so that any will do.
             wording: which of the task's templates; the test's if not given.
         """
         n, shown = len(histories), Ragged.from_rows(histories)
         rated = None if ratings is None else Ragged.from_rows(ratings, np.float64)
+        if rated is not None and labels is None:
+            labels = np.full(n, self.wording.encoder.pieces.ratings[0])
         if (longest := getattr(self.task, "history_length", None)) is not None:
             shown, rated = shown.last(longest), rated and rated.last(longest)
         slots = {"history": shown, "target": Ragged.from_columns(targets)}

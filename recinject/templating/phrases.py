@@ -85,7 +85,7 @@ class Pieces:
         """Take for each slot the text of every item, all ratings ascending, and users' texts."""
         self.phrases, self.attributes = phrases, attributes or {}
         n_letters = max([_LETTERS, *map(len, phrases.values())])
-        self._ratings = ratings
+        self.ratings = ratings
         self._kinds: dict[Kind, Sequence[str]] = {
             PieceKind.RATINGS: [number_text(value) for value in ratings],
             PieceKind.LETTERS: [f"({letter(number)})" for number in range(n_letters)],
@@ -157,13 +157,13 @@ class Pieces:
 
     def rating_numbers(self, values: Floats) -> Integers:
         """Return the indices of ratings among those that can be written; refuse others."""
-        unknown = np.isin(values, self._ratings, invert=True)
+        unknown = np.isin(values, self.ratings, invert=True)
         if unknown.any():
             raise RecinjectError(
                 f"the log has no rating {number_text(values[unknown][0])}, which a sampler gives",
                 hint="take ratings and labels from view.interactions.ratings",
             )
-        return np.searchsorted(self._ratings, values).astype(np.int32)
+        return np.searchsorted(self.ratings, values).astype(np.int32)
 
     def write(self, samples: Ragged) -> pa.StringArray:
         """Join the texts of samples, given the numbers of their pieces."""

@@ -204,8 +204,8 @@ def test_a_title_of_several_items_is_refused_with_their_ids(refused, copied):
 
 
 def test_nothing_liked_or_too_much_asked_is_refused(refused, tmp_path):
-    assert "neither of --liked and --input" in refused()[0]
-    assert "both of --liked and --input" in refused("--liked", "x", "--input", "-")[0]
+    assert "nobody is named" in refused()[0]
+    assert "both --input and --liked" in refused("--liked", "x", "--input", "-")[0]
     assert re.search(r"k=999: the catalogue has \d+ items", refused("-k", 999, "--liked", "x")[0])
     assert "cannot be read" in refused("--input", tmp_path / "none.jsonl")[0]
 

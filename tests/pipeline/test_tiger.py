@@ -8,10 +8,11 @@ from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.table import user_tokens
 from recinject.models.building import build_model
 from recinject.models.storing import load_trained
-from recinject.pipeline.evaluate import evaluate, recommend, recommender_of
+from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.model import base_model
 from recinject.pipeline.prepare import build
 from recinject.pipeline.recipe import load_recipe
+from recinject.pipeline.recommend import recommend, recommender_of
 from recinject.pipeline.run import Run
 from recinject.pipeline.train import train
 from recinject.samples.store import read_samples
@@ -91,7 +92,7 @@ def test_users_share_tokens_in_prompts_and_a_stranger_has_one_too(tmp_path):
     assert changed[known].any(), "LoRA trains the rows of the users' tokens too"
     titles = run.data.catalog.titles
     asked = recommender_of(Run.open(run.recipe.folder))
-    assert len(recommend(asked, [[titles[0]], [titles[1]]], 3)[1]) == 3
+    assert len(recommend(asked, [{"liked": [title]} for title in titles[:2]], 3)[1]) == 3
 
 
 @pytest.mark.parametrize("alone", USERS)

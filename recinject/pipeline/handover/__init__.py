@@ -1,0 +1,1 @@
+"""Files that an export copies: they need neither this package nor its data."""
