@@ -51,11 +51,7 @@ def check_scope(scope: Scope, asked: Sequence[str], data: Data) -> None:
         RecinjectError: one is unknown; the message names what there is.
     """
     asked_measures(asked)
-    for attribute in scope.groups:
-        data.group_users(attribute)
-    if scope.provider is not None:
-        columns = [str(c) for c in data.catalog.frame.columns if c not in ("item_id", "title")]
-        pick(scope.provider, columns, "evaluation.provider: the items have no column")
+    data.refuse_unknown(scope.groups, scope.provider)
 
 
 @dataclass(frozen=True, eq=False)
