@@ -17,7 +17,7 @@ from recinject.data.splitting import Part, Split
 from recinject.evaluation import audit
 from recinject.evaluation.examples import draw_examples
 from recinject.evaluation.fusion import Fusion
-from recinject.evaluation.harm import Harm
+from recinject.evaluation.harm import Harm, cost_of_gain
 from recinject.evaluation.lists import (
     ListMeasures,
     measure_slices,
@@ -527,7 +527,10 @@ class Evaluation:
         """Measure impact and harm: of the lists, and of answers to the same asked otherwise."""
         queries, kept = turn.queries, [each for each in turn.everybody.items() if _asks_again(each)]
         self.rows["harm"] += self._harm.of_lists(predictions, queries)
-        self.rows["harm"] += self._harm.of_asking(dict(kept), queries, self.settings.list_length)
+        asked = list(self._harm.of_asking(dict(kept), queries, self.settings.list_length))
+        filters = [each.name for each in turn.others if not each.knows_truth]
+        metrics = [row for row in self.rows["metrics"] if row.task == turn.task.name]
+        self.rows["harm"] += [*asked, *cost_of_gain(asked, metrics, filters)]
 
     def _show(self, prediction: Prediction, queries: Queries) -> None:
         catalog, settings = self.data.catalog, self.settings

@@ -10,9 +10,10 @@ from time import perf_counter
 import numpy as np
 
 import recinject.evaluation.fairness
-import recinject.evaluation.memory
 import recinject.evaluation.robustness  # noqa: F401 (each registers its measures)
 from recinject.evaluation.measures import FAMILIES, HarmResult, Measure, Scope, Subject
+from recinject.evaluation.memory import Cost
+from recinject.evaluation.metrics import MetricResult
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.randomness import derive_rng
@@ -51,11 +52,7 @@ def check_scope(scope: Scope, asked: Sequence[str], data: Data) -> None:
         RecinjectError: one is unknown; the message names what there is.
     """
     asked_measures(asked)
-    for attribute in scope.groups:
-        data.group_users(attribute)
-    if scope.provider is not None:
-        columns = [str(c) for c in data.catalog.frame.columns if c not in ("item_id", "title")]
-        pick(scope.provider, columns, "evaluation.provider: the items have no column")
+    data.refuse_unknown(scope.groups, scope.provider)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +123,35 @@ class Harm:
 def _can(measure: Measure, subject: Subject) -> bool:
     recommender = subject.recommender
     return recommender is not None and (recommender.reads_prompts or not measure.reads)
+
+
+def cost_of_gain(
+    rows: Sequence[HarmResult], metrics: Sequence[MetricResult], filters: Sequence[str]
+) -> list[HarmResult]:
+    """Relate the seconds that an answer takes to what is gained over the best of some filters.
+
+    ``rows`` and ``metrics`` are of one task. Nothing is returned where no NDCG or no seconds were
+    measured, or where there is nobody but filters.
+    """
+    named = [row.metric for row in metrics if row.metric.startswith("ndcg@")]
+    values = {row.recommender: row.value for row in metrics if named and row.metric == named[-1]}
+    known = [name for name in filters if name in values]
+    found = list[HarmResult]()
+    for row in rows:
+        own = values.get(row.recommender)
+        if row.part != Cost.main or row.value is None or row.recommender in filters:
+            continue
+        if own is None or not known:
+            continue
+        best = max(known, key=values.__getitem__)
+        gain, part = own - values[best], "seconds for .01 NDCG gained"
+        if gain > 0:
+            why = f"over the best filter, {best}"
+            found.append(replace(row, part=part, value=row.value / gain / 100, why=why))
+        else:
+            why = f"nothing is gained over the best filter, {best}"
+            found.append(replace(row, part=part, value=None, n=0, level="not measured", why=why))
+    return found
 
 
 def families() -> dict[str, list[type[Measure]]]:

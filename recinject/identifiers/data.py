@@ -140,6 +140,18 @@ class Data:
         assert self.users is not None
         return Groups.of(attribute, self.users[attribute].to_numpy(object))
 
+    def refuse_unknown(self, attributes: Sequence[str], provider: str | None) -> None:
+        """Refuse attributes of users, or a column of the items, that there are not.
+
+        Raises:
+            RecinjectError: one is unknown; the message names what there is.
+        """
+        for attribute in attributes:
+            self.group_users(attribute)
+        if provider is not None:
+            columns = [str(c) for c in self.catalog.frame.columns if c not in ("item_id", "title")]
+            pick(provider, columns, "evaluation.provider: the items have no column")
+
     def to_pandas(self) -> pd.DataFrame:
         """Return the events as a tidy frame, by the log's own ids, with the part of each.
 

@@ -35,6 +35,7 @@ def check_settings(recipe: Recipe) -> None:
         RecinjectError: a setting is unknown, of the wrong kind, or cannot be met here.
     """
     # With these comes torch, which a preview can do without.
+    from recinject.evaluation.harm import asked_measures
     from recinject.models.building import check_generation
     from recinject.pipeline.model import base_model, check_adapted
     from recinject.pipeline.sweep import plan
@@ -48,6 +49,7 @@ def check_settings(recipe: Recipe) -> None:
     pick(recipe.data.split, names("split"), "data.split: unknown")
     for asked in recipe.evaluation.baselines:
         make_recommender(asked)
+    asked_measures(recipe.evaluation.harm)
     _check_writable(recipe)
     check_generation(recipe.generation)
     if recipe.training is not None:

@@ -21,7 +21,7 @@ from recinject.data.tables import ReadSettings
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.storage import RunManifest, hash_files, hash_value, shipped_folder
-from recinject.identifiers.data import Data, split_log, users_of
+from recinject.identifiers.data import ACTIVITY, Data, split_log, users_of
 from recinject.identifiers.table import Identifiers, identifiers_class, name_items
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Facts, Run, hash_local
@@ -49,6 +49,10 @@ def prepare(run: Run) -> None:
     inputs = {**run.fingerprints("data"), **_hash_content(identifiers)}
     own = run.resolved.identifiers.model_dump(exclude={"start"})
     run.stage("identifiers", own, inputs).run(partial(_identifiers, run))
+    asked = run.recipe.evaluation
+    # A name that the log has not should not wait for a model to be trained.
+    if asked.provider is not None or asked.groups != [ACTIVITY]:
+        run.data.refuse_unknown(asked.groups, asked.provider)
 
 
 def build(run: Run) -> None:

@@ -11,9 +11,10 @@ import recinject as ri
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part
 from recinject.evaluation.evaluate import EvaluationSettings, StoredQueries
-from recinject.evaluation.harm import Harm
-from recinject.evaluation.measures import Scope, Subject
-from recinject.evaluation.memory import classify
+from recinject.evaluation.harm import Harm, cost_of_gain
+from recinject.evaluation.measures import HarmResult, Scope, Subject
+from recinject.evaluation.memory import Cost, classify
+from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.robustness import PAYLOADS, neutral_text
 from recinject.foundation.randomness import derive_rng
 from recinject.recommenders.protocol import Prediction, Recommender, places, rank_candidates, top_k
@@ -272,6 +273,17 @@ def test_the_price_of_an_answer_is_told(data, samples):
     found = measured("cost", blind, data, samples)
     assert found["", "seconds, median"].value <= found["", "seconds, 95 %"].value
     assert found["", "prompt tokens"].value > 10 and found["", "MiB at most"].value > 10
+
+
+def test_seconds_are_held_against_the_gain_over_the_best_filter():
+    rows = [HarmResult("cost", Cost.main, "retrieval", name, value=0.5) for name in ("m", "ease")]
+    values = {"m": 0.3, "ease": 0.2, "random": 0.1}
+    metrics = [MetricResult("retrieval", n, "ndcg@10", v, 0, 1, 9) for n, v in values.items()]
+    (found,) = cost_of_gain(rows, metrics, ["ease", "random"])
+    assert found.value == pytest.approx(0.5 / 10) and found.why == "over the best filter, ease"
+    (none,) = cost_of_gain(rows, metrics[1:] + [replace(metrics[0], value=0.2)], ["ease"])
+    assert none.level == "not measured" and none.value is None
+    assert cost_of_gain(rows, [], ["ease"]) == []
 
 
 def test_who_reads_no_prompts_is_named_and_not_asked(data, samples, capsys):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Split, leave_one_out
 from recinject.evaluation.fairness import divergence, jain, providers_of
-from recinject.evaluation.harm import asked_measures, check_scope
-from recinject.evaluation.measures import Scope, Subject, rbo
+from recinject.evaluation.harm import asked_measures, check_scope, families
+from recinject.evaluation.measures import FAMILIES, Scope, Subject, rbo
 from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.data import Data
 from recinject.identifiers.table import name_items
@@ -155,6 +155,14 @@ def test_stated_chances_are_held_against_hits(data: Data) -> None:
     assert true["", "overconfidence"].value == 0 and true["", "overconfidence"].level == "ok"
     silent = measured("first_confidence", subject(data, same(0, 1), ahead))
     assert [row.level for row in silent.values()] == ["not measured"]
+
+
+def test_every_measure_says_what_it_is_and_when_it_warns() -> None:
+    found = [each for own in families().values() for each in own]
+    assert len(found) >= 16 and {each.family for each in found} <= FAMILIES.keys()
+    for each in found:
+        assert each.label and each.definition and each.rule and each.main, each.name
+        assert each.kinds and each.__doc__
 
 
 def test_figures_by_hand() -> None:

@@ -32,7 +32,7 @@ def test_a_run_asks_again_and_goes_on_in_rounds(tiny_recipe, tmp_path, recinject
 
 
 def test_mistakes_are_told_before_anything_is_fitted(tiny_recipe, tmp_path, recinject):
-    words = ("run", tiny_recipe, f"runs={tmp_path}", "model=null", "training=null")
+    words = ("run", tiny_recipe, f"runs={tmp_path}")
     for setting in (
         "evaluation.groups=[sex]",
         "evaluation.harm=[ordr]",
@@ -40,4 +40,4 @@ def test_mistakes_are_told_before_anything_is_fitted(tiny_recipe, tmp_path, reci
     ):
         ended = recinject(*words, setting)
         assert ended.code == 2 and "fix:" in ended.output, ended.output
-        assert "fitting" not in ended.output
+        assert "fitting" not in ended.output and "samples: starting" not in ended.output
