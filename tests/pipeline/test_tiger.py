@@ -9,10 +9,10 @@ from recinject.identifiers.table import user_tokens
 from recinject.models.building import build_model
 from recinject.models.storing import load_trained
 from recinject.pipeline.evaluate import evaluate
-from recinject.pipeline.recommend import recommend, recommender_of
 from recinject.pipeline.model import base_model
 from recinject.pipeline.prepare import build
 from recinject.pipeline.recipe import load_recipe
+from recinject.pipeline.recommend import recommend, recommender_of
 from recinject.pipeline.run import Run
 from recinject.pipeline.train import train
 from recinject.samples.store import read_samples
