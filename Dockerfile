@@ -8,7 +8,8 @@ COPY recinject recinject
 COPY prompts prompts
 COPY recipes recipes
 # torch without CUDA: the service decodes on the processor.
-RUN pip install --no-cache-dir --extra-index-url https://download.pytorch.org/whl/cpu '.[serve]'
+RUN pip install --no-cache-dir --constraint constraints.txt \
+    --extra-index-url https://download.pytorch.org/whl/cpu '.[serve]'
 USER recinject
 WORKDIR /home/recinject
 ENV OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1

@@ -196,7 +196,7 @@ def recommend(
 ) -> None:
     """Recommend items with the model of a finished run, or with a baseline.
 
-    To one person: `recinject recommend quickstart --liked "Stillframe Deluxe Padded Tripod" -k 5`
+    Example: `recinject recommend quickstart --liked "Stillframe Deluxe Padded Tripod" -k 5`
 
     To everybody: `recinject recommend quickstart --all -o lists.parquet`; it goes on where it was
     interrupted. To others: `--users ids.txt`, or `--input people.jsonl` with lines such as

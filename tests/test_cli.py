@@ -10,7 +10,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 VERBS = (
     *("run", "sweep", "prepare", "build", "train", "evaluate", "report"),
-    *("recommend", "push", "preview", "identifiers", "check", "ls", "show", "cp", "doctor"),
+    *("recommend", "serve", "export"),
+    *("push", "preview", "identifiers", "check", "ls", "show", "cp", "doctor"),
 )
 LOG = "user,item,rating,timestamp\nu1,i1,5,100\nu1,i2,4,200\nu2,i1,3,300\n"
 BROKEN_PROMPTS = """task: retrieval
