@@ -34,7 +34,11 @@ def test_a_named_model_answers_by_label_and_in_words(recinject, tmp_path, kind, 
         for name in ("metrics", "comparisons", "audit")
     )
     models, means = {"language_model", "language_model_generated"}, {"global_mean", "item_mean"}
-    assert set(metrics["recommender"]) == models | means | {"user_mean", "history_mean", "recent_biases"}
+    assert set(metrics["recommender"]) == models | means | {
+        "user_mean",
+        "history_mean",
+        "recent_biases",
+    }
     pairs = set(zip(comparisons["recommender"], comparisons["reference"], strict=True))
     assert pairs > {(own, mean) for own in models for mean in means}
     assert ("language_model", "language_model_generated") in pairs
