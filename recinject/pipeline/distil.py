@@ -89,7 +89,7 @@ def _expected(
 def soft_shares(scores: np.ndarray, temperature: float) -> np.ndarray:
     """Turn the scores of lists, -inf where there is no item, into shares that sum to 1.
 
-    >>> soft_shares(np.array([[3.0, 1.0, -np.inf]]), 1.0).round(2).tolist()
+    >>> soft_shares(np.array([[3.0, 1.0, -np.inf]]), 1.0).astype(float).round(2).tolist()
     [[0.88, 0.12, 0.0]]
     """
     known = np.isfinite(scores)
