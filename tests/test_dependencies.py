@@ -26,7 +26,9 @@ FOR_USERS = names(text for name, extra in EXTRAS.items() if name != "dev" for te
 
 def imported(folder):
     """The distributions that the files of a folder import, at the top or in a function."""
-    trees = [ast.parse(path.read_text("utf-8")) for path in (ROOT / folder).rglob("*.py")]
+    # What is handed over is copied out, where its files lie beside each other.
+    files = [path for path in (ROOT / folder).rglob("*.py") if path.parent.name != "handover"]
+    trees = [ast.parse(path.read_text("utf-8")) for path in files]
     modules = {
         name.split(".")[0]
         for tree in trees

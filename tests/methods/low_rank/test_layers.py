@@ -102,6 +102,7 @@ def test_what_is_captured_lowers_the_risk_and_the_pair_is_found(model):
 
 
 def test_gradients_are_those_of_the_matrix():
+    torch.manual_seed(0)
     layer = nn.Linear(6, 5)
     up, down = torch.randn(5, 2), torch.randn(2, 6)
     low, inputs = LowRankLinear(up, down, layer.bias.detach()), torch.randn(7, 6)
