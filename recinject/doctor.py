@@ -15,6 +15,7 @@ _OPTIONAL = {
     "s3fs": ("s3", "to read logs from s3:// addresses"),
     "sentence-transformers": ("semantic", "to embed items by a text model"),
     "gguf": ("gguf", "to prompt models in .gguf files"),
+    "fastapi": ("serve", "to serve runs over HTTP"),
     "nbmake": ("notebooks", "to run the notebooks"),
 }
 

@@ -11,6 +11,7 @@ import pytest
 
 STILL = "model.config.dropout_rate=0.0"
 LORA = "lora={r: 2, target_modules: [q, v]}"
+ADAPTATIONS = [pytest.param("lora=null", marks=pytest.mark.slow), LORA]
 CHILD = """
 import os, sys
 sys.stderr = open(os.devnull, "w")
@@ -50,7 +51,7 @@ def losses(folder):
     return [(e["step"], e["loss"], e["grad_norm"]) for e in log_of(folder) if "loss" in e]
 
 
-@pytest.mark.parametrize("adaptation", ["lora=null", LORA])
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_how_a_batch_is_cut_up_changes_nothing(train, adaptation):
     folders = [
         train(
@@ -67,7 +68,7 @@ def test_how_a_batch_is_cut_up_changes_nothing(train, adaptation):
         np.testing.assert_allclose(losses(folder), whole, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("adaptation", ["lora=null", LORA])
+@pytest.mark.parametrize("adaptation", ADAPTATIONS)
 def test_the_same_run_twice_gives_the_same_weights_to_the_bit(
     train, assert_same_weights, adaptation
 ):

@@ -53,6 +53,7 @@ def test_plain_generate_lists_the_same_items(exported, run):
     assert scores[:8] == pytest.approx(own["score"].tolist(), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_causal_model_is_handed_over_too(recinject, tmp_path):
     (tmp_path / "causal.yaml").write_text(
         """

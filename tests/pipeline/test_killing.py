@@ -92,6 +92,7 @@ def check_kills(start, tmp_path, kills, assert_same_weights):
     return torn
 
 
+@pytest.mark.slow
 def test_killed_three_times_it_ends_as_if_it_had_not_been(start, tmp_path, assert_same_weights):
     check_kills(start, tmp_path, 3, assert_same_weights)
 

@@ -140,6 +140,7 @@ CHANGES = {
 READING = ("bad_rows", "decimal", "drop", "encoding", "item_columns", "keep", "missing")
 READING += ("rating_of.as", "rating_of.column", "separator", "time_format", "time_unit")
 READING += ("unrated", "users")
+HARM = ("groups", "harm", "harm_queries", "provider")
 # Where these make whole runs, they are shown to do so; the last two change place and pace alone.
 ELSEWHERE = {
     "evaluation.cold_share": "tests/pipeline/test_tiger.py",
@@ -153,6 +154,7 @@ ELSEWHERE = {
     "samples.workers": "tests/samples/test_store.py",
     "samples.placebo": "tests/pipeline/test_sweep.py",
     "evaluation.seen": "tests/evaluation/test_seen.py",
+    **{f"evaluation.{name}": "tests/pipeline/test_harm_run.py" for name in HARM},
     **dict.fromkeys(("data.order", "data.repeats"), "tests/data/test_order.py"),
     **{f"data.{name}": "tests/data/test_reading_settings.py" for name in READING},
     **dict.fromkeys(("data.header", "data.query"), "tests/data/test_forms.py"),
@@ -160,7 +162,11 @@ ELSEWHERE = {
     "data.partial_items": "tests/data/test_mutations.py",
     "evaluation.batch_size": "tests/recommenders/test_language_model.py",
 }
-CASES = [(kind, *change) for kind, changes in CHANGES.items() for change in changes]
+CASES = [
+    pytest.param(kind, *change, marks=[pytest.mark.slow] if kind == "evaluation" and n > 3 else [])
+    for kind, changes in CHANGES.items()
+    for n, change in enumerate(changes)
+]
 
 
 def section(annotation):
@@ -177,7 +183,7 @@ def settings(model, before=""):
 
 
 def test_each_setting_is_shown_to_have_an_effect():
-    changed = [text.partition("=")[0] for _, _, text in CASES]
+    changed = [case.values[2].partition("=")[0] for case in CASES]
     named = {
         setting for setting in settings(Recipe)
         if any(f"{text}.".startswith(f"{setting}.") for text in changed)
