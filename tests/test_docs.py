@@ -134,8 +134,7 @@ def is_of_a_log(words):
 
 
 def usual(command):
-    """Tell whether a command is one of those that are run whole by default: one of each verb, but for
-    ``sweep``, whose own tests run several."""
+    """Tell whether a command is run whole by default: one of each verb, but ``sweep``."""
     verb = command[command.index("recinject") + 1]
     return verb != "sweep" and command == next(
         own for own in RECINJECT if verb == own[own.index("recinject") + 1]
