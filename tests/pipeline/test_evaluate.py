@@ -199,7 +199,10 @@ def test_a_run_without_a_task_to_evaluate_still_ends(again, copied):
             *("collaborative", ["data.split=user_ratio", "identifiers.clusters=4"]),
             marks=pytest.mark.slow,
         ),
-        ("order_of_appearance_which_leaks", ["data.split=cold_items", "data.ties=hash"]),
+        pytest.param(
+            *("order_of_appearance_which_leaks", ["data.split=cold_items", "data.ties=hash"]),
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_every_split_and_identifier_goes_to_the_end(again, copied, kind, settings):

@@ -48,7 +48,10 @@ def test_the_same_command_again_does_nothing_and_says_so(finished, recinject, ti
     ("verb", "override", "made"),
     [
         ("report", "training.learning_rate=1e-3", ["model", "evaluation", "report"]),
-        ("report", "evaluation.cutoffs=[1, 10]", ["evaluation", "report"]),
+        pytest.param(
+            *("report", "evaluation.cutoffs=[1, 10]", ["evaluation", "report"]),
+            marks=pytest.mark.slow,
+        ),
         ("report", "report.examples=4", ["report"]),
         ("build", "samples.max_prompt_tokens=100", ["samples"]),
         ("build", "samples.tasks.bpr=null", ["samples"]),

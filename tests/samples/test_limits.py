@@ -120,7 +120,11 @@ def assert_all_cut_as_little_as_can_be(roomy, limits):
 
 
 KINDS = ("number", "title", "number_title", "token")
-READERS = [(reader, kind) for reader in ("learnt", "t5") for kind in KINDS]
+READERS = [
+    pytest.param(reader, kind, marks=[] if kind == "title" else pytest.mark.slow)
+    for reader in ("learnt", "t5")
+    for kind in KINDS
+]
 
 
 @pytest.mark.parametrize(("reader", "kind"), [*READERS, ("bytes", "title")])

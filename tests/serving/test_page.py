@@ -93,6 +93,7 @@ def test_titles_are_picked_lists_read_and_reasons_followed(
 
 
 @in_browser
+@pytest.mark.slow
 def test_the_page_asks_for_the_token(started, browser, css, until):
     _, address = started("--token", "secret")
     browser.get(address)

@@ -5,6 +5,7 @@ import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
+import pytest
 
 
 def test_a_stop_loses_no_accepted_request(started, served_run):
@@ -32,6 +33,7 @@ def test_a_stop_loses_no_accepted_request(started, served_run):
     assert served_run.data.catalog.titles[0] not in told
 
 
+@pytest.mark.slow
 def test_an_open_address_is_said(started):
     process, address = started("--host", "0.0.0.0", "--token", "t")
     assert httpx.get(address.replace("0.0.0.0", "127.0.0.1") + "/v1/runs").status_code == 401
