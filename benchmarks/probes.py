@@ -43,9 +43,13 @@ NEAR, RESAMPLES = 20, 2000
 _TINY_T5 = "{d_model: 16, d_kv: 8, d_ff: 16, num_layers: 1, num_heads: 2}"
 QUICK = [
     *("data.path=null", "data.columns={}", "training.max_steps=5", f"model.config={_TINY_T5}"),
-    "data.simulator={users: 60, items: 40, events_per_user: 10}",
-    *("sweep.arms={main_longer: {}, placebo: {training.learning_rate: 1e-3}}", "sweep.seeds=[1]"),
-    *("evaluation.resamples=100", "model.vocab_size=500"),
+    "data.simulator={users: 100, items: 200, events_per_user: 12}",
+    *(
+        "sweep.arms={main_longer: {}, slower: {training.learning_rate: 1e-3}}",
+        "sweep.seeds=[1]",
+        "sweep.reference=[main_longer]",
+    ),
+    *("samples.tasks.ranking.negatives=20", "evaluation.resamples=100", "model.vocab_size=500"),
 ]
 
 
