@@ -41,6 +41,11 @@ Overrides = Annotated[
 ]
 
 
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the Python files that the run names, as you trust them")
+]
+
+
 @app.callback()
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit")] = False,
@@ -193,6 +198,7 @@ def recommend(
         bool | None,
         typer.Option("--exact/--fast", help="Decode in double precision; with -o, the default"),
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Recommend items with the model of a finished run, or with a baseline.
 
@@ -212,7 +218,7 @@ def recommend(
     }
     filters |= {"new": new, "max_per": dict(_pair(each) for each in max_per or ())}
     asked = {key: value for key, value in filters.items() if value} | {"explain": explain}
-    run = Run.open(name)
+    run = Run.open(name, trust_code=trust)
     people = room.read_people(
         run, everybody=everybody, users=users, questions=questions, liked=liked
     )
@@ -255,6 +261,7 @@ def serve(
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Answer an assistant on standard input, not HTTP")
     ] = False,
+    trust: Trust = False,
 ) -> None:
     """Answer over HTTP: lists, slates and ratings of finished runs, and a page to look at them.
 
@@ -264,7 +271,7 @@ def serve(
 
     room = _extra(f"recinject.serving.{'mcp' if mcp else 'app'}", "serve")
     limits = {"batch": batch, "queue": queue, "seconds": seconds}
-    service = open_service(names, recommender or (), limits)
+    service = open_service(names, recommender or (), limits, trust_code=trust)
     if mcp:
         room.talk(service)
         return
@@ -304,6 +311,7 @@ def simulate(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as rounds=5 users=200")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Let the lists of a run's model and baselines become the next log, for some rounds.
 
@@ -312,7 +320,7 @@ def simulate(
     from recinject.pipeline.run import Run
     from recinject.pipeline.simulate import simulate as play
 
-    play(Run.open(name), settings or [])
+    play(Run.open(name, trust_code=trust), settings or [])
 
 
 @app.command()
@@ -337,6 +345,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A new folder; export/ in the run's")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Write a run's model, tree of items and samples as plain files for other programs.
 
@@ -345,7 +354,7 @@ def export(
     from recinject.pipeline.export import export as write
     from recinject.pipeline.run import Run
 
-    write(Run.open(name), output)
+    write(Run.open(name, trust_code=trust), output)
 
 
 @app.command()

@@ -20,11 +20,10 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.progress import say
 from recinject.foundation.storage import RunManifest, atomic_folder, hash_files, hash_value
 from recinject.identifiers.data import Data
-from recinject.pipeline.recipe import Recipe, load_recipe
+from recinject.pipeline.recipe import RECIPE, Recipe, load_recipe
 from recinject.samples.samples import Samples
 
 Facts = dict[str, Any]
-RECIPE = "recipe.yaml"
 _RUNS = Path("runs")
 _WEIGHTS, _CARD = (".safetensors", ".bin", ".gguf"), ".md"
 # A stage of the first process may take days; the others wait for it as long.
@@ -141,15 +140,20 @@ class Run:
             raise RecinjectError(fact, hint="leave one of them out")
 
     @classmethod
-    def open(cls, name: str | Path) -> Self:
-        """Open a run by its folder, its name below ``runs/``, or the recipe that it came from."""
+    def open(cls, name: str | Path, *, trust_code: bool = False) -> Self:
+        """Open a run by its folder, its name below ``runs/``, or the recipe that it came from.
+
+        Python that the stored recipe names is run where ``trust_code`` says so, or where it was
+        named before; otherwise a run that needs it is refused.
+        """
         folders = [Path(name), _RUNS / name]
         if Path(name).suffix in (".yaml", ".yml"):
             folders = [load_recipe(name).folder]
         for folder in folders:
             if (folder / RECIPE).is_file():
                 place = folder.resolve()  # a run may have been moved since
-                return cls(load_recipe(place / RECIPE, {"name": place.name, "runs": place.parent}))
+                here = {"name": place.name, "runs": place.parent, "trust_code": trust_code}
+                return cls(load_recipe(place / RECIPE, here))
         there = [path.parent.name for path in _RUNS.glob(f"*/{RECIPE}")]
         none = "There is none yet: recinject run quickstart"
         others = did_you_mean(str(name), there) if there else none
