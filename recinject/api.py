@@ -452,7 +452,7 @@ class OpenRun(Run):
     @cached_property
     def pooled(self) -> Sweep:
         """What the runs of several seeds or arms found, taken together."""
-        return Sweep.load(self.folder("report"))
+        return Sweep.load(self.sealed("report"))
 
 
 def load(run: str | Path, *, trust_code: bool = False) -> OpenRun:

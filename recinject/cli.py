@@ -439,6 +439,20 @@ def _reading(overrides: list[str]) -> dict[str, Any]:
 
 
 @app.command()
+def verify(name: RunName) -> None:
+    """Read every file of a run whole, and compare it with what was written; 1 where one differs.
+
+    Example: `recinject verify quickstart`
+    """
+    from recinject.pipeline.run import find_run, find_whole_damage
+
+    damage = list(find_whole_damage(find_run(name)))
+    for line in damage or ["every file is as it was written"]:
+        say(line)
+    raise typer.Exit(bool(damage))
+
+
+@app.command()
 def ls() -> None:
     """List the shipped recipes, each with its first line.
 
