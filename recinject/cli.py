@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+import tempfile
+import traceback
 import warnings
 from dataclasses import asdict
 from importlib import import_module
@@ -16,7 +19,7 @@ from rich.markup import escape
 
 import recinject
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.progress import say
+from recinject.foundation.progress import plain, say
 from recinject.foundation.storage import shipped_folder
 
 app = typer.Typer(
@@ -31,6 +34,7 @@ app = typer.Typer(
     "First steps: `recinject run quickstart`, then open `runs/quickstart/report/report.html`.",
 )
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
+_FAULT, _FRAMES = 70, 3
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a .yaml file")]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's folder, or its name below runs/")
@@ -298,8 +302,10 @@ def _print_list(items: list[dict[str, Any]]) -> None:
 
     explained = ["why"] if any("why" in item for item in items) else []
     table = Table("", "title", "item id", "score", *explained)
+    # Ids and titles keep what the log held, and a terminal would obey some of it.
     for item in items:
-        texts = escape(item["title"]), escape(item["item_id"]), f"{item['score']:.2f}"
+        names = (escape(plain(item[key]).replace("\n", " ")) for key in ("title", "item_id"))
+        texts = [*names, f"{item['score']:.2f}"]
         why = [f"{escape(own['text'])} {own['value']:.2g}" for own in item.get("why", ())]
         table.add_row(str(item["rank"]), *texts, *(["  ".join(why)] if explained else []))
     Console().print(table)
@@ -503,15 +509,49 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Run the command line; a mistake ends with one clear error and exit code 2."""
+    """Run the command line.
+
+    What the user can mend ends with one clear error and exit code 2, or 1 where it is no mistake of
+    the command; what nobody foresaw with a short report and 70.
+    """
     # What libraries tell each other about their next versions; a user cannot mend it.
     warnings.simplefilter("ignore", FutureWarning)
     try:
         app()
     except RecinjectError as error:
         say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except OSError as error:
+        say(f"error: {_of_system(error)}")
         sys.exit(2)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             say("stopped; the same command goes on from what is done")
         raise
+    except Exception as error:
+        _report_fault(error)
+        sys.exit(_FAULT)
+
+
+def _of_system(error: OSError) -> RecinjectError:
+    """Say what the system refused: a full disk, a barred folder, a name that is too long."""
+    place = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
+    fact = error.strerror or str(error)
+    hint = "free or mend that place, or choose another with runs=FOLDER; the same command goes on"
+    return RecinjectError(f"{place or 'a file'}: {fact}", hint=hint)
+
+
+def _report_fault(error: Exception) -> None:
+    """Print what belongs in a report of a fault, and where the whole traceback was written."""
+    say(f"error: recinject {recinject.__version__} failed: {type(error).__name__}: {error}")
+    say(f"  command: {shlex.join(['recinject', *sys.argv[1:]])}")
+    for frame in traceback.extract_tb(error.__traceback__)[-_FRAMES:]:
+        say(f"  {frame.filename}, line {frame.lineno}, in {frame.name}")
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", prefix="recinject-", suffix=".txt", delete=False
+        ) as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return
+    say(f"  fix: 'recinject verify RUN' finds damaged files; else report this with {file.name}")
