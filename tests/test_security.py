@@ -148,6 +148,28 @@ def test_a_model_is_data(tmp_path, ran, kind, monkeypatch):
     assert not ran.exists()
 
 
+def test_what_is_too_deep_or_too_long_for_yaml_is_refused(recinject, mine):
+    for value in ("[" * 5000, "9" * 6000):
+        ended = recinject("show", mine, f"training.max_steps={value}")
+        assert ended.code == 2 and "is not YAML" in ended.output, ended.output[-500:]
+
+
+def test_what_the_system_refuses_is_one_error(recinject):
+    ended = recinject("show", "x" * 300 + ".yaml")
+    assert ended.code == 2 and "File name too long" in ended.output
+    assert "fix:" in ended.output and "Traceback" not in ended.output
+
+
+def test_what_nobody_foresaw_is_a_short_report(recinject, monkeypatch):
+    monkeypatch.setattr("recinject.pipeline.recipe.shipped_recipes", lambda: 1 / 0)
+    ended = recinject("ls")
+    assert ended.code == 70 and "ZeroDivisionError" in ended.output
+    assert "Traceback" not in ended.output
+    written = Path(ended.output.split("report this with ")[1].strip())
+    assert "Traceback" in written.read_text("utf-8")
+    written.unlink()
+
+
 def test_weights_are_never_read_as_pickles(tmp_path, ran):
     payload = f"cbuiltins\nopen\n(V{ran}\nVw\ntR.".encode()
     for name in ("pytorch_model.bin", "model.safetensors"):

@@ -184,7 +184,12 @@ def load_yaml(text: str) -> Any:
     >>> load_yaml("{learning_rate: 1e-4, save_strategy: no, bf16: true, steps: 10}")
     {'learning_rate': 0.0001, 'save_strategy': 'no', 'bf16': True, 'steps': 10}
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("too many brackets or sections within each other") from error
+    except ValueError as error:  # such as an integer of thousands of digits
+        raise yaml.YAMLError(str(error)) from error
 
 
 class _Dumper(yaml.SafeDumper):

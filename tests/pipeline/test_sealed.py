@@ -6,6 +6,7 @@ import pytest
 
 from recinject.foundation.errors import RecinjectError
 from recinject.samples.samples import Samples
+from recinject.training.trainer import newest_complete, remove_torn
 
 
 def flip(path):
@@ -49,3 +50,14 @@ def test_a_missing_shard_is_no_smaller_training(copied, finished):
     with pytest.raises(RecinjectError, match="1 of 2 .arrow files"):
         token_columns(copied / "samples", "rating", "train")
     assert Samples.load(finished.folder / "samples").sizes["rating"]
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_next_older_taken(copied):
+    (folder,) = (copied / "training" / "checkpoints").iterdir()
+    newest = newest_complete(folder)
+    flip(newest / "model.safetensors")
+    older = newest_complete(folder)
+    assert older is not None and int(older.name[11:]) < int(newest.name[11:])
+    remove_torn(folder)
+    assert not newest.exists() and (folder / f"damaged-{newest.name}").is_dir()
+    assert newest_complete(folder) == older
