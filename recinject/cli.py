@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import tempfile
 import traceback
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -45,6 +47,9 @@ Overrides = Annotated[
 ]
 
 
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="End with 3 where another process fills the run's folder")
+]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Run the Python files that the run names, as you trust them")
 ]
@@ -66,23 +71,28 @@ def _run(recipe: str, overrides: list[str] | None) -> Any:
     return Run(load_recipe(recipe, overrides or []))
 
 
-def _do(module: str, verb: str, run: Any) -> None:
+def _do(module: str, verb: str, run: Any, no_wait: bool = False) -> None:
     if module != "prepare":
         from recinject.pipeline.check import check_settings
 
         check_settings(run.recipe)
-    getattr(import_module(f"recinject.pipeline.{module}"), verb)(run)
+    from recinject.pipeline.lock import only_writer
+
+    work = getattr(import_module(f"recinject.pipeline.{module}"), verb)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes that fill it together
+    with only_writer(run, wait=not no_wait) if first else nullcontext():
+        work(run)
 
 
 @app.command()
-def run(recipe: RecipeName, overrides: Overrides = None) -> None:
+def run(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
     """Run every stage, from the log to the report; finished stages are skipped.
 
     Example: `recinject run quickstart name=short training.max_steps=100`
     """
     started = _run(recipe, overrides)
     last = ("report", "report") if started.recipe.sweep is None else ("sweep", "make_sweep")
-    _do(*last, started)
+    _do(*last, started, no_wait)
 
 
 @app.command()
@@ -108,39 +118,39 @@ def sweep(
 
 
 @app.command()
-def prepare(recipe: RecipeName, overrides: Overrides = None) -> None:
+def prepare(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
     """Read, clean and split the log, and name its items.
 
     Example: `recinject prepare quickstart data.path=log.csv data.columns.item_id=sku`
     """
-    _do("prepare", "prepare", _run(recipe, overrides))
+    _do("prepare", "prepare", _run(recipe, overrides), no_wait)
 
 
 @app.command()
-def build(recipe: RecipeName, overrides: Overrides = None) -> None:
+def build(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
     """Write the samples of every task to disk, as Parquet and, if asked, JSON lines.
 
     Example: `recinject build quickstart samples.jsonl=true samples.workers=2`
     """
-    _do("prepare", "build", _run(recipe, overrides))
+    _do("prepare", "build", _run(recipe, overrides), no_wait)
 
 
 @app.command()
-def train(recipe: RecipeName, overrides: Overrides = None) -> None:
+def train(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
     """Fine-tune the model on the mixture of tasks; resume where it was interrupted.
 
     Example: `accelerate launch -m recinject train quickstart`
     """
-    _do("train", "train", _run(recipe, overrides))
+    _do("train", "train", _run(recipe, overrides), no_wait)
 
 
 @app.command()
-def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
+def evaluate(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
     """Evaluate the model and the baselines on the same stored queries.
 
     Example: `recinject evaluate quickstart evaluation.limit=200`
     """
-    _do("evaluate", "evaluate", _run(recipe, overrides))
+    _do("evaluate", "evaluate", _run(recipe, overrides), no_wait)
 
 
 @app.command()

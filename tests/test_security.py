@@ -10,6 +10,7 @@ import pytest
 import recinject as ri
 from recinject.foundation.errors import RecinjectError
 from recinject.models.building import load_model
+from recinject.pipeline.run import _seal_line
 
 PLUGIN = "from pathlib import Path\nPath({ran!r}).touch()\n"
 TASK = """
@@ -64,7 +65,8 @@ def foreign(recinject, tmp_path, ran):
 def name_plugin(run):
     file = run / "recipe.yaml"
     text = file.read_text("utf-8").replace("plugins: []", f"plugins: [{run.parent}/plugin.py]")
-    file.write_text(text, "utf-8")
+    above = text.rpartition("# sha256")[0]
+    file.write_text(above + _seal_line(above), "utf-8")  # who gives a run away can seal it
 
 
 def name_prompts(run, words):
