@@ -38,6 +38,7 @@ from recinject.pipeline.sweep import make_sweep
 from recinject.pipeline.train import fine_tune as train_model
 from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Recommender, make_recommender
+from recinject.registry import trust
 from recinject.reporting.result import DataFacts, Result
 from recinject.reporting.sweep import Sweep
 from recinject.samples.samples import Samples, SampleSettings, has_scale, make_factory
@@ -140,6 +141,7 @@ def build_samples(
     forms = bind(Forms, written, "build_samples")
     if settings.get("prompts") is not None:
         settings["prompts"] = own_or_shipped(Path(settings["prompts"]))
+        trust(settings["prompts"])
     made = bind(SampleSettings, settings | {"seed": seed}, "build_samples")
     if tasks is None:
         rated = has_scale(data.split)
@@ -450,11 +452,15 @@ class OpenRun(Run):
     @cached_property
     def pooled(self) -> Sweep:
         """What the runs of several seeds or arms found, taken together."""
-        return Sweep.load(self.folder("report"))
+        return Sweep.load(self.sealed("report"))
 
 
-def load(run: str | Path) -> OpenRun:
+def load(run: str | Path, *, trust_code: bool = False) -> OpenRun:
     """Open a run by its folder, its name below ``runs/``, or its recipe.
+
+    Args:
+        run: see above.
+        trust_code: whether to run the Python files that the run names; without, nothing is run.
 
     Returns:
         Its ``recipe``, ``data``, ``samples``, ``model`` and ``result``, read when asked for.
@@ -465,7 +471,7 @@ def load(run: str | Path) -> OpenRun:
     Examples:
         >>> load("runs/quickstart").result.headline  # doctest: +SKIP
     """
-    return OpenRun.open(run)
+    return OpenRun.open(run, trust_code=trust_code)
 
 
 def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun:

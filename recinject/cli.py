@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import sys
+import tempfile
+import traceback
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +21,7 @@ from rich.markup import escape
 
 import recinject
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.progress import say
+from recinject.foundation.progress import plain, say
 from recinject.foundation.storage import shipped_folder
 
 app = typer.Typer(
@@ -31,6 +36,7 @@ app = typer.Typer(
     "First steps: `recinject run quickstart`, then open `runs/quickstart/report/report.html`.",
 )
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
+_FAULT, _FRAMES = 70, 3
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A shipped name or a .yaml file")]
 RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's folder, or its name below runs/")
@@ -38,6 +44,14 @@ RunName = Annotated[
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's"),
+]
+
+
+NoWait = Annotated[
+    bool, typer.Option("--no-wait", help="End with 3 where another process fills the run's folder")
+]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Run the Python files that the run names, as you trust them")
 ]
 
 
@@ -57,23 +71,28 @@ def _run(recipe: str, overrides: list[str] | None) -> Any:
     return Run(load_recipe(recipe, overrides or []))
 
 
-def _do(module: str, verb: str, run: Any) -> None:
+def _do(module: str, verb: str, run: Any, no_wait: bool = False) -> None:
     if module != "prepare":
         from recinject.pipeline.check import check_settings
 
         check_settings(run.recipe)
-    getattr(import_module(f"recinject.pipeline.{module}"), verb)(run)
+    from recinject.pipeline.lock import only_writer
+
+    work = getattr(import_module(f"recinject.pipeline.{module}"), verb)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes that fill it together
+    with only_writer(run, wait=not no_wait) if first else nullcontext():
+        work(run)
 
 
 @app.command()
-def run(recipe: RecipeName, overrides: Overrides = None) -> None:
+def run(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
     """Run every stage, from the log to the report; finished stages are skipped.
 
     Example: `recinject run quickstart name=short training.max_steps=100`
     """
     started = _run(recipe, overrides)
     last = ("report", "report") if started.recipe.sweep is None else ("sweep", "make_sweep")
-    _do(*last, started)
+    _do(*last, started, no_wait)
 
 
 @app.command()
@@ -99,39 +118,39 @@ def sweep(
 
 
 @app.command()
-def prepare(recipe: RecipeName, overrides: Overrides = None) -> None:
+def prepare(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
     """Read, clean and split the log, and name its items.
 
     Example: `recinject prepare quickstart data.path=log.csv data.columns.item_id=sku`
     """
-    _do("prepare", "prepare", _run(recipe, overrides))
+    _do("prepare", "prepare", _run(recipe, overrides), no_wait)
 
 
 @app.command()
-def build(recipe: RecipeName, overrides: Overrides = None) -> None:
+def build(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
     """Write the samples of every task to disk, as Parquet and, if asked, JSON lines.
 
     Example: `recinject build quickstart samples.jsonl=true samples.workers=2`
     """
-    _do("prepare", "build", _run(recipe, overrides))
+    _do("prepare", "build", _run(recipe, overrides), no_wait)
 
 
 @app.command()
-def train(recipe: RecipeName, overrides: Overrides = None) -> None:
+def train(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
     """Fine-tune the model on the mixture of tasks; resume where it was interrupted.
 
     Example: `accelerate launch -m recinject train quickstart`
     """
-    _do("train", "train", _run(recipe, overrides))
+    _do("train", "train", _run(recipe, overrides), no_wait)
 
 
 @app.command()
-def evaluate(recipe: RecipeName, overrides: Overrides = None) -> None:
+def evaluate(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
     """Evaluate the model and the baselines on the same stored queries.
 
     Example: `recinject evaluate quickstart evaluation.limit=200`
     """
-    _do("evaluate", "evaluate", _run(recipe, overrides))
+    _do("evaluate", "evaluate", _run(recipe, overrides), no_wait)
 
 
 @app.command()
@@ -193,6 +212,7 @@ def recommend(
         bool | None,
         typer.Option("--exact/--fast", help="Decode in double precision; with -o, the default"),
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Recommend items with the model of a finished run, or with a baseline.
 
@@ -212,7 +232,7 @@ def recommend(
     }
     filters |= {"new": new, "max_per": dict(_pair(each) for each in max_per or ())}
     asked = {key: value for key, value in filters.items() if value} | {"explain": explain}
-    run = Run.open(name)
+    run = Run.open(name, trust_code=trust)
     people = room.read_people(
         run, everybody=everybody, users=users, questions=questions, liked=liked
     )
@@ -255,6 +275,7 @@ def serve(
     mcp: Annotated[
         bool, typer.Option("--mcp", help="Answer an assistant on standard input, not HTTP")
     ] = False,
+    trust: Trust = False,
 ) -> None:
     """Answer over HTTP: lists, slates and ratings of finished runs, and a page to look at them.
 
@@ -264,7 +285,7 @@ def serve(
 
     room = _extra(f"recinject.serving.{'mcp' if mcp else 'app'}", "serve")
     limits = {"batch": batch, "queue": queue, "seconds": seconds}
-    service = open_service(names, recommender or (), limits)
+    service = open_service(names, recommender or (), limits, trust_code=trust)
     if mcp:
         room.talk(service)
         return
@@ -291,8 +312,10 @@ def _print_list(items: list[dict[str, Any]]) -> None:
 
     explained = ["why"] if any("why" in item for item in items) else []
     table = Table("", "title", "item id", "score", *explained)
+    # Ids and titles keep what the log held, and a terminal would obey some of it.
     for item in items:
-        texts = escape(item["title"]), escape(item["item_id"]), f"{item['score']:.2f}"
+        names = (escape(plain(item[key]).replace("\n", " ")) for key in ("title", "item_id"))
+        texts = [*names, f"{item['score']:.2f}"]
         why = [f"{escape(own['text'])} {own['value']:.2g}" for own in item.get("why", ())]
         table.add_row(str(item["rank"]), *texts, *(["  ".join(why)] if explained else []))
     Console().print(table)
@@ -304,6 +327,7 @@ def simulate(
     settings: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Such as rounds=5 users=200")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Let the lists of a run's model and baselines become the next log, for some rounds.
 
@@ -312,7 +336,7 @@ def simulate(
     from recinject.pipeline.run import Run
     from recinject.pipeline.simulate import simulate as play
 
-    play(Run.open(name), settings or [])
+    play(Run.open(name, trust_code=trust), settings or [])
 
 
 @app.command()
@@ -337,6 +361,7 @@ def export(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="A new folder; export/ in the run's")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Write a run's model, tree of items and samples as plain files for other programs.
 
@@ -345,7 +370,7 @@ def export(
     from recinject.pipeline.export import export as write
     from recinject.pipeline.run import Run
 
-    write(Run.open(name), output)
+    write(Run.open(name, trust_code=trust), output)
 
 
 @app.command()
@@ -430,6 +455,20 @@ def _reading(overrides: list[str]) -> dict[str, Any]:
 
 
 @app.command()
+def verify(name: RunName) -> None:
+    """Read every file of a run whole, and compare it with what was written; 1 where one differs.
+
+    Example: `recinject verify quickstart`
+    """
+    from recinject.pipeline.run import find_run, find_whole_damage
+
+    damage = list(find_whole_damage(find_run(name)))
+    for line in damage or ["every file is as it was written"]:
+        say(line)
+    raise typer.Exit(bool(damage))
+
+
+@app.command()
 def ls() -> None:
     """List the shipped recipes, each with its first line.
 
@@ -480,15 +519,49 @@ def doctor() -> None:
 
 
 def main() -> None:
-    """Run the command line; a mistake ends with one clear error and exit code 2."""
+    """Run the command line.
+
+    What the user can mend ends with one clear error and exit code 2, or 1 where it is no mistake of
+    the command; what nobody foresaw with a short report and 70.
+    """
     # What libraries tell each other about their next versions; a user cannot mend it.
     warnings.simplefilter("ignore", FutureWarning)
     try:
         app()
     except RecinjectError as error:
         say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except OSError as error:
+        say(f"error: {_of_system(error)}")
         sys.exit(2)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             say("stopped; the same command goes on from what is done")
         raise
+    except Exception as error:
+        _report_fault(error)
+        sys.exit(_FAULT)
+
+
+def _of_system(error: OSError) -> RecinjectError:
+    """Say what the system refused: a full disk, a barred folder, a name that is too long."""
+    place = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
+    fact = error.strerror or str(error)
+    hint = "free or mend that place, or choose another with runs=FOLDER; the same command goes on"
+    return RecinjectError(f"{place or 'a file'}: {fact}", hint=hint)
+
+
+def _report_fault(error: Exception) -> None:
+    """Print what belongs in a report of a fault, and where the whole traceback was written."""
+    say(f"error: recinject {recinject.__version__} failed: {type(error).__name__}: {error}")
+    say(f"  command: {shlex.join(['recinject', *sys.argv[1:]])}")
+    for frame in traceback.extract_tb(error.__traceback__)[-_FRAMES:]:
+        say(f"  {frame.filename}, line {frame.lineno}, in {frame.name}")
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", prefix="recinject-", suffix=".txt", delete=False
+        ) as file:
+            file.write("".join(traceback.format_exception(error)))
+    except OSError:
+        return
+    say(f"  fix: 'recinject verify RUN' finds damaged files; else report this with {file.name}")

@@ -33,6 +33,7 @@ HOMES = {
 }
 _things: dict[str, dict[str, Any]] = {kind: {} for kind in HOMES}
 _plugins: dict[Path, str] = {}
+_trusted: set[Path] = set()
 
 
 def register(kind: str, name: str | None = None) -> Callable[[T], T]:
@@ -104,6 +105,26 @@ def load_plugin(file: str | Path) -> None:
         fact = f"{file}: cannot be loaded ({type(error).__name__}: {error})"
         raise RecinjectError(fact, hint=f"mend it; 'python {file}' shows where it fails") from error
     _plugins[path] = name
+
+
+def trust(*places: str | Path) -> None:
+    """Let :func:`load_named` run these Python files, and those in these folders."""
+    _trusted.update(Path(place).resolve() for place in places)
+
+
+def load_named(file: Path) -> None:
+    """Run a Python file that a recipe or a stored run names, if the user named it as well.
+
+    Raises:
+        RecinjectError: nobody called :func:`trust` for it or its folder, so it is not run.
+    """
+    path = file.resolve()
+    if path not in _plugins and _trusted.isdisjoint([path, *path.parents]):
+        raise RecinjectError(
+            f"{file}: this is Python that only a stored run names, and it is not run",
+            hint="read it; if you trust it, add --trust, or trust_code=true beside a recipe",
+        )
+    load_plugin(path)
 
 
 def plugins() -> list[Path]:

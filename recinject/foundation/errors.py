@@ -19,6 +19,8 @@ class RecinjectError(Exception):
         "log.csv: no column 'user'\\n  fix: set data.columns.user_id"
     """
 
+    exit_code = 2  # of a command that ends with it
+
     def __init__(self, message: str, *, hint: str) -> None:
         super().__init__(message, hint)
         self.message = message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import ClassVar, TypeVar
@@ -22,12 +23,22 @@ from rich.text import Text
 T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True, stderr=True)
 _SECONDS_TO_BAR = 2.0
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _SECONDS_TO_LINE = 15.0
 
 
 def say(text: str) -> None:
     """Print one line for the person who started the command."""
-    console.print(text, markup=False)
+    console.print(plain(text), markup=False)
+
+
+def plain(text: str) -> str:
+    """Write the control characters of a text, which a terminal might obey, as escapes.
+
+    >>> plain("a title\\x1b[2J")
+    'a title\\\\x1b[2J'
+    """
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 class Bar:

@@ -10,15 +10,17 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.seals import Seal, find_damage, seal_file, sync_folder
 
-MANIFEST_NAME = "manifest.json"
+MANIFEST_NAME, _SEAL = "manifest.json", "seal"
+_AGAIN = "'recinject run RECIPE' makes it again"
 UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, zipfile.BadZipFile)
 """What ``numpy.load`` raises if a ``.npy`` or ``.npz`` is absent, cut off or something else."""
 
@@ -54,6 +56,7 @@ def atomic_folder(path: Path, key: str | None = None) -> Iterator[Path]:
         if path.exists():
             shutil.rmtree(path)
         temporary.rename(path)
+        sync_folder(path.parent)
     except KeyboardInterrupt:
         keep = key is not None
         raise
@@ -74,6 +77,7 @@ class RunManifest:
     settings: dict[str, Any]  # the plain arguments that the stage was called with
     inputs: dict[str, str]  # hashes of what it read: earlier stages by name, files by path
     facts: dict[str, Any] = field(default_factory=dict)  # what the report and the cards show
+    files: dict[str, Seal] = field(default_factory=dict)  # of every file beside it, by its name
 
     @property
     def fingerprint(self) -> str:
@@ -89,16 +93,44 @@ class RunManifest:
         return ", ".join(changed[:3]) + (" and more" if len(changed) > 3 else "")
 
     def write(self, folder: Path) -> None:
-        """Write the manifest into a stage's folder."""
-        write_json(folder / MANIFEST_NAME, asdict(self))
+        """Write the manifest, with a hash of itself, into a stage's folder."""
+        content = json.loads(json.dumps(asdict(self)))
+        write_json(folder / MANIFEST_NAME, {**content, _SEAL: _digest(content)})
+
+    def add(self, folder: Path, name: str) -> None:
+        """Seal one more file of a finished stage, or one that was written anew."""
+        replace(self, files={**self.files, name: seal_file(folder / name)}).write(folder)
+
+    def refuse_damage(self, folder: Path, *, whole: bool = False) -> None:
+        """Refuse a stage's folder whose files are not those that were written.
+
+        Raises:
+            RecinjectError: one of them is missing or changed; of large ones a sample is compared,
+                unless they are to be read ``whole``.
+        """
+        if damage := find_damage(folder, self.files, whole=whole):
+            raise RecinjectError(damage, hint=_AGAIN)
 
     @classmethod
     def read(cls, folder: Path) -> RunManifest | None:
-        """Read a stage's manifest, or return None when the stage was never finished."""
+        """Read a stage's manifest, or return None when the stage was never finished.
+
+        Raises:
+            RecinjectError: it is not as it was written.
+        """
+        path = folder / MANIFEST_NAME
         try:
-            return cls(**read_json(folder / MANIFEST_NAME))
+            content = read_json(path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+        seal = content.pop(_SEAL, None) if isinstance(content, dict) else None
+        if seal != _digest(content):
+            raise RecinjectError(f"{path} was changed after it was written", hint=_AGAIN)
+        return cls(**content)
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]:
@@ -152,7 +184,12 @@ def load_yaml(text: str) -> Any:
     >>> load_yaml("{learning_rate: 1e-4, save_strategy: no, bf16: true, steps: 10}")
     {'learning_rate': 0.0001, 'save_strategy': 'no', 'bf16': True, 'steps': 10}
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError("too many brackets or sections within each other") from error
+    except ValueError as error:  # such as an integer of thousands of digits
+        raise yaml.YAMLError(str(error)) from error
 
 
 class _Dumper(yaml.SafeDumper):

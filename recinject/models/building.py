@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
@@ -42,8 +43,10 @@ _NOT_IN_SIGNATURE = {_UNSCALED}
 _TYPE = "model_type"
 Start = Literal["small_rows", "library"]
 """How a model that is built from a config starts; see :func:`build_model`."""
+# A model is data: what its folder holds of Python is not run, and nobody is asked about it.
+_SAFELY = {"local_files_only": True, "trust_remote_code": False}
 _CONFIG, _WEIGHTS = "config.json", ["*.json", "*.safetensors"]
-_UNREADABLE = (OSError, ValueError, KeyError, ImportError)
+_UNREADABLE = (OSError, ValueError, KeyError, ImportError, SafetensorError)
 _REFUSALS = (StrictDataclassError, ValueError, TypeError, KeyError, RuntimeError, ArithmeticError)
 
 
@@ -113,10 +116,10 @@ def load_model(name_or_path: str) -> PreTrainedModel:
     """
     folder, found = _source(name_or_path)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, **found)
+        config = AutoConfig.from_pretrained(folder, **_SAFELY, **found)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
         found = found or {"use_safetensors": True}
-        model = kind.from_pretrained(folder, local_files_only=True, **found)
+        model = kind.from_pretrained(folder, **_SAFELY, **found)
     except _UNREADABLE as error:
         raise RecinjectError(
             f"{name_or_path}: no language model in safetensors or GGUF form ({_first_line(error)})",
@@ -142,8 +145,8 @@ def read_gguf(path: str) -> tuple[PretrainedConfig, Tokenizer]:
     """Read a GGUF file's config and tokenizer, which takes seconds."""
     folder, found = _source(path)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, **found)
-        return config, AutoTokenizer.from_pretrained(folder, **found).backend_tokenizer
+        config = AutoConfig.from_pretrained(folder, **_SAFELY, **found)
+        return config, AutoTokenizer.from_pretrained(folder, **_SAFELY, **found).backend_tokenizer
     except _UNREADABLE as error:
         raise RecinjectError(
             f"{path}: its config or tokenizer cannot be read ({_first_line(error)})",

@@ -47,7 +47,7 @@ def model_of(run: Run, batch_size: int | None = None) -> LanguageModel | None:
     if run.recipe.training is None:
         model = base_model(run.recipe, run.samples.tokenizer).eval()
     else:
-        model = load_trained(run.folder("model"))[0]
+        model = load_trained(run.sealed("model"))[0]
     section = run.recipe.evaluation
     rows = (batch_size or section.batch_size) * section.beams
     return LanguageModel.of_samples(model, run.samples, beams=section.beams, rows_at_once=rows)

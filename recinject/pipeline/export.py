@@ -69,7 +69,7 @@ def export(run: Run, folder: str | Path | None = None) -> Path:
         )
     with atomic_folder(target) as place:
         shutil.copytree(
-            run.folder("model"), place / "model", ignore=shutil.ignore_patterns(MANIFEST_NAME)
+            run.sealed("model"), place / "model", ignore=shutil.ignore_patterns(MANIFEST_NAME)
         )
         _write_items(run, model, place)
         _write_messages(run, place / "messages")

@@ -12,6 +12,8 @@ from typing import Any
 from recinject.data.cleaning import CleaningStep
 from recinject.data.findings import Finding
 from recinject.evaluation.examples import Example
+from recinject.foundation.errors import RecinjectError
+from recinject.foundation.seals import find_damage
 from recinject.pipeline.check import code_groups
 from recinject.pipeline.run import Run
 from recinject.reporting.result import (
@@ -49,7 +51,7 @@ def result_of(run: Run) -> Result:
         experts=ExpertUse(**experts) if experts else None,
         codes=code_groups(run.data.identifiers.texts, run.data.catalog.titles),
     )
-    stored = Result.load(run.folder("evaluation"))
+    stored = Result.load(run.sealed("evaluation"))
     examples = _dealt(stored.rows["examples"], run.recipe.report.examples)
     return replace(stored, rows={**stored.rows, "examples": examples}, facts=facts)
 
@@ -112,8 +114,11 @@ def _dealt(rows: Sequence[Example], count: int) -> list[Example]:
 
 def _training_log(run: Run) -> list[LossRow]:
     path = run.folder("training") / "log.jsonl"
-    if run.recipe.training is None or not path.is_file():
+    if run.recipe.training is None:
         return []
+    if damage := find_damage(path.parent, {path.name: run.manifest("model").facts["log"]}):
+        hint = f"remove {path.parent} and {run.folder('model')}, and 'recinject run' trains again"
+        raise RecinjectError(damage, hint=hint)
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     names = [field.name for field in fields(LossRow)]
     return [LossRow(**{name: row.get(name) for name in names}) for row in rows]

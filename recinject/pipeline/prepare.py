@@ -38,7 +38,7 @@ def prepare(run: Run) -> None:
     """Make the folders ``data`` and ``identifiers``."""
     data, identifiers = run.recipe.data, run.recipe.identifiers
     inputs = _hash_log(data) if run.log is None else {"log": run.log.fingerprint}
-    before = RunManifest.read(run.folder("data"))
+    before = _stored(run)
     if before is not None and "log" in before.inputs and "log" not in inputs:
         raise RecinjectError(
             f"{run.recipe.folder}: its log was given from Python, and is not stored",
@@ -53,6 +53,17 @@ def prepare(run: Run) -> None:
     # A name that the log has not should not wait for a model to be trained.
     if asked.provider is not None or asked.groups != [ACTIVITY]:
         run.data.refuse_unknown(asked.groups, asked.provider)
+
+
+def _stored(run: Run) -> RunManifest | None:
+    try:
+        return RunManifest.read(run.folder("data"))
+    except RecinjectError as damage:
+        if run.log is not None or run.recipe.data.path is not None:
+            return None
+        # A log from Python must not be replaced by a simulated one.
+        hint = f"remove {run.folder('data')}; a log that came from Python must be given again"
+        raise RecinjectError(damage.message, hint=hint) from damage
 
 
 def build(run: Run) -> None:

@@ -26,10 +26,12 @@ from recinject.pipeline.sections import (
     SweepSection,
     TrainingSection,
 )
-from recinject.registry import find, load_plugin
+from recinject.registry import find, load_named, trust
 from recinject.tasks.task import TASKS, Task, bind_tasks, task_names
 from recinject.templating.language import check_phrases
 
+RECIPE = "recipe.yaml"
+"""What a run calls the recipe that it stores: data, whose Python nobody has named."""
 # Text that may name a file or a folder of this machine, and something else otherwise.
 _MAYBE_PATHS = ("model.name", "model.tokenizer", "identifiers.content", "identifiers.start")
 
@@ -39,7 +41,7 @@ def _load_plugins(files: list[Path]) -> list[Path]:
         if not file.is_file():
             hint = "name Python files by their place beside the recipe, such as [my_metrics.py]"
             raise RecinjectError(f"plugins: {file} is no file", hint=hint)
-        load_plugin(file)
+        load_named(file)
     return files
 
 
@@ -227,7 +229,8 @@ def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
         name: the path of a YAML file, or a shipped recipe's name.
         overrides: ``key=value`` texts with values in YAML, such as ``training.max_steps=100``; or
             a mapping. Mappings within it are merged into the recipe's key by key, a key with dots
-            replaces what it names, and None stands for YAML's null.
+            replaces what it names, and None stands for YAML's null. Python that the recipe of a
+            stored run names is run where they hold it too, or ``trust_code=true``.
 
     Raises:
         RecinjectError: no such recipe, an unknown key, or a value of the wrong kind.
@@ -238,9 +241,14 @@ def load_recipe(name: str | Path, overrides: Sequence[str] | Mapping[str, Any] =
         ('short', 100, 'adafactor')
         >>> load_recipe("quickstart", ["samples.tasks.rating=null"]).samples.tasks["rating"]
     """
-    path = find_recipe(name)
+    path, asked = find_recipe(name), dict[str, Any]()
     content = _read(path)
+    lay_over(asked, overrides)
     lay_over(content, overrides)
+    trusts = asked.get("trust_code") is True
+    if "trust_code" in asked:  # it is of this command alone, and no recipe can hold it
+        del content["trust_code"]
+    _trust_code_of(content if trusts or path.name != RECIPE else asked)
     recipe = Recipe.of(content, f"{path.name}: ")
     _check_samples(recipe)
     return recipe
@@ -257,6 +265,14 @@ def lay_over(content: dict[str, Any], overrides: Sequence[str] | Mapping[str, An
     else:
         for override in overrides:
             _set(content, *_parse(override))
+
+
+def _trust_code_of(content: Mapping[str, Any]) -> None:
+    """Trust the plug-ins and the folder of prompts that what the user gave or named holds."""
+    plugins, samples = content.get("plugins"), content.get("samples")
+    trust(*map(str, plugins if isinstance(plugins, list) else ()))
+    if isinstance(samples, dict) and samples.get("prompts") is not None:
+        trust(str(samples["prompts"]))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -10,11 +10,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
-from recinject.foundation.storage import MANIFEST_NAME
+from recinject.foundation.storage import MANIFEST_NAME, RunManifest
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.facts import result_of
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.reporting.report import model_card
+
+_CARD = "README.md"
 
 
 def report(run: Run) -> None:
@@ -35,7 +37,9 @@ def _report(run: Run, folder: Path) -> Facts:
     if run.recipe.training is not None:
         versions = run.manifest("samples").facts["prompt_versions"]
         card = model_card(result, prompt_versions=versions, base_model=run.recipe.model.name)
-        (run.folder("model") / "README.md").write_text(card, encoding="utf-8")
+        model = run.sealed("model")
+        (model / _CARD).write_text(card, encoding="utf-8")
+        run.manifest("model").add(model, _CARD)
     return {}
 
 
@@ -73,6 +77,8 @@ def _uploaded(model: Path) -> Iterator[Path]:
     if missing := [name for name in needed if not (model / name).is_file()]:
         hint = "give the folder of a run whose training has ended, such as runs/quickstart"
         raise RecinjectError(f"{model}: no finished model, {missing[0]} is missing", hint=hint)
+    if known := RunManifest.read(model):
+        known.refuse_damage(model)
     for path in model.rglob("*"):
         name = path.relative_to(model)
         hidden = any(part.startswith(".") for part in name.parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -10,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,13 +19,19 @@ import recinject
 from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.progress import say
-from recinject.foundation.storage import RunManifest, atomic_folder, hash_files, hash_value
+from recinject.foundation.seals import seal_folder
+from recinject.foundation.storage import (
+    MANIFEST_NAME,
+    RunManifest,
+    atomic_folder,
+    hash_files,
+    hash_value,
+)
 from recinject.identifiers.data import Data
-from recinject.pipeline.recipe import Recipe, load_recipe
+from recinject.pipeline.recipe import RECIPE, Recipe, load_recipe
 from recinject.samples.samples import Samples
 
 Facts = dict[str, Any]
-RECIPE = "recipe.yaml"
 _RUNS = Path("runs")
 _WEIGHTS, _CARD = (".safetensors", ".bin", ".gguf"), ".md"
 # A stage of the first process may take days; the others wait for it as long.
@@ -48,9 +55,21 @@ class Stage:
 
     @property
     def is_done(self) -> bool:
-        """Whether the folder holds what these settings and inputs give."""
-        found = RunManifest.read(self.folder)
-        return found is not None and found.fingerprint == self.wanted.fingerprint
+        """Whether the folder holds what these settings and inputs give, as it was written."""
+        return not self._reason()
+
+    def _reason(self) -> str:
+        """Say why the stage must be made, or return ``""``."""
+        try:
+            found = RunManifest.read(self.folder)
+            if found is None:
+                return "starting"
+            if found.fingerprint != self.wanted.fingerprint:
+                return f"again, since {self.wanted.difference(found)}"
+            found.refuse_damage(self.folder)
+        except RecinjectError as damage:
+            return f"again, since {damage.message}"
+        return ""
 
     def run(self, make: Callable[[Path], Facts], *, resume: bool = False) -> None:
         """Make the folder unless it is done; its manifest is written last.
@@ -65,18 +84,17 @@ class Stage:
 
     def run_here(self, make: Callable[[Path], Facts], resume: bool = False) -> None:
         """Do what :meth:`run` does, in this process and whatever the others do."""
-        found = RunManifest.read(self.folder)
-        if self.is_done:
+        if not (why := self._reason()):
             say(f"{self.name}: nothing to do, settings and inputs are those of {self.folder}")
             return
-        why = f"again, since {self.wanted.difference(found)}" if found else "starting"
         say(f"{self.name}: {why}")
         started = time.time()
         with atomic_folder(self.folder, self.wanted.fingerprint if resume else None) as temporary:
             facts = make(temporary)
             seconds = round(time.time() - started, 1)
             facts |= {"seconds": seconds, "finished": round(time.time())}
-            replace(self.wanted, facts=facts).write(temporary)
+            files = seal_folder(temporary, MANIFEST_NAME)
+            replace(self.wanted, facts=facts, files=files).write(temporary)
         say(f"{self.name}: done in {seconds:.1f} s, see {self.folder}")
 
 
@@ -141,20 +159,18 @@ class Run:
             raise RecinjectError(fact, hint="leave one of them out")
 
     @classmethod
-    def open(cls, name: str | Path) -> Self:
-        """Open a run by its folder, its name below ``runs/``, or the recipe that it came from."""
-        folders = [Path(name), _RUNS / name]
+    def open(cls, name: str | Path, *, trust_code: bool = False) -> Self:
+        """Open a run by its folder, its name below ``runs/``, or the recipe that it came from.
+
+        Python that the stored recipe names is run where ``trust_code`` says so, or where it was
+        named before; otherwise a run that needs it is refused.
+        """
         if Path(name).suffix in (".yaml", ".yml"):
-            folders = [load_recipe(name).folder]
-        for folder in folders:
-            if (folder / RECIPE).is_file():
-                place = folder.resolve()  # a run may have been moved since
-                return cls(load_recipe(place / RECIPE, {"name": place.name, "runs": place.parent}))
-        there = [path.parent.name for path in _RUNS.glob(f"*/{RECIPE}")]
-        none = "There is none yet: recinject run quickstart"
-        others = did_you_mean(str(name), there) if there else none
-        hint = f"give a run's folder, or its name below {_RUNS}/. {others}"
-        raise RecinjectError(f"{name}: no run is in {' or '.join(map(str, folders))}", hint=hint)
+            name = load_recipe(name).folder
+        place = find_run(name)
+        _refuse_changed(place / RECIPE)
+        here = {"name": place.name, "runs": place.parent, "trust_code": trust_code}
+        return cls(load_recipe(place / RECIPE, here))
 
     @cached_property
     def resolved(self) -> Recipe:
@@ -178,7 +194,8 @@ class Run:
 
     def save_recipe(self) -> None:
         """Write the recipe, whole and resolved, into the run's folder."""
-        file, text = self.recipe.folder / RECIPE, self.resolved.text()
+        text = self.resolved.text()
+        file, text = self.recipe.folder / RECIPE, f"{text}{_seal_line(text)}"
         if is_first_process() and not (file.is_file() and file.read_text("utf-8") == text):
             self.recipe.folder.mkdir(parents=True, exist_ok=True)
             file.write_text(text, "utf-8")
@@ -191,6 +208,21 @@ class Run:
             raise RecinjectError(fact, hint=f"recinject run {self.recipe.name}")
         return found
 
+    def sealed(self, stage: str) -> Path:
+        """Return the folder of a finished stage, its files being those that were written.
+
+        Raises:
+            RecinjectError: one of them is missing or was changed, or the stage is not finished.
+        """
+        if stage not in self._sealed:
+            self.manifest(stage).refuse_damage(self.folder(stage))
+            self._sealed.add(stage)
+        return self.folder(stage)
+
+    @cached_property
+    def _sealed(self) -> set[str]:
+        return set()
+
     def fingerprints(self, *stages: str) -> dict[str, str]:
         """Return the fingerprints of finished stages: the inputs of a later one."""
         return {stage: self.manifest(stage).fingerprint for stage in stages}
@@ -198,12 +230,58 @@ class Run:
     @cached_property
     def data(self) -> Data:
         """The data that the stages ``data`` and ``identifiers`` stored."""
+        self.sealed("data"), self.sealed("identifiers")
         return Data.load(self.recipe.folder)
 
     @cached_property
     def samples(self) -> Samples:
         """The samples that the stage ``samples`` stored."""
-        return Samples.load(self.folder("samples"), self.data)
+        return Samples.load(self.sealed("samples"), self.data)
+
+
+def find_run(name: str | Path) -> Path:
+    """Return a run's folder, by itself or by its name below ``runs/``; no code of it is run."""
+    folders = [Path(name), _RUNS / name]
+    for folder in folders:
+        if (folder / RECIPE).is_file():
+            return folder.resolve()  # a run may have been moved since
+    there = [path.parent.name for path in _RUNS.glob(f"*/{RECIPE}")]
+    none = "There is none yet: recinject run quickstart"
+    others = did_you_mean(str(name), there) if there else none
+    hint = f"give a run's folder, or its name below {_RUNS}/. {others}"
+    raise RecinjectError(f"{name}: no run is in {' or '.join(map(str, folders))}", hint=hint)
+
+
+def find_whole_damage(folder: Path) -> Iterator[str]:
+    """Yield what of a run's files is not as it was written, large files read whole."""
+    checks: list[Callable[[], None]] = [partial(_refuse_changed, folder / RECIPE)]
+    checks += [partial(_refuse_stage, path.parent) for path in folder.glob(f"*/{MANIFEST_NAME}")]
+    for check in checks:
+        try:
+            check()
+        except RecinjectError as damage:
+            yield damage.message
+
+
+def _refuse_stage(folder: Path) -> None:
+    if found := RunManifest.read(folder):
+        found.refuse_damage(folder, whole=True)
+
+
+def _seal_line(text: str) -> str:
+    return f"# sha256 of the lines above: {hashlib.sha256(text.encode()).hexdigest()}\n"
+
+
+def _refuse_changed(file: Path) -> None:
+    """Refuse a stored recipe that is not as its run wrote it: it would ask by other settings."""
+    text = file.read_text("utf-8", errors="replace")
+    above = "".join(text.splitlines(keepends=True)[:-1])
+    if text != f"{above}{_seal_line(above)}":
+        raise RecinjectError(
+            f"{file} was changed after it was written",
+            hint=f"'recinject run RECIPE' with the recipe that it came from, or with {file}, makes "
+            "the run again where it differs",
+        )
 
 
 def hash_local(source: str | None, *, weights: bool = True) -> dict[str, str]:

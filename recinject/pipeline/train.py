@@ -11,12 +11,19 @@ from recinject.data.schema import Integers
 from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
+from recinject.foundation.seals import seal_file
 from recinject.pipeline.model import adapter_folder, make_untrained, sample_batches
 from recinject.pipeline.prepare import build
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Facts, Run, hash_local, is_first_process
 from recinject.pipeline.sections import TrainingSection
-from recinject.samples.mixture import Phase, mix_tasks, task_rates, validation_samples
+from recinject.samples.mixture import (
+    Phase,
+    mix_tasks,
+    mixture_counts,
+    task_rates,
+    validation_samples,
+)
 from recinject.samples.samples import Samples
 
 if TYPE_CHECKING:
@@ -52,7 +59,7 @@ def train(run: Run) -> None:
 
         model, facts = fine_tune(recipe, run.samples, checkpoints, log)
         save_trained(model, run.samples.tokenizer, folder, adapter_folder(recipe, checkpoints))
-        return facts
+        return facts | {"log": seal_file(log)}
 
     if is_first_process():
         stage.run_here(make)
@@ -143,6 +150,12 @@ def _datasets(
             "set training=null to evaluate the model as it is",
         )
     mixed = mix_tasks(folder, names, mixture, recipe.seed, places)
+    wanted = mixture_counts({name: sizes.get(name, 0) for name in names}, mixture)
+    if len(mixed) != sum(wanted.values()):
+        raise RecinjectError(
+            f"{folder}: {len(mixed):,} training samples, and {sum(wanted.values()):,} were built",
+            hint="build them again: recinject build RECIPE, or build_samples",
+        )
     validated = {
         task.name: names.index(task.name)
         for task in tasks

@@ -131,6 +131,14 @@ def read_samples(folder: Path, task: str, split: str) -> pa.Table:
 def shards(folder: Path, task: str, split: str, suffix: str) -> list[Path]:
     """Return the files of one task and split in one form, in their order."""
     files = sorted((folder / task).glob(f"{split}-*{suffix}"))
+    stated = files[-1].stem.rpartition("-of-")[2] if files else ""
+    count = int(stated) if stated.isdigit() else 0
+    wanted = [f"{split}-{n:05d}-of-{stated}{suffix}" for n in range(count)]
+    if [file.name for file in files] != wanted:
+        raise RecinjectError(
+            f"{folder / task}: {len(files)} of {len(wanted)} {suffix} files of the split {split!r}",
+            hint="build the samples again: recinject build RECIPE, or build_samples",
+        )
     if not files:
         raise RecinjectError(
             f"{folder / task}: no {suffix} files of the split {split!r}",

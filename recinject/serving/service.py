@@ -311,15 +311,20 @@ class Service:
 
 
 def open_service(
-    runs: Sequence[str | Path], baselines: Sequence[str], limits: Mapping[str, Any]
+    runs: Sequence[str | Path],
+    baselines: Sequence[str],
+    limits: Mapping[str, Any],
+    *,
+    trust_code: bool = False,
 ) -> Service:
     """Load finished runs, by folder or name, and put a queue before each recommender.
 
-    ``baselines`` are fitted beside each run's model; for ``limits`` see
-    :class:`Limits`.
+    ``baselines`` are fitted beside each run's model; for ``limits`` see :class:`Limits`, for
+    ``trust_code`` :func:`recinject.load`.
     """
     bound = bind(Limits, limits, "serve")
-    return Service([Shop.of_run(Run.open(run), baselines) for run in runs], bound)
+    opened = [Run.open(run, trust_code=trust_code) for run in runs]
+    return Service([Shop.of_run(run, baselines) for run in opened], bound)
 
 
 def lists(

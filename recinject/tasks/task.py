@@ -18,7 +18,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.foundation.randomness import Chance
 from recinject.foundation.settings import Positive, bind
-from recinject.registry import find, load_plugin, names, register
+from recinject.registry import find, load_named, names, register
 from recinject.templating.phrases import MOST_GAPS
 from recinject.templating.writers import Contexts, SlotKind
 
@@ -417,11 +417,12 @@ TASKS: dict[str, type[Task]] = {
 def task_names(folder: Path | None = None) -> list[str]:
     """List every task that a recipe may name, the user's own in a folder among them.
 
-    A task of one's own is ``NAME.py``, which registers the sampler, beside ``NAME.yaml``.
+    A task of one's own is ``NAME.py``, which registers the sampler, beside ``NAME.yaml``; it is run
+    where :func:`~recinject.registry.trust` was called for the folder.
     """
     for file in sorted(folder.glob("*.py")) if folder else ():
         if file.with_suffix(".yaml").is_file():
-            load_plugin(file)
+            load_named(file)
             if file.stem not in names("task"):
                 raise RecinjectError(
                     f"{file}: registers no task called {file.stem!r}",

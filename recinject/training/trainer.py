@@ -30,7 +30,8 @@ from transformers.utils import ModelOutput
 
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import Bar, say
-from recinject.foundation.storage import write_json
+from recinject.foundation.seals import find_damage, seal_folder, sync_folder
+from recinject.foundation.storage import read_json, write_json
 from recinject.models.adapters import (
     Adaptation,
     RatingModel,
@@ -171,20 +172,39 @@ class MarkComplete(TrainerCallback):  # type: ignore[misc]  # transformers is un
             torch.distributed.barrier()
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"{_PREFIX}{state.global_step}"
-            write_json(folder / MARKER, {"step": state.global_step})
+            files = seal_folder(folder, MARKER)
+            write_json(folder / MARKER, {"step": state.global_step, "files": files})
+            sync_folder(folder)
 
 
 def newest_complete(folder: Path) -> Path | None:
     """Return the latest whole checkpoint of a folder, or None."""
-    whole = [path for path in _checkpoints(folder) if (path / MARKER).is_file()]
-    return max(whole, key=lambda path: int(path.name[len(_PREFIX) :]), default=None)
+    newest = sorted(_checkpoints(folder), key=lambda path: -int(path.name[len(_PREFIX) :]))
+    marked = (path for path in newest if (path / MARKER).is_file())
+    return next((path for path in marked if not _damage(path)), None)
+
+
+def _damage(checkpoint: Path) -> str:
+    """Say what of a marked checkpoint is not as it was written, or return ``""``."""
+    try:
+        return find_damage(checkpoint, read_json(checkpoint / MARKER)["files"], whole=True)
+    except (RecinjectError, KeyError, TypeError, ValueError, AttributeError):
+        return f"{checkpoint / MARKER} is damaged"
 
 
 def remove_torn(folder: Path) -> None:
-    """Remove checkpoints that were cut off: the Trainer would count them among those it keeps."""
+    """Remove checkpoints that were cut off: the Trainer would count them among those it keeps.
+
+    Those that were whole and are damaged are set aside under another name.
+    """
     for path in _checkpoints(folder):
         if not (path / MARKER).is_file():
             shutil.rmtree(path)
+        elif damage := _damage(path):
+            aside = path.with_name(f"damaged-{path.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+            say(f"  {damage}: set aside as {aside.name}, and the next older checkpoint is taken")
 
 
 def _checkpoints(folder: Path) -> list[Path]:

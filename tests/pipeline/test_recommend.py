@@ -124,10 +124,13 @@ def test_fewer_items_than_asked_for_are_said(recinject, finished):
 
 
 @pytest.mark.parametrize("inside", ["\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1c"])
-def test_a_separator_of_lines_within_a_title_cuts_no_question(ask, copied, tmp_path, inside):
+def test_a_separator_of_lines_within_a_title_cuts_no_question(
+    ask, copied, tmp_path, inside, reseal
+):
     frame = catalog(copied)
     frame.loc[3, "title"] = "A B"  # as cleaning leaves such a title
     frame.to_parquet(copied / "data" / "items.parquet", index=False)
+    reseal(copied / "data")
     file = tmp_path / "people.jsonl"
     row = json.dumps({"liked": [f"A{inside}B"]}, ensure_ascii=False)
     if inside < " ":  # raw control characters are not JSON
@@ -136,10 +139,11 @@ def test_a_separator_of_lines_within_a_title_cuts_no_question(ask, copied, tmp_p
     assert len(ask("--input", file, "-k", 2, run=copied)) == 2
 
 
-def test_a_title_in_another_unicode_form_is_the_title(ask, copied):
+def test_a_title_in_another_unicode_form_is_the_title(ask, copied, reseal):
     frame = catalog(copied)
     frame.loc[3, "title"] = unicodedata.normalize("NFC", "Café Ångström")
     frame.to_parquet(copied / "data" / "items.parquet", index=False)
+    reseal(copied / "data")
     by_id = ask("--json", "--liked", frame["item_id"][3], run=copied)[0]["recommended"]
     for form in ("NFC", "NFD"):
         for title in ("Café Ångström", "café ångström"):
@@ -161,10 +165,13 @@ def test_a_person_without_any_history_is_told_whom_to_ask(finished):
 
 
 @pytest.mark.parametrize("both", ["title", "id"])
-def test_what_is_one_item_s_title_and_another_s_id_is_said_to_be_both(refused, copied, both):
+def test_what_is_one_item_s_title_and_another_s_id_is_said_to_be_both(
+    refused, copied, both, reseal
+):
     frame = catalog(copied)
     frame.loc[2, "title"] = frame["item_id"][5]
     frame.to_parquet(copied / "data" / "items.parquet", index=False)
+    reseal(copied / "data")
     fact, fix = refused("--liked", frame["item_id"][5], run=copied)
     assert "is the title of one item and the id of another" in fact
     named = {"title": frame["title"][5], "id": frame["item_id"][2]}[both]
@@ -194,10 +201,11 @@ def test_an_unknown_title_is_refused_with_the_nearest(refused, finished):
     assert "data/items.parquet" in refused("--liked", "@@@@@@")[1]
 
 
-def test_a_title_of_several_items_is_refused_with_their_ids(refused, copied):
+def test_a_title_of_several_items_is_refused_with_their_ids(refused, copied, reseal):
     frame = catalog(copied)
     frame.loc[[2, 5], "title"] = "The same"
     frame.to_parquet(copied / "data" / "items.parquet", index=False)
+    reseal(copied / "data")
     fact, fix = refused("--liked", "the same", run=copied)
     assert "2 items have the title" in fact
     assert f"{frame['item_id'][2]}, {frame['item_id'][5]}" in fix
@@ -232,7 +240,7 @@ def test_no_questions_get_no_answers(ask, tmp_path):
     assert ask("--input", tmp_path / "none.jsonl") == []
 
 
-def test_what_is_no_finished_run_is_refused(refused, copied, tmp_path, monkeypatch):
+def test_what_is_no_finished_run_is_refused(refused, copied, tmp_path, monkeypatch, reseal):
     monkeypatch.chdir(tmp_path)
     fact, fix = refused("--liked", "x", run="nothing")
     assert "no run is in nothing or runs/nothing" in fact
@@ -241,6 +249,7 @@ def test_what_is_no_finished_run_is_refused(refused, copied, tmp_path, monkeypat
     content = json.loads(facts.read_text("utf-8"))
     del content["tasks"]["retrieval"]
     facts.write_text(json.dumps(content), "utf-8")
+    reseal(copied / "samples")
     assert "lacks the task retrieval" in refused("--liked", "x", run=copied)[0]
     shutil.rmtree(copied / "model")
     assert "no trained model in it" in refused("--liked", "x", run=copied)[0]

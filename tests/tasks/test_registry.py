@@ -8,10 +8,12 @@ from scipy import stats
 
 from recinject.data.splitting import Part
 from recinject.foundation.errors import RecinjectError
+from recinject.registry import trust
 from recinject.samples.store import read_samples
 from recinject.tasks.task import TASKS, task_names, task_type
 
 EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "bought_first"
+trust(EXAMPLE)
 
 
 def test_a_folders_tasks_stand_beside_the_projects_own():
@@ -80,6 +82,7 @@ def test_a_file_that_is_no_task_is_said(tmp_path, code, said):
     name = f"broken_{abs(hash(code))}"
     (tmp_path / f"{name}.py").write_text(code)
     (tmp_path / f"{name}.yaml").write_text("")
+    trust(tmp_path)
     with pytest.raises(RecinjectError, match=said):
         task_names(tmp_path)
 
@@ -88,6 +91,7 @@ def test_a_task_without_a_history_is_refused(tmp_path):
     code = (EXAMPLE / "bought_first.py").read_text("utf-8").replace('"history"', '"past"')
     (tmp_path / "no_past.py").write_text(code.replace('"bought_first"', '"no_past"'), "utf-8")
     (tmp_path / "no_past.yaml").write_text("")
+    trust(tmp_path)
     with pytest.raises(RecinjectError, match="'no_past' has no slot 'history'"):
         task_type("no_past", tmp_path)
 
