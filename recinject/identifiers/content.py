@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from recinject.data.schema import Catalog, Flags
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
+from recinject.foundation.randomness import derive_rng
 from recinject.foundation.storage import UNREADABLE_ARRAYS, hash_files, hash_value
 from recinject.registry import pick
 
@@ -28,6 +29,7 @@ FILES = (".npy", ".parquet")
 _PLACE = "identifiers.content"
 _AT_ONCE = 512
 _NO_LENGTH = 1e-3
+_LEAST = 1e-6
 
 
 def item_texts(catalog: Catalog, columns: Sequence[str] | None = None) -> list[str]:
@@ -164,6 +166,61 @@ def _sentence_model(name: str) -> Embed:
         return np.concatenate(parts).astype(np.float32)
 
     return embed
+
+
+def content_directions(
+    catalog: Catalog,
+    width: int,
+    seed: int,
+    known: Flags,
+    source: str = TFIDF,
+    columns: Sequence[str] | None = None,
+    dimensions: int | None = None,
+) -> Vectors:
+    """Return what each item's text says as a unit vector, shape (items, width); 0 without a text.
+
+    The space is learnt from the items flagged as ``known``, those with training events, and centred
+    on them. The other arguments are those of :func:`embed_items`; ``dimensions`` are of the content
+    before it is brought to ``width``.
+
+    Raises:
+        RecinjectError: no item has a text.
+    """
+    texts = item_texts(catalog, columns)
+    told = np.array([re.search(r"\w", text) is not None for text in texts])
+    learnt = list(compress(texts, known & told if (known & told).any() else told))
+    if not learnt:
+        hint = "give a table of items with titles, or start from collaborative or random"
+        raise RecinjectError(f"{_PLACE}: no item has a text to start from", hint=hint)
+    vectors = np.array(text_space(source, learnt, dimensions or width, seed)(texts))
+    vectors[~told] = 0
+    return unit_rows(reduce_width(vectors, width, known, seed))
+
+
+def reduce_width(
+    vectors: Vectors, width: int, known: Flags | None = None, seed: int = 0
+) -> Vectors:
+    """Return vectors of a width, in which distances are kept as well as they can be.
+
+    They are centred on those of the ``known`` items; wider ones lose the directions in which the
+    known ones differ least, narrower ones are turned at random. Vectors that are 0 stay 0.
+    """
+    told: Flags = np.asarray(vectors.any(1))
+    learnt = told if known is None or not (known & told).any() else known & told
+    if known is not None:
+        vectors = np.where(told[:, None], vectors - vectors[learnt].mean(0), 0)
+    size = vectors.shape[1]
+    if size > width:
+        spread = vectors[learnt].T @ vectors[learnt]
+        return np.asarray(vectors @ np.linalg.eigh(spread)[1][:, ::-1][:, :width], np.float32)
+    turn = np.linalg.qr(derive_rng(seed, "turn").normal(size=(width, size)))[0]
+    return vectors if size == width else np.asarray(vectors @ turn.T, np.float32)
+
+
+def unit_rows(vectors: Vectors) -> Vectors:
+    """Give each vector the length 1, or 0 where there is none to speak of."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.where(lengths > _LEAST, vectors / np.maximum(lengths, _LEAST), 0)
 
 
 def read_embeddings(path: Path, item_ids: Sequence[str]) -> Vectors:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from itertools import compress
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,15 +16,15 @@ from torch import Tensor, nn
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.randomness import derive_rng
 from recinject.foundation.settings import Positive, bind
 from recinject.identifiers.content import (
     FILES,
     TFIDF,
     Vectors,
-    item_texts,
+    content_directions,
     read_embeddings,
-    text_space,
+    reduce_width,
+    unit_rows,
 )
 from recinject.identifiers.data import Data
 from recinject.models.building import Initialization
@@ -197,22 +195,8 @@ class ContentStart(TokenStart):
         return _scaled(self._directions(table.shape[1], seed), table, ids)
 
     def _directions(self, width: int, seed: int) -> Vectors:
-        vectors = self._vectors(self.dimensions or width, seed)
-        return _unit(_reduced(vectors, width, self._known, seed))
-
-    def _vectors(self, dimensions: int, seed: int) -> Vectors:
-        """Embed every text, 0 for items that have none."""
-        texts, known = item_texts(self.data.catalog, self.columns), self._known
-        told = np.array([re.search(r"\w", text) is not None for text in texts])
-        learnt = list(compress(texts, known & told if (known & told).any() else told))
-        if not learnt:
-            raise RecinjectError(
-                f"{_PLACE}: no item has a text to start from",
-                hint=f"give a table of items with titles, or set {_PLACE}=collaborative",
-            )
-        vectors = np.array(text_space(self.source, learnt, dimensions, seed)(texts))
-        vectors[~told] = 0
-        return vectors
+        own = self.source, self.columns, self.dimensions
+        return content_directions(self.data.catalog, width, seed, self._known, *own)
 
 
 @register("initialization", "collaborative")
@@ -240,7 +224,9 @@ class CollaborativeStart(ContentStart):
 
     def _directions(self, width: int, seed: int) -> Vectors:
         known = self._known
-        found = _unit(_reduced(pair_vectors(self._training, width, self.shift, seed), width))
+        found = unit_rows(
+            reduce_width(pair_vectors(self._training, width, self.shift, seed), width)
+        )
         if known.all():
             return found
         try:
@@ -250,7 +236,7 @@ class CollaborativeStart(ContentStart):
         seen = content[known]
         weights = np.linalg.solve(seen.T @ seen + _RIDGE * np.eye(width), seen.T @ found[known])
         found[~known] = content[~known] @ weights
-        return _unit(found)
+        return unit_rows(found)
 
 
 @register("initialization", "content+collaborative")
@@ -277,7 +263,9 @@ class VectorStart(TokenStart):
     def rows(self, table: Tensor, ids: Integers, seed: int) -> Vectors:
         """Read, reduce and scale the vectors."""
         vectors = read_embeddings(self.file, self.data.catalog.item_ids)
-        return _scaled(_unit(_reduced(vectors, table.shape[1], self._known, seed)), table, ids)
+        return _scaled(
+            unit_rows(reduce_width(vectors, table.shape[1], self._known, seed)), table, ids
+        )
 
 
 def pair_vectors(training: Interactions, width: int, shift: float, seed: int) -> Vectors:
@@ -301,29 +289,6 @@ def pair_vectors(training: Interactions, width: int, shift: float, seed: int) ->
     matrix = csr_array((strength[kept], places), (training.n_items, training.n_items))
     left, values, _ = randomized_svd(matrix, min(width, training.n_items), random_state=seed)
     return np.asarray(left * np.sqrt(values), np.float32)
-
-
-def _reduced(vectors: Vectors, width: int, known: Flags | None = None, seed: int = 0) -> Vectors:
-    """Return vectors of a width, in which distances are kept as well as they can be.
-
-    They are centred on those of the ``known`` items; wider ones lose the directions in which the
-    known ones differ least, narrower ones are turned at random. Vectors that are 0 stay 0.
-    """
-    told: Flags = np.asarray(vectors.any(1))
-    learnt = told if known is None or not (known & told).any() else known & told
-    if known is not None:
-        vectors = np.where(told[:, None], vectors - vectors[learnt].mean(0), 0)
-    size = vectors.shape[1]
-    if size > width:
-        spread = vectors[learnt].T @ vectors[learnt]
-        return np.asarray(vectors @ np.linalg.eigh(spread)[1][:, ::-1][:, :width], np.float32)
-    turn = np.linalg.qr(derive_rng(seed, "turn").normal(size=(width, size)))[0]
-    return vectors if size == width else np.asarray(vectors @ turn.T, np.float32)
-
-
-def _unit(vectors: Vectors) -> Vectors:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.where(lengths > _LEAST, vectors / np.maximum(lengths, _LEAST), 0)
 
 
 def _scaled(directions: Vectors, table: Tensor, ids: Integers) -> Vectors:

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding, logsigmoid
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
+from recinject.identifiers.content import content_directions
 from recinject.recommenders.baselines import item_counts
 from recinject.recommenders.protocol import ItemScorer, Queries
 from recinject.training.networks import (
@@ -272,6 +274,9 @@ class SelfAttention(ItemScorer):
         epochs: how often the training events are gone through at most.
         patience: after how many epochs without gain training ends.
         held_out: the fraction of users whose last training event chooses the epoch.
+        start: where the items' embeddings start: at ``random``, or from their ``content``, as the
+            language model's item tokens do, see
+            :func:`~recinject.identifiers.content.content_directions`.
         device: see :class:`~recinject.training.networks.FitSettings`.
     """
 
@@ -291,6 +296,7 @@ class SelfAttention(ItemScorer):
     epochs: PositiveInt = 30
     patience: PositiveInt = 10
     held_out: Fraction = 0.1
+    start: Literal["random", "content"] = "random"
     device: Literal["cpu", "auto"] = "cpu"
 
     def __post_init__(self) -> None:
@@ -308,6 +314,8 @@ class SelfAttention(ItemScorer):
         longest = min(self.longest, most + int(self.kind.sees_ahead))
         with global_chance(int(self._chance(seed).integers(2**31))):
             module = self.kind(training.n_items, **sizes, longest=max(2, longest))
+        if self.start == "content":
+            self._start_from_content(module.items.weight, training, seed)
         users = range(training.n_users)
         windows = [window for user in users for window in module.windows(learned.items_of(user))]
         if windows:
@@ -320,6 +328,18 @@ class SelfAttention(ItemScorer):
         self._popularity = item_counts(training)
         # In double precision a query's scores do not depend on which queries share its batch.
         self._module = module.cpu().double().eval() if windows else None
+
+    def _start_from_content(self, table: Tensor, training: Interactions, seed: int) -> None:
+        """Turn each item's row to where its text points, as long as the rows are on average."""
+        if self._sources is None:
+            hint = "fit it on a log with its items, as a run does, or set start=random"
+            raise RecinjectError(f"{self.name}: start=content needs the items' texts", hint=hint)
+        known = np.bincount(training.items, minlength=training.n_items) > 0
+        found = content_directions(self._sources.catalog, table.shape[1], seed, known)
+        directions = torch.from_numpy(found)
+        told = directions.any(1)
+        with torch.no_grad():
+            table[: training.n_items][told] = directions[told] * table.norm(dim=1).mean()
 
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Let the transformer read each query's history."""
@@ -343,6 +363,18 @@ class SASRec(SelfAttention):
 
     name: ClassVar[str] = "sasrec"
     kind: ClassVar[type[SequenceModule]] = SASRecModule
+
+
+@dataclass(eq=False)
+class ContentSASRec(SASRec):
+    """SASRec whose items start from their content, as a language model's item tokens do.
+
+    It is the control of a language model's knowledge: what the content gives without a language.
+    """
+
+    name: ClassVar[str] = "sasrec_content"
+
+    start: Literal["random", "content"] = "content"
 
 
 @dataclass(eq=False)

@@ -9,8 +9,15 @@ import torch
 from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Part, Split, leave_one_out
 from recinject.evaluation.metrics import hit_rate, ndcg
+from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.protocol import Queries, Sources
-from recinject.recommenders.sequence import BERT4Rec, BinarySASRec, SASRec, SelfAttention
+from recinject.recommenders.sequence import (
+    BERT4Rec,
+    BinarySASRec,
+    ContentSASRec,
+    SASRec,
+    SelfAttention,
+)
 
 KINDS = [SASRec, BinarySASRec, BERT4Rec]
 N_ITEMS = 24
@@ -166,3 +173,29 @@ def test_it_is_trained_on_windows_as_long_as_what_everybody_reads(
     long, short = ask([[1, 5, 6, 7]], [8]), ask([[5, 6, 7]], [8])
     found = [model.predict(asked, 5).items for asked in (long, short)]
     assert [item for item in found[1][0] if item != 1][:3] == [i for i in found[0][0] if i >= 0][:3]
+
+
+def test_content_starts_items_where_their_texts_point(circle: Interactions) -> None:
+    titles = [f"colour{item % 4} shape{item % 4}" for item in range(N_ITEMS)]
+    ids = [f"{item:02}" for item in range(N_ITEMS)]
+    catalog = Catalog(pd.DataFrame({"item_id": ids, "title": titles}))
+    view = Split(circle, np.zeros(len(circle), np.int8)).view(Part.TRAIN)
+    tables = {}
+    for kind in (SASRec, ContentSASRec):
+        model = kind(**QUICK | {"epochs": 1, "learning_rate": 1e-9})
+        model.read(Sources(catalog, view, {}))
+        model.fit(circle, seed=1)
+        assert model._module is not None
+        tables[kind] = model._module.items.weight[:N_ITEMS].detach().numpy()
+    lengths = np.linalg.norm(tables[ContentSASRec], axis=1)
+    cosines = tables[ContentSASRec] @ tables[ContentSASRec].T / np.outer(lengths, lengths)
+    alike = np.equal.outer(np.arange(N_ITEMS) % 4, np.arange(N_ITEMS) % 4)
+    assert cosines[alike].min() > 0.99 and cosines[~alike].max() < 0.5
+    # What differs is where rows point, not how long they are.
+    usual = np.linalg.norm(tables[SASRec], axis=1).mean()
+    assert lengths == pytest.approx(usual, rel=0.1)
+
+
+def test_a_content_start_without_texts_is_refused(circle: Interactions) -> None:
+    with pytest.raises(RecinjectError, match="needs the items' texts"):
+        ContentSASRec(**QUICK).fit(circle, seed=1)
