@@ -237,7 +237,7 @@ def fine_tune(
         "identifiers": {} if start is None else {"kind": "token", "start": _plain_start(start)},
     }
     recipe = Recipe.of(content, "fine_tune: ")
-    _refuse_other_tokenizer(recipe.model, samples)
+    _refuse_other_samples(recipe.model, samples)
     with TemporaryDirectory(prefix="recinject-") as temporary:
         place = Path(folder or temporary)
         trained, _ = train_model(recipe, samples, place / "checkpoints", place / "log.jsonl")
@@ -526,9 +526,20 @@ def _named(
     return name, {own: value for own, value in settings.items() if own != key}
 
 
-def _refuse_other_tokenizer(section: ModelSection | None, samples: Samples) -> None:
-    """Refuse a pretrained model whose own tokenizer numbers its tokens otherwise."""
-    if section is None or section.name is None or section.tokenizer is not None:
+def _refuse_other_samples(section: ModelSection | None, samples: Samples) -> None:
+    """Refuse samples that were written for the other kind of model, or in other tokens."""
+    if section is None:
+        return
+    causal = dialect_of(section.name, section.config)["causal"]
+    if causal != samples.dialect.causal:
+        kinds = ("a causal model", "an encoder-decoder model")
+        asked, given = kinds if causal else reversed(kinds)
+        fix = f"tokenizer={section.name!r}" if section.name else f"causal={causal}"
+        raise RecinjectError(
+            f"fine_tune: this is {asked}, and these samples are for {given}",
+            hint=f"build them for it: build_samples(data, {fix})",
+        )
+    if section.name is None or section.tokenizer is not None:
         return
     theirs = given_tokenizer(section.name)
     known = samples.tokenizer.get_vocab()

@@ -308,3 +308,15 @@ def test_a_shipped_recipe_runs_on_a_frame_and_opens_again(log, tmp_path, tiny_re
     assert run.result.headline == made.result.headline
     with pytest.raises(ri.RecinjectError, match="its log was given from Python"):
         ri.run(folder / "recipe.yaml")
+
+
+def test_samples_for_the_other_kind_of_model_are_refused(samples, data):
+    gpt2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 1, "n_head": 1}
+    with pytest.raises(ri.RecinjectError, match="is a causal model") as told:
+        ri.fine_tune(gpt2, samples, **TRAINING)
+    assert "causal=True" in told.value.hint
+    causal = ri.build_samples(data, ["retrieval"], causal=True)
+    with pytest.raises(ri.RecinjectError, match="is an encoder-decoder model"):
+        ri.fine_tune(SHAPE, causal, **TRAINING)
+    found = ri.fine_tune(gpt2, causal, **TRAINING).recommend([data.catalog.titles[:1]], k=2)
+    assert found["item_id"].nunique() == 2
