@@ -34,7 +34,7 @@ def find_soft_labels(
     """
     factory = samples.factory
     data, view = factory.data, factory.data.split.view(Part.TRAIN)
-    names = [task.name for task in factory.tasks if factory.asker(task.name).is_open]
+    names = samples.open_tasks
     if not names:
         raise RecinjectError(
             "training.distil: no task asks for the next item by a token of its own",
@@ -45,8 +45,7 @@ def find_soft_labels(
         name: np.searchsorted(targets, _events(samples, name)).astype(np.int32) for name in names
     }
     items, scores = _expected(section, data, view, seed)
-    known = samples.tokenizer.get_vocab()
-    ids = np.array([known[text] for text in data.identifiers.texts], np.int32)
+    ids = np.array(samples.item_tokens, np.int32)
     shares = soft_shares(np.where(items < 0, -np.inf, scores), section.temperature)
     tokens = torch.from_numpy(ids[np.maximum(items, 0)])
     return SoftLabels(tokens, torch.from_numpy(shares), section.weight), places

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from recinject.models.adapters import Model
+    from recinject.training.trainer import ItemRanks
 
 
 def train(run: Run) -> None:
@@ -101,10 +102,18 @@ def fine_tune(
         rebuild=make,
         optimizer_settings=training.optimizer_settings,
         soft_labels=soft,
+        ranks=_ranks(samples, names) if recipe.model.head == "text" else None,
     )
     facts = {"trainable": trainable, "parameters": total}
     show = partial(sample_batches, trained, tokenizer, train_set, recipe.seed)
     return trained, facts | adaptation_of(trained).facts(names, show)
+
+
+def _ranks(samples: Samples, names: Sequence[str]) -> ItemRanks | None:
+    from recinject.training.trainer import ItemRanks
+
+    asking = [names.index(task) for task in samples.open_tasks if task in names]
+    return ItemRanks(samples.item_tokens, asking) if asking else None
 
 
 def rates(training: TrainingSection, sizes: Mapping[str, int]) -> dict[str, float]:

@@ -490,6 +490,19 @@ class Samples(Mapping[str, "DatasetDict"]):
         own, tasks = (self.tokenizer, self.dialect.causal, self.dialect.end), self.bound_tasks()
         return make_factory(self.data, tasks, self.settings, *own)
 
+    @property
+    def open_tasks(self) -> list[str]:
+        """The tasks that ask for the next item by a token of its own; none without the data."""
+        if self.data is None:
+            return []
+        return [task.name for task in self.factory.tasks if self.factory.asker(task.name).is_open]
+
+    @property
+    def item_tokens(self) -> list[int]:
+        """The number of each item's token, where an item is one."""
+        known = self.tokenizer.get_vocab()
+        return [known[text] for text in self.factory.data.identifiers.texts]
+
 
 def build_samples(factory: SampleFactory, folder: Path, forms: Forms, *, workers: int) -> Samples:
     """Write every sample of every task, the tokenizer beside them, and what made them.

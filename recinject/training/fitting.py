@@ -25,6 +25,7 @@ from recinject.training.arguments import count_in_steps, describe_device, traini
 from recinject.training.batches import make_collator
 from recinject.training.optimizers import bounding_class, choose_optimizer
 from recinject.training.trainer import (
+    ItemRanks,
     MarkComplete,
     SaveOnTermination,
     ShowProgress,
@@ -82,6 +83,7 @@ def fit(
     rebuild: Callable[[], Model] | None = None,
     optimizer_settings: Mapping[str, Any] | None = None,
     soft_labels: SoftLabels | None = None,
+    ranks: ItemRanks | None = None,
 ) -> Model:
     """Train a model, or resume from the newest whole checkpoint, to the same result.
 
@@ -102,6 +104,8 @@ def fit(
         task_names: what the numbers in the column ``task`` stand for.
         phases: see :func:`~recinject.training.batches.order_by_phase`; empty for one mixture.
         soft_labels: what a teacher expects at each ``place``, a column of the dataset.
+        ranks: chooses the best weights, if validation samples ask for items' own tokens; the
+            validation loss does otherwise.
         rebuild: makes the model anew, to bring the weights of sharded training together in.
 
     Returns:
@@ -111,7 +115,9 @@ def fit(
         RecinjectError: a setting is wrong, the device's memory or the disk is full, or the loss
             diverges; the last good checkpoint is left.
     """
-    settings = training_arguments(arguments, folder, seed, validates=validation_dataset is not None)
+    validates = validation_dataset is not None
+    measured = {"metric_for_best_model": ranks.name} if ranks is not None and validates else {}
+    settings = training_arguments({**measured, **arguments}, folder, seed, validates=validates)
     _complete(settings, arguments, model, optimizer)
     count_in_steps(settings, len(train_dataset), in_one_epoch=bool(phases))
     wrapped = wrap_tokenizer(tokenizer, without_wrapper(model).config)
@@ -129,6 +135,7 @@ def fit(
         phases=phases,
         task_names=task_names,
         soft_labels=soft_labels,
+        ranks=ranks,
     )
     return whole_model(_train(make, settings, folder, log_path), rebuild)
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +45,7 @@ from recinject.training.arguments import samples_a_step
 from recinject.training.batches import LengthBuckets, order_by_phase
 from recinject.training.optimizers import log_entries
 
+_IGNORED, _CUTOFF = -100, 10
 Measure: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -148,6 +149,44 @@ class BatchLoss:
         self._sums = None
         rows = zip(self._names, losses, tokens, strict=True)
         return {f"loss/{name}": loss / count for name, loss, count in rows if count}
+
+
+class ItemRanks:
+    """NDCG@10 of validation samples that ask for an item by a token of its own.
+
+    The item asked for is ranked among all others but those of its prompt. Cross-entropy begins to
+    rise while this still does, so it is what the best weights are chosen by.
+
+    Args:
+        tokens: those of the items, shape (items,).
+        tasks: the numbers of the tasks that ask so.
+    """
+
+    name = "ndcg@10"
+
+    def __init__(self, tokens: Sequence[int], tasks: Sequence[int]) -> None:
+        self._tokens, self._tasks = torch.as_tensor(tokens), torch.as_tensor(tasks)
+        self._sums = torch.zeros(2)  # of gains, and of samples
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor, inputs: Mapping[str, Any]) -> None:
+        """Account for a batch: the first label of a sample is what it asks for."""
+        prompts, device = inputs["input_ids"], logits.device
+        asking = torch.isin(inputs["task"], self._tasks.to(device))
+        first = (labels != _IGNORED).int().argmax(1, keepdim=True)
+        wanted = labels.gather(1, first)
+        scores = logits.take_along_dim(first[..., None], 1)[:, 0]
+        others = torch.zeros_like(scores, dtype=torch.bool)
+        others[:, self._tokens.to(device)] = True
+        others.scatter_(1, prompts, False)
+        ahead = ((scores > scores.gather(1, wanted)) & others).sum(1)[asking]
+        gains = 1 / torch.log2(ahead[ahead < _CUTOFF] + 2.0)
+        self._sums += torch.stack([gains.sum(), asking.sum()]).cpu()
+
+    def read_out(self, reduce: Callable[[torch.Tensor], torch.Tensor]) -> dict[str, float]:
+        """Return the mean since the last call, if a sample asked; ``reduce`` is as above."""
+        gains, samples = reduce(self._sums).tolist()
+        self._sums = torch.zeros(2)
+        return {self.name: gains / samples} if samples else {}
 
 
 MARKER = "complete.json"
@@ -355,9 +394,10 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         phases: Sequence[Phase] = (),
         task_names: Sequence[str] = (),
         soft_labels: SoftLabels | None = None,
+        ranks: ItemRanks | None = None,
         **settings: Any,
     ) -> None:
-        self._phases, self._task_names = phases, task_names
+        self._phases, self._task_names, self._ranks = phases, task_names, ranks
         model, smoothing = settings["model"], settings["args"].label_smoothing_factor
         by_token = partial(token_losses, smoothing=smoothing)
         measure = model.losses if isinstance(model, RatingModel) else by_token
@@ -384,14 +424,27 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
         """Return the loss; note whose samples it is of while training."""
-        tasks, step = inputs.pop("task", None), self.state.global_step
-        places = inputs.pop("place", None)
+        whole, step = dict(inputs), self.state.global_step
+        tasks, places = inputs.pop("task", None), inputs.pop("place", None)
         self._loss.tasks, self._loss.extra, self._loss.places = None, lambda: None, None
         if model.training:
             self._loss.places = places
             self._loss.tasks, self._loss.extra = tasks, partial(self._adaptation.extra_loss, step)
         with self._adaptation.answering(tasks):
-            return super().compute_loss(model, inputs, *given, **settings)
+            found = super().compute_loss(model, inputs, *given, **settings)
+        if self._ranks is not None and not model.training:
+            self._ranks.add(found[1]["logits"], whole["labels"], whole)
+        return found
+
+    def evaluation_loop(self, *given: Any, **settings: Any) -> Any:
+        """Measure the loss and, where items have tokens of their own, how well they are ranked."""
+        output = super().evaluation_loop(*given, **settings)
+        if self._ranks is not None and output.metrics is not None:
+            prefix = settings.get("metric_key_prefix", "eval")
+            reduce = partial(self.accelerator.reduce, reduction="sum")
+            found = self._ranks.read_out(lambda sums: reduce(sums.to(self.args.device)))
+            output.metrics.update({f"{prefix}_{name}": value for name, value in found.items()})
+        return output
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
