@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Tests that train models, run whole pipelines, or run what the pages and benchmarks say.
 LONG := pipeline methods training models recommenders test_docs.py test_benchmarks.py
 
-.PHONY: install demo quick test lint clean
+.PHONY: install demo quick test lint benchmarks clean
 
 # The stamp is younger than what it was installed from, or pip runs again.
 .venv/installed: pyproject.toml constraints.txt
@@ -32,6 +32,10 @@ quick: install
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules recinject tests
 	$(BIN)/python -m pytest -n 2 --nbmake notebooks
+
+# Every benchmark in its short form, one after another; figures in benchmarks/latest.json.
+benchmarks: install
+	$(BIN)/python benchmarks --quick
 
 clean:
 	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache

@@ -19,7 +19,7 @@ TOLD = [
     for page in PAGES
     for command in re.findall(r"^    .*?python (benchmarks/.*)$", page.read_text("utf-8"), re.M)
 ]
-ALONE = [[f"benchmarks/{path.name}"] for path in (ROOT / "benchmarks").glob("*.py")]
+ALONE = [[f"benchmarks/{path.name}"] for path in (ROOT / "benchmarks").glob("[a-z]*.py")]
 LONGEST = {words[0]: words[1:] for words in sorted([*ALONE, *TOLD], key=len)}
 
 
