@@ -225,11 +225,12 @@ class TrainingSection(OpenSection):
 
     ``mixture`` maps tasks to relative rates; without it the rate of a task is ``min(size, cap)``
     to the power of ``1 / temperature``. Rates count samples, and the loss tokens: a task weighs its
-    rate times the tokens of its completions. The weights with the best validation loss are kept
-    where each checkpoint is measured (``load_best_model_at_end``). ``curriculum`` is a list of
-    phases that divide the run's steps among them. ``optimizer`` is a registered optimizer, in place
-    of transformers' ``optim``; ``optimizer_settings`` are its arguments. ``distil`` adds soft
-    labels of a filter where items are tokens of their own.
+    rate times the tokens of its completions. Where each checkpoint is measured, the best weights
+    are kept (``load_best_model_at_end``): by NDCG@10 on validation where items are tokens of their
+    own, else by the validation loss. ``curriculum`` is a list of phases that divide the run's steps
+    among them. ``optimizer`` is a registered optimizer, in place of transformers' ``optim``;
+    ``optimizer_settings`` are its arguments. ``distil`` adds soft labels of a filter where items
+    are tokens of their own.
     """
 
     place = "training"
