@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 from recinject.cli import main
 from recinject.data.schema import Interactions
 from recinject.data.splitting import Split, leave_one_out
+from recinject.foundation.seals import seal_folder
+from recinject.foundation.storage import MANIFEST_NAME, RunManifest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -68,6 +71,17 @@ def splits() -> Callable[..., st.SearchStrategy[Split]]:
         return st.lists(history, min_size=1, max_size=5).map(_split_of)
 
     return strategy
+
+
+@pytest.fixture(scope="session")
+def reseal() -> Callable[[Path], None]:
+    """Let what a test changed in a stage's folder be what the stage wrote."""
+
+    def write(folder: Path) -> None:
+        sealed = seal_folder(folder, MANIFEST_NAME)
+        replace(RunManifest.read(folder), files=sealed).write(folder)
+
+    return write
 
 
 class Ended(NamedTuple):

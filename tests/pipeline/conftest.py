@@ -1,15 +1,11 @@
 import re
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-
-from recinject.foundation.seals import seal_folder
-from recinject.foundation.storage import MANIFEST_NAME, RunManifest
 
 
 class Finished(NamedTuple):
@@ -68,23 +64,11 @@ def assert_same_weights():
     return compare
 
 
-@pytest.fixture(name="reseal")
-def reseal_fixture():
-    """Give :func:`reseal`."""
-    return reseal
-
-
 @pytest.fixture
 def copied(finished, tmp_path):
     """A copy of the whole run, to be changed."""
     shutil.copytree(finished.folder, tmp_path / "tiny")
     return tmp_path / "tiny"
-
-
-def reseal(folder):
-    """Let what a test changed in a stage's folder be what the stage wrote."""
-    sealed = seal_folder(folder, MANIFEST_NAME)
-    replace(RunManifest.read(folder), files=sealed).write(folder)
 
 
 @pytest.fixture

@@ -105,13 +105,14 @@ def test_the_page_asks_for_the_token(started, browser, css, until):
 
 
 @pytest.fixture(scope="module")
-def explored(recinject, served_run, tmp_path_factory):
+def explored(reseal, served_run, tmp_path_factory):
     """The page as one file, over a shop one of whose titles is markup."""
     folder = tmp_path_factory.mktemp("explored") / "tiny"
     shutil.copytree(served_run.recipe.folder, folder)
     frame = pd.read_parquet(folder / "data" / "items.parquet")
     frame.loc[:, "title"] = [f"</script><img src=x onerror=alert(1)> {t}" for t in frame["title"]]
     frame.to_parquet(folder / "data" / "items.parquet", index=False)
+    reseal(folder / "data")
     import recinject as ri
 
     return write_page(ri.load(folder), people=12)
