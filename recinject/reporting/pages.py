@@ -47,7 +47,7 @@ def write_pages(
         (folder / "figures").mkdir(exist_ok=True)
     for key, figure in figures.items():
         to_png(figure, folder / "figures" / f"{key}.png")
-        figure.set_layout_engine("none")  # it is laid out now, and stays so in the page
+        figure.set_layout_engine(None)  # it is laid out now, and stays so in the page
     (folder / f"{name}.md").write_text(markdown, encoding="utf-8")
     page = folder / f"{name}.html"
     page.write_text(_page(name, title, markdown, figures), encoding="utf-8")
