@@ -54,7 +54,14 @@ def cut_off(folder, step=4):
             shutil.rmtree(path)
 
 
-@pytest.mark.parametrize("method", METHODS)
+# The others have their parts from these.
+_ALONE = ("experts", "low_rank", "lora", "together")
+
+
+@pytest.mark.parametrize(
+    "method",
+    [pytest.param(name, marks=[] if name in _ALONE else pytest.mark.slow) for name in METHODS],
+)
 def test_it_resumes_to_the_bit(start, assert_same_weights, method, tmp_path):
     settings = (*METHODS[method], "training.save_steps=4", "training.learning_rate=0.02")
     whole = start("train", "whole", *settings)
@@ -66,7 +73,14 @@ def test_it_resumes_to_the_bit(start, assert_same_weights, method, tmp_path):
     assert entries(cut) == entries(whole)
 
 
-@pytest.mark.parametrize("method", ["experts", "by_sequence", "together"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        "experts",
+        pytest.param("by_sequence", marks=pytest.mark.slow),
+        pytest.param("together", marks=pytest.mark.slow),
+    ],
+)
 def test_how_a_batch_is_cut_up_changes_nothing(start, method):
     settings = [word.replace("dropout: 0.1", "regulariser: 1") for word in METHODS[method]]
     settings += ["training.logging_steps=1", "training.save_strategy=no", *STILL]

@@ -299,6 +299,7 @@ def test_what_is_done_is_skipped_and_what_is_missing_is_made(
     assert ended.output.split("\n\n")[-3:-1] == output.split("\n\n")[-3:-1]
 
 
+@pytest.mark.slow
 def test_an_arms_recipe_is_a_run_to_go_on_with(recinject, ablated, tmp_path):
     folder, _ = ablated
     copied = tmp_path / "tiny"
@@ -340,6 +341,7 @@ def test_the_same_command_again_makes_nothing(studied, recinject, tiny_recipe):
     assert ended.code == 0 and not made(ended.output), ended.output
 
 
+@pytest.mark.slow
 def test_command_line_and_library_sweep_alike_with_and_without_a_model(
     recinject, tiny_recipe, tmp_path
 ):
