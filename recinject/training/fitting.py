@@ -119,6 +119,9 @@ def fit(
     measured = {"metric_for_best_model": ranks.name} if ranks is not None and validates else {}
     settings = training_arguments({**measured, **arguments}, folder, seed, validates=validates)
     _complete(settings, arguments, model, optimizer)
+    if soft_labels is not None and settings.label_smoothing_factor:
+        hint = "leave one of the two out: a teacher's labels are soft already"
+        raise RecinjectError("training: label_smoothing_factor beside distil", hint=hint)
     count_in_steps(settings, len(train_dataset), in_one_epoch=bool(phases))
     wrapped = wrap_tokenizer(tokenizer, without_wrapper(model).config)
     rate, decay = settings.learning_rate, settings.weight_decay

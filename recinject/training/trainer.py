@@ -75,18 +75,19 @@ class SoftLabels:
     def blended(
         self, losses: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, places: torch.Tensor
     ) -> torch.Tensor:
-        """Return losses, (n, tokens), in which labels of taught samples are weighed with soft ones.
+        """Return cross-entropies, (n, tokens), with the soft labels of taught samples weighed in.
 
         A sample's first label is that of its place, shape (n,), and each further one of the place
         after; a place below 0 is of a sample that nobody teaches.
         """
-        known = labels != -100
-        chosen = known & (places >= 0)[:, None]
-        rows = (places[:, None] + known.cumsum(1) - 1)[chosen].to(self.tokens.device)
+        known = labels != _IGNORED
+        taught = known & (places >= 0)[:, None]
+        rows = torch.where(taught, places[:, None] + known.cumsum(1) - 1, 0).to(self.tokens.device)
         tokens, shares = (each[rows].to(logits.device) for each in (self.tokens, self.shares))
-        own = logits[chosen].float()
-        soft = own.logsumexp(-1) - (own.gather(1, tokens.long()) * shares).sum(1)
-        return losses.masked_scatter(chosen, torch.lerp(losses[chosen], soft, self.weight))
+        # The sum over all tokens is in the losses already.
+        expected = (logits.gather(2, tokens.long()).float() * shares).sum(2)
+        came = logits.gather(2, labels.clamp(min=0)[..., None]).float()[..., 0]
+        return torch.where(taught, losses + self.weight * (came - expected), losses)
 
 
 class BatchLoss:
