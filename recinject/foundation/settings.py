@@ -14,6 +14,7 @@ from recinject.foundation.errors import RecinjectError, did_you_mean
 
 T = TypeVar("T")
 Positive = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 MOVED: dict[str, str] = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.settings import Positive, bind
+from recinject.foundation.settings import Factor, Positive, bind
 from recinject.identifiers.content import (
     FILES,
     TFIDF,
@@ -172,13 +172,14 @@ class WordStart(TokenStart):
 class ContentStart(TokenStart):
     """A row starts from what the item's text says, learnt from items with training events.
 
-    Vectors are reduced to the model's width and scaled to the length of its other rows.
+    Vectors are reduced to the model's width, and as long as its other rows times ``scale``.
 
     Args:
         source: ``tfidf``, whose vectors are an SVD of TF-IDF weights; or a sentence-transformers
             model.
         columns: whose words, see :func:`~recinject.identifiers.content.item_texts`.
         dimensions: the most numbers of a vector before it is reduced; the model's width if None.
+        scale: the longer rows are, the longer training keeps what they said.
     """
 
     def __init__(
@@ -187,12 +188,14 @@ class ContentStart(TokenStart):
         source: str = TFIDF,
         columns: list[str] | None = None,
         dimensions: Positive | None = None,
+        scale: Factor = 1.0,
     ) -> None:
         self.source, self.columns, self.dimensions = source, columns, dimensions
+        self.scale = scale
 
     def rows(self, table: Tensor, ids: Integers, seed: int) -> Vectors:
         """Embed the texts."""
-        return _scaled(self._directions(table.shape[1], seed), table, ids)
+        return self.scale * _scaled(self._directions(table.shape[1], seed), table, ids)
 
     def _directions(self, width: int, seed: int) -> Vectors:
         own = self.source, self.columns, self.dimensions
@@ -208,7 +211,7 @@ class CollaborativeStart(ContentStart):
 
     Args:
         shift: pairs of items count that are met this many times as often as by chance.
-        source: see :class:`ContentStart`; so are the next two.
+        source: see :class:`ContentStart`; so are the next three.
     """
 
     def __init__(
@@ -218,8 +221,9 @@ class CollaborativeStart(ContentStart):
         source: str = TFIDF,
         columns: list[str] | None = None,
         dimensions: Positive | None = None,
+        scale: Factor = 1.0,
     ) -> None:
-        super().__init__(source=source, columns=columns, dimensions=dimensions)
+        super().__init__(source=source, columns=columns, dimensions=dimensions, scale=scale)
         self.shift = shift
 
     def _directions(self, width: int, seed: int) -> Vectors:
