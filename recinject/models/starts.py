@@ -14,7 +14,7 @@ from scipy.sparse import csr_array
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from recinject.data.schema import Flags, Floats, Integers, Interactions
+from recinject.data.schema import Catalog, Flags, Floats, Integers, Interactions
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.settings import Factor, Positive, bind
 from recinject.identifiers.content import (
@@ -95,14 +95,10 @@ class TokenStart(Initialization):
         for name, table in load_file(folder / _ROWS).items():
             _tables(model)[name].copy_(table)
 
-    @property
-    def _training(self) -> Interactions:
-        return self.data.split.train
 
-    @property
-    def _known(self) -> Flags:
-        """The items that have training events, shape (items,)."""
-        return np.bincount(self._training.items, minlength=len(self.data.catalog)) > 0
+def _known(training: Interactions) -> Flags:
+    """Return which items have training events, shape (items,)."""
+    return np.bincount(training.items, minlength=training.n_items) > 0
 
 
 def _tables(model: Any) -> dict[str, Tensor]:
@@ -194,12 +190,16 @@ class ContentStart(TokenStart):
         self.scale = scale
 
     def rows(self, table: Tensor, ids: Integers, seed: int) -> Vectors:
-        """Embed the texts."""
-        return self.scale * _scaled(self._directions(table.shape[1], seed), table, ids)
+        """Give each row its item's direction."""
+        own = self.data.catalog, self.data.split.train, table.shape[1], seed
+        return self.scale * _scaled(self.directions(*own), table, ids)
 
-    def _directions(self, width: int, seed: int) -> Vectors:
+    def directions(
+        self, catalog: Catalog, training: Interactions, width: int, seed: int
+    ) -> Vectors:
+        """Return each item's unit vector, shape (items, width), or 0 where nothing is known."""
         own = self.source, self.columns, self.dimensions
-        return content_directions(self.data.catalog, width, seed, self._known, *own)
+        return content_directions(catalog, width, seed, _known(training), *own)
 
 
 @register("initialization", "collaborative")
@@ -226,15 +226,16 @@ class CollaborativeStart(ContentStart):
         super().__init__(source=source, columns=columns, dimensions=dimensions, scale=scale)
         self.shift = shift
 
-    def _directions(self, width: int, seed: int) -> Vectors:
-        known = self._known
-        found = unit_rows(
-            reduce_width(pair_vectors(self._training, width, self.shift, seed), width)
-        )
+    def directions(
+        self, catalog: Catalog, training: Interactions, width: int, seed: int
+    ) -> Vectors:
+        """Return each item's unit vector; where content tells nothing of a new item, 0."""
+        known, vectors = _known(training), pair_vectors(training, width, self.shift, seed)
+        found = unit_rows(reduce_width(vectors, width))
         if known.all():
             return found
         try:
-            content = super()._directions(width, seed)
+            content = ContentStart.directions(self, catalog, training, width, seed)
         except RecinjectError:
             return found  # without texts, new items stay random
         seen = content[known]
@@ -247,9 +248,13 @@ class CollaborativeStart(ContentStart):
 class BothStart(CollaborativeStart):
     """Half of a row starts from the item's content, the other half from who used it."""
 
-    def _directions(self, width: int, seed: int) -> Vectors:
-        content = ContentStart._directions(self, width - width // 2, seed)
-        return np.concatenate([content, super()._directions(width // 2, seed)], axis=1)
+    def directions(
+        self, catalog: Catalog, training: Interactions, width: int, seed: int
+    ) -> Vectors:
+        """Return each item's two halves, each a unit vector, shape (items, width)."""
+        half, own = width // 2, (catalog, training)
+        content = ContentStart.directions(self, *own, width - half, seed)
+        return np.concatenate([content, super().directions(*own, half, seed)], axis=1)
 
 
 @register("initialization", "vectors")
@@ -267,9 +272,8 @@ class VectorStart(TokenStart):
     def rows(self, table: Tensor, ids: Integers, seed: int) -> Vectors:
         """Read, reduce and scale the vectors."""
         vectors = read_embeddings(self.file, self.data.catalog.item_ids)
-        return _scaled(
-            unit_rows(reduce_width(vectors, table.shape[1], self._known, seed)), table, ids
-        )
+        known = _known(self.data.split.train)
+        return _scaled(unit_rows(reduce_width(vectors, table.shape[1], known, seed)), table, ids)
 
 
 def pair_vectors(training: Interactions, width: int, shift: float, seed: int) -> Vectors:

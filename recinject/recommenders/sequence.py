@@ -16,7 +16,6 @@ from torch.nn.functional import embedding, logsigmoid
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
-from recinject.identifiers.content import content_directions
 from recinject.recommenders.baselines import item_counts
 from recinject.recommenders.protocol import ItemScorer, Queries
 from recinject.training.networks import (
@@ -251,7 +250,7 @@ class _CrossEntropy(torch.autograd.Function):
         return for_states * gradients[0], for_weights * gradients[0], None
 
 
-_CUTOFF = 10
+_CUTOFF, _LEAST = 10, 1e-6
 
 
 @dataclass(eq=False)
@@ -274,9 +273,9 @@ class SelfAttention(ItemScorer):
         epochs: how often the training events are gone through at most.
         patience: after how many epochs without gain training ends.
         held_out: the fraction of users whose last training event chooses the epoch.
-        start: where the items' embeddings start: at ``random``, or from their ``content``, as the
-            language model's item tokens do, see
-            :func:`~recinject.identifiers.content.content_directions`.
+        start: where the items' embeddings start: ``random``, or as a language model's item tokens
+            do, such as ``content`` or ``{"content+collaborative": {"scale": 3}}``; see
+            :class:`~recinject.models.starts.ContentStart`.
         device: see :class:`~recinject.training.networks.FitSettings`.
     """
 
@@ -296,7 +295,7 @@ class SelfAttention(ItemScorer):
     epochs: PositiveInt = 30
     patience: PositiveInt = 10
     held_out: Fraction = 0.1
-    start: Literal["random", "content"] = "random"
+    start: str | dict[str, dict[str, Any]] = "random"
     device: Literal["cpu", "auto"] = "cpu"
 
     def __post_init__(self) -> None:
@@ -314,8 +313,8 @@ class SelfAttention(ItemScorer):
         longest = min(self.longest, most + int(self.kind.sees_ahead))
         with global_chance(int(self._chance(seed).integers(2**31))):
             module = self.kind(training.n_items, **sizes, longest=max(2, longest))
-        if self.start == "content":
-            self._start_from_content(module.items.weight, training, seed)
+        if self.start != "random":
+            self._start_items(module.items.weight, training, seed)
         users = range(training.n_users)
         windows = [window for user in users for window in module.windows(learned.items_of(user))]
         if windows:
@@ -329,17 +328,22 @@ class SelfAttention(ItemScorer):
         # In double precision a query's scores do not depend on which queries share its batch.
         self._module = module.cpu().double().eval() if windows else None
 
-    def _start_from_content(self, table: Tensor, training: Interactions, seed: int) -> None:
-        """Turn each item's row to where its text points, as long as the rows are on average."""
-        if self._sources is None:
-            hint = "fit it on a log with its items, as a run does, or set start=random"
-            raise RecinjectError(f"{self.name}: start=content needs the items' texts", hint=hint)
-        known = np.bincount(training.items, minlength=training.n_items) > 0
-        found = content_directions(self._sources.catalog, table.shape[1], seed, known)
+    def _start_items(self, table: Tensor, training: Interactions, seed: int) -> None:
+        """Turn items' rows to where knowledge points; their length is the mean one, scaled."""
+        from recinject.models.starts import ContentStart, token_start  # with it comes transformers
+
+        start = token_start(self.start)
+        if self._sources is None or not isinstance(start, ContentStart):
+            hint = "fit it on a log with its items, and start from content or collaborative"
+            raise RecinjectError(f"{self.name}: start={self.start} cannot be had here", hint=hint)
+        found = start.directions(self._sources.catalog, training, table.shape[1], seed)
         directions = torch.from_numpy(found)
+        directions /= directions.norm(dim=1, keepdim=True).clamp(min=_LEAST)
         told = directions.any(1)
         with torch.no_grad():
-            table[: training.n_items][told] = directions[told] * table.norm(dim=1).mean()
+            table[: training.n_items][told] = (
+                directions[told] * table.norm(dim=1).mean() * start.scale
+            )
 
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Let the transformer read each query's history."""
@@ -374,7 +378,7 @@ class ContentSASRec(SASRec):
 
     name: ClassVar[str] = "sasrec_content"
 
-    start: Literal["random", "content"] = "content"
+    start: str | dict[str, dict[str, Any]] = "content"
 
 
 @dataclass(eq=False)

@@ -197,5 +197,5 @@ def test_content_starts_items_where_their_texts_point(circle: Interactions) -> N
 
 
 def test_a_content_start_without_texts_is_refused(circle: Interactions) -> None:
-    with pytest.raises(RecinjectError, match="needs the items' texts"):
+    with pytest.raises(RecinjectError, match="start=content cannot be had here"):
         ContentSASRec(**QUICK).fit(circle, seed=1)
