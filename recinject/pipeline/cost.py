@@ -20,7 +20,7 @@ from recinject.pipeline.run import Run
 _OVERHEAD = 1.15
 _LARGEST_TIMED = 50_000_000  # parameters; a step of larger models takes too long to try
 # Training samples that cost as much as one test query of a kind, by trial on the simulated shop.
-_QUERY_SAMPLES = {"retrieval": 15.0, "ranking": 15.0, "rating": 1.0}
+_QUERY_SAMPLES = {"retrieval": 5.0, "ranking": 5.0, "rating": 1.0}
 _TOKENS_AN_ITEM, _TOKENS_OF_WORDS, _COMPLETION = 3, 12, 4
 _BYTES_AN_EVENT_READ, _EVENTS_A_SECOND, _SAMPLES_A_SECOND = 40, 200_000, 20_000
 _BYTES_A_SAMPLE, _STARTING = 250, 10.0

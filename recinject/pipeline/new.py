@@ -20,6 +20,7 @@ from recinject.data.guessing import Columns, first_override, guess_columns
 from recinject.data.readers import Places, read_log
 from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.progress import plain
 from recinject.foundation.storage import dump_yaml, load_yaml
 from recinject.pipeline.cost import Machine, Sizes, costs, duration, step_seconds
 from recinject.pipeline.prepare import reading_settings
@@ -35,7 +36,7 @@ _MENDED = {
     "counts-as-ratings": "data.columns.rating=",
     "continuous-ratings": "data.columns.rating=",
 }
-_BATCH, _EPOCHS, _FEWEST_STEPS, _MOST_STEPS, _MINUTES = 64, 8, 1000, 20_000, 20
+_BATCH, _EPOCHS, _FEWEST_STEPS, _MOST_STEPS, _MINUTES = 64, 14, 2000, 20_000, 20
 _LONGEST, _SHORTEST = 20, 5  # items of a history that a prompt shows
 _MOST_QUERIES, _MOST_DENSE_ITEMS = 2000, 20_000
 _WIDTHS, _WIDEST = {1000: 64, 20_000: 96}, 128  # of the model, by the most items of each
@@ -206,9 +207,9 @@ def _text(name: str, seen: _Seen, machine: Machine, steps: int, said: Sequence[s
     template = Path(__file__).with_name("new_recipe.yaml.jinja").read_text("utf-8")
     return environment.from_string(template).render(
         name=name,
-        said=said,
+        said=map(_line, said),
         data=[f"{line}{_reason(line, seen.why)}" for line in lines],
-        open=seen.open,
+        open=[(each.level, _line(each.fact), _line(each.fix)) for each in seen.open],
         k_core=seen.k_core,
         history=int(np.clip(np.quantile(seen.lengths, 0.8) - 1, _SHORTEST, _LONGEST)),
         rated=seen.is_rated,
@@ -230,11 +231,16 @@ def _text(name: str, seen: _Seen, machine: Machine, steps: int, said: Sequence[s
 def _reason(line: str, why: Mapping[str, str]) -> str:
     key = line.strip().partition(":")[0]
     found = [text for name, text in why.items() if name.rpartition(".")[2] == key]
-    return f"  # {found[0]}" if found else ""
+    return f"  # {_line(found[0])}" if found else ""
+
+
+def _line(text: str) -> str:
+    """Write a text in one line: what a log holds must not end a comment."""
+    return plain(" ".join(text.split()))
 
 
 def _steps(recipe: Recipe, seen: _Seen, step: float | None) -> int:
-    """Return how many steps show each target about eight times, within the minutes there are."""
+    """Return how many steps show each target about fourteen times, within the minutes there are."""
     _, _, events = seen.sizes
     mixture = recipe.training.mixture if recipe.training else {}
     share = mixture["retrieval"] / sum(mixture.values())

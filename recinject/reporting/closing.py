@@ -27,7 +27,7 @@ from recinject.reporting.wording import (
 )
 
 _BLEND = f"{LANGUAGE_MODEL}_blend"
-_STILL = 0.005  # of the validation loss, by which it fell in the last quarter of the training
+_STILL = 0.001  # of the validation loss, by which it fell in the last quarter of the training
 
 
 def closing(result: Result, run: str = "RUN") -> list[str]:
@@ -62,7 +62,7 @@ def closing(result: Result, run: str = "RUN") -> list[str]:
         return [*said, "Next: evaluate others beside it, so that the figure has a meaning."]
     best, place = rivals[0], order.index(own) + 1
     said = [_winner(best, place, len(order)), f"{name} against {best.rival}: {best.evidence}."]
-    return [*said, f"Next: {_next(result, best, run)}."]
+    return [*said, f"Next: {_next(result, rivals, run)}."]
 
 
 def _named(recommender: str) -> str:
@@ -86,9 +86,11 @@ def _winner(best: Standing, place: int, of: int) -> str:
     return f"{place_of}, but no test tells it from {_named(second)}{last}."
 
 
-def _next(result: Result, best: Standing, run: str) -> str:
+def _next(result: Result, rivals: Sequence[Standing], run: str) -> str:
     """Advise one thing: the first that applies."""
-    own, rival = best.own.recommender, best.other.recommender
+    best, own = rivals[0], rivals[0].own.recommender
+    names = [each.other.recommender for each in rivals]
+    single = next((name for name in names if "blend" not in name), names[0])
     if own not in result.language_models:
         return (
             f"'recinject recommend {run} --recommender {own}' asks the winner; a recipe with a "
@@ -102,15 +104,15 @@ def _next(result: Result, best: Standing, run: str) -> str:
     if best.gain < 0 and best.is_significant:
         for row in corrected(result.rows["comparisons"]):
             key = row.task, row.metric, row.recommender, row.reference
-            wanted = best.own.task, best.own.metric, _BLEND, rival
+            wanted = best.own.task, best.own.metric, _BLEND, names[0]
             if key == wanted and row.p_value < SIGNIFICANT and row.difference > 0:
                 return (
                     f"blend the two: the model with the best filters beats {best.rival} by "
                     f"{difference(row)}"
                 )
         return (
-            f"use {best.rival}, which is cheaper, too: 'recinject recommend {run} --recommender "
-            f"{rival}'; a pretrained model (model.name) is what could change the order"
+            f"use a filter, which is cheaper, too: 'recinject recommend {run} --recommender "
+            f"{single}'; a pretrained model (model.name) is what could change the order"
         )
     return "one seed proves little about a method: 'recinject sweep RECIPE --seeds 1,2,3'"
 
