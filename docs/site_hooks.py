@@ -45,6 +45,14 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
     return _LINK.sub(mend, markdown)
 
 
+def on_page_content(html: str, **_: Any) -> str:
+    """Show the roles of docstrings, such as ``:func:``, by the last name alone."""
+    return re.sub(r":(?:func|class|meth|data|attr):<code>~?(?:[\w.]+\.)?(\w+)</code>", _ROLE, html)
+
+
+_ROLE = r"<code>\1</code>"
+
+
 def notebook_page(path: Path) -> str:
     """Write a notebook's cells and outputs as Markdown."""
     cells = json.loads(path.read_text("utf-8"))["cells"]

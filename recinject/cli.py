@@ -71,7 +71,7 @@ def _run(recipe: str, overrides: list[str] | None) -> Any:
     return Run(load_recipe(recipe, overrides or []))
 
 
-def _do(module: str, verb: str, run: Any, no_wait: bool = False) -> None:
+def _do(module: str, verb: str, run: Any, no_wait: bool = False, tells_plan: bool = False) -> None:
     if module != "prepare":
         from recinject.pipeline.check import check_settings
 
@@ -80,6 +80,11 @@ def _do(module: str, verb: str, run: Any, no_wait: bool = False) -> None:
 
     work = getattr(import_module(f"recinject.pipeline.{module}"), verb)
     first = os.environ.get("RANK", "0") == "0"  # of several processes that fill it together
+    if tells_plan and first:
+        from recinject.pipeline.cost import plan, shown
+
+        for line in shown(plan(run), run.recipe.folder):
+            say(line)
     with only_writer(run, wait=not no_wait) if first else nullcontext():
         work(run)
 
@@ -92,12 +97,7 @@ def run(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False
     """
     started = _run(recipe, overrides)
     last = ("report", "report") if started.recipe.sweep is None else ("sweep", "make_sweep")
-    if started.recipe.sweep is None and os.environ.get("RANK", "0") == "0":
-        from recinject.pipeline.cost import plan, shown
-
-        for line in shown(plan(started), started.recipe.folder):
-            say(line)
-    _do(*last, started, no_wait)
+    _do(*last, started, no_wait, tells_plan=started.recipe.sweep is None)
 
 
 @app.command()
