@@ -41,6 +41,7 @@ _LONGEST, _SHORTEST = 20, 5  # items of a history that a prompt shows
 _MOST_QUERIES, _MOST_DENSE_ITEMS = 2000, 20_000
 _WIDTHS, _WIDEST = {1000: 64, 20_000: 96}, 128  # of the model, by the most items of each
 _MANY = 200_000  # events, above which samples are written by several processes
+_NEGATIVES, _FEWEST_NEGATIVES = 99, 9  # of a slate
 _STANDARD_ERRORS = 1.96  # that a difference must exceed
 
 
@@ -73,6 +74,7 @@ class _Seen:
     k_core: int
     sizes: tuple[int, int, int]  # users, items and events of the core
     lengths: NDArray[np.int64]  # events of each user of the core
+    untouched: int  # items that the user of most items has not used
 
     @property
     def is_rated(self) -> bool:
@@ -156,12 +158,12 @@ def _look(log: str | Path, settings: Mapping[str, Any]) -> _Seen:
         found = _read(data)
     left = [each for each in found.findings if each.level != "note" and each.name not in _MENDED]
     k_core, keep = _core(found)
-    users, items = (
-        np.bincount(own) for own in (found.interactions.users[keep], found.interactions.items[keep])
-    )
-    sizes = int(np.count_nonzero(users)), int(np.count_nonzero(items)), int(keep.sum())
-    own = *(found, data, why, guessed.attributes, left), k_core
-    return _Seen(*own, sizes, lengths=users[users > 0])
+    kept = found.interactions.users[keep], found.interactions.items[keep]
+    lengths, items = (np.bincount(own) for own in kept)
+    own = np.bincount(np.unique(np.stack(kept), axis=1)[0])
+    sizes = int(np.count_nonzero(lengths)), int(np.count_nonzero(items)), int(keep.sum())
+    about = *(found, data, why, guessed.attributes, left), k_core, sizes
+    return _Seen(*about, lengths[lengths > 0], untouched=sizes[1] - int(own.max()))
 
 
 def _mended(findings: Sequence[Finding]) -> Iterator[tuple[str, str]]:
@@ -212,11 +214,13 @@ def _text(name: str, seen: _Seen, machine: Machine, steps: int, said: Sequence[s
         open=[(each.level, _line(each.fact), _line(each.fix)) for each in seen.open],
         k_core=seen.k_core,
         history=int(np.clip(np.quantile(seen.lengths, 0.8) - 1, _SHORTEST, _LONGEST)),
+        negatives=min(_NEGATIVES, seen.untouched),
         rated=seen.is_rated,
         timed=seen.log.interactions.timestamps is not None,
         items=f"{items:,}",
         workers=machine.cores if events > _MANY else 1,
         width=width,
+        ranked=seen.untouched >= _FEWEST_NEGATIVES,
         batch=_BATCH,
         steps=steps,
         warmup=steps // 20,

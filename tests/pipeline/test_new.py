@@ -32,7 +32,7 @@ def news_of(events):
 
 def rated_of(events):
     """Ratings with the ages of their users in every row, and films that go by their titles."""
-    ages = events["user_id"].str[1:].astype(int) % 50 + 18
+    ages = events["user_id"].str[1:].astype(int) % 30 + 18
     own = {"userID": events["user_id"], "film": events["title"], "stars": events["rating"]}
     return pd.DataFrame({**own, "age": ages, "when": events["timestamp"].astype("int64")})
 
@@ -104,6 +104,13 @@ def test_names_from_a_log_cannot_write_into_the_recipe(events, tmp_path):
     made = ri.new_recipe(tmp_path / "log.csv", folder=tmp_path, columns={"user_id": evil})
     recipe = load_recipe(made.file)
     assert recipe.plugins == [] and recipe.data.columns["user_id"] == evil
+
+
+def test_who_used_everything_leaves_no_slates(events, tmp_path):
+    everything = events.drop_duplicates("item_id").assign(user_id="greedy")
+    pd.concat([events, everything]).to_csv(tmp_path / "log.csv", index=False)
+    recipe = load_recipe(ri.new_recipe(tmp_path / "log.csv", folder=tmp_path).file)
+    assert recipe.samples.tasks.keys() == {"masked_item_modelling", "retrieval", "rating"}
 
 
 def test_a_recipe_is_not_replaced(events, tmp_path):
