@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from recinject.foundation.storage import RunManifest
 from recinject.pipeline.recipe import RECIPE, Recipe
 from recinject.pipeline.run import Run
 
+STAGES = ("data", "identifiers", "samples", "model", "evaluation", "report")
 # What a step does beside its forward and backward pass: the optimizer, the batch, the log.
 _OVERHEAD = 1.15
 _LARGEST_TIMED = 50_000_000  # parameters; a step of larger models takes too long to try
@@ -61,9 +62,9 @@ def prompt_tokens(recipe: Recipe) -> int:
 
 
 def step_seconds(recipe: Recipe) -> float | None:
-    """Time one training step of a recipe's model here; None where it is too large to try.
+    """Time one training step of a recipe's model here.
 
-    A model by name is timed where it lies on this machine.
+    None where it is taken by name, which may be slow to load, or is too large to try.
     """
     import torch
 
@@ -72,29 +73,35 @@ def step_seconds(recipe: Recipe) -> float | None:
     from recinject.pipeline.prepare import given_tokenizer
     from recinject.samples.tokenizer import train_tokenizer
 
-    try:
-        tokenizer = given_tokenizer(recipe.model.tokenizer or recipe.model.name)
-        model = base_model(recipe, tokenizer or train_tokenizer([], recipe.model.vocab_size))
-    except RecinjectError:
+    if recipe.model.config is None:
         return None
-    if tokenizer is None:
-        model.resize_token_embeddings(recipe.model.vocab_size, mean_resizing=False)
+    tokenizer = given_tokenizer(recipe.model.tokenizer)
+    model = base_model(recipe, tokenizer or train_tokenizer([], recipe.model.vocab_size))
     if count_parameters(model)[1] > _LARGEST_TIMED:
         return None
     cpu = not torch.cuda.is_available() or _arguments(recipe).get("use_cpu")
-    model, size = model.to("cpu" if cpu else "cuda").train(), recipe.model.vocab_size
-    draws = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        if tokenizer is None:
+            model.resize_token_embeddings(recipe.model.vocab_size, mean_resizing=False)
+        return _OVERHEAD * _fastest_step(recipe, model.to("cpu" if cpu else "cuda").train())
+
+
+def _fastest_step(recipe: Recipe, model: Any) -> float:
+    import torch
+
     shape = _batch_size(recipe), prompt_tokens(recipe)
-    words = torch.randint(4, size, shape, generator=draws).to(model.device)
+    words = torch.randint(4, model.get_input_embeddings().num_embeddings, shape).to(model.device)
     labels = words[:, :_COMPLETION] if model.config.is_encoder_decoder else words
-    labels = labels.contiguous()
     times = []
     for _ in range(4):
-        started = time.perf_counter(), time.process_time()
-        model(input_ids=words, labels=labels).loss.backward()
-        # Of the processor's time the less: what other programs take now is not the run's.
-        times.append(min(time.perf_counter() - started[0], time.process_time() - started[1]))
-    return min(times) * _OVERHEAD
+        wall, own = time.perf_counter(), time.process_time()
+        model(input_ids=words, labels=labels.contiguous()).loss.backward()
+        if words.is_cuda:
+            torch.cuda.synchronize()
+        elapsed = time.perf_counter() - wall, time.process_time() - own
+        # On a CPU the less of both: what other programs take now is not the run's.
+        times.append(elapsed[0] if words.is_cuda else min(elapsed))
+    return min(times)
 
 
 def _arguments(recipe: Recipe) -> dict[str, Any]:
@@ -116,7 +123,7 @@ class Sizes:
     def of(cls, run: Run) -> Sizes | None:
         """Return what is known of a run's log: from its stage, its simulator or its file."""
         data = run.recipe.data
-        if (found := RunManifest.read(run.folder("data"))) is not None:
+        if (found := _finished(run, "data")) is not None:
             last = found.facts["cleaning"][-1]
             return cls(last["events"], last["users"])
         if run.log is not None:
@@ -198,16 +205,25 @@ def _evaluation(recipe: Recipe, users: int | None, step: float | None) -> float 
 def plan(run: Run) -> list[StageCost]:
     """Say what a run's stages are, which are done, and what the others will take."""
     stored = run.folder("") / RECIPE
-    same = stored.is_file() and stored.read_text("utf-8").startswith(run.resolved.text())
+    text = stored.read_text("utf-8", errors="replace") if stored.is_file() else ""
+    same = text.startswith(run.resolved.text())
+    there = {stage for stage in STAGES if _finished(run, stage)}
+    is_cheap = same and {"model", "evaluation"} <= there
+    step = None if is_cheap or not run.recipe.has_model else step_seconds(run.recipe)
     planned = []
-    for cost in costs(run.recipe, Sizes.of(run), step_seconds(run.recipe)):
-        found = RunManifest.read(run.folder(cost.stage))
-        if found is not None:
-            size = sum(each.stat().st_size for each in run.folder(cost.stage).rglob("*"))
+    for cost in costs(run.recipe, Sizes.of(run), step):
+        if cost.stage in there:
             state = "done" if same else "done before, made again where settings differ"
-            cost = StageCost(cost.stage, 0.0 if same else cost.seconds, size, state)
+            cost = replace(cost, state=state, seconds=0.0 if same else cost.seconds)
         planned.append(cost)
     return planned
+
+
+def _finished(run: Run, stage: str) -> RunManifest | None:
+    try:
+        return RunManifest.read(run.folder(stage))
+    except RecinjectError:  # damage, for which the stage is made again
+        return None
 
 
 def shown(planned: Sequence[StageCost], folder: Path) -> Iterator[str]:
@@ -231,10 +247,10 @@ def duration(seconds: float | None) -> str:
     """Write about how long something takes.
 
     >>> duration(20.0), duration(400.0), duration(None)
-    ('under a minute', 'about 7 minutes', 'not known before the log is read')
+    ('under a minute', 'about 7 minutes', 'not known yet')
     """
     if seconds is None:
-        return "not known before the log is read"
+        return "not known yet"
     if seconds < 60:
         return "under a minute"
     minutes = round(seconds / 60)

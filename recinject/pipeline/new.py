@@ -107,7 +107,7 @@ def new_recipe(
     Examples:
         >>> import tempfile
         >>> place = Path(tempfile.mkdtemp())
-        >>> rows = [f"u{n % 40},a{n * n % 30},{n}" for n in range(400)]
+        >>> rows = [f"u{n % 40},a{n * 7 % 30},{n}" for n in range(400)]
         >>> _ = (place / "log.csv").write_text("\\n".join(["who,article,day", *rows]))
         >>> made = new_recipe(place / "log.csv", folder=place, columns={"user_id": "who"})
         >>> made.file.name

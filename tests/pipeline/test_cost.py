@@ -4,12 +4,11 @@ import re
 from dataclasses import replace
 
 import pytest
+import torch
 
-from recinject.pipeline.cost import Machine, Sizes, costs, plan, shown, step_seconds
+from recinject.pipeline.cost import STAGES, Machine, Sizes, costs, plan, shown, step_seconds
 from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
-
-STAGES = ["data", "identifiers", "samples", "model", "evaluation", "report"]
 
 
 @pytest.fixture
@@ -42,7 +41,7 @@ def test_epochs_count_the_samples(tiny_recipe):
 
 def test_what_nobody_can_know_is_not_said(recipe):
     known = {cost.stage: cost.seconds for cost in costs(recipe, None, None)}
-    assert list(known) == STAGES
+    assert tuple(known) == STAGES
     assert known["data"] is known["model"] is known["evaluation"] is None
     lines = list(shown(costs(recipe, None, None), recipe.folder))
     assert "and what is not known yet" in lines[-1] and "free" in lines[-1]
@@ -51,9 +50,17 @@ def test_what_nobody_can_know_is_not_said(recipe):
 def test_a_step_of_the_model_is_timed(recipe):
     seconds = step_seconds(recipe)
     assert seconds is not None and seconds > 0
-    unknown = {"name": "no/such-model", "config": None}
-    assert step_seconds(recipe.model_copy(update={
-        "model": recipe.model.model_copy(update=unknown)})) is None  # fmt: skip
+
+
+def test_timing_a_step_leaves_chance_as_it_was(recipe):
+    before = torch.random.get_rng_state()
+    step_seconds(recipe)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_a_model_by_name_is_not_loaded_to_be_timed(recipe):
+    named = recipe.model.model_copy(update={"name": "no/such-model", "config": None})
+    assert step_seconds(recipe.model_copy(update={"model": named})) is None
 
 
 def test_without_a_model_no_training_is_planned(recipe):
