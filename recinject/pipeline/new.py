@@ -157,7 +157,7 @@ def _look(log: str | Path, settings: Mapping[str, Any]) -> _Seen:
             why[override.partition("=")[0].removeprefix("data.")] = fact.rstrip(".")
         found = _read(data)
     left = [each for each in found.findings if each.level != "note" and each.name not in _MENDED]
-    k_core, keep = _core(found)
+    k_core, keep = _core(found, [data["k_core"]] if "k_core" in data else range(5, 0, -1))
     kept = found.interactions.users[keep], found.interactions.items[keep]
     lengths, items = (np.bincount(own) for own in kept)
     own = np.bincount(np.unique(np.stack(kept), axis=1)[0])
@@ -185,13 +185,13 @@ def _read(data: Mapping[str, Any]) -> Log:
     return read_log(cast(Places, section.path), **reading_settings(section))
 
 
-def _core(log: Log) -> tuple[int, Any]:
-    """Return the largest k up to 5 whose k-core has half of the events, and that core."""
+def _core(log: Log, tried: Sequence[int]) -> tuple[int, Any]:
+    """Return the first k whose k-core has half of the events, else the last, and that core."""
     events = log.interactions
-    for k in range(5, 0, -1):
+    for k in tried:
         keep, _ = k_core_events(events, k)
         users = np.bincount(events.users[keep]) if keep.any() else np.zeros(1, int)
-        if users.max() >= 3 and (2 * keep.sum() >= len(events) or k <= 2):
+        if users.max() >= 3 and (2 * keep.sum() >= len(events) or k in (2, tried[-1])):
             return k, keep
     raise RecinjectError(
         f"{log.source}: no user has three events, so nothing can be learnt and tested",
@@ -203,7 +203,8 @@ def _text(name: str, seen: _Seen, machine: Machine, steps: int, said: Sequence[s
     """Write the recipe, each choice with its reason."""
     users, items, events = seen.sizes
     width = next((w for most, w in _WIDTHS.items() if items <= most), _WIDEST)
-    data = {key: value for key, value in seen.data.items() if key != "path" and value}
+    set_below = ("path", "k_core", "split")
+    data = {key: value for key, value in seen.data.items() if key not in set_below and value}
     lines = dump_yaml({"path": seen.data["path"], **data}).splitlines()
     environment = Environment(trim_blocks=True, lstrip_blocks=True, autoescape=False)
     template = Path(__file__).with_name("new_recipe.yaml.jinja").read_text("utf-8")
@@ -213,6 +214,7 @@ def _text(name: str, seen: _Seen, machine: Machine, steps: int, said: Sequence[s
         data=[f"{line}{_reason(line, seen.why)}" for line in lines],
         open=[(each.level, _line(each.fact), _line(each.fix)) for each in seen.open],
         k_core=seen.k_core,
+        split=seen.data.get("split", "leave_one_out"),
         history=int(np.clip(np.quantile(seen.lengths, 0.8) - 1, _SHORTEST, _LONGEST)),
         negatives=min(_NEGATIVES, seen.untouched),
         rated=seen.is_rated,
@@ -233,6 +235,8 @@ def _text(name: str, seen: _Seen, machine: Machine, steps: int, said: Sequence[s
 
 
 def _reason(line: str, why: Mapping[str, str]) -> str:
+    if {"'", '"'} & set(line):  # a text that may go on in the next line
+        return ""
     key = line.strip().partition(":")[0]
     found = [text for name, text in why.items() if name.rpartition(".")[2] == key]
     return f"  # {_line(found[0])}" if found else ""

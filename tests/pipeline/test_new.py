@@ -82,10 +82,11 @@ def test_it_runs(written, recinject):
 
 def test_settings_that_are_known_stay(events, tmp_path):
     shop_of(events).to_csv(tmp_path / "log.csv", index=False)
-    columns = {"title": "", "item_id": "Titel"}
-    made = ri.new_recipe(tmp_path / "log.csv", name="mine", folder=tmp_path, columns=columns)
+    known = {"columns": {"title": "", "item_id": "Titel"}, "k_core": 3, "split": "global_time"}
+    made = ri.new_recipe(tmp_path / "log.csv", name="mine", folder=tmp_path, **known)
     assert made.file == tmp_path / "mine.yaml"
-    assert load_recipe(made.file).data.columns["item_id"] == "Titel"
+    data = load_recipe(made.file).data
+    assert (data.columns["item_id"], data.k_core, data.split) == ("Titel", 3, "global_time")
 
 
 def test_a_finding_is_mended_where_no_event_is_lost_and_else_told(events, tmp_path):
@@ -99,10 +100,9 @@ def test_a_finding_is_mended_where_no_event_is_lost_and_else_told(events, tmp_pa
 
 
 def test_names_from_a_log_cannot_write_into_the_recipe(events, tmp_path):
-    evil = "who\nplugins: [evil.py]\n#"
+    evil = "customer\nplugins: [evil.py]\n#"
     events.rename(columns={"user_id": evil}).to_csv(tmp_path / "log.csv", index=False)
-    made = ri.new_recipe(tmp_path / "log.csv", folder=tmp_path, columns={"user_id": evil})
-    recipe = load_recipe(made.file)
+    recipe = load_recipe(ri.new_recipe(tmp_path / "log.csv", folder=tmp_path).file)
     assert recipe.plugins == [] and recipe.data.columns["user_id"] == evil
 
 
