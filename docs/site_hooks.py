@@ -73,5 +73,6 @@ def _shown(data: dict[str, Any]) -> str:
         return f'<img alt="The figure that the cell draws" src="data:image/png;base64,{picture}">'
     if "text/html" in data:
         html = re.sub(r"<style.*?</style>", "", "".join(data["text/html"]), flags=re.S)
-        return re.sub(r"\n\s*", "", html)
+        # The theme styles plain tables, and lets wide ones scroll.
+        return re.sub(r"\n\s*", "", html).replace('<table border="1" class="dataframe">', "<table>")
     return f"```text\n{''.join(data['text/plain'])}\n```"
