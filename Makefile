@@ -5,12 +5,12 @@ BIN := .venv/bin
 # Tests that train models, run whole pipelines, or run what the pages and benchmarks say.
 LONG := pipeline methods training models recommenders test_docs.py test_benchmarks.py
 
-.PHONY: install demo quick test lint benchmarks clean
+.PHONY: install demo quick test lint benchmarks docs package wheel-check clean
 
 # The stamp is younger than what it was installed from, or pip runs again.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[cf,serve,notebooks,dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[cf,serve,notebooks,docs,dev]' --constraint constraints.txt
 	touch $@
 
 install: .venv/installed
@@ -37,5 +37,21 @@ test: lint
 benchmarks: install
 	$(BIN)/python benchmarks --quick
 
+# Every warning is an error: a dead link, a heading that is not there, a page that is not in the menu.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "Open $(CURDIR)/site/index.html in a browser."
+
+package: install
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+
+# The wheel alone, in an empty environment: make wheel-check EXTRA='[cf]'
+wheel-check:
+	rm -rf build/wheel && $(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip install --quiet --constraint constraints.txt "$$(ls $(CURDIR)/dist/*.whl)$(EXTRA)"
+	cd build && wheel/bin/recinject doctor && wheel/bin/recinject run quickstart name=wheel training.max_steps=20 \
+		training.warmup_steps=0 evaluation.limit=50 'evaluation.baselines=[popularity, ease, item_mean]'
+
 clean:
-	rm -rf .venv runs .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv runs dist build site .pytest_cache .mypy_cache .ruff_cache

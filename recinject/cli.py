@@ -27,13 +27,13 @@ from recinject.foundation.storage import shipped_folder
 app = typer.Typer(
     no_args_is_help=True,
     invoke_without_command=True,
-    add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Inject recommendation knowledge into language models, and compare them honestly with "
     "collaborative filtering.\n\n"
-    "First steps: `recinject run quickstart`, then open `runs/quickstart/report/report.html`.",
+    "First steps: `recinject run quickstart`, then open `runs/quickstart/report/report.html`; "
+    "`recinject new log.csv` writes a recipe for your own log.",
 )
 _INTERRUPTED = 130  # what typer makes of Ctrl-C
 _FAULT, _FRAMES = 70, 3
@@ -71,7 +71,7 @@ def _run(recipe: str, overrides: list[str] | None) -> Any:
     return Run(load_recipe(recipe, overrides or []))
 
 
-def _do(module: str, verb: str, run: Any, no_wait: bool = False) -> None:
+def _do(module: str, verb: str, run: Any, no_wait: bool = False, tells_plan: bool = False) -> None:
     if module != "prepare":
         from recinject.pipeline.check import check_settings
 
@@ -80,6 +80,11 @@ def _do(module: str, verb: str, run: Any, no_wait: bool = False) -> None:
 
     work = getattr(import_module(f"recinject.pipeline.{module}"), verb)
     first = os.environ.get("RANK", "0") == "0"  # of several processes that fill it together
+    if tells_plan and first:
+        from recinject.pipeline.cost import plan, shown
+
+        for line in shown(plan(run), run.recipe.folder):
+            say(line)
     with only_writer(run, wait=not no_wait) if first else nullcontext():
         work(run)
 
@@ -92,7 +97,56 @@ def run(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False
     """
     started = _run(recipe, overrides)
     last = ("report", "report") if started.recipe.sweep is None else ("sweep", "make_sweep")
-    _do(*last, started, no_wait)
+    _do(*last, started, no_wait, tells_plan=started.recipe.sweep is None)
+
+
+@app.command()
+def new(
+    log: Annotated[str, typer.Argument(metavar="LOG", help="A log's file or folder")],
+    overrides: Overrides = None,
+    name: Annotated[str | None, typer.Option(help="Of the recipe and its run")] = None,
+) -> None:
+    """Look at a log and write a commented recipe for it, with sizes that fit this machine.
+
+    Example: `recinject new log.csv`, then `recinject run log.yaml`
+    """
+    from recinject.pipeline.new import new_recipe
+    from recinject.pipeline.recipe import lay_over
+
+    given: dict[str, Any] = {}
+    lay_over(given, overrides or [])
+    if strange := given.keys() - {"data"}:
+        hint = "settings of reading go here, such as data.items=items.csv; the others into the file"
+        raise RecinjectError(f"new: {min(strange)} is not of the section data", hint=hint)
+    made = new_recipe(log, name=name, **given.get("data", {}))
+    typer.echo(made)
+    say(f"{made.file}: read it, then recinject run {made.file}")
+
+
+@app.command()
+def compare(
+    first: RunName,
+    second: RunName,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="A .csv file for all metrics")
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Set two finished runs side by side: settings that differ, metrics with paired tests.
+
+    Example: `recinject compare quickstart longer`
+    """
+    from rich.console import Console
+
+    from recinject.pipeline.compare import compare as compare_runs
+    from recinject.pipeline.compare import tables
+    from recinject.pipeline.run import Run
+
+    found = compare_runs(*(Run.open(name, trust_code=trust) for name in (first, second)))
+    for table in tables(found):
+        Console().print(table)
+    if output is not None:
+        found.metrics.to_csv(output, index=False)
 
 
 @app.command()

@@ -10,7 +10,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 VERBS = (
     *("run", "sweep", "prepare", "build", "train", "evaluate", "report"),
-    *("recommend", "serve", "export"),
+    *("recommend", "serve", "export", "new", "compare"),
     *("push", "preview", "identifiers", "check", "ls", "show", "cp", "doctor"),
 )
 LOG = "user,item,rating,timestamp\nu1,i1,5,100\nu1,i2,4,200\nu2,i1,3,300\n"
@@ -109,7 +109,10 @@ def test_bad_input_gets_one_clear_error_and_leaves_nothing_behind(case, folder, 
     before = listing(folder)
     ended = recinject("run", "tiny.yaml", *overrides)
     assert ended.code == 2
-    lines = ended.output.removeprefix("data: starting\n").rstrip("\n").split("\n")
+    before_it, _, said = ended.output.partition("error: ")
+    told = before_it.removesuffix("data: starting\n").splitlines()
+    assert all(line.startswith(("plan of ", "  ")) for line in told)
+    lines = f"error: {said}".rstrip("\n").split("\n")
     assert lines[0].startswith("error: ") and fact in lines[0]
     assert lines[1].startswith("  fix: ") and fix in lines[1]
     assert len(lines) == 2

@@ -1,18 +1,25 @@
 """The README and docs/ are true: links lead somewhere, examples and commands run."""
 
 import json
+import os
 import pkgutil
 import re
 import shlex
+import subprocess
+import sys
+from contextlib import chdir
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
+import recinject
 from recinject import registry
 from recinject.data.simulator import simulate_shop
 from recinject.models.building import build_model, wrap_tokenizer
+from recinject.pipeline.new import new_recipe
 from recinject.pipeline.recipe import load_recipe
 from recinject.samples.tokenizer import train_tokenizer
 
@@ -39,6 +46,8 @@ EXAMPLES = [
     for page, text in PAGES.items()
     for code in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
 ]
+# Pages that explain words, and need no command.
+WORDS_ALONE = {f"docs/{name}.md" for name in ("api", "citing", "decisions", "glossary")}
 # What the docs say for the reader's own log, model and titles, and what stands for it here.
 LOGS = ("FOLDER", "amazon-2014-toys", "ml-100k", "ml-1m")
 MODELS = ("google/flan-t5-base", "model.gguf", "FOLDER")
@@ -50,9 +59,55 @@ LESS_TRAINING = [
 ]
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES.keys() - WORDS_ALONE)
 def test_a_page_has_commands(page):
     assert COMMANDS[page]
+
+
+def test_the_readme_is_short():
+    assert len(PAGES["README.md"].splitlines()) <= 150
+
+
+def test_every_public_name_stands_in_the_api():
+    shown = re.findall(r"^::: ([\w.]+)$", PAGES["docs/api.md"], re.MULTILINE)
+    assert sorted(shown) == sorted(f"{home}.{name}" for name, home in recinject._HOMES.items())
+
+
+MESSAGES = re.findall(r"^\| `([^`]+)` \|", PAGES["docs/troubleshooting.md"], re.MULTILINE)
+
+
+def test_troubles_are_those_that_people_meet():
+    """Each message is there in the code, though a string may go on in the next line."""
+    files = (ROOT / "recinject").rglob("*.py")
+    code = "".join(re.sub(r'"\s*\n\s*f?"', "", file.read_text("utf-8")) for file in files)
+    assert len(MESSAGES) >= 20 and not [text for text in MESSAGES if text not in code]
+
+
+def test_the_citation_names_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    assert citation["version"] == recinject.__version__
+    assert f"version = {{{recinject.__version__}}}" in PAGES["docs/citing.md"]
+
+
+WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text("utf-8")
+
+
+@pytest.mark.parametrize("target", re.findall(r"run: make ([\w-]+)", WORKFLOW))
+def test_a_hosted_run_calls_a_target_of_make(target):
+    assert f"\n{target}:" in (ROOT / "Makefile").read_text("utf-8")
+
+
+@pytest.mark.slow
+def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
+    mkdocs = Path(sys.executable).with_name("mkdocs")
+    if not mkdocs.exists():
+        pytest.skip("the extra docs is not installed")
+    words = [mkdocs, "build", "--strict", "--quiet", "--site-dir", tmp_path]
+    subprocess.run(words, cwd=ROOT, check=True, env=os.environ | {"NO_MKDOCS_2_WARNING": "1"})
+    for page in tmp_path.rglob("*.html"):
+        assert not re.search(
+            r'src="https?:|rel="stylesheet" href="https?:', page.read_text("utf-8")
+        )
 
 
 @pytest.mark.parametrize(("page", "link"), LINKS)
@@ -87,6 +142,8 @@ def place(tmp_path_factory):
     log_csv.to_csv(folder / "log.csv", index=False)
     odd = {"user_id": "customer", "item_id": "sku"}
     log_csv.rename(columns=odd).to_csv(folder / "odd.csv", index=False)
+    with chdir(folder):
+        new_recipe("log.csv")
     (folder / "shop").mkdir()
     frame.to_csv(folder / "shop" / "interactions.csv", index=False)
     items.to_csv(folder / "shop" / "items.csv", index=False)
@@ -170,8 +227,10 @@ def test_a_command_of_recinject_runs(command, place, recinject, monkeypatch):
         assert all(Path(word).is_file() for word in command if word.endswith(".yaml"))
         command = command[command.index("-m") + 1 :]
     verb, *words = command[1:]
-    if verb == "serve":  # it would not end; tests/serving start it
-        pytest.skip("a service")
+    if verb in ("serve", "compare"):  # tests/serving and tests/pipeline do it
+        pytest.skip("a service would not end, and a comparison needs two whole runs")
+    if verb == "new":
+        Path("log.yaml").unlink()
     if verb == "simulate":
         succeed("train", "quickstart", *small("quickstart", []))
         words += ["users=20"]

@@ -31,6 +31,19 @@ def test_what_is_missing_is_said_with_its_mending(name, monkeypatch):
     assert line.startswith(f"{name} missing: ") and "install" in line
 
 
+@pytest.mark.parametrize("name", ["pandas", "gguf", "pydantic"])
+def test_a_wrong_version_is_said_with_its_mending(name, monkeypatch):
+    version = importlib.metadata.version
+    old = lambda asked: "0.0.1" if asked == name else version(asked)  # noqa: E731
+    monkeypatch.setattr(importlib.metadata, "version", old)
+    (line,) = [line for line in examine() if line.startswith(name)]
+    assert line.startswith(f"{name} 0.0.1 is not >=") and f"pip install '{name}>=" in line
+
+
+def test_nothing_is_said_of_what_is_right():
+    assert not [line for line in examine() if " is not " in line]
+
+
 @pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "32-bit floats")])
 def test_every_device_is_named_with_its_precision(bf16, precision, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -78,7 +78,9 @@ def setting(key: str, value: object) -> str:
 _MANY_EVENTS, _SAMPLE = 2_000_000, 20_000  # above, a share of the users or rows is looked at
 _SHOWN, _FEW_VALUES = 5, 20
 _MISSING = r"(<?\(?#?(na|n/a|nan|null|none|nil|undefined|unknown|anonymous)\)?>?|\\n|-+|\?|-1)"
-_TIMELY = re.compile(r"time|date|stamp|\bts|ts\b|_at\b|when|created|posted")
+_TIMELY = re.compile(
+    r"time|date|stamp|\bts|ts\b|_at\b|when|created|posted|datum|fecha|day|clicked|viewed|played"
+)
 _COUNTS = re.compile(r"count|play|quantity|qty|amount|weight|hours|freq|times|listen|click|views")
 _KINDS = re.compile(r"event|action|behaviou?r|interaction|activity|type|kind|feedback")
 _VERBS = "(view|click|buy|(add.?to)?cart|purchase|pv|fav|like|play|transaction|order|share)s?"
@@ -351,9 +353,11 @@ def _columns(eye: _Eye) -> Iterator[Finding]:
 def _holds_dates(eye: _Eye, name: str) -> bool:
     """Whether nearly all values of a column are dates, or numbers of a time by its name."""
     tests = ["TRY_CAST(v AS TIMESTAMP) IS NOT NULL", f"try_strptime(v, {_DATES}) IS NOT NULL"]
-    if _TIMELY.search(name.lower()):
-        tests += [f"TRY_CAST(v AS DOUBLE) BETWEEN 5e{n} AND 25e{n}" for n in (8, 11, 14, 17)]
-        tests += ["try_strptime(v, '%Y%m%d') > '1970-01-01'"]
+    is_timely = _TIMELY.search(name.lower())
+    # Numbers of seconds may as well be ids; those of milliseconds and less hardly are.
+    powers = (8, 11, 14, 17) if is_timely else (11, 14, 17)
+    tests += [f"TRY_CAST(v AS DOUBLE) BETWEEN 5e{n} AND 25e{n}" for n in powers]
+    tests += ["try_strptime(v, '%Y%m%d') > '1970-01-01'"] if is_timely else []
     good, known = eye.rows(f"""SELECT count(*) FILTER ({" OR ".join(tests)}), count(v)
         FROM (SELECT {_name(name)} AS v FROM few)""")[0]
     return bool(known) and good >= 0.95 * known

@@ -14,20 +14,21 @@ from recinject.foundation.storage import MANIFEST_NAME, RunManifest
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.facts import result_of
 from recinject.pipeline.run import Facts, Run, is_first_process
+from recinject.reporting.closing import closing
 from recinject.reporting.report import model_card
 
 _CARD = "README.md"
 
 
 def report(run: Run) -> None:
-    """Make the folder ``report``, and before it what it needs; then say the headline."""
+    """Make the folder ``report``, and before it what it needs; then say who won, and what next."""
     evaluate(run)
     if not is_first_process():
         return
     settings = {**run.recipe.report.model_dump(), "command": run.command}
     stage = run.stage("report", settings, run.fingerprints("evaluation"))
     stage.run_here(lambda folder: _report(run, folder))
-    say(f"\n{result_of(run).headline}\n")
+    say("\n" + "\n".join(closing(result_of(run), run.recipe.name)) + "\n")
     say(f"Report: {stage.folder / 'report.html'}")
 
 

@@ -16,10 +16,13 @@ def test_the_report_is_there_in_both_forms(finished):
     assert not re.search(r'(src|href)="https?:', page), "it must open offline"
 
 
-def test_the_headline_that_is_said_is_the_one_that_is_written(finished):
-    (said,) = re.findall(r"^The language model .*$", finished.output, re.MULTILINE)
+def test_three_sentences_end_a_run(finished):
+    *_, blank, won, much, after, also_blank, report = finished.output.splitlines()
+    assert not blank and not also_blank and report.startswith("Report: ")
+    assert " on retrieval" in won and after.startswith("Next: ")
+    figures = re.findall(r"HR@10 (0\.\d+ \[[\d., ]+\])", much)
     text = (finished.folder / "report" / "report.md").read_text("utf-8")
-    assert said in " ".join(text.split())
+    assert figures and all(figure in " ".join(text.split()) for figure in figures)
 
 
 def test_the_models_card_speaks_of_its_results(finished):
