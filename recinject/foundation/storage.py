@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, StoppedError
 from recinject.foundation.seals import Seal, find_damage, seal_file, sync_folder
 
 MANIFEST_NAME, _SEAL = "manifest.json", "seal"
@@ -57,7 +57,7 @@ def atomic_folder(path: Path, key: str | None = None) -> Iterator[Path]:
             shutil.rmtree(path)
         temporary.rename(path)
         sync_folder(path.parent)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError):
         keep = key is not None
         raise
     finally:
