@@ -43,12 +43,12 @@ def test_a_full_memory_is_said():
 
 
 def test_a_damaged_file_is_named(tmp_path):
-    pq.write_table(pa.table({"user_id": ["u"]}), tmp_path / "users.parquet")
-    content = (tmp_path / "users.parquet").read_bytes()
+    pq.write_table(pa.table({"user_id": ["u"]}), tmp_path / "user_attributes.parquet")
+    content = (tmp_path / "user_attributes.parquet").read_bytes()
     for damage in (content[:-9], b"", content[:4] + b"x" * len(content)):
-        (tmp_path / "users.parquet").write_bytes(damage)
+        (tmp_path / "user_attributes.parquet").write_bytes(damage)
         known = explain(caught(load_users, tmp_path))
-        assert "users.parquet: is cut off or damaged" in known.message
+        assert "user_attributes.parquet: is cut off or damaged" in known.message
         assert "recinject verify" in known.hint
     (tmp_path / "t").mkdir()
     name = "train-00000-of-00001"
