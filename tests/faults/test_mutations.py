@@ -21,46 +21,11 @@ evaluation: {baselines: [popularity, {ease: {regularization: 10.0}}], resamples:
 """  # noqa: E501
 HOSTILE = (
     *("-1", "0", ".nan", ".inf", "-.inf", "1e400", str(2**63), "9" * 6000, "null", "true", "''"),
-    *(
-        "[]",
-        "{}",
-        "[" * 3000,
-        "{a: " * 3000,
-        "&a [*a]",
-        "&a {b: *a}",
-        "*nobody",
-        "!!python/name:os",
-    ),
-    *(
-        "!!python/object/apply:os.system ['touch evil']",
-        "!!binary '='",
-        "2024-01-01",
-        "0x10",
-        "1_0",
-    ),
-    *(
-        "\x1b[2J",
-        "'\\0'",
-        '"\\0"',
-        '"\\x1b[31m"',
-        "\u202e",
-        "\ud7ff",
-        "../../evil",
-        "/evil",
-        "~/evil",
-    ),
-    *(
-        "x" * 300,
-        "{{ 'x' * 1000000000 }}",
-        '"{% for a in b %}"',
-        "%",
-        "@",
-        "`",
-        "- -",
-        "? :",
-        "|",
-        ">",
-    ),
+    *("[]", "{}", "[" * 3000, "{a: " * 3000, "&a [*a]", "&a {b: *a}", "*nobody"),
+    *("!!python/object/apply:os.system ['touch evil']", "!!python/name:os", "!!binary '='"),
+    *("2024-01-01", "0x10", "1_0", "../../evil", "/evil", "~/evil", "x" * 300),
+    *("\x1b[2J", "'\\0'", '"\\0"', '"\\x1b[31m"', "\u202e", "\ud7ff"),
+    *("{{ 'x' * 1000000000 }}", '"{% for a in b %}"', "%", "@", "`", "- -", "? :", "|", ">"),
 )
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e]")
 

@@ -23,7 +23,7 @@ from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
 with only_writer(Run(load_recipe("quickstart", {"runs": sys.argv[1]}))):
     print("held", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
