@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 import recinject
 from recinject.foundation.boundary import explain
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.progress import echo, plain, say
+from recinject.foundation.progress import cell, echo, say
 from recinject.foundation.storage import shipped_folder
 
 app = typer.Typer(
@@ -319,9 +318,8 @@ def _print_list(items: list[dict[str, Any]]) -> None:
     table = Table("", "title", "item id", "score", *explained)
     # Ids and titles keep what the log held, and a terminal would obey some of it.
     for item in items:
-        names = (escape(plain(item[key]).replace("\n", " ")) for key in ("title", "item_id"))
-        texts = [*names, f"{item['score']:.2f}"]
-        why = [f"{escape(own['text'])} {own['value']:.2g}" for own in item.get("why", ())]
+        texts = [cell(item["title"]), cell(item["item_id"]), f"{item['score']:.2f}"]
+        why = [f"{cell(own['text'])} {own['value']:.2g}" for own in item.get("why", ())]
         table.add_row(str(item["rank"]), *texts, *(["  ".join(why)] if explained else []))
     Console().print(table)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import ClassVar, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -46,6 +47,15 @@ def plain(text: str) -> str:
     'a title\\\\u001b[2J'
     """
     return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def cell(text: str) -> str:
+    """Write a text for rich's tables and trees: one line, neither obeyed nor taken for markup.
+
+    >>> cell("a [bold]\\ntitle\\x1b")
+    'a \\\\[bold] title\\\\u001b'
+    """
+    return escape(plain(text).replace("\n", " "))
 
 
 class Bar:
