@@ -7,6 +7,7 @@ import json
 import shlex
 import sys
 import tempfile
+import time
 import traceback
 import warnings
 from dataclasses import asdict
@@ -461,13 +462,18 @@ def _reading(overrides: list[str]) -> dict[str, Any]:
 def verify(name: RunName) -> None:
     """Read every file of a run whole, and compare it with what was written; 1 where one differs.
 
+    How long that takes is about what sealing the files cost the run.
+
     Example: `recinject verify quickstart`
     """
-    from recinject.pipeline.run import find_run, find_whole_damage
+    from recinject.pipeline.run import find_run, find_whole_damage, seconds_of
 
-    damage = list(find_whole_damage(find_run(name)))
+    folder, began = find_run(name), time.perf_counter()
+    damage = list(find_whole_damage(folder))
+    spent, whole = time.perf_counter() - began, seconds_of(folder)
     for line in damage or ["every file is as it was written"]:
         say(line)
+    say(f"read in {spent:.2f} s, {spent / whole:.1%} of the {whole:,.1f} s that they took to make")
     raise typer.Exit(bool(damage))
 
 
