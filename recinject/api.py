@@ -29,6 +29,7 @@ from recinject.identifiers.table import name_items
 from recinject.models.building import embed_all_tokens, load_model
 from recinject.pipeline.evaluate import model_of
 from recinject.pipeline.facts import result_of, sample_rows
+from recinject.pipeline.lock import only_writer
 from recinject.pipeline.prepare import dialect_of, given_tokenizer
 from recinject.pipeline.recipe import Recipe, load_recipe
 from recinject.pipeline.report import report
@@ -499,7 +500,8 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
     if log is not None:
         expect(log, Log, "run", "make one by read_log(path) or Log.from_frame(events)")
     made = OpenRun(load_recipe(recipe, overrides), log)
-    (report if made.recipe.sweep is None else make_sweep)(made)
+    with only_writer(made):
+        (report if made.recipe.sweep is None else make_sweep)(made)
     return made
 
 

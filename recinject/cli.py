@@ -4,24 +4,23 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 import tempfile
+import time
 import traceback
 import warnings
-from contextlib import nullcontext
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 import recinject
+from recinject.foundation.boundary import explain
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.progress import plain, say
+from recinject.foundation.progress import cell, echo, say
 from recinject.foundation.storage import shipped_folder
 
 app = typer.Typer(
@@ -60,7 +59,7 @@ def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit")] = False,
 ) -> None:
     if version:
-        typer.echo(f"recinject {recinject.__version__}")
+        echo(f"recinject {recinject.__version__}")
         raise typer.Exit
 
 
@@ -72,20 +71,21 @@ def _run(recipe: str, overrides: list[str] | None) -> Any:
 
 
 def _do(module: str, verb: str, run: Any, no_wait: bool = False, tells_plan: bool = False) -> None:
+    from recinject.pipeline.lock import only_writer
+    from recinject.pipeline.run import is_first_process
+
+    first = is_first_process()  # of several that are launched together, all are there
     if module != "prepare":
         from recinject.pipeline.check import check_settings
 
         check_settings(run.recipe)
-    from recinject.pipeline.lock import only_writer
-
     work = getattr(import_module(f"recinject.pipeline.{module}"), verb)
-    first = os.environ.get("RANK", "0") == "0"  # of several processes that fill it together
     if tells_plan and first:
         from recinject.pipeline.cost import plan, shown
 
         for line in shown(plan(run), run.recipe.folder):
             say(line)
-    with only_writer(run, wait=not no_wait) if first else nullcontext():
+    with only_writer(run, wait=not no_wait):
         work(run)
 
 
@@ -159,6 +159,7 @@ def sweep(
     seeds: Annotated[
         str | None, typer.Option(metavar="SEED,SEED", help="Run each setting with all of them")
     ] = None,
+    no_wait: NoWait = False,
 ) -> None:
     """Run a recipe with other settings and seeds, and compare them in one table.
 
@@ -168,7 +169,7 @@ def sweep(
     varied = ", ".join(f"{key}: [{values}]" for key, _, values in pairs)
     settings = [f"sweep.vary={{{varied}}}"] if vary else []
     settings += [f"sweep.seeds=[{seeds}]"] if seeds else []
-    _do("sweep", "make_sweep", _run(recipe, [*(overrides or []), *settings]))
+    _do("sweep", "make_sweep", _run(recipe, [*(overrides or []), *settings]), no_wait)
 
 
 @app.command()
@@ -214,12 +215,13 @@ def report(
     explore: Annotated[
         bool, typer.Option("--explore", help="Write explore.html, too: lists of 200 test users")
     ] = False,
+    no_wait: NoWait = False,
 ) -> None:
     """Write the report, and first run the stages that it still needs: the same as `run`.
 
     Example: `recinject report quickstart --explore`
     """
-    run(recipe, overrides)
+    run(recipe, overrides, no_wait)
     if explore:
         from recinject.serving.explore import write_page
 
@@ -287,7 +289,7 @@ def recommend(
     filters |= {"new": new, "max_per": dict(_pair(each) for each in max_per or ())}
     asked = {key: value for key, value in filters.items() if value} | {"explain": explain}
     run = Run.open(name, trust_code=trust)
-    people = room.read_people(
+    people, wrong = room.read_people(
         run, everybody=everybody, users=users, questions=questions, liked=liked
     )
     exact = output is not None if exact is None else exact
@@ -296,12 +298,15 @@ def recommend(
         made = room.fingerprint_of(run, exact=exact)
         file = room.recommend_all(model, people, output, k, fingerprint=made, **asked)
         say(f"{file}: the lists of {len(people):,} people")
-        return
+        people = []
     for row, items in zip(people, room.recommend(model, people, k, **asked), strict=True):
         if as_json or not liked:
-            typer.echo(json.dumps({**row, "recommended": items}, ensure_ascii=False))
+            echo(json.dumps({**row, "recommended": items}, ensure_ascii=False))
         else:
             _print_list(items)
+    for line in wrong:
+        say(f"error: {line}")
+    raise typer.Exit(bool(wrong))
 
 
 @app.command()
@@ -368,9 +373,8 @@ def _print_list(items: list[dict[str, Any]]) -> None:
     table = Table("", "title", "item id", "score", *explained)
     # Ids and titles keep what the log held, and a terminal would obey some of it.
     for item in items:
-        names = (escape(plain(item[key]).replace("\n", " ")) for key in ("title", "item_id"))
-        texts = [*names, f"{item['score']:.2f}"]
-        why = [f"{escape(own['text'])} {own['value']:.2g}" for own in item.get("why", ())]
+        texts = [cell(item["title"]), cell(item["item_id"]), f"{item['score']:.2f}"]
+        why = [f"{cell(own['text'])} {own['value']:.2g}" for own in item.get("why", ())]
         table.add_row(str(item["rank"]), *texts, *(["  ".join(why)] if explained else []))
     Console().print(table)
 
@@ -441,9 +445,9 @@ def preview(
     from recinject.pipeline.check import preview_samples
 
     for sample, tokens in preview_samples(_run(recipe, overrides), task, count):
-        typer.secho(f"\n{sample.sample_id}  {sample.template}", bold=True)
-        typer.echo(f"  prompt ({tokens[0]} tokens): {sample.prompt}")
-        typer.echo(f"  completion ({tokens[1]} tokens): {sample.completion}")
+        echo(f"\n{sample.sample_id}  {sample.template}")
+        echo(f"  prompt ({tokens[0]} tokens): {sample.prompt}")
+        echo(f"  completion ({tokens[1]} tokens): {sample.completion}")
 
 
 @app.command()
@@ -482,7 +486,7 @@ def check(
             shown = [f"{own['level']}, {own['name']}: {own['fact']}"]
             shown += [f"  e.g. {', '.join(found.examples)}"] if found.examples else []
             shown += [f"  fix: {found.fix}"] if found.fix else []
-            typer.echo(json.dumps(own, ensure_ascii=False) if as_json else "\n".join(shown))
+            echo(json.dumps(own, ensure_ascii=False) if as_json else "\n".join(shown))
         raise typer.Exit(any(found.level == "error" for found in findings))
 
     from recinject.pipeline.check import check_run
@@ -512,13 +516,18 @@ def _reading(overrides: list[str]) -> dict[str, Any]:
 def verify(name: RunName) -> None:
     """Read every file of a run whole, and compare it with what was written; 1 where one differs.
 
+    How long that takes is about what sealing the files cost the run.
+
     Example: `recinject verify quickstart`
     """
-    from recinject.pipeline.run import find_run, find_whole_damage
+    from recinject.pipeline.run import find_run, find_whole_damage, seconds_of
 
-    damage = list(find_whole_damage(find_run(name)))
+    folder, began = find_run(name), time.perf_counter()
+    damage = list(find_whole_damage(folder))
+    spent, whole = time.perf_counter() - began, seconds_of(folder)
     for line in damage or ["every file is as it was written"]:
         say(line)
+    say(f"read in {spent:.2f} s, {spent / whole:.1%} of the {whole:,.1f} s that they took to make")
     raise typer.Exit(bool(damage))
 
 
@@ -532,7 +541,7 @@ def ls() -> None:
 
     for name, path in shipped_recipes().items():
         first = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
-        typer.echo(f"{name:24} {first}")
+        echo(f"{name:24} {first}")
 
 
 @app.command()
@@ -541,7 +550,7 @@ def show(recipe: RecipeName, overrides: Overrides = None) -> None:
 
     Example: `recinject show quickstart training.max_steps=10`
     """
-    typer.echo(_run(recipe, overrides).recipe.text(), nl=False)
+    echo(_run(recipe, overrides).recipe.text().rstrip("\n"))
 
 
 @app.command()
@@ -569,7 +578,7 @@ def doctor() -> None:
     from recinject.doctor import examine
 
     for line in examine():
-        typer.echo(line)
+        echo(line)
 
 
 def main() -> None:
@@ -585,24 +594,16 @@ def main() -> None:
     except RecinjectError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)
-    except OSError as error:
-        say(f"error: {_of_system(error)}")
-        sys.exit(2)
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             say("stopped; the same command goes on from what is done")
         raise
     except Exception as error:
+        if (known := explain(error)) is not None:
+            say(f"error: {known}")
+            sys.exit(known.exit_code)
         _report_fault(error)
         sys.exit(_FAULT)
-
-
-def _of_system(error: OSError) -> RecinjectError:
-    """Say what the system refused: a full disk, a barred folder, a name that is too long."""
-    place = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
-    fact = error.strerror or str(error)
-    hint = "free or mend that place, or choose another with runs=FOLDER; the same command goes on"
-    return RecinjectError(f"{place or 'a file'}: {fact}", hint=hint)
 
 
 def _report_fault(error: Exception) -> None:

@@ -1,6 +1,7 @@
 """What SECURITY.md says of code that comes from others, sentence by sentence."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -172,13 +173,68 @@ def test_what_nobody_foresaw_is_a_short_report(recinject, monkeypatch):
     written.unlink()
 
 
+PAYLOADS = (
+    *("model.safetensors", "pytorch_model.bin", "adapter_model.bin", "training_args.bin"),
+    *("tokenizer.model", "optimizer.pt"),
+)
+
+
 def test_weights_are_never_read_as_pickles(tmp_path, ran):
     payload = f"cbuiltins\nopen\n(V{ran}\nVw\ntR.".encode()
-    for name in ("pytorch_model.bin", "model.safetensors"):
+    shape = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    config = {"model_type": "t5", "vocab_size": 8, **shape}
+    (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
+    for name in PAYLOADS:
         (tmp_path / name).write_bytes(payload)
-        shape = {"d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
-        config = {"model_type": "t5", "vocab_size": 8, **shape}
-        (tmp_path / "config.json").write_text(json.dumps(config), "utf-8")
         with pytest.raises(RecinjectError):
             load_model(str(tmp_path))
     assert not ran.exists()
+
+
+HOSTILE = (
+    *(
+        "\x1b[2J",
+        "\x1b]0;owned\x07",
+        "\x9b31m",
+        "\u202eevil",
+        "\u2066x",
+        "\x08\x08\x08",
+        "a\rb",
+        "\x7f",
+    ),
+    *("<script>ran()</script>", "{{ 7 * 7 }}", "{% include '/etc/passwd' %}", "[bold red]x[/]"),
+)
+
+
+def test_what_a_log_holds_is_no_command_to_a_terminal_and_no_template(recinject, tmp_path):
+    items = [{"item_id": f"{n}{text}", "title": f"t{n}{text}"} for n, text in enumerate(HOSTILE)]
+    events = [
+        {"user_id": f"u{user}{HOSTILE[user]}", "item_id": items[(user * 5 + n) % 12]["item_id"]}
+        for user in range(12)
+        for n in range(6)
+    ]
+    for name, rows in (("log", events), ("items", items)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (tmp_path / f"{name}.jsonl").write_text(text, "utf-8")
+    recipe = RECIPE.replace("{simulator: {users: 40, items: 40, events_per_user: 8}, ", "{")
+    (tmp_path / "r.yaml").write_text(recipe, "utf-8")
+    settings = (f"runs={tmp_path}", f"data.path={tmp_path}/log.jsonl", "name=hostile")
+    settings += (f"data.items={tmp_path}/items.jsonl", "data.order=rows")
+    asked = ("--recommender", "popularity")
+    said = [
+        recinject("run", tmp_path / "r.yaml", *settings),
+        recinject("preview", tmp_path / "r.yaml", *settings),
+        recinject("identifiers", tmp_path / "r.yaml", *settings, "identifiers.kind=title"),
+        recinject("recommend", tmp_path / "hostile", *asked, "--liked", items[0]["item_id"]),
+        recinject("recommend", tmp_path / "hostile", *asked, "--all", "-k", 2),
+        recinject("recommend", tmp_path / "hostile", *asked, "--liked", "\x1b[2J nobody"),
+        recinject("check", tmp_path / "log.jsonl"),
+    ]
+    assert [ended.code for ended in said] == [0, 0, 0, 0, 0, 2, 0], [e.output[-300:] for e in said]
+    for ended in said:
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202e\u2066]", ended.output)
+        assert "root:" not in ended.output
+    lines = [line for line in said[4].output.splitlines() if line.startswith("{")]
+    assert len(lines) == 12 and all("recommended" in json.loads(line) for line in lines)
+    page = (tmp_path / "hostile" / "report" / "report.html").read_text("utf-8")
+    assert "<script>ran" not in page

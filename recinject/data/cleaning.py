@@ -20,6 +20,7 @@ from recinject.foundation.errors import RecinjectError
 
 SPECIAL_TOKENS = re.compile(r"<(extra_id_\d+|(?:item|user|[a-z])_\d+|/s|s|pad|unk)>")
 Repeats = Literal["keep", "first", "last"]
+MOST_LETTERS = 10_000
 _EVENTS_AT_ONCE = 1 << 20
 _BLANK = re.compile(r"[\s\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 
@@ -35,7 +36,9 @@ class CleaningStep:
     events: int
 
 
-def clean(log: Log, *, k_core: int, repeats: Repeats = "first") -> tuple[Log, list[CleaningStep]]:
+def clean(
+    log: Log, *, k_core: int, repeats: Repeats = "first", max_text: int = MOST_LETTERS
+) -> tuple[Log, list[CleaningStep]]:
     """Drop repeated events, tidy the catalogue's texts, keep the k-core, and number anew.
 
     Args:
@@ -43,6 +46,7 @@ def clean(log: Log, *, k_core: int, repeats: Repeats = "first") -> tuple[Log, li
         k_core: see :func:`k_core_events`.
         repeats: which of a user's events with one item and one time stay: the ``first``, the
             ``last``, or all of them.
+        max_text: characters of an item's text; what is longer is cut.
 
     Returns:
         The clean log, whose users and items all have ``k_core`` events or more and keep their
@@ -71,7 +75,7 @@ def clean(log: Log, *, k_core: int, repeats: Repeats = "first") -> tuple[Log, li
         )
     interactions, catalog, kept_users = _number_anew(events.select(keep), log.catalog)
     users = None if log.users is None else log.users.iloc[kept_users].reset_index(drop=True)
-    catalog, counts = clean_catalog(catalog)
+    catalog, counts = clean_catalog(catalog, max_text)
     texts = ", ".join(f"{count} {what}" for what, count in counts.items()) or "all were tidy"
     steps.append(replace(steps[-1], name="texts", detail=texts))
     return replace(log, interactions=interactions, catalog=catalog, users=users), steps
@@ -108,7 +112,7 @@ def k_core_events(
         rounds += 1
 
 
-def clean_catalog(catalog: Catalog) -> tuple[Catalog, dict[str, int]]:
+def clean_catalog(catalog: Catalog, max_text: int = MOST_LETTERS) -> tuple[Catalog, dict[str, int]]:
     """Unescape HTML, compose accents (NFC), collapse blanks, and disarm special tokens.
 
     A title such as ``Cord </s> <extra_id_0>`` would end a prompt or open a gap in it: the text
@@ -120,7 +124,8 @@ def clean_catalog(catalog: Catalog) -> tuple[Catalog, dict[str, int]]:
     counts: Counter[str] = Counter()
 
     def tidy(text: str) -> str:
-        plain, before = text, ""
+        # One that is far too long would take long to tidy, too.
+        plain, before = text[: 2 * max_text], ""
         # Shops escape twice ("&amp;amp;"), and what unescaping uncovers must not escape disarming.
         while plain != before:
             plain, before = html.unescape(plain), plain
@@ -129,7 +134,8 @@ def clean_catalog(catalog: Catalog) -> tuple[Catalog, dict[str, int]]:
         counts["texts composed (Unicode NFC)"] += composed != plain
         counts["special tokens disarmed"] += tokens
         counts["texts tidied"] += clean_text != text
-        return clean_text
+        counts[f"texts cut at {max_text:,} characters"] += len(clean_text) > max_text
+        return clean_text[:max_text].rstrip()
 
     frame = catalog.frame.copy()
     for name in frame.columns.drop("item_id"):

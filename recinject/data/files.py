@@ -42,6 +42,7 @@ _RECBOLE_TYPES = ("token", "token_seq", "float", "float_seq")
 JSON_LINES = (".jsonl", ".ndjson", ".json")
 PACKED = (".gz", ".zst")
 ALL = Wanted()
+_LONGEST_LINE, _LARGE, _DENSEST = 1 << 26, 1 << 28, 100  # bytes; how often larger unpacked
 
 
 def read_table(path: Path, wanted: Wanted = ALL) -> Iterator[Block]:
@@ -107,9 +108,26 @@ def open_bytes(path: Path) -> BinaryIO:
     return cast(BinaryIO, gzip.open(path)) if kind else path.open("rb")
 
 
+def refuse_dense(path: Path, unpacked_size: int) -> None:
+    """Refuse a packed file that has many times its size unpacked: it would fill the memory.
+
+    Raises:
+        RecinjectError: it has.
+    """
+    if unpacked_size > max(_LARGE, _DENSEST * (size := path.stat().st_size)):
+        raise RecinjectError(
+            f"{path}: has {size:,} bytes, and {unpacked_size:,} or more unpacked",
+            hint="no log is so dense; if it is one, unpack it yourself",
+        )
+
+
 def _chunks(path: Path) -> Iterator[bytes]:
+    read = 0
     with _explained(path), open_bytes(path) as stream:
         while chunk := stream.read(_AT_ONCE):
+            read += len(chunk)
+            if path.suffix.lower() in PACKED:
+                refuse_dense(path, read)
             yield chunk
 
 
@@ -179,6 +197,7 @@ class Text:
             lines, end, rest = (rest + chunk).rpartition(b"\n")
             if end:
                 yield lines + end
+            _refuse_long(self.path, rest)
         if rest:
             yield rest + b"\n"
 
@@ -200,6 +219,14 @@ class Text:
                 number += 1
                 if line and not line.isspace():
                     yield number, line
+
+
+def _refuse_long(path: Path, rest: bytes | str) -> None:
+    if len(rest) > _LONGEST_LINE + _AT_ONCE:
+        raise RecinjectError(
+            f"{path}: a line, or an object of JSON, is longer than {_LONGEST_LINE:,} bytes",
+            hint="write one row or object a line",
+        )
 
 
 def text_lines(path: Path, wanted: Wanted = ALL) -> Iterator[tuple[int, str]]:
@@ -304,6 +331,7 @@ def _array_items(text: Text) -> Iterator[tuple[int, Any]]:
     opened, letters = False, codecs.getincrementaldecoder("utf-8")()
     for chunk in chain(text.chunks(whole=False), [b""]):
         rest += letters.decode(chunk)
+        _refuse_long(text.path, rest)
         place = 0
         while True:
             found = (_BETWEEN if opened else _OPENING).match(rest, place)

@@ -14,7 +14,7 @@ import duckdb
 import pandas as pd
 
 from recinject.data.collecting import check, collect, look_at
-from recinject.data.files import require_path
+from recinject.data.files import refuse_dense, require_path
 from recinject.data.findings import Finding, note
 from recinject.data.formats import Format, find_files, find_users, part_of
 from recinject.data.loading import LogTables, Source, literal
@@ -275,6 +275,7 @@ def local(place: str | Path, setting: str, scratch: Path) -> Path:
     folder = scratch / path.stem
     try:
         with ZipFile(path) as packed:
+            refuse_dense(path, sum(each.file_size for each in packed.infolist()))
             packed.extractall(folder)
     except (BadZipFile, OSError, NotImplementedError, RuntimeError, EOFError) as error:
         raise RecinjectError(

@@ -44,7 +44,7 @@ from recinject.evaluation.statistics import compare
 from recinject.foundation.progress import say
 from recinject.foundation.ragged import Array, Ragged
 from recinject.foundation.randomness import derive_rng
-from recinject.foundation.settings import Positive, Seed
+from recinject.foundation.settings import MOST, Positive, Seed
 from recinject.identifiers.data import ACTIVITY, Data
 from recinject.recommenders.language_model import (
     GeneratedRatings,
@@ -155,7 +155,7 @@ class EvaluationSettings:
     tune: bool | Mapping[str, Mapping[str, Sequence[Any]]] = False
     validation_queries: Positive = 1000
     positive_rating: float | None = None
-    examples: Annotated[int, Field(ge=0)] = 50
+    examples: Annotated[int, Field(ge=0, le=MOST)] = 50
     groups: Sequence[str] = (ACTIVITY,)
     provider: str | None = None
     harm: Sequence[str] = ()

@@ -18,7 +18,7 @@ from recinject.data.splitting import Part, Split
 from recinject.evaluation.evaluate import fit_recommenders
 from recinject.foundation.progress import say
 from recinject.foundation.randomness import derive_rng
-from recinject.foundation.settings import Positive, Seed
+from recinject.foundation.settings import MOST, Positive, Seed
 from recinject.foundation.storage import write_json
 from recinject.identifiers.data import Data
 from recinject.recommenders.protocol import Recommender, make_recommender
@@ -39,7 +39,7 @@ class SimulationSettings:
         seed: of the users, the choices and the fits.
     """
 
-    rounds: Annotated[int, Field(ge=2)] = 5
+    rounds: Annotated[int, Field(ge=2, le=MOST)] = 5
     length: Positive = 10
     users: Positive = 500
     popularity: Annotated[float, Field(ge=0)] = 0.5

@@ -34,6 +34,12 @@ class RecinjectError(Exception):
         return f"{self.message}\n  fix: {self.hint}"
 
 
+class StoppedError(RecinjectError):
+    """Work ended early through no mistake of a setting; what is done stays for the next start."""
+
+    exit_code = 1
+
+
 def pick(name: str, legal: Iterable[str], what: str) -> str:
     """Return a name if it is legal.
 

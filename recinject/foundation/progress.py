@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import ClassVar, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -23,7 +25,8 @@ from rich.text import Text
 T = TypeVar("T")
 console = Console(highlight=False, soft_wrap=True, stderr=True)
 _SECONDS_TO_BAR = 2.0
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Beside ESC and its kin: what turns the direction of a line, or ends one unseen.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 _SECONDS_TO_LINE = 15.0
 
 
@@ -32,13 +35,27 @@ def say(text: str) -> None:
     console.print(plain(text), markup=False)
 
 
+def echo(text: str) -> None:
+    """Print a result, which may hold what a log holds, on standard output."""
+    sys.stdout.write(f"{plain(text)}\n")
+
+
 def plain(text: str) -> str:
-    """Write the control characters of a text, which a terminal might obey, as escapes.
+    """Write the control characters of a text, which a terminal might obey, as escapes of JSON.
 
     >>> plain("a title\\x1b[2J")
-    'a title\\\\x1b[2J'
+    'a title\\\\u001b[2J'
     """
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def cell(text: str) -> str:
+    """Write a text for rich's tables and trees: one line, neither obeyed nor taken for markup.
+
+    >>> cell("a [bold]\\ntitle\\x1b")
+    'a \\\\[bold] title\\\\u001b'
+    """
+    return escape(plain(text).replace("\n", " "))
 
 
 class Bar:

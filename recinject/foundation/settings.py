@@ -13,7 +13,8 @@ from typing_extensions import TypedDict
 from recinject.foundation.errors import RecinjectError, did_you_mean
 
 T = TypeVar("T")
-Positive = Annotated[int, Field(ge=1)]
+MOST = 2**31 - 1  # what the integers that travel as columns can hold
+Positive = Annotated[int, Field(ge=1, le=MOST)]
 Factor = Annotated[float, Field(gt=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import yaml
 
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, StoppedError
 from recinject.foundation.seals import Seal, find_damage, seal_file, sync_folder
 
 MANIFEST_NAME, _SEAL = "manifest.json", "seal"
+_DEEPEST, _MOST_VALUES = 100, 100_000  # of a document of YAML
 _AGAIN = "'recinject run RECIPE' makes it again"
 UNREADABLE_ARRAYS = (OSError, EOFError, ValueError, zipfile.BadZipFile)
 """What ``numpy.load`` raises if a ``.npy`` or ``.npz`` is absent, cut off or something else."""
@@ -57,7 +58,7 @@ def atomic_folder(path: Path, key: str | None = None) -> Iterator[Path]:
             shutil.rmtree(path)
         temporary.rename(path)
         sync_folder(path.parent)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StoppedError):
         keep = key is not None
         raise
     finally:
@@ -185,11 +186,27 @@ def load_yaml(text: str) -> Any:
     {'learning_rate': 0.0001, 'save_strategy': 'no', 'bf16': True, 'steps': 10}
     """
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _refuse_huge(yaml.load(text, Loader=_Loader))
     except RecursionError as error:
         raise yaml.YAMLError("too many brackets or sections within each other") from error
     except ValueError as error:  # such as an integer of thousands of digits
         raise yaml.YAMLError(str(error)) from error
+
+
+def _refuse_huge(document: Any) -> Any:
+    """Refuse a document that is deep, or large once each alias is what it stands for."""
+    left, seen = [(document, 0)], 0
+    while left:
+        value, depth = left.pop()
+        seen += 1
+        if depth > _DEEPEST or seen > _MOST_VALUES:
+            raise yaml.YAMLError(
+                f"more than {_MOST_VALUES:,} values, or {_DEEPEST} within each other"
+            )
+        if isinstance(value, dict | list):
+            inner = value.values() if isinstance(value, dict) else value
+            left += [(each, depth + 1) for each in inner]
+    return document
 
 
 class _Dumper(yaml.SafeDumper):

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from recinject.data.cleaning import CleaningStep, clean
+from recinject.data.cleaning import MOST_LETTERS, CleaningStep, clean
 from recinject.data.findings import Finding
 from recinject.data.schema import Catalog, Integers, Log, event_table, load_users, save_users
 from recinject.data.splitting import (
@@ -31,7 +31,7 @@ from recinject.data.splitting import (
     without_validation,
 )
 from recinject.foundation.errors import RecinjectError, pick
-from recinject.foundation.settings import Seed, listed
+from recinject.foundation.settings import MOST, Seed, listed
 from recinject.identifiers.table import Identifiers
 
 _NEAREST = 3
@@ -263,7 +263,8 @@ def split_log(
     log: Log,
     *,
     split: str = "leave_one_out",
-    k_core: Annotated[int, Field(ge=0)] = 5,
+    k_core: Annotated[int, Field(ge=0, le=MOST)] = 5,
+    max_text: Annotated[int, Field(ge=1, le=MOST_LETTERS)] = MOST_LETTERS,
     ties: Ties = "auto",
     order: Literal["time", "rows"] = "time",
     repeats: Literal["auto", "keep", "first", "last"] = "auto",
@@ -287,7 +288,7 @@ def split_log(
     if repeats == "auto":
         told = not log.timed and ordered_by in ("position", "rows")
         repeats = "keep" if told else "first"
-    log, steps = clean(log, k_core=k_core, repeats=repeats)
+    log, steps = clean(log, k_core=k_core, repeats=repeats, max_text=max_text)
     if done := "; ".join(filter(None, (why, said))):
         steps.insert(1, replace(steps[0], name="order", detail=done))
     found = replace(split_by(split, log.interactions, test_share, seed), order=ordered_by)

@@ -21,7 +21,7 @@ from recinject.data.schema import Catalog, Flags, Integers
 from recinject.data.splitting import Split
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.randomness import combine, derive_bits, derive_rng
-from recinject.foundation.settings import bind
+from recinject.foundation.settings import MOST, bind
 from recinject.registry import find, register
 
 TABLE_NAME = "items.parquet"
@@ -175,8 +175,8 @@ def cluster_codes(
     split: Split | None,
     seed: int,
     *,
-    clusters: Annotated[int, Field(ge=2)] = 20,
-    leaf_items: Annotated[int, Field(ge=1)] = 50,
+    clusters: Annotated[int, Field(ge=2, le=MOST)] = 20,
+    leaf_items: Annotated[int, Field(ge=1, le=MOST)] = 50,
 ) -> Identifiers:
     """Name items by their way down a tree of clusters of the training events.
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Column, Table
 from rich.tree import Tree
 
 from recinject.foundation.errors import RecinjectError, pick
+from recinject.foundation.progress import cell
 from recinject.pipeline.prepare import factory_of, fresh_data, given_tokenizer
 from recinject.pipeline.recipe import Recipe
 from recinject.pipeline.run import Run
@@ -225,11 +225,11 @@ def _grow(tree: Tree, items: list[Item], level: int, branches: Sequence[int]) ->
     for word, group in groups[:shown]:
         if len(group) == 1:
             path, title = group[0]
-            tree.add(f"[bold]{escape(''.join(path[level:]))}[/]  {escape(_cut(title))}")
+            tree.add(f"[bold]{cell(''.join(path[level:]))}[/]  {cell(_cut(title))}")
             continue
         # The titles at the group's ends differ the most.
-        ends = "; ".join(escape(_cut(group[place][1])) for place in (0, -1))
-        branch = tree.add(f"[bold]{escape(''.join(word))}[/]  {len(group):,} items: {ends}")
+        ends = "; ".join(cell(_cut(group[place][1])) for place in (0, -1))
+        branch = tree.add(f"[bold]{cell(''.join(word))}[/]  {len(group):,} items: {ends}")
         if any(len(path) > level + 2 for path, _ in group):
             _grow(branch, group, level + 1, branches)
     if len(groups) > shown:

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +238,7 @@ def read_people(
     users: Path | None = None,
     questions: Path | None = None,
     liked: Sequence[str] | None = None,
-) -> list[Person]:
+) -> tuple[list[Person], list[str]]:
     """Read whom to recommend to: everybody, users by id, JSON lines, or one history.
 
     Args:
@@ -246,10 +246,14 @@ def read_people(
         everybody: all users of the log, as cleaning left it.
         users: a file with the id of a user a line.
         questions: see :func:`read_questions`.
-        liked: see there.
+        liked: one history of titles or ids, oldest first.
+
+    Returns:
+        The people, and what is wrong with the lines of a file that name nobody.
 
     Raises:
-        RecinjectError: none or several of them are given, or a file cannot be read.
+        RecinjectError: none or several of them are given, a file cannot be read, or no line of it
+            names anybody.
     """
     ways = {"--all": everybody, "--users": users, "--input": questions, "--liked": liked}
     given = [name for name, value in ways.items() if value]
@@ -260,10 +264,12 @@ def read_people(
             hint='say for whom by one of --liked "Title", --all, --users FILE, --input FILE',
         )
     if everybody:
-        return [{"user_id": str(user)} for user in run.data.split.interactions.user_ids]
+        return [{"user_id": str(user)} for user in run.data.split.interactions.user_ids], []
     if users is not None:
-        return [{"user_id": line} for line in dict.fromkeys(read_lines(users))]
-    return list(read_questions(questions, liked))
+        return [{"user_id": line} for line in dict.fromkeys(read_lines(users))], []
+    if questions is None:
+        return [{"liked": list(liked or ())}], []
+    return read_questions(questions, run.data.find_items)
 
 
 def read_lines(source: Path) -> list[str]:
@@ -280,30 +286,45 @@ def _read_text(source: Path) -> str:
         raise RecinjectError(f"{source}: cannot be read ({error})", hint=hint) from error
 
 
-def read_questions(source: Path | None, liked: Sequence[str] | None) -> list[dict[str, Any]]:
+def read_questions(
+    source: Path, find: Callable[[list[str]], object]
+) -> tuple[list[Person], list[str]]:
     """Read JSON lines, each with a list of titles or ids under ``liked``; other keys are kept.
 
-    The ``source`` ``-`` is standard input; ``liked`` is the one list, in place of a file.
+    The ``source`` ``-`` is standard input. ``find`` raises an error for titles that no item has.
+
+    Returns:
+        What the good lines hold, and what is wrong with each of the others.
+
+    Raises:
+        RecinjectError: the file cannot be read, or has no good line.
     """
-    if source is None:
-        return [{"liked": list(liked or ())}]
-    text = _read_text(source)
-    return [
-        _question(line, f"{source}, line {number}")
-        for number, line in enumerate(text.split("\n"), 1)  # a title may hold U+2028
-        if line.strip()
-    ]
+    people, wrong = list[Person](), list[RecinjectError]()
+    for number, line in enumerate(_read_text(source).split("\n"), 1):  # a title may hold U+2028
+        if not line.strip():
+            continue
+        try:
+            row = _question(line)
+            find(row["liked"])
+        except RecinjectError as error:
+            place = f"{source}, line {number}: {error.message}"
+            wrong.append(RecinjectError(place, hint=error.hint))
+        else:
+            people.append(row)
+    if wrong and not people:
+        raise wrong[0]
+    return people, list(map(str, wrong))
 
 
-def _question(line: str, place: str) -> dict[str, Any]:
+def _question(line: str) -> dict[str, Any]:
     try:
         row: Any = json.loads(line)
         fact = "no list of titles or ids under 'liked'"
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # such as a number of thousands of digits
         row, fact = None, f"not JSON: {error}"
     if isinstance(row, dict):
         liked = row.get("liked")
         if isinstance(liked, list) and liked and all(isinstance(text, str) for text in liked):
             return row
     hint = 'write one object a line: {"liked": ["Title", "Other title"]}'
-    raise RecinjectError(f"{place}: {fact}", hint=hint)
+    raise RecinjectError(fact, hint=hint)

@@ -8,7 +8,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import cached_property, partial
@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import recinject
 from recinject.data.schema import Log
-from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.errors import RecinjectError, StoppedError, did_you_mean
 from recinject.foundation.progress import say
 from recinject.foundation.seals import seal_folder
 from recinject.foundation.storage import (
@@ -36,6 +36,7 @@ _RUNS = Path("runs")
 _WEIGHTS, _CARD = (".safetensors", ".bin", ".gguf"), ".md"
 # A stage of the first process may take days; the others wait for it as long.
 _LONGEST_WAIT = timedelta(days=30)
+_LONGEST_MEETING = timedelta(minutes=10)  # until all of them are there
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,35 @@ def is_first_process() -> bool:
     from accelerate import PartialState
 
     # Unless it is told so, accelerate takes processes without a GPU for strangers to each other.
-    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT)
+    state = PartialState(cpu=not torch.cuda.is_available(), timeout=_LONGEST_WAIT, **_meet())
     return bool(state.is_main_process)
+
+
+def _meet() -> Facts:
+    """Wait until all processes are there; return the store that they met in, for torch.
+
+    Raises:
+        RecinjectError: one of them is not there after ten minutes.
+    """
+    from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
+
+    rank, size = os.environ.get("RANK"), os.environ["WORLD_SIZE"]
+    deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true"
+    if rank is None or deepspeed or distributed.is_initialized():
+        return {}
+    place = os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    port = os.environ.setdefault("MASTER_PORT", "29500")
+    try:
+        store, number, count = next(rendezvous("env://", timeout=_LONGEST_MEETING))
+    except (distributed.DistError, ValueError) as error:
+        reason = str(error).split("\n", maxsplit=1)[0]
+        raise RecinjectError(
+            f"process {rank} of {size}: the others are not there, at {place}:{port} ({reason})",
+            hint="start all of them by accelerate launch, or unset RANK and WORLD_SIZE",
+        ) from error
+    store.set_timeout(_LONGEST_WAIT)
+    return {"store": store, "rank": number, "world_size": count}
 
 
 @contextmanager
@@ -137,7 +165,12 @@ def first_process_first() -> Iterator[bool]:
         if is_first:
             broadcast_object_list(failure)
     if not is_first:
-        broadcast_object_list(failure)
+        try:
+            broadcast_object_list(failure)
+        except RuntimeError as error:
+            fact = "the first process is gone, and the others ended"
+            hint = "see its own message; the same command goes on from what is done"
+            raise StoppedError(fact, hint=hint) from error
         if failure[0] is not None:
             raise failure[0]
 
@@ -261,6 +294,16 @@ def find_whole_damage(folder: Path) -> Iterator[str]:
             check()
         except RecinjectError as damage:
             yield damage.message
+
+
+def seconds_of(folder: Path) -> float:
+    """Return how long a run's stages took, damaged ones left out."""
+    seconds = 0.001
+    for path in folder.glob(f"*/{MANIFEST_NAME}"):
+        with suppress(RecinjectError):
+            found = RunManifest.read(path.parent)
+            seconds += found.facts.get("seconds", 0.0) if found else 0.0
+    return seconds
 
 
 def _refuse_stage(folder: Path) -> None:

@@ -7,10 +7,11 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from recinject.data.cleaning import MOST_LETTERS
 from recinject.data.splitting import Ties
 from recinject.data.tables import Place, ReadSettings
 from recinject.foundation.errors import RecinjectError, pick
-from recinject.foundation.settings import MOVED, Positive, unknown_key
+from recinject.foundation.settings import MOST, MOVED, Positive, unknown_key
 from recinject.foundation.storage import shipped_folder
 from recinject.identifiers.data import ACTIVITY
 from recinject.identifiers.table import check_kind
@@ -18,7 +19,7 @@ from recinject.registry import names
 from recinject.tasks.task import TASKS
 
 MOST_EXAMPLES = 50
-FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+FILE_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
 Head = Literal["text", "regression", "classification"]
 PartName = Literal["train", "validation", "test"]
 
@@ -63,9 +64,9 @@ class OpenSection(BaseModel):
 class SimulatorSection(Section):
     """The simulated shop, used when no path is given."""
 
-    users: Annotated[int, Field(ge=10)] = 2000
-    items: Annotated[int, Field(ge=30)] = 300
-    events_per_user: Annotated[int, Field(ge=6)] = 14
+    users: Annotated[int, Field(ge=10, le=10_000_000)] = 2000
+    items: Annotated[int, Field(ge=30, le=1_000_000)] = 300
+    events_per_user: Annotated[int, Field(ge=6, le=10_000)] = 14
 
 
 class DataSection(ReadSettings):
@@ -75,7 +76,7 @@ class DataSection(ReadSettings):
     ``query``, or the files of a given split by the names ``train``, ``validation`` and ``test``.
     How the files are read, from ``columns`` to ``query``, says
     :class:`~recinject.data.tables.ReadSettings`. ``split: given`` keeps the parts that files come
-    in.
+    in. Texts of items are cut at ``max_text`` characters, and how many were is said.
     ``test_share`` is the fraction held out for the test, and again for validation. ``split`` says
     of what: of all events, of each user's events, or of the items; ``leave_one_out`` ignores it.
     ``validation: false`` adds the validation part to the training part. ``train_share`` is the
@@ -92,7 +93,8 @@ class DataSection(ReadSettings):
     items: Place | None = None
     format: str | None = None
     simulator: SimulatorSection = SimulatorSection()
-    k_core: Annotated[int, Field(ge=0)] = 5
+    k_core: Annotated[int, Field(ge=0, le=MOST)] = 5
+    max_text: Annotated[int, Field(ge=1, le=MOST_LETTERS)] = MOST_LETTERS
     ties: Ties = "auto"
     order: Literal["time", "rows"] = "time"
     repeats: Literal["auto", "keep", "first", "last"] = "auto"
@@ -143,7 +145,7 @@ class SamplesSection(Section):
     max_completion_tokens: Positive = 64
     passes: Positive = 1
     limit: Positive | None = None
-    shots: Annotated[int, Field(ge=0)] = 0
+    shots: Annotated[int, Field(ge=0, le=MOST)] = 0
     user_tokens: Positive | None = None
     workers: Positive = 1
     tokens: bool = True
@@ -215,7 +217,7 @@ class DistilSection(Section):
     model_config = ConfigDict(extra="forbid", frozen=True, serialize_by_alias=True)
 
     teacher: Annotated[str | dict[str, dict[str, Any] | None], Field(alias="from")]
-    top: Annotated[int, Field(ge=2)] = 50
+    top: Annotated[int, Field(ge=2, le=MOST)] = 50
     weight: Annotated[float, Field(gt=0, le=1)] = 0.3
     temperature: Annotated[float, Field(gt=0)] = 1.0
 
@@ -330,7 +332,7 @@ class EvaluationSection(Section):
     beams: Positive = 20
     batch_size: Positive = 32
     limit: Positive | None = None
-    resamples: Annotated[int, Field(ge=100)] = 2000
+    resamples: Annotated[int, Field(ge=100, le=1_000_000)] = 2000
     reworded: bool = True
     shuffled: bool = True
     seen: Literal["auto", "filter", "keep"] = "auto"

@@ -24,6 +24,7 @@ from recinject.foundation.progress import say
 from recinject.foundation.storage import RunManifest, atomic_folder, hash_value, read_json
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.facts import result_of
+from recinject.pipeline.lock import only_writer
 from recinject.pipeline.recipe import Recipe, lay_over, load_recipe
 from recinject.pipeline.run import Facts, Run, is_first_process
 from recinject.pipeline.sections import SweepSection
@@ -82,7 +83,9 @@ def sweep(
     given = {"vary": vary, "arms": arms, "seeds": seeds, "reference": reference}
     own |= {key: value for key, value in given.items() if value is not None}
     swept = base.model_copy(update={"sweep": SweepSection(**own)})
-    return Sweep.load(make_sweep(Run(swept, log)))
+    run = Run(swept, log)
+    with only_writer(run):
+        return Sweep.load(make_sweep(run))
 
 
 def make_sweep(run: Run) -> Path:
@@ -95,9 +98,10 @@ def make_sweep(run: Run) -> Path:
     run.save_recipe()
     for number, member in enumerate(members):
         say(f"\nsweep: {member.arm}, seed {member.seed} ({number + 1} of {len(members)})")
-        if is_first_process():
-            _prepare(member.run, [earlier.run for earlier in members[:number]])
-        evaluate(member.run)
+        with only_writer(member.run):  # somebody may open it as a run of its own
+            if is_first_process():
+                _prepare(member.run, [earlier.run for earlier in members[:number]])
+            evaluate(member.run)
     if is_first_process():
         made = {str(m.run.recipe.name): m.run.manifest("evaluation").fingerprint for m in members}
         settings = {"command": run.command, "sweep": section and section.model_dump(mode="json")}

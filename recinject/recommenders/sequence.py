@@ -16,6 +16,7 @@ from torch.nn.functional import embedding, logsigmoid
 from recinject.data.schema import Flags, Floats, Integers, Interactions
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
+from recinject.foundation.settings import MOST
 from recinject.recommenders.baselines import item_counts
 from recinject.recommenders.protocol import ItemScorer, Queries
 from recinject.training.networks import (
@@ -289,7 +290,7 @@ class SelfAttention(ItemScorer):
     layers: PositiveInt = 2
     heads: PositiveInt = 2
     dropout: Dropout = 0.5
-    longest: Annotated[int, Field(ge=2)] = 50
+    longest: Annotated[int, Field(ge=2, le=MOST)] = 50
     learning_rate: Rate = 1e-3
     batch_size: PositiveInt = 128
     epochs: PositiveInt = 30

@@ -22,7 +22,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.ragged import Array
 from recinject.foundation.randomness import derive_rng
-from recinject.foundation.settings import Positive, Seed, expect
+from recinject.foundation.settings import MOST, Positive, Seed, expect
 from recinject.foundation.storage import read_json, write_json
 from recinject.identifiers.data import Data
 from recinject.identifiers.table import ITEM_TOKEN, name_users, user_tokens
@@ -106,7 +106,7 @@ class SampleSettings:
     max_completion_tokens: Positive = 64
     passes: Positive = 1
     limit: Positive | None = None
-    shots: Annotated[int, Field(ge=0)] = 0
+    shots: Annotated[int, Field(ge=0, le=MOST)] = 0
     user_tokens: Positive | None = None
     prompts: Path | None = None
     phrases: Phrases = field(default_factory=dict)

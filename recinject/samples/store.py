@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, StoppedError
 from recinject.foundation.progress import track
 from recinject.registry import load_plugin, plugins
 from recinject.samples.builder import SCHEMA, Builder
@@ -73,10 +76,18 @@ _worker_builder: list[Builder] = []
 
 
 def _start_worker(files: Sequence[Path], builder: bytes) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     # A task of a plug-in can be unpickled where the plug-in is loaded.
     for file in files:
         load_plugin(file)
     _worker_builder.append(pickle.loads(builder))
+
+
+def _end_with_parent() -> None:
+    """End this worker where the process that started it was killed: nobody would tell it."""
+    if (parent := parent_process()) is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _run(builder: Builder, jobs: list[_Job], workers: int) -> Iterator[int]:
@@ -87,7 +98,19 @@ def _run(builder: Builder, jobs: list[_Job], workers: int) -> Iterator[int]:
         return
     start = _start_worker, (plugins(), pickle.dumps(builder))
     with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), *start) as pool:
-        yield from pool.map(_write_shard_in_worker, jobs)
+        try:
+            for done in as_completed([pool.submit(_write_shard_in_worker, job) for job in jobs]):
+                yield done.result()
+        except BrokenProcessPool as error:
+            # They are taken in their order: the first that are missing were being written.
+            torn = [str(file) for file, _, _ in jobs if not file.exists()][:workers]
+            raise StoppedError(
+                f"a worker died while {' and '.join(torn)} were written",
+                hint="the same command goes on with the missing shards; take fewer "
+                "samples.workers if the memory was full",
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def _write_shard_in_worker(job: _Job) -> int:

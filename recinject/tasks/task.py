@@ -17,7 +17,7 @@ from recinject.data.splitting import Part, View, draw_negatives, draw_popular
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged, side_by_side
 from recinject.foundation.randomness import Chance
-from recinject.foundation.settings import Positive, bind
+from recinject.foundation.settings import MOST, Positive, bind
 from recinject.registry import find, load_named, names, register
 from recinject.templating.phrases import MOST_GAPS
 from recinject.templating.writers import Contexts, SlotKind
@@ -126,7 +126,7 @@ class WindowTask(Task):
     Events that are histories alone may stand in a window; each holds a training event at least.
     """
 
-    shortest: Annotated[int, Field(ge=2)] = 5  # items; users with fewer events have no sample
+    shortest: Annotated[int, Field(ge=2, le=MOST)] = 5  # items; of users with fewer is no sample
     longest: int = 10  # items
     per_event: Annotated[float, Field(ge=0)] = 0.25  # windows of a user for each training event
 

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import TemplateError, meta
-from jinja2.sandbox import SandboxedEnvironment
 from numpy.typing import NDArray
 
 from recinject.data.schema import Catalog, Floats, Integers
@@ -20,6 +19,7 @@ from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 from recinject.identifiers.table import unlike_number
 from recinject.registry import pick
+from recinject.templating.sandbox import BoundedSandbox
 
 Blocks = NDArray[np.int32]
 MOST_GAPS = 100  # as many sentinels as T5 has
@@ -176,7 +176,7 @@ class Pieces:
         return pa.array(self.texts, pa.string())
 
 
-_SANDBOX = SandboxedEnvironment(autoescape=False)
+_SANDBOX = BoundedSandbox()
 # A phrase may use these columns with any log; where the log lacks them they are empty.
 _STANDARD = frozenset({"title", "brand", "category", "categories"})
 
@@ -202,7 +202,7 @@ class Phrasebook:
                 raise
             except Exception as error:  # a user's phrase may raise anything
                 fact = error.message if isinstance(error, TemplateError) else error
-                hint = "a phrase is Jinja over one item's columns"
+                hint = "a phrase is Jinja over one item's columns: expressions, if, and one loop"
                 raise RecinjectError(f"{place}: {fact}", hint=hint) from error
             self._written[source] = [
                 " ".join(text.split()) or name
@@ -213,14 +213,14 @@ class Phrasebook:
     def _render(self, source: str, place: str) -> list[str]:
         columns = map(str, self.catalog.frame.columns)
         legal = {*columns, *_STANDARD, "identifier", "item"} - {"item_id"}
-        for name in sorted(meta.find_undeclared_variables(_SANDBOX.parse(source))):
+        for name in sorted(meta.find_undeclared_variables(_SANDBOX.parse_bounded(source))):
             pick(name, legal, f"{place}: the catalogue has no column")
-        template = _SANDBOX.from_string(source)
         rows = self.catalog.frame.to_dict("records")
-        return [
-            template.render(row, identifier=identifier, item=_item(identifier, row["title"]))
+        named = [
+            {**row, "identifier": identifier, "item": _item(identifier, row["title"])}
             for row, identifier in zip(rows, self.identifiers, strict=True)
         ]
+        return _SANDBOX.write(source, named)
 
 
 def _item(identifier: str, title: str) -> str:

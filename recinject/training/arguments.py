@@ -14,6 +14,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from transformers import Seq2SeqTrainingArguments
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.settings import MOST
 
 _OF_THE_RUN = {"output_dir", "seed", "resume_from_checkpoint", "do_train", "do_eval", "do_predict"}
 _OF_THE_RECIPE = {
@@ -24,8 +25,11 @@ _ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
 _COUNTS = {
     *("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 }
+_RATES = ("learning_rate", "weight_decay", "max_grad_norm", "adam_epsilon", "warmup_steps")
 _DEFAULTS: dict[str, Any] = {
     "logging_steps": 0.01,
+    # The loss before anything is learnt: what a divergence is told by.
+    "logging_first_step": True,
     "save_strategy": "steps",
     "save_total_limit": 2,
     "report_to": "none",
@@ -91,8 +95,8 @@ def _bind(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Check each setting's type, which transformers would only do in the middle of a training."""
     legal = {field.name for field in fields(Seq2SeqTrainingArguments) if field.init} - _OF_THE_RUN
     kinds = get_type_hints(Seq2SeqTrainingArguments)
-    kinds |= dict.fromkeys(_COUNTS, Annotated[int, Field(ge=1)])
-    kinds["learning_rate"] = Annotated[float, Field(ge=0)]
+    kinds |= dict.fromkeys(_COUNTS, Annotated[int, Field(ge=1, le=MOST)])
+    kinds |= dict.fromkeys(_RATES, Annotated[float, Field(ge=0, allow_inf_nan=False)])
     bound = {}
     for key, value in settings.items():
         if key not in legal:

@@ -311,18 +311,39 @@ class SaveOnTermination(TrainerCallback):  # type: ignore[misc]  # transformers 
         return bool(asked.item())
 
 
+_FAR, _PATIENCE = 5.0, 3
+
+
+def count_diverged(losses: Sequence[float], guessing: float) -> int:
+    """Count how many of the last losses in a row are far above all that a learner starts from.
+
+    Far is five times the first loss, and what ``guessing`` costs, such as the logarithm of the
+    vocabulary's size: a sound training, whatever its noise, phases and warm-up, is not there.
+
+    >>> count_diverged([9.0, 8.0, 90.0, 7.0], guessing=9.2)
+    0
+    >>> count_diverged([9.0, 8.0, 30.0, 400.0, 900.0], guessing=9.2)
+    2
+    """
+    most = _FAR * max([guessing, *losses[:1]])
+    return next((n for n, loss in enumerate(reversed(losses)) if loss <= most), len(losses))
+
+
 class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here
     """Writes one JSON line a log entry, without those after the step of a resumption.
 
-    A loss or gradient that is no longer a number ends the training, after its line is written.
+    A loss or gradient that is no longer a number ends the training, after its line is written, and
+    so does a loss that stays far above the first ones; meanwhile no checkpoint is written.
     """
 
     def __init__(self, path: Path) -> None:
-        self._path, self._adaptation = path, Adaptation()
+        self._path, self._adaptation, self._guessing = path, Adaptation(), 3.0
 
     def on_train_begin(self, args: Arguments, state: State, control: Control, **given: Any) -> None:
         """Keep the lines up to the step that training goes on from."""
         self._adaptation = adaptation_of(given["model"])
+        if not isinstance(model := given["model"], RatingModel):
+            self._guessing = math.log(max(3, getattr(model.config, "vocab_size", 3)))
         self._adaptation.log_entries()  # what it says later counts from here
         if not state.is_world_process_zero:
             return
@@ -347,11 +368,30 @@ class WriteLog(TrainerCallback):  # type: ignore[misc]  # transformers is untype
                 file.write(json.dumps(entry) + "\n")
         for name in ("loss", "grad_norm", "eval_loss"):
             if not math.isfinite(value := logs.get(name, 0.0)):
-                raise RecinjectError(
-                    f"training: {name} is {value} at step {state.global_step}",
-                    hint="lower training.learning_rate, or add training.warmup_steps; "
-                    "the next start resumes from the last good checkpoint",
+                raise _diverged(f"{name} is {value} at step {state.global_step}")
+        self._refuse_divergence(state, control)
+
+    def on_train_end(self, args: Arguments, state: State, control: Control, **_: Any) -> None:
+        """Refuse a model whose last loss is far too high."""
+        self._refuse_divergence(state, control, patience=1)
+
+    def _refuse_divergence(self, state: State, control: Control, patience: int = _PATIENCE) -> None:
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        if count := count_diverged(losses, self._guessing):
+            control.should_save = False
+            if count >= patience:
+                first, last = losses[0], losses[-1]
+                raise _diverged(
+                    f"loss began at {first:.3g} and is {last:.3g} at step {state.global_step}"
                 )
+
+
+def _diverged(fact: str) -> RecinjectError:
+    return RecinjectError(
+        f"training: {fact}",
+        hint="lower training.learning_rate, or add training.warmup_steps; the next start resumes "
+        "from the last good checkpoint",
+    )
 
 
 class ShowProgress(TrainerCallback):  # type: ignore[misc]  # transformers is untyped here

@@ -226,3 +226,17 @@ def test_composed_texts_are_counted() -> None:
     assert counts == {"texts composed (Unicode NFC)": 1, "texts tidied": 1}
     # Compatibility forms are other texts, and stay.
     assert clean_catalog(catalog_of(title=["ﬁve ²"]))[0].titles == ["ﬁve ²"]
+
+
+@pytest.mark.parametrize(
+    ("title", "length", "cut"),
+    [
+        ("x" * 1_000_000, 50, 1),
+        ("&" + "amp;" * 300_000, 1, 0),  # each round of unescaping would take its time
+        ("short", 5, 0),
+    ],
+)
+def test_long_texts_are_cut_and_counted(title, length, cut):
+    catalog, counts = clean_catalog(catalog_of(title=[title]), 50)
+    assert len(catalog.titles[0]) == length
+    assert counts.get("texts cut at 50 characters", 0) == cut

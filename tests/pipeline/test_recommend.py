@@ -230,9 +230,23 @@ def test_nothing_liked_or_too_much_asked_is_refused(refused, tmp_path):
 )
 def test_a_line_of_another_form_is_named(refused, tmp_path, line, said):
     file = tmp_path / "people.jsonl"
-    file.write_text('{"liked": ["P00000"]}\n' + line, "utf-8")
+    file.write_text("\n" + line, "utf-8")
     fact, fix = refused("--input", file)
     assert "people.jsonl, line 2" in fact and said in fact and '{"liked": [' in fix
+
+
+def test_good_lines_are_answered_and_bad_ones_named(recinject, finished, tmp_path):
+    good, file = catalog(finished.folder)["item_id"][0], tmp_path / "people.jsonl"
+    lines = [f'{{"liked": ["{good}"]}}', "[" * 9999, "9" * 9999, '{"liked": ["Nothing"]}', "{"]
+    file.write_text("\n".join([*lines, lines[0]]), "utf-8")
+    asked = ("recommend", finished.folder, "--input", file, "--recommender", "popularity")
+    ended = recinject(*asked)
+    assert ended.code == 1
+    answers = [line for line in ended.output.split("\n") if '"recommended"' in line]
+    assert len(answers) == 2
+    assert re.findall(r"people\.jsonl, line (\d)", ended.output) == list("2345")
+    assert recinject(*asked, "-o", tmp_path / "lists.jsonl").code == 1
+    assert len((tmp_path / "lists.jsonl").read_text("utf-8").splitlines()) == 2
 
 
 def test_no_questions_get_no_answers(ask, tmp_path):

@@ -158,6 +158,7 @@ ELSEWHERE = {
     **dict.fromkeys(("data.order", "data.repeats"), "tests/data/test_order.py"),
     **{f"data.{name}": "tests/data/test_reading_settings.py" for name in READING},
     **dict.fromkeys(("data.header", "data.query"), "tests/data/test_forms.py"),
+    "data.max_text": "tests/data/test_cleaning.py",
     "data.numeric_ids": "tests/data/test_findings.py",
     "data.partial_items": "tests/data/test_mutations.py",
     "evaluation.batch_size": "tests/recommenders/test_language_model.py",

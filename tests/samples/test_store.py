@@ -1,11 +1,15 @@
 import json
+import multiprocessing
+import os
+import signal
 from dataclasses import dataclass
+from pathlib import Path
 
 import datasets
 import pyarrow.parquet as pq
 import pytest
 
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, StoppedError
 from recinject.foundation.storage import atomic_folder
 from recinject.reporting.report import dataset_card
 from recinject.reporting.result import DataFacts, SampleRow
@@ -254,6 +258,39 @@ def test_a_mistake_in_the_middle_leaves_nothing_behind(
         write_samples(builder, folder, BOTH, workers=workers)
     assert written  # shards were made before it
     assert not list(tmp_path.rglob("*"))
+
+
+@dataclass(frozen=True)
+class Dying(Retrieval):
+    """Retrieval whose sampler is killed at one user, while a file is there."""
+
+    file: str = ""
+
+    def sample(self, view, keys, words):
+        if (keys.users > 2).any() and Path(self.file).exists():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().sample(view, keys, words)
+
+
+def test_a_worker_that_dies_ends_the_build_and_the_next_one_goes_on(
+    make, small_split, tmp_path, monkeypatch, small_shards
+):
+    (file := tmp_path / "kill").touch()
+    builder = next(make(small_split, tasks=[Dying(file=str(file))]).builders())
+    target = tmp_path / "samples"
+    with (
+        pytest.raises(StoppedError, match=r"train-0000\d-of-\d+\.parquet .*were written") as died,
+        atomic_folder(target, "key") as folder,
+    ):
+        write_samples(builder, folder, BOTH, workers=2)
+    assert died.value.exit_code == 1 and not multiprocessing.active_children()
+    file.unlink()
+    with atomic_folder(target, "key") as again:
+        assert again == folder and again.is_dir()
+        write_samples(builder, again, BOTH, workers=2)
+    (tmp_path / "whole").mkdir()
+    write_samples(builder, tmp_path / "whole", BOTH)
+    assert files_of(target) == files_of(tmp_path / "whole")
 
 
 def test_what_was_never_built_is_named(built):

@@ -40,6 +40,47 @@ def test_an_item_is_its_identifier_and_its_title_each_once():
     assert phrases("{{ item }}")[2] == "#1 1"
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ 'x' * 1000000000 }}",
+        "{{ [1] * 1000000000 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ 10 ** 60 * 10 ** 60 }}",
+        "{{ 'x' | center(1000000000) }}",
+        "{{ 'x'.ljust(1000000000) }}",
+        "{{ '%999999999d' % 1 }}",
+        "{{ '{:999999999}'.format(1) }}",
+        "{{ '%999999999d' | format(1) }}",
+        "{{ 'a' | replace('a', 'b' * 9999) | replace('b', 'c' * 9999) }}",
+        "{{ range(1000000000) | list }}",
+        "{{ range(10000) | join('xxxxxxxxxx') }}",
+        "{{ lipsum(99999) }}",
+        "{% for a in range(9999) %}{{ 'x' * 999 }}{% endfor %}",
+        "{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}",
+        "{% for a in [title] recursive %}{{ loop([title]) }}{% endfor %}",
+        "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% block b %}{{ self.b() }}{{ self.b() }}{% endblock %}",
+        "{% set a = [title, title] %}{% set a = [a, a] %}{{ a }}",
+        "{% set s = namespace(x='x') %}{% set s.x = s.x ~ s.x %}{{ s.x }}",
+        "{% with a = title %}{{ a }}{% endwith %}",
+        "{% include 'f.yaml' %}",
+        "{{ " + "(" * 1500 + "1" + ")" * 1500 + " }}",
+        "x" * 5000,
+    ],
+)
+def test_a_phrase_that_would_not_end_or_fill_the_memory_is_refused(source):
+    with pytest.raises(RecinjectError, match=r"phrases\.history"):
+        phrases(source)
+
+
+def test_what_phrases_are_for_stays_within_the_bounds():
+    source = "{% for word in title.split() %}{{ loop.index }}{{ word | upper }} {% endfor %}"
+    assert phrases(source)[0] == "1RAG 2DOLL"
+    assert phrases("{{ title | replace('Doll', 'Mat') | truncate(50) }}")[0] == "Rag Mat"
+    assert phrases("{{ (title | length) * 2 + 2 ** 3 }}")[0] == "24"
+
+
 @pytest.mark.parametrize("kind", ["number", "title", "number_title"])
 def test_no_kind_of_identifier_says_a_title_twice(kind):
     doll, missing, _, mug = phrases("{{ item }}", name_items(kind, CATALOG, 1).texts)

@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
-from recinject.foundation.settings import bind
+from recinject.foundation.settings import MOST, bind
 from recinject.methods.experts.gates import GATES, Gate, Routing, part_gate
 from recinject.models.adapters import Adaptation, Wrapper
 from recinject.registry import pick
@@ -49,17 +49,17 @@ class ExpertSettings:
             saturated, and fixed, after about ``gamma / (2 * rate * gate_rate)`` steps.
     """
 
-    number: Annotated[int, Field(ge=2)] = 4
-    k: Annotated[int, Field(ge=1)] = 2
+    number: Annotated[int, Field(ge=2, le=MOST)] = 4
+    k: Annotated[int, Field(ge=1, le=MOST)] = 2
     gate: str = "dselect_k"
     decision: Literal["task", "sequence", "task_sequence"] = "task"
     gamma: Annotated[float, Field(gt=0)] = 1.0
-    rank: Annotated[int, Field(ge=1)] = 4
+    rank: Annotated[int, Field(ge=1, le=MOST)] = 4
     alpha: Annotated[float, Field(gt=0)] = 8.0
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     target_modules: Annotated[tuple[str, ...], Field(min_length=1)] = ("q", "v")
     regulariser: Annotated[float, Field(ge=0)] = 1e-3
-    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    warmup_steps: Annotated[int, Field(ge=0, le=MOST)] = 0
     gate_rate: Annotated[float, Field(gt=0)] = 1.0
 
     @model_validator(mode="after")

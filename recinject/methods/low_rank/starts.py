@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
+from recinject.foundation.settings import MOST
 from recinject.methods.low_rank.factors import (
     Block,
     Factors,
@@ -88,7 +89,7 @@ class LowRank(Initialization):
         self,
         *,
         targets: Annotated[list[str], Field(min_length=1)] | None = None,
-        rank: Annotated[int, Field(ge=1)] | None = None,
+        rank: Annotated[int, Field(ge=1, le=MOST)] | None = None,
         energy: float | None = None,
         method: Literal["spectral", "data", "nkp", "lfai"] = "lfai",
     ) -> None:
@@ -254,7 +255,7 @@ class LoraStart(Initialization):
 
     method: ClassVar[str]
 
-    def __init__(self, *, rows: Annotated[int, Field(ge=1)] = 2048) -> None:
+    def __init__(self, *, rows: Annotated[int, Field(ge=1, le=MOST)] = 2048) -> None:
         self.rows, self.reads_batches = rows, self.method != BY_WEIGHT
 
     def check(self, model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field
 
 from recinject.data.schema import Catalog, Flags
 from recinject.data.splitting import Split
-from recinject.foundation.settings import bind
+from recinject.foundation.settings import MOST, bind
 from recinject.foundation.storage import UNREADABLE_ARRAYS, read_json, write_json
 from recinject.identifiers.content import FILES, TFIDF, embed_items, embedding_key
 from recinject.identifiers.table import Identifiers
@@ -32,7 +32,7 @@ from recinject.recommenders.protocol import Prediction, Queries
 from recinject.registry import find
 
 QUALITY, CONTENT = "quality.json", "content.npz"
-_Positive = Annotated[int, Field(ge=1)]
+_Positive = Annotated[int, Field(ge=1, le=MOST)]
 
 
 def _known_quantiser(name: str) -> str:
@@ -74,7 +74,7 @@ class SemanticIdentifiers(Identifiers):
         dimensions: _Positive = 256,
         quantiser: Annotated[str, AfterValidator(_known_quantiser)] = "rq_kmeans",
         levels: Annotated[int, Field(ge=1, le=25)] = 3,
-        codes: Annotated[int, Field(ge=2)] = 256,
+        codes: Annotated[int, Field(ge=2, le=MOST)] = 256,
         last_codes: _Positive = 256,
         training: dict[str, Any] | None = None,
         earlier: Path | None = None,

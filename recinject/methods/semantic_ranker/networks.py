@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, embedding
 
 from recinject.foundation.ragged import Array, Ragged
+from recinject.foundation.settings import MOST
 from recinject.methods.experts.gates import GATES, Gate, Routing
 from recinject.training.networks import Rate, Tensors, Weight
 
@@ -54,7 +55,7 @@ class ExpertTrunkSettings:
         regularization: weight of the selectors' entropy.
     """
 
-    experts: Annotated[int, Field(ge=2)] = 4
+    experts: Annotated[int, Field(ge=2, le=MOST)] = 4
     k: PositiveInt = 2
     gate: Literal["dselect_k", "softmax", "top_k"] = "dselect_k"
     gamma: Rate = 1.0
