@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from recinject.data.schema import Log
 from recinject.data.splitting import Part, time_facts
+from recinject.engines import Engine
 from recinject.evaluation.audit import refuse_strangers
 from recinject.evaluation.evaluate import (
     Evaluation,
@@ -27,6 +28,7 @@ from recinject.foundation.settings import bind, expect, listed, unknown_key
 from recinject.identifiers.data import Data, split_log, users_of
 from recinject.identifiers.table import name_items
 from recinject.models.building import embed_all_tokens, load_model
+from recinject.pipeline import parts
 from recinject.pipeline.evaluate import model_of
 from recinject.pipeline.facts import result_of, sample_rows
 from recinject.pipeline.prepare import dialect_of, given_tokenizer
@@ -159,7 +161,7 @@ def build_samples(
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise RecinjectError(f"{place}: not empty", hint="choose a new folder for the samples")
     place.mkdir(parents=True, exist_ok=True)
-    return replace(write_all(factory, place, forms, workers=workers), _kept=kept)
+    return replace(write_all(factory, place, forms, engine=Engine(workers=workers)), _kept=kept)
 
 
 def load_samples(folder: str | Path, data: Data | None = None) -> Samples:
@@ -501,6 +503,31 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
     made = OpenRun(load_recipe(recipe, overrides), log)
     (report if made.recipe.sweep is None else make_sweep)(made)
     return made
+
+
+def build_part(recipe: str | Path, part: str, **overrides: Any) -> Path:
+    """Build one part of a recipe's samples; see :func:`recinject.pipeline.parts.build_part`.
+
+    Args:
+        recipe: a shipped name or the path of a YAML file.
+        part: its number and how many there are, such as ``2/3``.
+        overrides: as in :func:`run`.
+
+    Examples:
+        >>> shop = {"path": None, "simulator": {"users": 40, "items": 40}, "k_core": 2}
+        >>> with TemporaryDirectory() as runs:
+        ...     made = [build_part("baselines", f"{n}/2", runs=runs, data=shop) for n in (1, 2)]
+        ...     sorted(gather("baselines", runs=runs, data=shop).tasks)
+        ['ranking', 'rating', 'retrieval']
+    """
+    return parts.build_part(Run(load_recipe(recipe, overrides)), part)
+
+
+def gather(recipe: str | Path, **overrides: Any) -> Samples:
+    """Put together the parts of a recipe's samples; see :func:`recinject.pipeline.parts.gather`."""
+    made = Run(load_recipe(recipe, overrides))
+    parts.gather(made)
+    return made.samples
 
 
 _PREPARED = "give what recinject.prepare(log) returned"

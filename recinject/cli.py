@@ -127,12 +127,41 @@ def prepare(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = F
 
 
 @app.command()
-def build(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
+def build(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    no_wait: NoWait = False,
+    part: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Build this part of the shards alone")
+    ] = None,
+) -> None:
     """Write the samples of every task to disk, as Parquet and, if asked, JSON lines.
 
     Example: `recinject build quickstart samples.jsonl=true samples.workers=2`
+
+    On several machines: `recinject build quickstart --part 1/3` on the first, and so on; then
+    `recinject gather quickstart`.
     """
-    _do("prepare", "build", _run(recipe, overrides), no_wait)
+    started = _run(recipe, overrides)
+    if part is None:
+        _do("prepare", "build", started, no_wait)
+        return
+    from recinject.pipeline.check import check_settings
+    from recinject.pipeline.parts import build_part
+
+    check_settings(started.recipe)
+    build_part(started, part)
+
+
+@app.command()
+def gather(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Put together what `build --part` built, as if one machine had built it.
+
+    Example: `recinject gather quickstart`
+    """
+    from recinject.pipeline.parts import gather as join
+
+    join(_run(recipe, overrides))
 
 
 @app.command()

@@ -144,6 +144,14 @@ def _changed(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]
     return changes
 
 
+def link_file(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name, or copy it where the disk has no hard links."""
+    with suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copy2(source, target)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as readable JSON, replacing the file in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -26,7 +26,7 @@ def evaluate(run: Run) -> None:
         return
     recipe = run.recipe
     settings = {
-        **recipe.evaluation.model_dump(),
+        **recipe.evaluation.model_dump(exclude={"workers", "gpus"}),
         "model": run.resolved.model.model_dump(),
         "generation": recipe.generation,
     }

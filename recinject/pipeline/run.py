@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import recinject
 from recinject.data.schema import Log
+from recinject.engines import Engine
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.progress import say
 from recinject.foundation.seals import seal_folder
@@ -185,6 +186,10 @@ class Run:
     def folder(self, stage: str) -> Path:
         """Return the folder of a stage."""
         return self.recipe.folder / stage
+
+    def engine(self, workers: int, gpus: float = 0.0) -> Engine:
+        """Return where shards are worked on, with so many workers."""
+        return Engine(self.recipe.engine, workers, gpus)
 
     def stage(self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Stage:
         """Return a stage of this run; the seed is one of its settings."""

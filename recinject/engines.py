@@ -1,0 +1,148 @@
+"""One function that maps work over shards: here, in processes of this machine, or on Ray."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from recinject.foundation.errors import RecinjectError
+from recinject.registry import load_plugin, plugins
+
+Held = TypeVar("Held")
+Job = TypeVar("Job")
+Found = TypeVar("Found")
+EngineName = Literal["local", "ray"]
+_RETRIES = 3
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where shards are worked on.
+
+    Attributes:
+        name: ``local`` for this machine, or ``ray`` for the cluster at ``RAY_ADDRESS``; without
+            that address Ray starts on this machine. All workers see the same file system.
+        workers: how many shards are worked on at once, each by a process with one CPU.
+        gpus: how many GPUs each worker on Ray has, or which fraction of one.
+    """
+
+    name: EngineName = "local"
+    workers: int = 1
+    gpus: float = 0.0
+
+
+def map_shards(
+    work: Callable[[Held, Job], Found], held: Held, jobs: Sequence[Job], engine: Engine
+) -> Iterator[tuple[Job, Found]]:
+    """Yield each job with ``work(held, job)``, in the order in which they are done.
+
+    Each worker process receives ``held``, a builder or a model, once for all of its jobs. No more
+    jobs are started than there are workers. Ray does the job of a lost worker again, on another
+    one, three times at most; so ``work`` must be a function of its arguments, and write whole files
+    or none.
+
+    Raises:
+        RecinjectError: Ray is not installed, or its workers die of one job again and again.
+    """
+    if engine.name == "ray":
+        yield from _on_ray(work, held, jobs, engine)
+    elif engine.workers <= 1 or len(jobs) <= 1:
+        for job in jobs:
+            yield job, work(held, job)
+    else:
+        start = _start_worker, (plugins(), pickle.dumps(held))
+        count = min(engine.workers, len(jobs))
+        with ProcessPoolExecutor(count, get_context("spawn"), *start) as pool:
+            yield from zip(jobs, pool.map(partial(_in_process, work), jobs), strict=True)
+
+
+_held: dict[Any, Any] = {}  # what this worker process holds, by what it is known by
+
+
+def _start_worker(files: Sequence[Path], held: bytes) -> None:
+    # A task of a plug-in can be unpickled where the plug-in is loaded.
+    for file in files:
+        load_plugin(file)
+    _held[None] = pickle.loads(held)
+
+
+def _in_process(work: Callable[[Any, Job], Found], job: Job) -> Found:
+    return work(_held[None], job)
+
+
+def _on_ray(
+    work: Callable[[Held, Job], Found], held: Held, jobs: Sequence[Job], engine: Engine
+) -> Iterator[tuple[Job, Found]]:
+    ray = _connected(engine)
+    # Ray's processes serve one task after another, and so hold a model as an actor would.
+    options = {"num_gpus": engine.gpus, "max_retries": _RETRIES, "max_calls": 0}
+    remote = ray.remote(**options)(_in_ray_process)
+    kept, files = ray.put(held), plugins()
+    waiting, running = iter(jobs), dict[Any, Job]()
+    try:
+        while True:
+            for job in islice(waiting, engine.workers - len(running)):
+                running[remote.remote(work, [kept], files, job)] = job
+            if not running:
+                return
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            found = _result(ray, done)
+            yield running.pop(done), found
+    finally:
+        for left in running:
+            with suppress(Exception):  # it may have ended just now
+                ray.cancel(left, force=True)
+
+
+def _in_ray_process(
+    work: Callable[[Any, Job], Found], kept: list[Any], files: Sequence[Path], job: Job
+) -> Found:
+    import ray
+
+    (reference,) = kept  # in a list, or Ray would unpack it for every job anew
+    if reference not in _held:
+        _held.clear()
+        for file in files:
+            load_plugin(file)
+        _held[reference] = ray.get(reference)
+    return work(_held[reference], job)
+
+
+def _connected(engine: Engine) -> Any:
+    """Return Ray, connected to the cluster at ``RAY_ADDRESS``, or started on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to strangers
+    try:
+        import ray
+    except ModuleNotFoundError as error:
+        hint = "pip install 'recinject[ray]', or set engine=local"
+        raise RecinjectError("engine: ray is not installed", hint=hint) from error
+    if not ray.is_initialized():
+        here: dict[str, Any] = {"address": "local", "include_dashboard": False}
+        here |= {"num_cpus": engine.workers, "log_to_driver": False, "logging_level": "warning"}
+        try:
+            ray.init(**({} if os.environ.get("RAY_ADDRESS") else here))
+        except (ConnectionError, RuntimeError) as error:
+            fact = f"engine: ray: the cluster cannot be reached ({error})"
+            raise RecinjectError(fact, hint="mend RAY_ADDRESS, or leave it unset") from error
+    return ray
+
+
+def _result(ray: Any, done: Any) -> Any:
+    try:
+        return ray.get(done)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+    except ray.exceptions.RayError as error:
+        raise RecinjectError(
+            f"engine: ray: workers died of one shard {_RETRIES + 1} times ({type(error).__name__})",
+            hint="give each more memory, or start fewer workers; the same command goes on",
+        ) from error
