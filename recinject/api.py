@@ -514,7 +514,7 @@ def build_part(recipe: str | Path, part: str, **overrides: Any) -> Path:
         overrides: as in :func:`run`.
 
     Examples:
-        >>> shop = {"path": None, "simulator": {"users": 40, "items": 40}, "k_core": 2}
+        >>> shop = {"path": None, "simulator": {"users": 40, "items": 60}, "k_core": 2}
         >>> with TemporaryDirectory() as runs:
         ...     made = [build_part("baselines", f"{n}/2", runs=runs, data=shop) for n in (1, 2)]
         ...     sorted(gather("baselines", runs=runs, data=shop).tasks)

@@ -217,7 +217,7 @@ def recommend(
         str | None, typer.Option(help="A baseline to ask in place of the model, such as ease")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .parquet or .jsonl file to write")
+        str | None, typer.Option("--output", "-o", help="A .parquet or .jsonl file, or its URL")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line")] = False,
     seen: Annotated[
@@ -241,6 +241,10 @@ def recommend(
         bool | None,
         typer.Option("--exact/--fast", help="Decode in double precision; with -o, the default"),
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="With -o: local, or ray for a cluster; else the recipe's")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With -o: processes that ask")] = None,
     trust: Trust = False,
 ) -> None:
     """Recommend items with the model of a finished run, or with a baseline.
@@ -269,7 +273,9 @@ def recommend(
     model = room.recommender_of(run, recommender, batch_size=batch_size, exact=exact)
     if output is not None:
         made = room.fingerprint_of(run, exact=exact)
-        file = room.recommend_all(model, people, output, k, fingerprint=made, **asked)
+        where = room.engine_of(run, engine, workers)
+        settings = {"fingerprint": made, "engine": where, **asked}
+        file = room.recommend_all(model, people, output, k, **settings)
         say(f"{file}: the lists of {len(people):,} people")
         return
     for row, items in zip(people, room.recommend(model, people, k, **asked), strict=True):

@@ -41,7 +41,7 @@ def build_part(run: Run, part: str) -> Path:
         raise RecinjectError(f"--part: {part!r} is no part", hint=hint)
     with only_writer(run):
         prepare(run)
-    stage = _part_of(samples_stage(run), number, count)
+    stage = _part_of(run, samples_stage(run), number, count)
     with only_writer(run, stage.folder, wait=False):
         stage.run_here(partial(_write_part, run, (number, count)), resume=True)
     return stage.folder
@@ -60,16 +60,17 @@ def gather(run: Run) -> Path:
     with only_writer(run, wait=False):
         prepare(run)
         stage = samples_stage(run)
-        if not stage.is_done:
-            parts = _whole_parts(stage)
-            stage.run_here(partial(_join, run, parts))
-        shutil.rmtree(stage.folder.parent / _FOLDER, ignore_errors=True)
+        stage.run_here(partial(_join, run, stage))
+        shutil.rmtree(run.folder(_FOLDER), ignore_errors=True)
+        if run.store is not None:
+            run.store.remove(_FOLDER)
     return stage.folder
 
 
-def _part_of(stage: Stage, number: int, count: int) -> Stage:
-    folder = stage.folder.parent / _FOLDER / f"{number:05d}-of-{count:05d}"
-    return replace(stage, folder=folder, settings={**stage.settings, "part": [number, count]})
+def _part_of(run: Run, stage: Stage, number: int, count: int) -> Stage:
+    name, settings = f"{number:05d}-of-{count:05d}", {**stage.settings, "part": [number, count]}
+    store = run.store and run.store / _FOLDER / name
+    return replace(stage, folder=run.folder(_FOLDER) / name, settings=settings, store=store)
 
 
 def _write_part(run: Run, part: tuple[int, int], folder: Path) -> Facts:
@@ -79,18 +80,19 @@ def _write_part(run: Run, part: tuple[int, int], folder: Path) -> Facts:
     return {"shards": write_part(factory, folder, forms, part, run.engine(section.workers))}
 
 
-def _whole_parts(stage: Stage) -> list[Path]:
+def _whole_parts(run: Run, stage: Stage) -> list[Path]:
     """Return the folders of all parts, each of them whole and made as the stage would make it."""
-    there = stage.folder.parent / _FOLDER
-    names = [_NAME.fullmatch(path.name) for path in there.glob("*")]
-    counts = {int(name[2]) for name in names if name}
+    there = run.folder(_FOLDER)
+    names = {path.name for path in there.glob("*")}
+    names |= (run.store / _FOLDER).names() if run.store is not None else set()
+    counts = {int(found[2]) for name in names if (found := _NAME.fullmatch(name))}
     if len(counts) != 1:
         fact = f"parts of {' and of '.join(map(str, sorted(counts)))}" if counts else "no parts"
         hint = "keep those of one number" if counts else "recinject build RECIPE --part 1/3"
         raise RecinjectError(f"{there}: {fact}", hint=hint)
     count = counts.pop()
-    parts = [_part_of(stage, number, count) for number in range(1, count + 1)]
-    manifests = [RunManifest.read(part.folder) for part in parts]
+    parts = [_part_of(run, stage, number, count) for number in range(1, count + 1)]
+    manifests = [_manifest(part) for part in parts]
     if missing := [n for n, found in enumerate(manifests, 1) if found is None]:
         listed = ", ".join(f"{n}/{count}" for n in missing[:10])
         raise RecinjectError(
@@ -104,14 +106,21 @@ def _whole_parts(stage: Stage) -> list[Path]:
             other = f"part {number}/{count} was built otherwise: {part.wanted.difference(found)}"
             raise RecinjectError(other, hint=f"{again}, or gather with its settings")
         try:
+            if part.store is not None and not part.is_done:
+                part.store.get(part.folder)
             found.refuse_damage(part.folder, whole=True)
         except RecinjectError as damage:
             raise RecinjectError(damage.message, hint=again) from damage
     return [part.folder for part in parts]
 
 
-def _join(run: Run, parts: list[Path], folder: Path) -> Facts:
-    for part in parts:
+def _manifest(part: Stage) -> RunManifest | None:
+    here = RunManifest.read(part.folder)
+    return part.store.manifest() if here is None and part.store is not None else here
+
+
+def _join(run: Run, stage: Stage, folder: Path) -> Facts:
+    for part in _whole_parts(run, stage):
         for file in part.glob("*/*"):
             (folder / file.parent.name).mkdir(exist_ok=True)
             link_file(file, folder / file.parent.name / file.name)

@@ -53,12 +53,15 @@ class Recipe(Section):
     and all are pooled.
     ``engine: ray`` writes samples and asks models with workers on a Ray cluster, as many as
     ``samples.workers`` and ``evaluation.workers`` say.
+    ``store`` is a URL that fsspec knows, such as ``s3://bucket/runs``: each finished stage is
+    copied there, its manifest last, and fetched from there where it is not here.
     ``plugins`` are Python files, named by their place beside the recipe. They are run when the
     recipe is read, so that whatever they register can be named in it.
     """
 
     name: Annotated[str, Field(pattern=FILE_NAME)]
     runs: Path = Path("runs")
+    store: Annotated[str, Field(pattern="://")] | None = None
     plugins: Annotated[list[Path], AfterValidator(_load_plugins), Field(default_factory=list)]
     seed: Seed = 1
     engine: EngineName = "local"

@@ -43,7 +43,7 @@ def plan_shards(builder: Builder, folder: Path, forms: Forms) -> list[Shard]:
     What stands in which shard depends on the samples' order alone. Without any sample there is one
     shard without rows.
     """
-    size = len(builder)
+    size, folder = len(builder), folder.absolute()  # a worker may stand in another place
     starts = range(0, max(1, size), SAMPLES_PER_SHARD)
     names = (f"{builder.split}-{n:05d}-of-{len(starts):05d}" for n in range(len(starts)))
     return [

@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from recinject.models.storing import explain_failed_writing
 from recinject.samples.mixture import Phase
 from recinject.training.arguments import samples_a_step
 from recinject.training.batches import LengthBuckets, order_by_phase
+from recinject.training.blockwise import BlockwiseSoftmax
 from recinject.training.optimizers import log_entries
 
 Measure: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -359,8 +360,9 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     ) -> None:
         self._phases, self._task_names = phases, task_names
         model, smoothing = settings["model"], settings["args"].label_smoothing_factor
-        by_token = partial(token_losses, smoothing=smoothing)
-        measure = model.losses if isinstance(model, RatingModel) else by_token
+        self._softmax: BlockwiseSoftmax | None = None
+        self._smoothing = smoothing
+        measure = model.losses if isinstance(model, RatingModel) else self._token_losses
         self._loss = BatchLoss(measure, task_names, soft_labels)
         self._adaptation = adaptation_of(model)
         super().__init__(compute_loss_func=self._loss, **settings)
@@ -371,6 +373,11 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         self._loss_shifts_labels = False
         # The Trainer reads their names off a signature, and a wrapper's has none.
         self.label_names = ["labels"]
+        # Of shares of a head no block can be computed, and a teacher's labels need all logits.
+        whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or soft_labels)
+        inner = without_wrapper(model)
+        if whole and not isinstance(model, RatingModel) and BlockwiseSoftmax.suits(inner):
+            self._softmax = BlockwiseSoftmax(inner, smoothing, self.accelerator.autocast)
         _share_out_weights(self)  # before the Trainer has accelerate do it
 
     def _run_epoch(self, **settings: Any) -> None:
@@ -382,6 +389,11 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     def _present_epoch(self) -> int:
         return int((self.state.epoch or 0.0) + 1e-6)
 
+    def _token_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self._softmax is not None:
+            return self._softmax.losses(logits, labels)  # they are states, no logits
+        return token_losses(logits, labels, self._smoothing)
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
         """Return the loss; note whose samples it is of while training."""
         tasks, step = inputs.pop("task", None), self.state.global_step
@@ -390,7 +402,8 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         if model.training:
             self._loss.places = places
             self._loss.tasks, self._loss.extra = tasks, partial(self._adaptation.extra_loss, step)
-        with self._adaptation.answering(tasks):
+        deferred = self._softmax.deferred() if self._softmax else nullcontext()
+        with self._adaptation.answering(tasks), deferred:
             return super().compute_loss(model, inputs, *given, **settings)
 
     def _load_best_model(self) -> None:
