@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 
+from recinject.foundation.stores import Store
 from recinject.pipeline.lock import only_writer
 from recinject.pipeline.recipe import load_recipe
 from recinject.pipeline.run import Run
@@ -119,3 +120,30 @@ def test_what_is_no_part_is_refused(part, wrong, tmp_path):
     code, output = part("build", f"--part={wrong}")
     assert code == 2 and f"'{wrong}' is no part" in output
     assert not (tmp_path / "tiny").exists()
+
+
+def test_machines_that_share_a_store_alone_gather_the_same(part, whole, tmp_path):
+    store = "store=memory://gathered"
+    for number in (1, 2):
+        assert part("build", f"--part={number}/2", store)[0] == 0
+        (tmp_path / "tiny").rename(tmp_path / f"machine{number}")
+    code, output = part("gather", store)
+    assert code == 0 and "data: fetched from memory://gathered/tiny/data" in output
+    gathered = tmp_path / "tiny" / "samples"
+    assert contents(gathered) == contents(whole)
+    assert manifest(gathered) == manifest(whole)
+    shutil.rmtree(tmp_path / "tiny")
+    code, output = part("build", store)
+    assert code == 0 and "samples: fetched" in output
+    assert contents(gathered) == contents(whole)
+    assert {"data", "identifiers", "samples"} <= (Store("memory://gathered") / "tiny").names()
+    assert not (Store("memory://gathered") / "tiny" / "parts").names()
+
+
+def test_a_part_that_the_store_lacks_is_named(part, tmp_path):
+    store = "store=memory://lacking"
+    assert part("build", "--part=1/2", store)[0] == 0
+    shutil.rmtree(tmp_path / "tiny")
+    code, output = part("gather", store)
+    assert code == 2 and "1 of 2 parts are missing: 2/2" in output
+    assert nothing_gathered(tmp_path / "tiny")
