@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from recinject.data.schema import Log
 from recinject.data.splitting import Part, time_facts
-from recinject.engines import Engine
+from recinject.engines import Engine, EngineName
 from recinject.evaluation.audit import refuse_strangers
 from recinject.evaluation.evaluate import (
     Evaluation,
@@ -107,6 +107,7 @@ def build_samples(
     causal: bool = False,
     folder: str | Path | None = None,
     workers: int = 1,
+    engine: EngineName = "local",
     seed: int = 1,
     **settings: Any,
 ) -> Samples:
@@ -123,6 +124,7 @@ def build_samples(
         folder: where they go, new or empty; None keeps them in a temporary folder for as long as
             the returned value lives.
         workers: how many processes write them; the files are the same for any number.
+        engine: whether these are ``local`` or those of a cluster of ``ray``.
         seed: of the samplers.
         settings: see :class:`~recinject.samples.samples.SampleSettings`; ``prompts`` may name a
             folder that ships, such as ``zero_shot``. ``tokens=False`` leaves out the token
@@ -161,7 +163,7 @@ def build_samples(
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise RecinjectError(f"{place}: not empty", hint="choose a new folder for the samples")
     place.mkdir(parents=True, exist_ok=True)
-    return replace(write_all(factory, place, forms, engine=Engine(workers=workers)), _kept=kept)
+    return replace(write_all(factory, place, forms, engine=Engine(engine, workers)), _kept=kept)
 
 
 def load_samples(folder: str | Path, data: Data | None = None) -> Samples:
@@ -281,6 +283,8 @@ def evaluate(
     samples: Samples | None = None,
     *,
     tasks: Sequence[str] | None = None,
+    workers: int = 1,
+    engine: EngineName = "local",
     seed: int = 1,
     **settings: Any,
 ) -> Result:
@@ -293,6 +297,8 @@ def evaluate(
         samples: their test samples are the queries; retrieval, and rating where the log has
             ratings, are built if not given.
         tasks: which of the samples' tasks to ask; all that can be answered if not given.
+        workers: how many processes read the test's prompts.
+        engine: whether these are ``local`` or those of a cluster of ``ray``.
         seed: of the fits, the resamples and the draws.
         settings: see :class:`~recinject.evaluation.evaluate.EvaluationSettings`.
 
@@ -326,7 +332,7 @@ def evaluate(
     fitted, chosen = fit_baselines(new, data, samples, asked, ready)
     own = {each.name: each for each in [*fitted, *(e for e in made if e.data is not None)]}
     ready = [own[each.name] for each in made if each.name in own]
-    evaluation = Evaluation(ready, data, samples, asked)
+    evaluation = Evaluation(ready, data, samples, asked, engine=Engine(engine, workers))
     evaluation.rows["audit"] += chosen
     evaluation.run(None if tasks is None else listed(tasks, "evaluate: tasks"))
     if not evaluation.predictions:

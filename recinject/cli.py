@@ -273,9 +273,8 @@ def recommend(
     model = room.recommender_of(run, recommender, batch_size=batch_size, exact=exact)
     if output is not None:
         made = room.fingerprint_of(run, exact=exact)
-        where = room.engine_of(run, engine, workers)
-        settings = {"fingerprint": made, "engine": where, **asked}
-        file = room.recommend_all(model, people, output, k, **settings)
+        asked["engine"] = room.engine_of(run, engine, workers)
+        file = room.recommend_all(model, people, output, k, fingerprint=made, **asked)
         say(f"{file}: the lists of {len(people):,} people")
         return
     for row, items in zip(people, room.recommend(model, people, k, **asked), strict=True):

@@ -177,7 +177,8 @@ def ask(recommender: Recommender, queries: Queries, k: int, engine: Engine) -> P
     """Ask who reads prompts, 1,024 queries at a time, which an engine's workers share.
 
     In single precision the last bits of a score depend on which prompts share a batch, so the
-    queries are cut alike whatever the engine: the answers are the same to the bit.
+    queries are cut alike whatever the engine: the answers are the same to the bit, if processes
+    compute with equally many threads.
     """
     starts = range(0, len(queries), QUERIES_PER_SHARD)
     numbers = np.arange(len(queries))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -129,7 +129,7 @@ class Store:
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                self._again(lambda n=name, f=file: files.get_file(f"{root}/{n}", str(f)), name)
+                self._again(partial(files.get_file, f"{root}/{name}", str(file)), name)
             except FileNotFoundError:
                 file.unlink(missing_ok=True)
         found.refuse_damage(folder, whole=True)

@@ -93,25 +93,30 @@ def _whole_parts(run: Run, stage: Stage) -> list[Path]:
     count = counts.pop()
     parts = [_part_of(run, stage, number, count) for number in range(1, count + 1)]
     manifests = [_manifest(part) for part in parts]
-    if missing := [n for n, found in enumerate(manifests, 1) if found is None]:
+    if missing := [n for n, written in enumerate(manifests, 1) if written is None]:
         listed = ", ".join(f"{n}/{count}" for n in missing[:10])
         raise RecinjectError(
             f"{there}: {len(missing)} of {count} parts are missing: {listed}",
             hint=f"recinject build RECIPE --part {missing[0]}/{count}",
         )
-    for number, (part, found) in enumerate(zip(parts, manifests, strict=True), 1):
-        assert found is not None
-        again = f"recinject build RECIPE --part {number}/{count}"
-        if found.fingerprint != part.wanted.fingerprint:
-            other = f"part {number}/{count} was built otherwise: {part.wanted.difference(found)}"
-            raise RecinjectError(other, hint=f"{again}, or gather with its settings")
-        try:
-            if part.store is not None and not part.is_done:
-                part.store.get(part.folder)
-            found.refuse_damage(part.folder, whole=True)
-        except RecinjectError as damage:
-            raise RecinjectError(damage.message, hint=again) from damage
+    for number, (part, written) in enumerate(zip(parts, manifests, strict=True), 1):
+        assert written is not None
+        _refuse_other(part, written, f"{number}/{count}")
     return [part.folder for part in parts]
+
+
+def _refuse_other(part: Stage, written: RunManifest, name: str) -> None:
+    """Refuse a part that was made with other settings, or is damaged; fetch it if need be."""
+    again = f"recinject build RECIPE --part {name}"
+    if written.fingerprint != part.wanted.fingerprint:
+        fact = f"part {name} was built otherwise: {part.wanted.difference(written)}"
+        raise RecinjectError(fact, hint=f"{again}, or gather with its settings")
+    try:
+        if part.store is not None and not part.is_done:
+            part.store.get(part.folder)
+        written.refuse_damage(part.folder, whole=True)
+    except RecinjectError as damage:
+        raise RecinjectError(damage.message, hint=again) from damage
 
 
 def _manifest(part: Stage) -> RunManifest | None:

@@ -242,7 +242,7 @@ class LanguageModel(Recommender):
         if make is None or not make(split).wording.numbers(split):
             return None
         other = copy.copy(self)
-        other._asker = make(split)
+        other._asker, other._named = make(split), self._named
         return other
 
     def rating_prompts(

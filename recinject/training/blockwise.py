@@ -47,7 +47,7 @@ def blockwise_losses(
     measure = partial(_block_losses, head, smoothing)
     blocks = [
         checkpoint(measure, *block, use_reentrant=False, preserve_rng_state=False)
-        for block in zip(rows.split(size), wanted.split(size), strict=True)
+        for block in zip(torch.split(rows, size), torch.split(wanted, size), strict=True)
     ]
     losses = torch.zeros(labels.shape, dtype=torch.float32, device=states.device)
     return losses.masked_scatter(known, torch.cat(blocks)) if len(rows) else losses
