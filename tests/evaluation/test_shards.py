@@ -37,6 +37,7 @@ def queries(task):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_answers_on_ray_are_those_of_one_process_to_the_bit(ray, model, workers):
     for task in ("retrieval", "ranking", "rating"):

@@ -201,6 +201,7 @@ def test_new_items_take_their_fraction_where_content_is_known(run):
             other.recommend(asked, k=3, new=0.5)
 
 
+@pytest.mark.slow
 def test_ray_changes_no_byte_whatever_the_number_of_workers(ray, write, monkeypatch):
     monkeypatch.setattr(room, "PEOPLE_PER_SHARD", 17)
     for words in ([], ["--recommender", "ease"]):
