@@ -168,13 +168,14 @@ def main() -> None:
         print(json.dumps(measure(int(users), engine, int(shard))))
         return
     base, shard = (QUICK_USERS, 2_000) if asked.quick else (USERS, store.SAMPLES_PER_SHARD)
-    rows = [apart(round(base * size), "local", 1, shard) for size in SIZES]
-    here = [pair for pair in ENGINES if pair[0] == "local" or importlib.util.find_spec("ray")]
-    rows += [apart(base, *pair, shard) for pair in here]
+    has_ray = importlib.util.find_spec("ray") is not None
+    here = [(base, *pair) for pair in ENGINES if pair[0] == "local" or has_ray]
     columns = ("engine", "workers", "events", "samples_a_second", "clock", "gb_a_worker")
     print(" ".join(f"{name:>16}" for name in columns))
-    for row in rows:
-        print(" ".join(f"{row[name]!s:>16}" for name in columns))
+    rows = []
+    for configuration in [*((round(base * size), "local", 1) for size in SIZES), *here]:
+        rows.append(apart(*configuration, shard))
+        print(" ".join(f"{rows[-1][name]!s:>16}" for name in columns), flush=True)
     curved = curve(rows[len(SIZES) - 1])
     for point in curved:
         print("  ".join(f"{name} {value:,}" for name, value in point.items()))

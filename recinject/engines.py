@@ -133,6 +133,11 @@ def _connected(engine: Engine) -> Any:
         except (ConnectionError, RuntimeError) as error:
             fact = f"engine: ray: the cluster cannot be reached ({error})"
             raise RecinjectError(fact, hint="mend RAY_ADDRESS, or leave it unset") from error
+    if engine.gpus > ray.cluster_resources().get("GPU", 0):
+        fact = (
+            f"engine: ray: each worker should have {engine.gpus:g} GPUs, and the cluster has fewer"
+        )
+        raise RecinjectError(fact, hint="set evaluation.gpus=0, or start Ray where GPUs are")
     return ray
 
 

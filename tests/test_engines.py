@@ -28,6 +28,11 @@ def test_an_error_of_a_job_is_the_callers(engine, request):
         list(map_shards(divmod, 3, [1, 2, 0], engine))
 
 
+def test_gpus_that_a_cluster_lacks_are_refused(ray):
+    with pytest.raises(RecinjectError, match="each worker should have 900 GPUs"):
+        list(map_shards(pow, 3, [1], Engine("ray", 1, gpus=900)))
+
+
 def test_without_ray_one_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RecinjectError, match=r"ray is not installed(.|\n)*recinject\[ray\]"):
