@@ -135,7 +135,7 @@ def _connected(engine: Engine) -> Any:
             raise RecinjectError(fact, hint="mend RAY_ADDRESS, or leave it unset") from error
     if engine.gpus > ray.cluster_resources().get("GPU", 0):
         fact = (
-            f"engine: ray: each worker should have {engine.gpus:g} GPUs, and the cluster has fewer"
+            f"engine: ray: each worker should have {engine.gpus:g} GPUs: the cluster has fewer"
         )
         raise RecinjectError(fact, hint="set evaluation.gpus=0, or start Ray where GPUs are")
     return ray
