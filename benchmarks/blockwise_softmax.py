@@ -66,7 +66,7 @@ def main() -> None:
     for vocabulary in (100_000, 200_000) if asked.quick else (200_000, 1_000_000):
         for way in ("whole", "blocks"):
             words = [sys.executable, __file__, "--one", f"{way},{vocabulary}"]
-            ended = subprocess.run(words, capture_output=True, text=True, check=True)
+            ended = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
             rows.append(json.loads(ended.stdout.splitlines()[-1]))
             print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     print(json.dumps(rows))

@@ -1,12 +1,12 @@
 """How building samples scales: with the log, with workers here and on Ray, and simulated.
 
-    python benchmarks/scaling.py [--quick]
+    python benchmarks/scaling.py [--quick] [--local]
 
 Simulated logs of 1/4, 1/2, 1 and 2 times a base are built by one process; the base also by two, and
 by one and two workers on Ray, where that is installed. Each is a process of its own, so that its
 memory is the most that the system ever held for a worker; the seconds are those of the processor,
 which others on the machine change least, and on the clock beside them. The base has 25,000 users
-with 22 events each; with --quick it has 2,000.
+with 22 events each; with --quick it has 2,000. --local leaves Ray out.
 
 The simulation, of up to 1,000 workers, takes the measured seconds and bytes a shard. A node of 32
 workers reads the log once; each worker then computes shards, each 10 % more or less than the mean,
@@ -112,7 +112,7 @@ def measure(users: int, engine: Engine, shard: int) -> dict[str, Any]:
 def apart(users: int, name: str, workers: int, shard: int) -> dict[str, Any]:
     """Call :func:`measure` in a process of its own."""
     words = [sys.executable, __file__, "--one", f"{users},{name},{workers},{shard}"]
-    ended = subprocess.run(words, capture_output=True, text=True, check=True)
+    ended = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
     return found
 
@@ -160,6 +160,7 @@ def main() -> None:
     """Measure, simulate, and print two tables and one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a smaller base")
+    parser.add_argument("--local", action="store_true", help="without Ray")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
@@ -168,7 +169,7 @@ def main() -> None:
         print(json.dumps(measure(int(users), engine, int(shard))))
         return
     base, shard = (QUICK_USERS, 2_000) if asked.quick else (USERS, store.SAMPLES_PER_SHARD)
-    has_ray = importlib.util.find_spec("ray") is not None
+    has_ray = not asked.local and importlib.util.find_spec("ray") is not None
     here = [(base, *pair) for pair in ENGINES if pair[0] == "local" or has_ray]
     columns = ("engine", "workers", "events", "samples_a_second", "clock", "gb_a_worker")
     print(" ".join(f"{name:>16}" for name in columns))

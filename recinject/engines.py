@@ -130,13 +130,11 @@ def _connected(engine: Engine) -> Any:
         here |= {"num_cpus": engine.workers, "log_to_driver": False, "logging_level": "warning"}
         try:
             ray.init(**({} if os.environ.get("RAY_ADDRESS") else here))
-        except (ConnectionError, RuntimeError) as error:
-            fact = f"engine: ray: the cluster cannot be reached ({error})"
+        except Exception as error:  # Ray raises plain ones, too
+            fact = f"engine: ray: the cluster cannot be reached or started ({error})"
             raise RecinjectError(fact, hint="mend RAY_ADDRESS, or leave it unset") from error
     if engine.gpus > ray.cluster_resources().get("GPU", 0):
-        fact = (
-            f"engine: ray: each worker should have {engine.gpus:g} GPUs: the cluster has fewer"
-        )
+        fact = f"engine: ray: each worker should have {engine.gpus:g} GPUs: the cluster has fewer"
         raise RecinjectError(fact, hint="set evaluation.gpus=0, or start Ray where GPUs are")
     return ray
 
