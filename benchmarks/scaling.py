@@ -147,9 +147,14 @@ def curve(found: dict[str, Any]) -> list[dict[str, float]]:
     """Simulate 10^9 events for some numbers of workers, with shards of 20,000 samples."""
     samples = EVENTS * found["samples"] / found["events"]
     each, shards = 20_000 / found["samples_a_second"], round(samples / 20_000)
-    size, log = 20_000 * found["bytes_a_sample"], EVENTS * BYTES_AN_EVENT / WORKERS_A_NODE
-    alone = simulate(1, shards, each, size, log)
-    rows = [(n, simulate(n, shards, each, size, log)) for n in WORKERS]
+    size = 20_000 * found["bytes_a_sample"]
+    rows = []
+    for n in WORKERS:
+        log = (
+            EVENTS * BYTES_AN_EVENT * -(-n // WORKERS_A_NODE) / n
+        )  # a worker's share of its node's
+        rows.append((n, simulate(n, shards, each, size, log)))
+    alone = rows[0][1]
     return [
         {"workers": n, "hours": round(took / 3600, 3), "speed_up": round(alone / took, 1)}
         for n, took in rows
