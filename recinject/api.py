@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from recinject.data.schema import Log
 from recinject.data.splitting import Part, time_facts
+from recinject.engines import Engine, EngineName
 from recinject.evaluation.audit import refuse_strangers
 from recinject.evaluation.evaluate import (
     Evaluation,
@@ -27,6 +28,7 @@ from recinject.foundation.settings import bind, expect, listed, unknown_key
 from recinject.identifiers.data import Data, split_log, users_of
 from recinject.identifiers.table import name_items
 from recinject.models.building import embed_all_tokens, load_model
+from recinject.pipeline import parts
 from recinject.pipeline.evaluate import model_of
 from recinject.pipeline.facts import result_of, sample_rows
 from recinject.pipeline.lock import only_writer
@@ -106,6 +108,7 @@ def build_samples(
     causal: bool = False,
     folder: str | Path | None = None,
     workers: int = 1,
+    engine: EngineName = "local",
     seed: int = 1,
     **settings: Any,
 ) -> Samples:
@@ -122,6 +125,7 @@ def build_samples(
         folder: where they go, new or empty; None keeps them in a temporary folder for as long as
             the returned value lives.
         workers: how many processes write them; the files are the same for any number.
+        engine: whether these are ``local`` or those of a cluster of ``ray``.
         seed: of the samplers.
         settings: see :class:`~recinject.samples.samples.SampleSettings`; ``prompts`` may name a
             folder that ships, such as ``zero_shot``. ``tokens=False`` leaves out the token
@@ -160,7 +164,7 @@ def build_samples(
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise RecinjectError(f"{place}: not empty", hint="choose a new folder for the samples")
     place.mkdir(parents=True, exist_ok=True)
-    return replace(write_all(factory, place, forms, workers=workers), _kept=kept)
+    return replace(write_all(factory, place, forms, engine=Engine(engine, workers)), _kept=kept)
 
 
 def load_samples(folder: str | Path, data: Data | None = None) -> Samples:
@@ -280,6 +284,8 @@ def evaluate(
     samples: Samples | None = None,
     *,
     tasks: Sequence[str] | None = None,
+    workers: int = 1,
+    engine: EngineName = "local",
     seed: int = 1,
     **settings: Any,
 ) -> Result:
@@ -292,6 +298,8 @@ def evaluate(
         samples: their test samples are the queries; retrieval, and rating where the log has
             ratings, are built if not given.
         tasks: which of the samples' tasks to ask; all that can be answered if not given.
+        workers: how many processes read the test's prompts.
+        engine: whether these are ``local`` or those of a cluster of ``ray``.
         seed: of the fits, the resamples and the draws.
         settings: see :class:`~recinject.evaluation.evaluate.EvaluationSettings`.
 
@@ -325,7 +333,7 @@ def evaluate(
     fitted, chosen = fit_baselines(new, data, samples, asked, ready)
     own = {each.name: each for each in [*fitted, *(e for e in made if e.data is not None)]}
     ready = [own[each.name] for each in made if each.name in own]
-    evaluation = Evaluation(ready, data, samples, asked)
+    evaluation = Evaluation(ready, data, samples, asked, engine=Engine(engine, workers))
     evaluation.rows["audit"] += chosen
     evaluation.run(None if tasks is None else listed(tasks, "evaluate: tasks"))
     if not evaluation.predictions:
@@ -503,6 +511,31 @@ def run(recipe: str | Path, log: Log | None = None, **overrides: Any) -> OpenRun
     with only_writer(made):
         (report if made.recipe.sweep is None else make_sweep)(made)
     return made
+
+
+def build_part(recipe: str | Path, part: str, **overrides: Any) -> Path:
+    """Build one part of a recipe's samples; see :func:`recinject.pipeline.parts.build_part`.
+
+    Args:
+        recipe: a shipped name or the path of a YAML file.
+        part: its number and how many there are, such as ``2/3``.
+        overrides: as in :func:`run`.
+
+    Examples:
+        >>> shop = {"path": None, "simulator": {"users": 40, "items": 60}, "k_core": 2}
+        >>> with TemporaryDirectory() as runs:
+        ...     made = [build_part("baselines", f"{n}/2", runs=runs, data=shop) for n in (1, 2)]
+        ...     sorted(gather("baselines", runs=runs, data=shop).tasks)
+        ['ranking', 'rating', 'retrieval']
+    """
+    return parts.build_part(Run(load_recipe(recipe, overrides)), part)
+
+
+def gather(recipe: str | Path, **overrides: Any) -> Samples:
+    """Put together the parts of a recipe's samples; see :func:`recinject.pipeline.parts.gather`."""
+    made = Run(load_recipe(recipe, overrides))
+    parts.gather(made)
+    return made.samples
 
 
 _PREPARED = "give what recinject.prepare(log) returned"

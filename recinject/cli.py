@@ -182,12 +182,41 @@ def prepare(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = F
 
 
 @app.command()
-def build(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
+def build(
+    recipe: RecipeName,
+    overrides: Overrides = None,
+    no_wait: NoWait = False,
+    part: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Build this part of the shards alone")
+    ] = None,
+) -> None:
     """Write the samples of every task to disk, as Parquet and, if asked, JSON lines.
 
     Example: `recinject build quickstart samples.jsonl=true samples.workers=2`
+
+    On several machines: `recinject build quickstart --part 1/3` on the first, and so on; then
+    `recinject gather quickstart`.
     """
-    _do("prepare", "build", _run(recipe, overrides), no_wait)
+    started = _run(recipe, overrides)
+    if part is None:
+        _do("prepare", "build", started, no_wait)
+        return
+    from recinject.pipeline.check import check_settings
+    from recinject.pipeline.parts import build_part
+
+    check_settings(started.recipe)
+    build_part(started, part)
+
+
+@app.command()
+def gather(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Put together what `build --part` built, as if one machine had built it.
+
+    Example: `recinject gather quickstart`
+    """
+    from recinject.pipeline.parts import gather as join
+
+    join(_run(recipe, overrides))
 
 
 @app.command()
@@ -244,7 +273,7 @@ def recommend(
         str | None, typer.Option(help="A baseline to ask in place of the model, such as ease")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A .parquet or .jsonl file to write")
+        str | None, typer.Option("--output", "-o", help="A .parquet or .jsonl file, or its URL")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON line")] = False,
     seen: Annotated[
@@ -268,6 +297,10 @@ def recommend(
         bool | None,
         typer.Option("--exact/--fast", help="Decode in double precision; with -o, the default"),
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="With -o: local, or ray for a cluster; else the recipe's")
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="With -o: processes that ask")] = None,
     trust: Trust = False,
 ) -> None:
     """Recommend items with the model of a finished run, or with a baseline.
@@ -296,6 +329,7 @@ def recommend(
     model = room.recommender_of(run, recommender, batch_size=batch_size, exact=exact)
     if output is not None:
         made = room.fingerprint_of(run, exact=exact)
+        asked["engine"] = room.engine_of(run, engine, workers)
         file = room.recommend_all(model, people, output, k, fingerprint=made, **asked)
         say(f"{file}: the lists of {len(people):,} people")
         people = []

@@ -15,6 +15,7 @@ _NEEDED = ("torch", "transformers", "datasets", "peft", "accelerate", "tokenizer
 _OPTIONAL = {
     "implicit": ("cf", "for the baselines als and bpr"),
     "s3fs": ("s3", "to read logs from s3:// addresses"),
+    "ray": ("ray", "to build and recommend on a cluster"),
     "sentence-transformers": ("semantic", "to embed items by a text model"),
     "gguf": ("gguf", "to prompt models in .gguf files"),
     "fastapi": ("serve", "to serve runs over HTTP"),

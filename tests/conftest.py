@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 from unittest import mock
 
@@ -135,3 +136,14 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
     path.write_text(_TINY_RECIPE, "utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def ray() -> Iterator[ModuleType]:
+    """Ray on this machine, which goes with the tests; they are skipped where it is absent."""
+    found: ModuleType = pytest.importorskip("ray", reason="Ray is absent: recinject[ray]")
+    quiet = {"include_dashboard": False, "log_to_driver": False, "logging_level": "error"}
+    with mock.patch.dict(os.environ, {"RAY_USAGE_STATS_ENABLED": "0"}):
+        found.init(address="local", num_cpus=4, **quiet)
+        yield found
+        found.shutdown()

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split
+from recinject.engines import Engine, map_shards
 from recinject.evaluation import audit
 from recinject.evaluation.examples import draw_examples
 from recinject.evaluation.fusion import Fusion
@@ -167,6 +168,30 @@ class EvaluationSettings:
         length = max(self.cutoffs)
         own = self.groups, self.provider, length, self.resamples, self.seed, self.harm_queries
         return Scope(*own)
+
+
+QUERIES_PER_SHARD = 1024
+
+
+def ask(recommender: Recommender, queries: Queries, k: int, engine: Engine) -> Prediction:
+    """Ask who reads prompts, 1,024 queries at a time, which an engine's workers share.
+
+    In single precision the last bits of a score depend on which prompts share a batch, so the
+    queries are cut alike whatever the engine: the answers are the same to the bit, if processes
+    compute with equally many threads.
+    """
+    starts = range(0, len(queries), QUERIES_PER_SHARD)
+    numbers = np.arange(len(queries))
+    shards = [queries.take(numbers[start : start + QUERIES_PER_SHARD]) for start in starts]
+    if not shards or not recommender.reads_prompts:
+        return recommender.predict(queries, k)
+    found = dict(map_shards(_ask_shard, (recommender, k), shards, engine))
+    return Prediction.joined([found[shard] for shard in shards])
+
+
+def _ask_shard(held: tuple[Recommender, int], queries: Queries) -> Prediction:
+    recommender, k = held
+    return recommender.predict(queries, k)
 
 
 class Answer(NamedTuple):
@@ -327,6 +352,7 @@ class Evaluation:
     settings: EvaluationSettings
     rows: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in _ROWS})
     predictions: dict[tuple[str, str], pd.DataFrame] = field(default_factory=dict)
+    engine: Engine = field(default_factory=Engine)  # where the test's prompts are read
 
     def run(self, tasks: Sequence[str] | None = None) -> None:
         """Audit the run, then ask every task that can be answered, or those named."""
@@ -407,7 +433,7 @@ class Evaluation:
         return _Turn(task, queries, names, validation, own, ways, others)
 
     def _predict(self, name: str, recommender: Recommender, queries: Queries) -> Prediction:
-        found = recommender.predict(queries, self.settings.list_length)
+        found = ask(recommender, queries, self.settings.list_length, self.engine)
         return replace(found, recommender=name)
 
     def _measured(self, predictions: Sequence[Prediction], turn: _Turn) -> list[Answer]:

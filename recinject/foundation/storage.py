@@ -121,9 +121,14 @@ class RunManifest:
         """
         path = folder / MANIFEST_NAME
         try:
-            content = read_json(path)
+            return cls.parse(path.read_bytes(), path)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+    @classmethod
+    def parse(cls, written: bytes, path: str | Path) -> RunManifest:
+        """Read the bytes of a manifest that lay at a path; see :meth:`read`."""
+        content = _parse_json(written, path)
         seal = content.pop(_SEAL, None) if isinstance(content, dict) else None
         if seal != _digest(content):
             raise RecinjectError(f"{path} was changed after it was written", hint=_AGAIN)
@@ -145,6 +150,14 @@ def _changed(old: dict[str, Any], new: dict[str, Any], prefix: str) -> list[str]
     return changes
 
 
+def link_file(source: str | Path, target: str | Path) -> None:
+    """Give a file a second name, or copy it where the disk has no hard links."""
+    with suppress(OSError):
+        os.link(source, target)
+        return
+    shutil.copy2(source, target)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write a value as readable JSON, replacing the file in one step."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
@@ -154,8 +167,12 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path) -> Any:
     """Read a JSON file; refuse one that is cut off or no JSON."""
+    return _parse_json(path.read_bytes(), path)
+
+
+def _parse_json(written: bytes, path: str | Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(written.decode("utf-8"))
     except ValueError as error:
         hint = "it is cut off or broken: write its folder again"
         raise RecinjectError(f"{path}: is no JSON ({error})", hint=hint) from error

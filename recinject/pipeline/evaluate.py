@@ -18,6 +18,8 @@ from recinject.recommenders.oracle import Oracle
 from recinject.recommenders.protocol import Recommender, make_recommender
 from recinject.reporting.result import Result
 
+_WHERE = {"workers", "gpus"}  # they change where prompts are read, and no answer
+
 
 def evaluate(run: Run) -> None:
     """Make the folder ``evaluation``, and before it what it needs."""
@@ -26,7 +28,7 @@ def evaluate(run: Run) -> None:
         return
     recipe = run.recipe
     settings = {
-        **recipe.evaluation.model_dump(),
+        **recipe.evaluation.model_dump(exclude=_WHERE),
         "model": run.resolved.model.model_dump(),
         "generation": recipe.generation,
     }
@@ -59,14 +61,20 @@ def _evaluate(run: Run, folder: Path) -> Facts:
     baselines = [make_recommender(asked) for asked in section.baselines]
     if recipe.data.path is None and run.log is None and baselines:
         baselines.append(Oracle(**recipe.data.simulator.model_dump(), seed=recipe.seed))
-    own = section.model_dump(exclude={"baselines", "beams", "batch_size"})
+    own = section.model_dump(exclude={"baselines", "beams", "batch_size", *_WHERE})
     own |= {"list_length": section.beams, "seed": recipe.seed, "examples": MOST_EXAMPLES}
     settings = EvaluationSettings(**own, generation=recipe.generation)
     samples = run.samples
     models = [model] if model else []
     fitted, chosen = fit_baselines(baselines, run.data, samples, settings, models)
     recommenders: Sequence[Recommender] = [*models, *fitted]
-    evaluation = Evaluation(recommenders, run.data, samples, settings)
+    evaluation = Evaluation(
+        recommenders,
+        run.data,
+        samples,
+        settings,
+        engine=run.engine(section.workers, section.gpus),
+    )
     evaluation.rows["audit"] += chosen
     evaluation.run()
     Result.from_rows(evaluation.rows, evaluation.predictions).save(folder)

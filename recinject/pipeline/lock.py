@@ -31,10 +31,11 @@ def _files(folder: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def only_writer(run: Run, *, wait: bool = True) -> Iterator[None]:
+def only_writer(run: Run, folder: Path | None = None, *, wait: bool = True) -> Iterator[None]:
     """Let nobody else fill a run's folder in a block; the system frees what a dead process held.
 
-    Of several processes that were launched together the first one holds it for all.
+    Of several processes that were launched together the first one holds it for all. A ``folder``
+    within it may be given in its place.
 
     Raises:
         RecinjectError: a process with other settings holds it.
@@ -43,7 +44,7 @@ def only_writer(run: Run, *, wait: bool = True) -> Iterator[None]:
     if os.environ.get("RANK", "0") != "0":
         yield
         return
-    folder = run.recipe.folder
+    folder = folder or run.recipe.folder
     file, holder = _files(folder)
     lock = FileLock(file)
     own = json.loads(json.dumps(run.resolved.model_dump(mode="json"), default=str))
@@ -52,7 +53,7 @@ def only_writer(run: Run, *, wait: bool = True) -> Iterator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            _wait_for(run, lock, own, wait)
+            _wait_for(folder, lock, own, wait)
     except (OSError, NotImplementedError):  # a folder that cannot be written is filled by nobody
         yield
         return
@@ -72,12 +73,12 @@ def only_writer(run: Run, *, wait: bool = True) -> Iterator[None]:
                 folder.parent.rmdir()
 
 
-def _wait_for(run: Run, lock: FileLock, own: dict[str, Any], wait: bool) -> None:
+def _wait_for(folder: Path, lock: FileLock, own: dict[str, Any], wait: bool) -> None:
     holder: dict[str, Any] = {}
     with suppress(RecinjectError, OSError):  # it may be written, or removed, just now
-        holder = read_json(_files(run.recipe.folder)[1])
+        holder = read_json(_files(folder)[1])
     who = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
-    fact = f"{run.recipe.folder}: {who} fills it, since {holder.get('since', 'a moment ago')}"
+    fact = f"{folder}: {who} fills it, since {holder.get('since', 'a moment ago')}"
     theirs = holder.get("recipe", own)
     if other := [key for key in own if own[key] != theirs.get(key)]:
         hint = "choose another name=, or wait for its end"

@@ -24,7 +24,7 @@ from recinject.foundation.storage import RunManifest, hash_files, hash_value, sh
 from recinject.identifiers.data import ACTIVITY, Data, split_log, users_of
 from recinject.identifiers.table import Identifiers, identifiers_class, name_items
 from recinject.pipeline.recipe import Recipe
-from recinject.pipeline.run import Facts, Run, hash_local
+from recinject.pipeline.run import Facts, Run, Stage, hash_local
 from recinject.pipeline.sections import DataSection, IdentifiersSection
 from recinject.samples.samples import SampleFactory, SampleSettings, build_samples, make_factory
 from recinject.samples.store import Forms
@@ -68,11 +68,17 @@ def _stored(run: Run) -> RunManifest | None:
 
 def build(run: Run) -> None:
     """Make the folder ``samples``, and before it what it needs."""
-    recipe, section = run.recipe, run.recipe.samples
+    section = run.recipe.samples
     # Loaded only to be checked: a mistake in a template should not wait for the log to be read.
-    for task in recipe.tasks():
+    for task in run.recipe.tasks():
         load_templates(task.name, task.slots, section.prompts, section.phrases)
     prepare(run)
+    samples_stage(run).run(partial(write_stage_samples, run), resume=True)
+
+
+def samples_stage(run: Run) -> Stage:
+    """Return the stage ``samples`` of a run that was prepared."""
+    recipe = run.recipe
     source = run.resolved.model.tokenizer or run.resolved.model.name
     settings = run.resolved.samples.model_dump(mode="json", exclude={"workers", "tasks"})
     settings |= {
@@ -82,7 +88,7 @@ def build(run: Run) -> None:
     }
     inputs = {**run.fingerprints("data", "identifiers"), "prompts": _hash_prompts(recipe)}
     inputs |= hash_local(source, weights=False)
-    run.stage("samples", settings, inputs).run(partial(_samples, run), resume=True)
+    return run.stage("samples", settings, inputs)
 
 
 def read_data(run: Run) -> Log:
@@ -212,14 +218,15 @@ def _identifiers(run: Run, folder: Path) -> Facts:
     return facts | ({"quality": quality} if (quality := named.describe()) else {})
 
 
-def _samples(run: Run, folder: Path) -> Facts:
+def write_stage_samples(run: Run, folder: Path) -> Facts:
+    """Write whatever shards are not there yet, and what stands beside them."""
     from recinject.pipeline.facts import data_facts, sample_rows
     from recinject.reporting.report import dataset_card
 
     recipe, section = run.recipe, run.recipe.samples
     factory = factory_of(recipe, run.data)
     forms = Forms(tokens=section.tokens, jsonl=section.jsonl)
-    samples = build_samples(factory, folder, forms, workers=section.workers)
+    samples = build_samples(factory, folder, forms, engine=run.engine(section.workers))
     trained = samples.sizes
     say(f"  {sum(trained.values()):,} training samples of {len(trained)} tasks")
     versions = {task: wording.templates.version for task, wording in factory.wordings.items()}

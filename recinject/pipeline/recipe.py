@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from recinject.engines import EngineName
 from recinject.foundation.errors import RecinjectError, did_you_mean, pick
 from recinject.foundation.settings import Seed, explain, fields_of
 from recinject.foundation.storage import dump_yaml, load_yaml, shipped_folder
@@ -50,14 +51,20 @@ class Recipe(Section):
 
     ``seeds``, in place of one ``seed``, is short for ``sweep.seeds``: each trains and evaluates,
     and all are pooled.
+    ``engine: ray`` writes samples and asks models with workers on a Ray cluster, as many as
+    ``samples.workers`` and ``evaluation.workers`` say.
+    ``store`` is a URL that fsspec knows, such as ``s3://bucket/runs``: each finished stage is
+    copied there, its manifest last, and fetched from there where it is not here.
     ``plugins`` are Python files, named by their place beside the recipe. They are run when the
     recipe is read, so that whatever they register can be named in it.
     """
 
     name: Annotated[str, Field(pattern=FILE_NAME)]
     runs: Path = Path("runs")
+    store: Annotated[str, Field(pattern="://")] | None = None
     plugins: Annotated[list[Path], AfterValidator(_load_plugins), Field(default_factory=list)]
     seed: Seed = 1
+    engine: EngineName = "local"
     data: DataSection = DataSection()
     identifiers: IdentifiersSection = IdentifiersSection()
     samples: SamplesSection = SamplesSection()

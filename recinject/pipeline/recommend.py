@@ -8,7 +8,8 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
 
 import pandas as pd
 import pyarrow as pa
@@ -16,12 +17,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 import recinject
+from recinject.engines import Engine, EngineName, map_shards
 from recinject.evaluation.evaluate import EvaluationSettings, fit_recommenders
 from recinject.evaluation.fitting import fit_baselines
 from recinject.evaluation.fusion import Fusion
-from recinject.foundation.errors import RecinjectError
+from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.progress import say, track
 from recinject.foundation.storage import MANIFEST_NAME, hash_value
+from recinject.foundation.stores import Store, is_url
 from recinject.pipeline.evaluate import model_of
 from recinject.pipeline.run import Run
 from recinject.recommenders.protocol import Recommender, make_recommender
@@ -29,6 +32,7 @@ from recinject.recommenders.protocol import Recommender, make_recommender
 Person = Mapping[str, Any]
 """Somebody to recommend to: ``user_id`` of the log, or ``liked``, titles or ids, oldest first."""
 PEOPLE_PER_SHARD = 1000
+_HERE = Engine()
 _SCORE_DIGITS = 6  # what double precision leaves the same, whatever the batch
 
 
@@ -74,6 +78,13 @@ def fingerprint_of(run: Run, *, exact: bool = False) -> str:
     stages = ("data", "identifiers", "samples", "model")
     made = [stage for stage in stages if (run.folder(stage) / MANIFEST_NAME).is_file()]
     return hash_value([run.fingerprints(*made), exact])
+
+
+def engine_of(run: Run, name: str | None = None, workers: int | None = None) -> Engine:
+    """Return where a run's recommenders are asked: by a name and a number, or by its recipe."""
+    own = run.recipe.evaluation
+    named: Any = pick(name or run.recipe.engine, get_args(EngineName), "--engine: there is no")
+    return Engine(named, workers or own.workers, own.gpus)
 
 
 def recommend(
@@ -129,8 +140,9 @@ def recommend_all(
     *,
     explain: bool = False,
     fingerprint: str = "",
+    engine: Engine = _HERE,
     **filters: Any,
-) -> Path:
+) -> Path | str:
     """Write the lists of many people into one file, shard by shard.
 
     Interrupted, the same call goes on at its first missing shard. A shard is 1,000 people whatever
@@ -141,21 +153,29 @@ def recommend_all(
         recommender: fitted, with data.
         people: different users of the log, or persons with histories, all of them of one kind.
         output: ``.parquet`` has a row an item, with its person's ``user_id``, or position as
-            ``query``; ``.jsonl`` a line a person, with their items under ``recommended``.
+            ``query``; ``.jsonl`` a line a person, with their items under ``recommended``. A URL,
+            such as ``s3://bucket/lists.parquet``, becomes a folder: a file a shard, and last
+            ``manifest.json``, which names them in their order.
         k: items a list.
         explain: whether to say why, see :meth:`~recinject.Recommender.explain`.
         fingerprint: of what the recommender was made of; shards of another one are made again.
+        engine: whose workers, each with a recommender of its own, share the shards.
         filters: see :class:`~recinject.recommenders.filters.Filters`.
 
     Raises:
         RecinjectError: the file's form is unknown, or the recommender refuses a person.
     """
-    file = Path(output)
-    if file.suffix not in (".parquet", ".jsonl"):
+    suffix, stem = Path(str(output)).suffix, Path(str(output)).stem
+    if suffix not in (".parquet", ".jsonl"):
         raise RecinjectError(
-            f"{file}: lists are written as .parquet or .jsonl", hint=f"name it {file.stem}.parquet"
+            f"{output}: lists are written as .parquet or .jsonl", hint=f"name it {stem}.parquet"
         )
     asked = [recinject.__version__, recommender.name, fingerprint, k, explain, filters, people]
+    held = recommender, k, explain, filters
+    if is_url(output):
+        _recommend_to_store(held, people, Store(str(output)), hash_value(asked), engine)
+        return output
+    file = Path(output).absolute()
     parts = file.with_name(f".{file.name}.{hash_value(asked)}.partial")
     for left in file.parent.glob(f".{file.name}.*.partial"):
         if left != parts:  # of other questions, never finished
@@ -168,21 +188,74 @@ def recommend_all(
     done = len(people) - sum(len(blocks[path]) for path in missing)
     if done:
         say(f"going on after {done:,} people, whose lists lie in {parts}")
-    title, sizes = f"Recommending: {recommender.name}", lambda path: len(blocks[path])
-    for path in track(missing, title, len(people), size=sizes, done=done):
-        _write_shard(path, blocks[path], _lists(recommender, blocks[path], k, explain, filters))
+    jobs = [(path, blocks[path]) for path in missing]
+    _run_shards(_recommend_shard, held, jobs, engine, (len(people), done))
     _join(list(shards), file)
     shutil.rmtree(parts)
     return file
 
 
-def _write_shard(path: Path, people: Sequence[Person], frame: pd.DataFrame) -> None:
-    """Write one shard, whole or not at all."""
+_Held = tuple[Recommender, int, bool, Mapping[str, Any]]
+
+
+def _run_shards(
+    work: Callable[[Any, Any], int],
+    held: _Held,
+    jobs: Sequence[Any],
+    engine: Engine,
+    sizes: tuple[int, int],
+) -> None:
+    """Work on shards, and show how many of all people are done, some of them before."""
+    written = (found for _, found in map_shards(work, held, jobs, engine))
+    for _ in track(written, f"Recommending: {held[0].name}", sizes[0], int, sizes[1]):
+        pass
+
+
+def _recommend_to_store(
+    held: _Held, people: Sequence[Person], store: Store, key: str, engine: Engine
+) -> None:
+    """Upload a file a shard, then the manifest; shards of the same question stay as they are."""
+    suffix, starts = Path(store.url).suffix, range(0, max(1, len(people)), PEOPLE_PER_SHARD)
+    shards = {f"{start:09d}-{key}{suffix}": start for start in starts}
+    there = store.names()
+    jobs = [
+        (store, name, start, people[start : start + PEOPLE_PER_SHARD])
+        for name, start in shards.items()
+        if name not in there
+    ]
+    if jobs:
+        store.remove(MANIFEST_NAME)
+    done = len(people) - sum(len(block) for *_, block in jobs)
+    _run_shards(_recommend_to, held, jobs, engine, (len(people), done))
+    for name in there - shards.keys():  # of another question
+        store.remove(name)
+    store.write(MANIFEST_NAME, json.dumps({"people": len(people), "files": list(shards)}).encode())
+
+
+def _recommend_to(held: _Held, job: tuple[Store, str, int, Sequence[Person]]) -> int:
+    store, name, start, people = job
+    with TemporaryDirectory(prefix="recinject-") as scratch:
+        file = Path(scratch) / name
+        recommender, k, explain, filters = held
+        _write_shard(file, people, _lists(recommender, people, k, explain, filters), start)
+        store.write(name, file.read_bytes())
+    return len(people)
+
+
+def _recommend_shard(held: _Held, job: tuple[Path, Sequence[Person]]) -> int:
+    recommender, k, explain, filters = held
+    path, people = job
+    _write_shard(path, people, _lists(recommender, people, k, explain, filters))
+    return len(people)
+
+
+def _write_shard(path: Path, people: Sequence[Person], frame: pd.DataFrame, first: int = 0) -> None:
+    """Write one shard, whole or not at all; its people are numbered from ``first``."""
     temporary = path.with_suffix(".writing")
     frame["score"] = frame["score"].round(_SCORE_DIGITS)
     numbers = frame.pop("query").astype(int).tolist()
     if path.suffix == ".parquet":
-        pq.write_table(_table(people, numbers, frame), temporary, compression="zstd")
+        pq.write_table(_table(people, numbers, frame, first), temporary, compression="zstd")
     else:
         lists: list[list[dict[str, Any]]] = [[] for _ in people]
         for number, row in zip(numbers, frame.to_dict("records"), strict=True):
@@ -199,8 +272,10 @@ def _reasons(why: Sequence[tuple[str, float]]) -> list[dict[str, Any]]:
     return [{"text": text, "value": round(value, _SCORE_DIGITS)} for text, value in why]
 
 
-def _table(people: Sequence[Person], numbers: Sequence[int], frame: pd.DataFrame) -> pa.Table:
-    columns: dict[str, Any] = {"query": pa.array(numbers, pa.int64())}
+def _table(
+    people: Sequence[Person], numbers: Sequence[int], frame: pd.DataFrame, first: int
+) -> pa.Table:
+    columns: dict[str, Any] = {"query": pa.array([first + n for n in numbers], pa.int64())}
     if people and "user_id" in people[0]:
         columns = {"user_id": pa.array([people[n]["user_id"] for n in numbers], pa.string())}
     types = {"rank": pa.int32(), "item_id": pa.string(), "title": pa.string()}

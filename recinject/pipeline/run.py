@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import recinject
 from recinject.data.schema import Log
+from recinject.engines import Engine
 from recinject.foundation.errors import RecinjectError, StoppedError, did_you_mean
 from recinject.foundation.progress import say
 from recinject.foundation.seals import seal_folder
@@ -27,6 +28,7 @@ from recinject.foundation.storage import (
     hash_files,
     hash_value,
 )
+from recinject.foundation.stores import Store
 from recinject.identifiers.data import Data
 from recinject.pipeline.recipe import RECIPE, Recipe, load_recipe
 from recinject.samples.samples import Samples
@@ -47,6 +49,7 @@ class Stage:
     folder: Path  # what it makes, whole or not at all
     settings: Mapping[str, Any]  # its plain arguments
     inputs: Mapping[str, str]  # hashes of what it reads
+    store: Store | None = None  # where the folder is copied to, and fetched from
 
     @property
     def wanted(self) -> RunManifest:
@@ -85,6 +88,36 @@ class Stage:
 
     def run_here(self, make: Callable[[Path], Facts], resume: bool = False) -> None:
         """Do what :meth:`run` does, in this process and whatever the others do."""
+        if self.store is None:
+            self._make(make, resume)
+            return
+        is_stored = self.is_stored
+        if is_stored and not self.is_done:
+            is_stored = self.fetch()
+        self._make(make, resume)
+        if not is_stored:
+            self.store.put(self.folder)
+            say(f"{self.name}: copied to {self.store.url}")
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the store holds what these settings and inputs give."""
+        found = None if self.store is None else self.store.manifest()
+        return found is not None and found.fingerprint == self.wanted.fingerprint
+
+    def fetch(self) -> bool:
+        """Download the folder; say so and return False where it is not as it was uploaded."""
+        assert self.store is not None
+        try:
+            with atomic_folder(self.folder) as temporary:
+                self.store.get(temporary)
+        except RecinjectError as damage:
+            say(f"{self.name}: {damage.message}")
+            return False
+        say(f"{self.name}: fetched from {self.store.url}")
+        return True
+
+    def _make(self, make: Callable[[Path], Facts], resume: bool) -> None:
         if not (why := self._reason()):
             say(f"{self.name}: nothing to do, settings and inputs are those of {self.folder}")
             return
@@ -219,11 +252,22 @@ class Run:
         """Return the folder of a stage."""
         return self.recipe.folder / stage
 
+    def engine(self, workers: int, gpus: float = 0.0) -> Engine:
+        """Return where shards are worked on, with so many workers."""
+        return Engine(self.recipe.engine, workers, gpus)
+
     def stage(self, name: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> Stage:
         """Return a stage of this run; the seed is one of its settings."""
         for plugin in self.recipe.plugins:
             inputs = {**inputs, str(plugin): hash_files(plugin)}
-        return Stage(name, self.folder(name), {"seed": self.recipe.seed, **settings}, inputs)
+        settings = {"seed": self.recipe.seed, **settings}
+        return Stage(name, self.folder(name), settings, inputs, self.store and self.store / name)
+
+    @property
+    def store(self) -> Store | None:
+        """Where finished stages are copied to; None where the recipe names no store."""
+        own = self.recipe
+        return None if own.store is None else Store(own.store) / own.name
 
     def save_recipe(self) -> None:
         """Write the recipe, whole and resolved, into the run's folder."""

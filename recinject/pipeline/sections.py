@@ -319,7 +319,8 @@ class EvaluationSection(Section):
     compared, such as ``gender``, or ``activity``, quarters by training events; ``provider`` is
     the items' column that tells who provides them. ``harm`` names what of impact and harm is
     measured by asking again, a measure, a family of them or ``all``, with ``harm_queries`` of a
-    task at most. On a simulated log the baselines have an ``oracle``
+    task at most. ``workers`` processes ask models, with ``engine: ray`` on a cluster, where each
+    has so many ``gpus``, or a fraction of one. On a simulated log the baselines have an ``oracle``
     beside them, which knows what drew the log.
     """
 
@@ -342,6 +343,8 @@ class EvaluationSection(Section):
     blend: bool = True
     tune: bool | dict[str, dict[str, Annotated[list[Any], Field(min_length=1)]]] = False
     validation_queries: Positive = 1000
+    workers: Positive = 1
+    gpus: Annotated[float, Field(ge=0)] = 0.0
     positive_rating: float | None = None
     groups: list[str] = [ACTIVITY]
     provider: str | None = None

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import accumulate, product
 from pathlib import Path
@@ -21,7 +19,13 @@ from recinject.evaluation.metrics import MetricResult, evaluate_prediction
 from recinject.evaluation.statistics import Comparison, compare, is_paired, load_answers
 from recinject.foundation.errors import RecinjectError, pick
 from recinject.foundation.progress import say
-from recinject.foundation.storage import RunManifest, atomic_folder, hash_value, read_json
+from recinject.foundation.storage import (
+    RunManifest,
+    atomic_folder,
+    hash_value,
+    link_file,
+    read_json,
+)
 from recinject.pipeline.evaluate import evaluate
 from recinject.pipeline.facts import result_of
 from recinject.pipeline.lock import only_writer
@@ -200,14 +204,9 @@ def _share(stage: str, source: Run, target: Run) -> None:
     made, found = source.manifest(stage), RunManifest.read(target.folder(stage))
     if found is None or found.fingerprint != made.fingerprint:
         with atomic_folder(target.folder(stage)) as folder:
-            shutil.copytree(source.folder(stage), folder, copy_function=_link, dirs_exist_ok=True)
-
-
-def _link(source: str, target: str) -> None:
-    with suppress(OSError):  # not every disk has hard links
-        os.link(source, target)
-        return
-    shutil.copy2(source, target)
+            shutil.copytree(
+                source.folder(stage), folder, copy_function=link_file, dirs_exist_ok=True
+            )
 
 
 def _report(run: Run, members: Sequence[Member], folder: Path) -> Facts:

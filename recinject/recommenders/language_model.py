@@ -136,6 +136,10 @@ class LanguageModel(Recommender):
         labels = self._label_sequences(list(rating_labels or {}))
         self._labels = Ragged.from_rows(labels).to_grid(-1)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is known by the identity of objects, which another process has not."""
+        return {**vars(self), "_named": {}}
+
     @classmethod
     def of_samples(cls, model: torch.nn.Module, samples: Samples, **settings: Any) -> LanguageModel:
         """Make a recommender of a model with the tokenizer, words and data of samples.
@@ -238,7 +242,7 @@ class LanguageModel(Recommender):
         if make is None or not make(split).wording.numbers(split):
             return None
         other = copy.copy(self)
-        other._asker = make(split)
+        other._asker, other._named = make(split), self._named
         return other
 
     def rating_prompts(

@@ -45,6 +45,25 @@ class _Columns:
         }
         return replace(self, **taken)
 
+    @classmethod
+    def joined(cls, parts: Sequence[Self]) -> Self:
+        """Return the rows of several parts one after another; what is of all rows is the first's.
+
+        >>> parts = [Prediction("a", "rating", ratings=np.array([n])) for n in (1.0, 2.0)]
+        >>> Prediction.joined(parts).ratings
+        array([1., 2.])
+        """
+        first, *_ = parts
+        columns = {n: each for n, each in vars(first).items() if n not in _OF_ALL_ROWS}
+        joined = {
+            name: np.concatenate([getattr(part, name) for part in parts])
+            if isinstance(each, np.ndarray)
+            else [row for part in parts for row in getattr(part, name)]
+            for name, each in columns.items()
+            if each is not None
+        }
+        return replace(first, **joined)
+
 
 @dataclass(frozen=True, eq=False)
 class Queries(_Columns):

@@ -18,6 +18,7 @@ import recinject
 from recinject.data.cleaning import SPECIAL_TOKENS
 from recinject.data.schema import Catalog
 from recinject.data.splitting import Part, Split, View
+from recinject.engines import Engine
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.ragged import Array
@@ -29,7 +30,13 @@ from recinject.identifiers.table import ITEM_TOKEN, name_users, user_tokens
 from recinject.registry import pick
 from recinject.samples.builder import REWORDED, SHUFFLED, Builder, Wording, make_wordings
 from recinject.samples.encoding import Dialect
-from recinject.samples.store import Forms, read_samples, write_samples
+from recinject.samples.store import (
+    Forms,
+    plan_shards,
+    read_samples,
+    write_samples,
+    write_shards,
+)
 from recinject.samples.tokenizer import add_tokens, load_tokenizer, train_tokenizer
 from recinject.tasks.task import TASKS, Task, bind_tasks
 from recinject.templating.language import Phrases, TaskTemplates, check_phrases, load_templates
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
     from datasets import DatasetDict
 
 MOST_RATINGS = 20
+_HERE = Engine()
 _UNKNOWN = "unknown"
 
 
@@ -504,7 +512,37 @@ class Samples(Mapping[str, "DatasetDict"]):
         return [known[text] for text in self.factory.data.identifiers.texts]
 
 
-def build_samples(factory: SampleFactory, folder: Path, forms: Forms, *, workers: int) -> Samples:
+def build_part(
+    factory: SampleFactory, folder: Path, forms: Forms, part: tuple[int, int], engine: Engine
+) -> int:
+    """Write one part of the shards that :func:`build_samples` writes, and nothing else.
+
+    ``part`` is its number, from 1, and how many there are. Returns the number of its shards.
+    """
+    number, count = part
+    before, written = 0, 0
+    for builder, own, asked in _planned(factory, folder, forms):
+        shards = plan_shards(builder, own, asked)
+        mine = shards[(number - 1 - before) % count :: count]
+        write_shards(builder, mine, engine)
+        before, written = before + len(shards), written + len(mine)
+    return written
+
+
+def _planned(
+    factory: SampleFactory, folder: Path, forms: Forms
+) -> Iterator[tuple[Builder, Path, Forms]]:
+    """Yield each builder with its folder, which is made, and what is written of its samples."""
+    for builder in factory.builders():
+        own = folder / builder.task.name
+        own.mkdir(exist_ok=True)
+        is_read = builder.split in (Part.TRAIN.label, Part.VALIDATION.label)
+        yield builder, own, replace(forms, tokens=forms.tokens and is_read)
+
+
+def build_samples(
+    factory: SampleFactory, folder: Path, forms: Forms, *, engine: Engine = _HERE
+) -> Samples:
     """Write every sample of every task, the tokenizer beside them, and what made them.
 
     Tokens are written of the splits that training reads, whatever ``forms`` says of the others.
@@ -515,12 +553,8 @@ def build_samples(factory: SampleFactory, folder: Path, forms: Forms, *, workers
     """
     factory.tokenizer.save(str(folder / "tokenizer.json"))
     rows: list[dict[str, Any]] = []
-    for builder in factory.builders():
-        own = folder / builder.task.name
-        own.mkdir(exist_ok=True)
-        is_read = builder.split in (Part.TRAIN.label, Part.VALIDATION.label)
-        asked = replace(forms, tokens=forms.tokens and is_read)
-        tokens, trimmed = write_samples(builder, own, asked, workers=workers)
+    for builder, own, asked in _planned(factory, folder, forms):
+        tokens, trimmed = write_samples(builder, own, asked, engine=engine)
         templates = builder.wording.templates.templates
         named = [templates[number].name for number in builder.wording.numbers(builder.split)]
         row = {"task": builder.task.name, "split": builder.split, "samples": len(builder)}

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from recinject.foundation.errors import RecinjectError, StoppedError
+from recinject.engines import Engine, map_shards
+from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import track
-from recinject.registry import load_plugin, plugins
 from recinject.samples.builder import SCHEMA, Builder
 from recinject.samples.encoding import TokenFacts, token_table
 
 SAMPLES_PER_SHARD = 20_000
+_HERE = Engine()
 _AT_ONCE = 4_000
 _FACTS, _TRIMMED = b"recinject.tokens", b"recinject.trimmed"
 # What has few values repeats; texts do not, and looking for repetitions takes longest.
@@ -38,87 +33,58 @@ class Forms:
     jsonl: bool = False
 
 
+Shard = tuple[Path, range, Forms]
+"""A Parquet file, the numbers of the samples in it, and what is written beside it."""
+
+
+def plan_shards(builder: Builder, folder: Path, forms: Forms) -> list[Shard]:
+    """Say what :func:`write_samples` will write, a shard a row.
+
+    What stands in which shard depends on the samples' order alone. Without any sample there is one
+    shard without rows.
+    """
+    size, folder = len(builder), folder.absolute()  # a worker may stand in another place
+    starts = range(0, max(1, size), SAMPLES_PER_SHARD)
+    names = (f"{builder.split}-{n:05d}-of-{len(starts):05d}" for n in range(len(starts)))
+    return [
+        (folder / f"{name}.parquet", range(start, min(start + SAMPLES_PER_SHARD, size)), forms)
+        for name, start in zip(names, starts, strict=True)
+    ]
+
+
 def write_samples(
-    builder: Builder, folder: Path, forms: Forms, *, workers: int = 1
+    builder: Builder, folder: Path, forms: Forms, *, engine: Engine = _HERE
 ) -> tuple[TokenFacts | None, int]:
     """Write all samples of a builder as ``folder/SPLIT-00000-of-00001.parquet`` and so on.
 
-    What stands in which shard depends on the samples' order alone, so the bytes are the same
-    whatever the number of workers. Without any sample there is one shard without rows. Shards
-    that are there already are left as they are.
+    The bytes are the same for any engine. Shards that are there already are left as they are.
 
     Returns:
         What tokenisation did to them, None where no tokens were asked for; and how many samples
         lost the oldest items of their histories to fit.
     """
-    size = len(builder)
-    starts = range(0, max(1, size), SAMPLES_PER_SHARD)
-    names = (f"{builder.split}-{n:05d}-of-{len(starts):05d}" for n in range(len(starts)))
-    files = [folder / f"{name}.parquet" for name in names]
-    missing = [
-        (file, range(start, min(start + SAMPLES_PER_SHARD, size)), forms)
-        for file, start in zip(files, starts, strict=True)
-        if not file.exists()
-    ]
-    title = f"Building {builder.task.name} ({builder.split})"
-    done = size - sum(len(numbers) for _, numbers, _ in missing)
-    for _ in track(_run(builder, missing, workers), title, size, size=int, done=done):
-        pass
-    found = [pq.read_schema(file).metadata for file in files]
+    shards = plan_shards(builder, folder, forms)
+    write_shards(builder, shards, engine)
+    found = [pq.read_schema(file).metadata for file, *_ in shards]
     trimmed = sum(int(each[_TRIMMED]) for each in found)
     if not forms.tokens:
         return None, trimmed
     return TokenFacts.total([TokenFacts(**json.loads(each[_FACTS])) for each in found]), trimmed
 
 
-_Job = tuple[Path, range, Forms]
-_worker_builder: list[Builder] = []
+def write_shards(builder: Builder, shards: Sequence[Shard], engine: Engine) -> None:
+    """Write those of some shards that are not there yet."""
+    missing = [shard for shard in shards if not shard[0].exists()]
+    size, left = (sum(len(numbers) for _, numbers, _ in some) for some in (shards, missing))
+    title = f"Building {builder.task.name} ({builder.split})"
+    written = (found for _, found in map_shards(_write_shard, builder, missing, engine))
+    for _ in track(written, title, size, size=int, done=size - left):
+        pass
 
 
-def _start_worker(files: Sequence[Path], builder: bytes) -> None:
-    Thread(target=_end_with_parent, daemon=True).start()
-    # A task of a plug-in can be unpickled where the plug-in is loaded.
-    for file in files:
-        load_plugin(file)
-    _worker_builder.append(pickle.loads(builder))
-
-
-def _end_with_parent() -> None:
-    """End this worker where the process that started it was killed: nobody would tell it."""
-    if (parent := parent_process()) is not None:
-        parent.join()
-        os._exit(1)
-
-
-def _run(builder: Builder, jobs: list[_Job], workers: int) -> Iterator[int]:
-    """Write the missing shards, and yield the number of samples of each."""
-    if workers <= 1 or len(jobs) <= 1:
-        for job in jobs:
-            yield _write_shard(builder, *job)
-        return
-    start = _start_worker, (plugins(), pickle.dumps(builder))
-    with ProcessPoolExecutor(min(workers, len(jobs)), get_context("spawn"), *start) as pool:
-        try:
-            for done in as_completed([pool.submit(_write_shard_in_worker, job) for job in jobs]):
-                yield done.result()
-        except BrokenProcessPool as error:
-            # They are taken in their order: the first that are missing were being written.
-            torn = [str(file) for file, _, _ in jobs if not file.exists()][:workers]
-            raise StoppedError(
-                f"a worker died while {' and '.join(torn)} were written",
-                hint="the same command goes on with the missing shards; take fewer "
-                "samples.workers if the memory was full",
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _write_shard_in_worker(job: _Job) -> int:
-    return _write_shard(_worker_builder[0], *job)
-
-
-def _write_shard(builder: Builder, file: Path, numbers: range, forms: Forms) -> int:
+def _write_shard(builder: Builder, shard: Shard) -> int:
     """Write one shard; its Parquet file comes last, and says that the shard is whole."""
+    file, numbers, forms = shard
     tables, tokens, trimmed = [SCHEMA.empty_table()], [], 0
     for start in range(0, len(numbers), _AT_ONCE):
         batch = builder.batch(np.array(numbers[start : start + _AT_ONCE]))

@@ -9,7 +9,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from recinject.models.storing import explain_failed_writing
 from recinject.samples.mixture import Phase
 from recinject.training.arguments import samples_a_step
 from recinject.training.batches import LengthBuckets, order_by_phase
+from recinject.training.blockwise import BlockwiseSoftmax
 from recinject.training.optimizers import log_entries
 
 _IGNORED, _CUTOFF = -100, 10
@@ -169,13 +170,23 @@ class ItemRanks:
         self._tokens, self._tasks = torch.as_tensor(tokens), torch.as_tensor(tasks)
         self._sums = torch.zeros(2)  # of gains, and of samples
 
-    def add(self, logits: torch.Tensor, labels: torch.Tensor, inputs: Mapping[str, Any]) -> None:
-        """Account for a batch: the first label of a sample is what it asks for."""
+    def add(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        inputs: Mapping[str, Any],
+        head: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> None:
+        """Account for a batch: the first label of a sample is what it asks for.
+
+        In the place of logits, states may be given with the ``head`` that makes logits of them.
+        """
         prompts, device = inputs["input_ids"], logits.device
         asking = torch.isin(inputs["task"], self._tasks.to(device))
         first = (labels != _IGNORED).int().argmax(1, keepdim=True)
         wanted = labels.gather(1, first)
-        scores = logits.take_along_dim(first[..., None], 1)[:, 0]
+        asked = logits.take_along_dim(first[..., None], 1)
+        scores = (asked if head is None else head(asked))[:, 0]
         others = torch.zeros_like(scores, dtype=torch.bool)
         others[:, self._tokens.to(device)] = True
         others.scatter_(1, prompts, False)
@@ -440,8 +451,9 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     ) -> None:
         self._phases, self._task_names, self._ranks = phases, task_names, ranks
         model, smoothing = settings["model"], settings["args"].label_smoothing_factor
-        by_token = partial(token_losses, smoothing=smoothing)
-        measure = model.losses if isinstance(model, RatingModel) else by_token
+        self._softmax: BlockwiseSoftmax | None = None
+        self._smoothing = smoothing
+        measure = model.losses if isinstance(model, RatingModel) else self._token_losses
         self._loss = BatchLoss(measure, task_names, soft_labels)
         self._adaptation = adaptation_of(model)
         super().__init__(compute_loss_func=self._loss, **settings)
@@ -452,6 +464,11 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         self._loss_shifts_labels = False
         # The Trainer reads their names off a signature, and a wrapper's has none.
         self.label_names = ["labels"]
+        # Of shares of a head no block can be computed, and a teacher's labels need all logits.
+        whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or soft_labels)
+        inner = without_wrapper(model)
+        if whole and not isinstance(model, RatingModel) and BlockwiseSoftmax.suits(inner):
+            self._softmax = BlockwiseSoftmax(inner, smoothing, self.accelerator.autocast)
         _share_out_weights(self)  # before the Trainer has accelerate do it
 
     def _run_epoch(self, **settings: Any) -> None:
@@ -463,6 +480,11 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     def _present_epoch(self) -> int:
         return int((self.state.epoch or 0.0) + 1e-6)
 
+    def _token_losses(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        if self._softmax is not None:
+            return self._softmax.losses(logits, labels)  # they are states, no logits
+        return token_losses(logits, labels, self._smoothing)
+
     def compute_loss(self, model: Any, inputs: dict[str, Any], *given: Any, **settings: Any) -> Any:
         """Return the loss; note whose samples it is of while training."""
         whole, step = dict(inputs), self.state.global_step
@@ -471,10 +493,12 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         if model.training:
             self._loss.places = places
             self._loss.tasks, self._loss.extra = tasks, partial(self._adaptation.extra_loss, step)
-        with self._adaptation.answering(tasks):
+        deferred = self._softmax.deferred() if self._softmax else nullcontext()
+        with self._adaptation.answering(tasks), deferred:
             found = super().compute_loss(model, inputs, *given, **settings)
         if self._ranks is not None and not model.training:
-            self._ranks.add(found[1]["logits"], whole["labels"], whole)
+            head = self._softmax.logits if self._softmax else None
+            self._ranks.add(found[1]["logits"], whole["labels"], whole, head)
         return found
 
     def evaluation_loop(self, *given: Any, **settings: Any) -> Any:

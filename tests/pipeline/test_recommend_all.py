@@ -197,3 +197,19 @@ def test_new_items_take_their_fraction_where_content_is_known(run):
     for other, asked in ((ri.fit("ease", data), liked), (run.model, [run.data.catalog.titles[:1]])):
         with pytest.raises(ri.RecinjectError, match="does not know items without"):
             other.recommend(asked, k=3, new=0.5)
+
+
+@pytest.mark.slow
+def test_ray_changes_no_byte_whatever_the_number_of_workers(ray, write, monkeypatch):
+    monkeypatch.setattr(room, "PEOPLE_PER_SHARD", 17)
+    for words in ([], ["--recommender", "ease"]):
+        here = write("--all", *words, name="a.parquet").read_bytes()
+        for workers in (1, 2):
+            asked = [*words, "--engine=ray", f"--workers={workers}"]
+            assert write("--all", *asked, name="b.parquet").read_bytes() == here
+
+
+def test_an_engine_that_there_is_not_is_refused(recinject, finished, tmp_path):
+    words = [finished.folder, "--all", "-o", tmp_path / "a.parquet", "--engine=spark"]
+    ended = recinject("recommend", *words, "--recommender=ease")
+    assert ended.code == 2 and "there is no 'spark'" in ended.output

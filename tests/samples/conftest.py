@@ -72,7 +72,7 @@ def built(
     """A folder with every sample of every task, what made it, and its rows."""
     folder = tmp_path_factory.mktemp("samples")
     factory = make(small_split, kind="number_title")
-    samples = build_samples(factory, folder, Forms(jsonl=True), workers=1)
+    samples = build_samples(factory, folder, Forms(jsonl=True))
     return factory, folder, list(samples.rows)
 
 

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recinject.engines import Engine
 from recinject.foundation.errors import RecinjectError
 from recinject.samples.builder import AFTER, BETWEEN, SHUFFLED
 from recinject.samples.samples import build_samples
@@ -106,7 +107,7 @@ def test_too_few_others_are_refused_and_shards_do_not_depend_on_workers(
         folder = tmp_path / str(workers)
         folder.mkdir()
         made = make(small_split, tasks=TASKS[:1], tokenizer=TOKENIZER, shots=2, limits=(4000, 64))
-        build_samples(made, folder, Forms(tokens=False), workers=workers)
+        build_samples(made, folder, Forms(tokens=False), engine=Engine(workers=workers))
     one, two = (
         {f.relative_to(tmp_path / n): f.read_bytes() for f in (tmp_path / n).rglob("*.parquet")}
         for n in "12"

@@ -125,7 +125,7 @@ def test_the_token_columns_are_all_samples_in_order(built):
 def test_a_task_without_samples_takes_no_part(make, small_split, tmp_path):
     tasks = [Retrieval(), MaskedItemModelling(shortest=50, longest=50)]
     factory = make(small_split, tasks=tasks)
-    build_samples(factory, tmp_path, Forms(), workers=1)
+    build_samples(factory, tmp_path, Forms())
     names = [task.name for task in tasks]
     mixed = mix_tasks(tmp_path, names, {}, seed=1)
     n_retrieval = len(read_samples(tmp_path, "retrieval", "train"))

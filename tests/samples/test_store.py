@@ -9,6 +9,7 @@ import datasets
 import pyarrow.parquet as pq
 import pytest
 
+from recinject.engines import Engine
 from recinject.foundation.errors import RecinjectError, StoppedError
 from recinject.foundation.storage import atomic_folder
 from recinject.reporting.report import dataset_card
@@ -92,7 +93,7 @@ def test_the_number_of_workers_changes_no_byte(builder, tmp_path):
     for workers in (1, 2, 4):
         folder = tmp_path / str(workers)
         folder.mkdir()
-        facts = write_samples(builder, folder, BOTH, workers=workers)
+        facts = write_samples(builder, folder, BOTH, engine=Engine(workers=workers))
         assert facts[0].samples == len(builder)
     one, two, four = (files_of(tmp_path / str(workers)) for workers in (1, 2, 4))
     assert [name for name in one if name.endswith(".parquet")] == [
@@ -210,16 +211,16 @@ def test_a_build_of_several_tasks_resumes_within_the_second(
 ):
     factory = make(small_split, tasks=[BPR(), Retrieval()])
     with atomic_folder(tmp_path / "whole") as folder:
-        rows = list(build_samples(factory, folder, BOTH, workers=1).rows)
+        rows = list(build_samples(factory, folder, BOTH).rows)
     bpr_shards = len(shards(tmp_path / "whole", "bpr", "train", ".parquet"))
     with monkeypatch.context() as patch:
         stop_at(patch, "_write_shard", bpr_shards + 2, KeyboardInterrupt)
         with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "a", "key") as folder:
-            build_samples(factory, folder, BOTH, workers=1)
+            build_samples(factory, folder, BOTH)
     assert len(list(folder.rglob("*.parquet"))) == bpr_shards + 1
     done = inodes(folder)
     with atomic_folder(tmp_path / "a", "key") as folder:
-        assert list(build_samples(factory, folder, BOTH, workers=1).rows) == rows
+        assert list(build_samples(factory, folder, BOTH).rows) == rows
     now = inodes(tmp_path / "a")
     assert all(now[file] == stat for file, stat in done.items() if file != "tokenizer.json")
     assert files_of(tmp_path / "a") == files_of(tmp_path / "whole")
@@ -255,7 +256,7 @@ def test_a_mistake_in_the_middle_leaves_nothing_behind(
         pytest.raises(RecinjectError, match="no more"),
         atomic_folder(tmp_path / "new" / "samples", key) as folder,
     ):
-        write_samples(builder, folder, BOTH, workers=workers)
+        write_samples(builder, folder, BOTH, engine=Engine(workers=workers))
     assert written  # shards were made before it
     assert not list(tmp_path.rglob("*"))
 
@@ -282,12 +283,12 @@ def test_a_worker_that_dies_ends_the_build_and_the_next_one_goes_on(
         pytest.raises(StoppedError, match=r"train-0000\d-of-\d+\.parquet .*were written") as died,
         atomic_folder(target, "key") as folder,
     ):
-        write_samples(builder, folder, BOTH, workers=2)
+        write_samples(builder, folder, BOTH, engine=Engine(workers=2))
     assert died.value.exit_code == 1 and not multiprocessing.active_children()
     file.unlink()
     with atomic_folder(target, "key") as again:
         assert again == folder and again.is_dir()
-        write_samples(builder, again, BOTH, workers=2)
+        write_samples(builder, again, BOTH, engine=Engine(workers=2))
     (tmp_path / "whole").mkdir()
     write_samples(builder, tmp_path / "whole", BOTH)
     assert files_of(target) == files_of(tmp_path / "whole")
@@ -352,7 +353,7 @@ def test_datasets_reads_a_folder_with_its_card(make, small_split, tmp_path):
     folder.mkdir()
     # Nobody here has the fifty events that the third task wants.
     tasks = [Retrieval(), BPR(), MaskedItemModelling(shortest=50, longest=50)]
-    rows = list(build_samples(make(small_split, tasks=tasks), folder, BOTH, workers=1).rows)
+    rows = list(build_samples(make(small_split, tasks=tasks), folder, BOTH).rows)
     (folder / "README.md").write_text(card_of(rows), encoding="utf-8")
     for task, names in [
         ("retrieval", ["train", "validation", "test", "reworded", "shuffled"]),

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from recinject.foundation.errors import RecinjectError
 from recinject.models.adapters import add_lora
+from recinject.training import blockwise
 from recinject.training.arguments import training_arguments
+from recinject.training.blockwise import BlockwiseSoftmax
 from recinject.training.fitting import fit, refuse_sharding
 from recinject.training.trainer import MARKER, newest_complete
 
@@ -57,6 +59,26 @@ def test_how_a_batch_is_cut_up_changes_nothing(train, make_model, settings):
             assert entry["loss"] == pytest.approx(same["loss"], abs=1e-4)
             assert entry["grad_norm"] == pytest.approx(same["grad_norm"], abs=1e-4)
         assert_same_weights(whole, model, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_softmax_in_blocks_trains_the_same(
+    train, make_model, settings, dataset, monkeypatch, adapted
+):
+    settings |= {"eval_steps": 3, "save_strategy": "no"}
+    runs, seen, deferred = [], [], BlockwiseSoftmax.deferred
+    for largest in (blockwise.FULL_SOFTMAX_TOKENS, 10):
+        monkeypatch.setattr(blockwise, "FULL_SOFTMAX_TOKENS", largest)
+        monkeypatch.setattr(blockwise, "_LOGITS_AT_ONCE", 1000)  # a few positions at once
+        monkeypatch.setattr(BlockwiseSoftmax, "deferred", lambda s: seen.append(s) or deferred(s))
+        model = add_lora(make_model(), {"r": 2}, seed=1) if adapted else make_model()
+        runs.append((*train(model, settings, str(largest), validation=dataset), len(seen)))
+    (whole, log, none), (blocks, other, some) = runs
+    assert none == 0 and some > 6
+    for entry, same in zip(log, other, strict=True):
+        for name in {"loss", "grad_norm", "eval_loss"} & entry.keys():
+            assert entry[name] == pytest.approx(same[name], abs=1e-4)
+    assert_same_weights(whole, blocks, tolerance=1e-4)
 
 
 def test_the_loss_is_a_mean_over_tokens(train, make_model, settings, dataset):
