@@ -328,16 +328,16 @@ def recommend(
     exact = output is not None if exact is None else exact
     model = room.recommender_of(run, recommender, batch_size=batch_size, exact=exact)
     if output is not None:
-        made = room.fingerprint_of(run, exact=exact)
-        asked["engine"] = room.engine_of(run, engine, workers)
-        file = room.recommend_all(model, people, output, k, fingerprint=made, **asked)
+        own: dict[str, Any] = {"fingerprint": room.fingerprint_of(run, exact=exact)}
+        own |= {"engine": room.engine_of(run, engine, workers)}
+        file = room.recommend_all(model, people, output, k, **own, **asked)
         say(f"{file}: the lists of {len(people):,} people")
-        people = []
-    for row, items in zip(people, room.recommend(model, people, k, **asked), strict=True):
-        if as_json or not liked:
-            echo(json.dumps({**row, "recommended": items}, ensure_ascii=False))
-        else:
-            _print_list(items)
+    else:
+        for row, items in zip(people, room.recommend(model, people, k, **asked), strict=True):
+            if as_json or not liked:
+                echo(json.dumps({**row, "recommended": items}, ensure_ascii=False))
+            else:
+                _print_list(items)
     for line in wrong:
         say(f"error: {line}")
     raise typer.Exit(bool(wrong))
