@@ -526,7 +526,7 @@ def build_part(recipe: str | Path, part: str, **overrides: Any) -> Path:
         >>> with TemporaryDirectory() as runs:
         ...     made = [build_part("baselines", f"{n}/2", runs=runs, data=shop) for n in (1, 2)]
         ...     sorted(gather("baselines", runs=runs, data=shop).tasks)
-        ['ranking', 'rating', 'retrieval']
+        ['rating', 'retrieval']
     """
     return parts.build_part(Run(load_recipe(recipe, overrides)), part)
 

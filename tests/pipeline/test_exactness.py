@@ -77,7 +77,8 @@ def test_the_same_run_twice_gives_the_same_weights_to_the_bit(
 
 def test_the_loss_of_each_task_is_logged(train):
     entries = log_of(train("run", "training.logging_steps=8", "training.save_strategy=no"))
-    (entry,) = [entry for entry in entries if "loss" in entry]
+    first, entry = [entry for entry in entries if "loss" in entry]
+    assert (first["step"], entry["step"]) == (1, 8)
     by_task = [value for name, value in entry.items() if name.startswith("loss/")]
     assert len(by_task) == 6 and min(by_task) < entry["loss"] < max(by_task)
 
