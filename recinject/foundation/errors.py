@@ -8,7 +8,7 @@ from functools import partial
 from itertools import chain
 from typing import Any
 
-_MOST_LISTED, _NEAREST = 30, 5
+_MOST_LISTED, _NEAREST = 40, 5
 
 
 class RecinjectError(Exception):
