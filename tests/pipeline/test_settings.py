@@ -162,6 +162,10 @@ ELSEWHERE = {
     "data.numeric_ids": "tests/data/test_findings.py",
     "data.partial_items": "tests/data/test_mutations.py",
     "evaluation.batch_size": "tests/recommenders/test_language_model.py",
+    "evaluation.gpus": "tests/test_engines.py",
+    "evaluation.workers": "tests/evaluation/test_shards.py",
+    "engine": "tests/test_engines.py",
+    "store": "tests/foundation/test_stores.py",
 }
 CASES = [
     pytest.param(kind, *change, marks=[pytest.mark.slow] if kind == "evaluation" and n > 3 else [])
