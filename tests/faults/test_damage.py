@@ -68,10 +68,6 @@ def check(recinject, whole, recipe, copy, judge, tally, asked, lists):
     return run
 
 
-def test_some_damages(check, whole, share):
-    check(share(cases(whole), 6))
-
-
 @pytest.mark.slow
 def test_damages(check, whole, share):
     check(share(cases(whole), 60))
