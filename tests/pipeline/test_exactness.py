@@ -126,7 +126,7 @@ LONG = ("training.max_steps=60", "training.logging_steps=1", "training.save_step
     ("adaptation", "stop", "end"),
     [
         pytest.param("lora=null", signal.SIGTERM, 143, marks=pytest.mark.slow),
-        (LORA, signal.SIGINT, 130),
+        pytest.param(LORA, signal.SIGINT, 130, marks=pytest.mark.slow),
     ],
 )
 def test_interrupted_at_three_points_and_resumed_it_ends_the_same(

@@ -167,8 +167,9 @@ ELSEWHERE = {
     "engine": "tests/test_engines.py",
     "store": "tests/foundation/test_stores.py",
 }
+QUICK = {"evaluation": 1, "train": 9, "samples": 9}  # the last of a kind that is quickly shown
 CASES = [
-    pytest.param(kind, *change, marks=[pytest.mark.slow] if kind == "evaluation" and n > 3 else [])
+    pytest.param(kind, *change, marks=[pytest.mark.slow] if n > QUICK.get(kind, n) else [])
     for kind, changes in CHANGES.items()
     for n, change in enumerate(changes)
 ]
