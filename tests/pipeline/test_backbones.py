@@ -163,7 +163,9 @@ def test_a_config_without_its_end_token_is_refused(tiny_recipe, tmp_path, saved)
 
 HEADS = [
     ("regression", [], "lora=null"),
-    pytest.param("classification", [], "lora={r: 2, target_modules: [q, v]}", marks=pytest.mark.slow),
+    pytest.param(
+        "classification", [], "lora={r: 2, target_modules: [q, v]}", marks=pytest.mark.slow
+    ),
     pytest.param(
         "regression", [f"model.config={TYPES['gpt2']}"], "lora={r: 2}", marks=pytest.mark.slow
     ),
