@@ -11,7 +11,14 @@ import pandas as pd
 from scipy.special import ndtr
 
 from recinject.data.schema import Floats
-from recinject.evaluation.metrics import Clusters, bootstrap, interval, observe, statistic_of
+from recinject.evaluation.metrics import (
+    MAIN_METRICS,
+    Clusters,
+    bootstrap,
+    interval,
+    observe,
+    statistic_of,
+)
 from recinject.foundation.errors import RecinjectError
 from recinject.recommenders.protocol import Prediction, Queries
 
@@ -139,6 +146,8 @@ def load_answers(
         histories=[np.empty(0, np.int32)] * len(frame),
         targets=frame["target"].to_numpy(),
         labels=columns.get("label"),
+        # What a task of another name asks for can be told from what was answered.
+        answer=task if task in MAIN_METRICS else "rating" if "rating" in frame else "retrieval",
         positive_rating=_only(frame, "positive_rating"),
         seeds=np.repeat(range(len(files)) if seeds is None else seeds, lengths),
     )

@@ -20,7 +20,8 @@ def answers(task, seed):
     targets = rng.integers(N_ITEMS, size=len(USERS)).astype(np.int32)
     asked = [f"{task}/test/a/b {user}/{place}" for place, user in enumerate(USERS)]
     labels = rng.integers(1, 6, size=len(USERS)) / 1.0
-    queries = Queries(task, asked, asked, USERS, [], targets, labels=labels)
+    kind = {"sequence": "retrieval"}.get(task, "")
+    queries = Queries(task, asked, asked, USERS, [], targets, labels=labels, answer=kind)
     if task == "rating":
         ratings = rng.uniform(1, 5, len(USERS))
         return Prediction("language_model", task, ratings=ratings), queries
@@ -51,10 +52,11 @@ def stored(tmp_path):
     return store
 
 
-@pytest.mark.parametrize("task", ["retrieval", "rating"])
+@pytest.mark.parametrize("task", ["retrieval", "rating", "sequence"])
 def test_the_answers_of_one_run_give_its_figures_again(stored, task):
     [(prediction, queries)], files = stored(task, [7])
     read, asked = load_answers(files, "language_model")
+    assert evaluate_prediction(read, asked)
     assert evaluate_prediction(read, asked) == evaluate_prediction(prediction, queries)
 
 
