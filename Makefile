@@ -5,12 +5,12 @@ BIN := .venv/bin
 # Tests that train models, run whole pipelines, or run what the pages and benchmarks say.
 LONG := pipeline methods training models recommenders test_docs.py test_benchmarks.py
 
-.PHONY: install demo quick test lint benchmarks docs package wheel-check clean
+.PHONY: install demo quick test notebooks lint benchmarks docs package wheel-check clean
 
 # The stamp is younger than what it was installed from, or pip runs again.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[cf,serve,notebooks,docs,dev]' --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable '.[cf,serve,notebooks,dev]' --constraint constraints.txt
 	touch $@
 
 install: .venv/installed
@@ -31,6 +31,10 @@ quick: install
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --doctest-modules recinject tests
+	$(BIN)/python -m pytest -n 2 --nbmake notebooks/0[1-4]*.ipynb
+
+# Those on impact and harm and on semantic identifiers, too.
+notebooks: install
 	$(BIN)/python -m pytest -n 2 --nbmake notebooks
 
 # Every benchmark in its short form, one after another; figures in benchmarks/latest.json.
@@ -39,6 +43,7 @@ benchmarks: install
 
 # Every warning is an error: a dead link, a heading that is not there, a page that is not in the menu.
 docs: install
+	$(BIN)/python -m pip install --quiet --editable '.[docs]' --constraint constraints.txt
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open $(CURDIR)/site/index.html in a browser."
 

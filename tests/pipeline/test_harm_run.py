@@ -2,7 +2,10 @@
 
 import json
 
+import pytest
 
+
+@pytest.mark.slow
 def test_a_run_asks_again_and_goes_on_in_rounds(tiny_recipe, tmp_path, recinject):
     words = [f"runs={tmp_path}", "samples.tasks.masked_language_modelling=null"]
     harm = ["evaluation.harm=[all]", "evaluation.harm_queries=12", "evaluation.provider=brand"]

@@ -177,6 +177,7 @@ def test_a_stage_that_is_not_there_is_refused_with_the_command_that_makes_it(tin
         run.fingerprints("data")
 
 
+@pytest.mark.slow
 def test_a_local_models_files_are_inputs(recinject, tiny_recipe, tmp_path):
     """Weights are what training reads, the tokenizer is what the samples are written with."""
     tokenizer, named = train_tokenizer(["Which item comes next?"], 500), tmp_path / "named"

@@ -167,7 +167,7 @@ ELSEWHERE = {
     "engine": "tests/test_engines.py",
     "store": "tests/foundation/test_stores.py",
 }
-QUICK = {"evaluation": 1, "train": 9, "samples": 9}  # the last of a kind that is quickly shown
+QUICK = {"evaluation": 1, "train": 4, "samples": 6}  # the last of a kind that is quickly shown
 CASES = [
     pytest.param(kind, *change, marks=[pytest.mark.slow] if n > QUICK.get(kind, n) else [])
     for kind, changes in CHANGES.items()

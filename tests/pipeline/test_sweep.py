@@ -145,6 +145,7 @@ def test_every_arm_is_a_run_of_its_own(ablated):
     assert {path.name for path in folder.iterdir()} == {*RUNS, "report", "recipe.yaml"}
 
 
+@pytest.mark.slow
 def test_baselines_are_evaluated_once_for_arms_with_the_same_data(ablated, studied):
     by_run = {name: {row[0] for row in metrics(ablated[0], name)} for name in RUNS}
     for seed in (1, 2):
@@ -282,6 +283,7 @@ def test_what_was_found_is_printed_and_written(ablated):
     assert (folder / "report" / "figures" / "sweep_rating.png").is_file()
 
 
+@pytest.mark.slow
 def test_what_is_done_is_skipped_and_what_is_missing_is_made(
     recinject, tiny_recipe, ablated, tmp_path
 ):
@@ -310,6 +312,7 @@ def test_an_arms_recipe_is_a_run_to_go_on_with(recinject, ablated, tmp_path):
     assert (copied / "add_bpr-1" / "report" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_the_same_queries_are_asked_on_every_share(studied):
     folder, _ = studied
     files = [
@@ -324,6 +327,7 @@ def test_the_same_queries_are_asked_on_every_share(studied):
     assert (less.parts == Part.HISTORY).sum() == len(whole.train) - len(less.train)
 
 
+@pytest.mark.slow
 def test_a_curve_is_drawn_for_every_head_and_baseline(studied):
     folder, _ = studied
     text = (folder / "report" / "report.md").read_text("utf-8")
@@ -336,6 +340,7 @@ def test_a_curve_is_drawn_for_every_head_and_baseline(studied):
     assert f"{own:.3f}" in next(line for line in table if "text" in line)
 
 
+@pytest.mark.slow
 def test_the_same_command_again_makes_nothing(studied, recinject, tiny_recipe):
     ended = recinject("run", tiny_recipe, f"runs={studied[0].parent}", *STUDIED)
     assert ended.code == 0 and not made(ended.output), ended.output

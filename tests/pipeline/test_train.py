@@ -34,6 +34,7 @@ def test_training_left_a_log_and_whole_checkpoints_only(finished):
     assert any('"loss"' in line for line in lines) and any('"eval_loss"' in line for line in lines)
 
 
+@pytest.mark.slow
 def test_lora_trains_little_and_is_saved_as_a_whole_model(finished, again, copied):
     assert again("train", "lora={r: 2, target_modules: [q, v]}") == ["model"]
     facts = RunManifest.read(copied / "model").facts
@@ -112,6 +113,7 @@ def launch(recipe, runs, *words):
     return folder
 
 
+@pytest.mark.slow
 def test_accelerate_launches_the_same_command(tiny_recipe, tmp_path, finished):
     folder = launch(tiny_recipe, tmp_path, "--cpu", "--num_processes", "1")
     ours, theirs = load(finished.folder / "model")[0], load(folder / "model")[0]

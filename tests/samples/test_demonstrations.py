@@ -97,6 +97,7 @@ def test_examples_and_question_share_the_limit_by_whole_items(make, small_split,
         assert len(rows(builder)) == len(builder)
 
 
+@pytest.mark.slow
 def test_too_few_others_are_refused_and_shards_do_not_depend_on_workers(
     make, small_split, tmp_path, monkeypatch
 ):
