@@ -117,6 +117,7 @@ def package(place):
 
 
 @pytest.mark.parametrize("together", [list(ASKED)[:4], list(ASKED)[4:]], ids=["four", "the_task"])
+@pytest.mark.slow
 def test_a_package_offers_it_by_an_entry_point(together, place, package):
     settings = [setting for what in together for setting in ASKED[what][3]]
     ended = subprocess.run(

@@ -84,6 +84,7 @@ def test_mutated_recipes(recinject, folder, share):
     assert 0 < codes.count(2) < len(codes)  # some are harmless, and most are not
 
 
+@pytest.mark.slow
 def test_mutated_command_lines(recinject, folder, share):
     (folder / "small.yaml").write_text(BASE, "utf-8")
     keys = [f"{place}={value}" for place in _keys() for value in HOSTILE]

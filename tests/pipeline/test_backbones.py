@@ -32,8 +32,9 @@ RATING = [f"samples.tasks.{task}=null" for task in OTHERS]
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=pytest.mark.slow if kind == "llama" else []) for kind in TYPES],
+    TYPES,
 )
+@pytest.mark.slow
 def test_a_causal_model_runs_by_the_same_recipe(recinject, tiny_recipe, tmp_path, kind):
     words = (f"runs={tmp_path}", f"model.config={TYPES[kind]}")
     ended = recinject("run", tiny_recipe, *words)

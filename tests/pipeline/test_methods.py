@@ -62,6 +62,7 @@ _ALONE = ("experts", "low_rank", "lora", "together")
     "method",
     [pytest.param(name, marks=[] if name in _ALONE else pytest.mark.slow) for name in METHODS],
 )
+@pytest.mark.slow
 def test_it_resumes_to_the_bit(start, assert_same_weights, method, tmp_path):
     settings = (*METHODS[method], "training.save_steps=4", "training.learning_rate=0.02")
     whole = start("train", "whole", *settings)
@@ -81,6 +82,7 @@ def test_it_resumes_to_the_bit(start, assert_same_weights, method, tmp_path):
         pytest.param("together", marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_how_a_batch_is_cut_up_changes_nothing(start, method):
     settings = [word.replace("dropout: 0.1", "regulariser: 1") for word in METHODS[method]]
     settings += ["training.logging_steps=1", "training.save_strategy=no", *STILL]

@@ -138,6 +138,7 @@ def test_a_mistake_in_an_arm_is_found_before_any_run(recinject, tiny_recipe, tmp
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_every_arm_is_a_run_of_its_own(ablated):
     folder, output = ablated
     said = re.findall(r"^sweep: (\w+), seed (\d)", output, re.MULTILINE)
@@ -159,6 +160,7 @@ def test_baselines_are_evaluated_once_for_arms_with_the_same_data(ablated, studi
     assert with_baseline == {"whole-head_regression", "quarter-head_regression"}
 
 
+@pytest.mark.slow
 def test_arms_of_a_seed_share_their_samples_and_seeds_do_not(ablated):
     folder, output = ablated
     found = {
@@ -183,6 +185,7 @@ def samples_trained_on(run):
     return sorted(each for each in seen if names[each[0]] != "bpr"), len(rows)
 
 
+@pytest.mark.slow
 def test_base_samples_are_the_same_with_a_task_on_top(ablated):
     folder, _ = ablated
     base, rows = samples_trained_on(member(folder, "base-1"))
@@ -218,6 +221,7 @@ def test_the_shipped_study_takes_steps_by_the_square_root_of_the_share():
         assert steps == (round(2000 * share**0.5), round(200 * share**0.5)), each.arm
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_seeds_together(ablated):
     folder, _ = ablated
     found = Sweep.load(folder / "report")
@@ -257,6 +261,7 @@ def test_seeds_in_any_recipe_train_and_are_pooled(tiny_recipe, tmp_path):
     assert line in (folder / "report" / "report.md").read_text("utf-8").replace("\\", "")
 
 
+@pytest.mark.slow
 def test_each_arm_is_compared_with_the_references_within_each_seed(ablated):
     folder, _ = ablated
     rows = Sweep.load(folder / "report").comparisons
@@ -273,6 +278,7 @@ def test_each_arm_is_compared_with_the_references_within_each_seed(ablated):
         assert row["ci_low"] <= row["difference"] <= row["ci_high"] and row["n"] == 60
 
 
+@pytest.mark.slow
 def test_what_was_found_is_printed_and_written(ablated):
     folder, output = ablated
     text = (folder / "report" / "report.md").read_text("utf-8")
