@@ -101,7 +101,7 @@ def write_plainly(builder: Builder, numbers: range, file: Path, compiles_once: b
             {
                 "sample_id": f"retrieval/test/{log.user_ids[user]}/0",
                 "task": "retrieval",
-                "template": "next_item@1",
+                "template": builder.wording.templates.templates[0].name,
                 "split": "test",
                 "user_id": log.user_ids[user],
                 "prompt": template.render(history=[items[i] for i in history[-TITLES:]]),

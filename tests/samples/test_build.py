@@ -31,7 +31,7 @@ def test_a_row_for_every_task_and_split_tells_what_is_there(built):
     ]
     for row in rows:
         assert row["samples"] == len(read_samples(folder, row["task"], row["split"])) > 0
-        assert len(row["templates"]) == (2 if row["split"] == "train" else 1)
+        assert len(row["templates"]) == (8 if row["split"] == "train" else 1)
     assert load_tokenizer(folder).to_str() == factory.tokenizer.to_str()
 
 
