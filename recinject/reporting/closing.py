@@ -59,10 +59,19 @@ def closing(result: Result, run: str = "RUN") -> list[str]:
     if not rivals:
         figure = f"{metric_label(own.metric)} {with_interval(own)}, n = {count(own.n)} users"
         said = [f"{name} was measured alone on {task}: {figure}."]
-        return [*said, "Next: evaluate others beside it, so that the figure has a meaning."]
+        said.append("Next: evaluate others beside it, so that the figure has a meaning.")
+        return _with_state(said, result)
     best, place = rivals[0], order.index(own) + 1
     said = [_winner(best, place, len(order)), f"{name} against {best.rival}: {best.evidence}."]
-    return [*said, f"Next: {_next(result, rivals, run)}."]
+    return _with_state([*said, f"Next: {_next(result, rivals, run)}."], result)
+
+
+def _with_state(said: Sequence[str], result: Result) -> list[str]:
+    """Say of a language model that nobody trained what it is."""
+    known = result.facts.model
+    if known is None or known.trainable:
+        return list(said)
+    return [text.replace("he language", "he untrained (zero-shot) language", 1) for text in said]
 
 
 def _named(recommender: str) -> str:
@@ -93,8 +102,8 @@ def _next(result: Result, rivals: Sequence[Standing], run: str) -> str:
     single = next((name for name in names if "blend" not in name), names[0])
     if own not in result.language_models:
         return (
-            f"'recinject recommend {run} --recommender {own}' asks the winner; a recipe with a "
-            "model tells whether a language model adds anything"
+            f"'recinject recommend {run} --recommender {own}' asks the winner. No language model "
+            "was asked; a recipe with one tells whether it adds anything"
         )
     if steps := _still_falling(result.facts.training):
         return (
