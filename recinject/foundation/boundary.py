@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +30,8 @@ def explain(error: Exception) -> RecinjectError | None:
     if isinstance(error, OSError) and error.errno is not None:
         place = " and ".join(str(name) for name in (error.filename, error.filename2) if name)
         return RecinjectError(f"{place or 'a file'}: {error.strerror or reason}", hint=_SYSTEM)
+    if re.search(r"\(os error \d+\)$", reason):  # Rust's words for what the system refuses
+        return RecinjectError(f"a file cannot be read or written: {reason}", hint=_SYSTEM)
     if isinstance(error, MemoryError) or "can't allocate memory" in reason:
         return RecinjectError(f"the memory is full ({reason})", hint=_MEMORY)
     if "null byte" in reason or "null character" in reason:

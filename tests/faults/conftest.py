@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -71,11 +72,19 @@ class Tally:
 
 
 @pytest.fixture(scope="session")
-def tally() -> Iterator[Tally]:
+def all_tallies() -> Iterator[Tally]:
     """Count over all tests, and print the table at the end."""
     found = Tally()
     yield found
     sys.__stdout__.write("\n".join(["", found.table(), *found.worst, ""]))
+
+
+@pytest.fixture
+def tally(all_tallies: Tally) -> Iterator[Tally]:
+    """Count together with the other tests; the worst are a test's own."""
+    found = Tally(all_tallies.counts)
+    yield found
+    all_tallies.worst += found.worst
 
 
 @pytest.fixture(scope="session")
@@ -149,11 +158,14 @@ def start(processes: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     started = []
 
     def run(*words: object, limit: int = -1, before: str = "") -> Any:
-        said = tmp_path / f"said-{len(started)}.txt"
+        said = tmp_path / f"said-{len(started)}"
+        os.mkfifo(said)  # what it says must not be what the limit of files cuts off
         code = CHILD.format(said=str(said), limit=limit, words=[*map(str, words)], before=before)
         process = processes.Process(target=exec, args=(code, {}))
         process.start()
-        process.said = said
+        process.said = []
+        process.reader = threading.Thread(target=_read, args=(said, process.said), daemon=True)
+        process.reader.start()
         started.append(process)
         return process
 
@@ -181,12 +193,17 @@ def lists_fixture() -> Callable[[str], list[Any]]:
     return lists
 
 
+def _read(pipe: Path, said: list[str]) -> None:
+    with pipe.open(encoding="utf-8", errors="replace") as stream:
+        said += stream
+
+
 def finish(process: Any, seconds: float = 240) -> Ended:
     """Wait for a process; one that hangs is a failure."""
     process.join(seconds)
     assert process.exitcode is not None, "it hangs"
-    text = process.said.read_text("utf-8", errors="replace") if process.said.exists() else ""
-    return Ended(process.exitcode, text)
+    process.reader.join(10)
+    return Ended(process.exitcode, "".join(process.said))
 
 
 def lists(output: str) -> list[Any]:

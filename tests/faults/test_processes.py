@@ -18,17 +18,19 @@ def test_killed_at_random_moments_it_ends_as_if_it_had_not_been(
     began = time.monotonic()
     assert finish(start("run", recipe, f"runs={tmp_path / 'first'}")).code == 0
     lasted, chance = time.monotonic() - began, random.Random(0)
-    for count, number in enumerate(share(list(range(100)), 8)):
+    kills = share(list(range(100)), 8)
+    for count, number in enumerate(kills, 1):
         process = start("run", recipe, f"runs={tmp_path / 'cut'}")
         process.join(chance.uniform(0.0, lasted))
         process.kill()
         process.join()
-        found, said = "redone", ""
-        if count % 4 == 3:  # after some kills it may come to its end
-            ended = finish(start("run", recipe, f"runs={tmp_path / 'cut'}"))
-            found, said = judge(*ended, tmp_path / "cut" / "small"), ended.output
-            (tmp_path / "cut").rename(tmp_path / f"done-{number}")
-        tally.note("kill of main", found, said[-500:])
+        if count % 4 and count < len(kills):
+            continue
+        # After up to four kills it comes to its end, and must be as it should be.
+        ended = finish(start("run", recipe, f"runs={tmp_path / 'cut'}"))
+        found = judge(*ended, tmp_path / "cut" / "small")
+        tally.note("kills of main", found, ended.output[-500:])
+        (tmp_path / "cut").rename(tmp_path / f"done-{number}")
     assert not tally.worst, "\n".join(tally.worst)
 
 
@@ -51,26 +53,38 @@ def workers_of(process, seconds=60):
 def test_killed_workers_end_the_build_and_a_killed_main_leaves_no_orphan(
     start, finish, share, recipe, tmp_path, tally
 ):
-    words = ("build", recipe, f"runs={tmp_path / 'w'}", "samples.workers=2")
+    alone = ("build", recipe, f"runs={tmp_path / 'alone'}")
+    assert finish(start(*alone, before=SMALL_SHARDS)).code == 0
+    right = shards_of(tmp_path / "alone")
+    assert len(right) > 8
     for number in share(list(range(8)), 2):
+        runs = tmp_path / str(number)
+        words = ("build", recipe, f"runs={runs}", "samples.workers=2")
         process = start(*words, before=SMALL_SHARDS)
         workers = workers_of(process)
+        assert len(workers) == 2, "".join(process.said)
         time.sleep(random.Random(number).uniform(0, 2))
         if number % 2:
             process.kill()
             process.join()
             _, alive = psutil.wait_procs(workers, 20)
             assert not alive
-            tally.note("kill of main with workers", "refused", "")
-            continue
-        if workers and workers[0].is_running():
-            workers[0].kill()
-        ended = finish(process, 120)
-        assert ended.code in (0, 1), ended.output
-        assert ended.code == 0 or "a worker died while" in ended.output
-        tally.note("kill of a worker", "redone" if not ended.code else "refused", ended.output)
-    ended = finish(start(*words, before=SMALL_SHARDS))
-    assert ended.code == 0, ended.output
+        else:
+            if workers[0].is_running():
+                workers[0].kill()
+            ended = finish(process, 120)
+            assert ended.code in (0, 1), ended.output
+            assert ended.code == 0 or "a worker died while" in ended.output
+            how = "refused" if ended.code else "harmless"
+            tally.note("kill of a worker", how, ended.output)
+        ended = finish(start(*words, before=SMALL_SHARDS))
+        assert ended.code == 0 and shards_of(runs) == right, ended.output
+        kind = "main killed, workers too" if number % 2 else "after the kill of a worker"
+        tally.note(kind, "redone", ended.output)
+
+
+def shards_of(runs):
+    return {path.name: path.read_bytes() for path in runs.glob("small/samples/*/*.parquet")}
 
 
 @pytest.mark.slow

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from recinject.data.schema import load_users
 from recinject.foundation.boundary import explain
@@ -36,6 +38,13 @@ def test_what_the_system_refuses_names_the_place(tmp_path):
         assert fact in known.message and str(tmp_path) in known.message and known.hint
     assert "loop" in explain(caught(loop.resolve, True)).message
     assert "NUL" in explain(caught(Path("a\0b").open)).hint
+
+
+def test_what_the_system_refuses_a_library_in_rust_is_no_fault_of_ours(tmp_path):
+    tokenizer = Tokenizer(WordLevel({"[U]": 0}, unk_token="[U]"))
+    error = caught(tokenizer.save, str(tmp_path / "nowhere" / "tokenizer.json"))
+    assert type(error) is Exception  # and no OSError
+    assert "No such file or directory (os error 2)" in explain(error).message
 
 
 def test_a_full_memory_is_said():
