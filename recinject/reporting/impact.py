@@ -17,6 +17,7 @@ from recinject.reporting.tables import Table, cell
 from recinject.reporting.wording import (
     DASH,
     count,
+    metric_label,
     number,
     p_value,
     recommender_label,
@@ -69,7 +70,7 @@ def warnings_of(rows: Sequence[HarmResult], models: Sequence[str] = ()) -> list[
         if row.level == "warning" and kind and (not models or row.recommender in models):
             about = f" of {row.about}" if row.about else ""
             text = f"{kind.label}, {recommender_label(row.recommender)} on {row.task}{about}: "
-            said.append(f"{text}{row.part} {number(row.value)}. {row.why}".strip().rstrip("."))
+            said.append(f"{text}{_part(row)} {number(row.value)}. {row.why}".strip().rstrip("."))
     return [f"{text}." for text in said]
 
 
@@ -88,7 +89,7 @@ def _lines(rows: Sequence[HarmResult]) -> list[list[str]]:
             reasons.setdefault((label, row.task, row.about, row.why), []).append(row.recommender)
             continue
         p = DASH if row.p_value is None else p_value(row.p_value).removeprefix("= ")
-        what = label if kind and row.part == kind.main else f"{label}, {row.part}"
+        what = label if kind and row.part == kind.main else f"{label}, {_part(row)}"
         who = recommender_label(row.recommender)
         lines.append(
             [row.level, what, row.task, who, row.about, row.why, cell(row), p, count(row.n)]
@@ -112,9 +113,15 @@ def impact_drawings(
             part = own[0].part if each.family == "groups" else None
             own = [r for r in own if r.task == first[0] and first[1] in (None, r.about)]
             own = [r for r in own if part in (None, r.part)][:_MOST_LINES]
-            label = f"{each.label} on {own[0].task}: {own[0].part}"
+            label = f"{each.label} on {own[0].task}: {_part(own[0])}"
             yield f"harm_{family}", label, harm_figure(own, label, models)
             break
+
+
+def _part(row: HarmResult) -> str:
+    """Return which figure of a measure a row is, a metric in it as a person writes it."""
+    word, _, rest = row.part.partition(" ")
+    return f"{metric_label(word)} {rest}".strip() if "@" in word else row.part
 
 
 def _known(row: HarmResult) -> bool:
@@ -138,5 +145,7 @@ def harm_figure(rows: Sequence[HarmResult], title: str, models: Sequence[str]) -
     axes.set_yticks(range(len(rows)), labels)
     axes.tick_params(axis="y", labelcolor=INK, labelsize=9)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    finish(axes, title)
+    finish(axes, "")
+    # Above the whole figure, for above the axes alone a long one is cut off.
+    figure.suptitle(title, x=0.01, ha="left", color=INK, fontweight="bold")
     return figure

@@ -10,6 +10,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 from recinject.evaluation.lists import SliceResult
+from recinject.evaluation.measures import HarmResult
 from recinject.evaluation.metrics import MetricResult
 from recinject.reporting.figures import (
     code_figure,
@@ -20,6 +21,7 @@ from recinject.reporting.figures import (
     to_png,
     to_svg,
 )
+from recinject.reporting.impact import harm_figure
 from recinject.reporting.result import CodeGroup, LossRow
 
 ROWS = [
@@ -125,3 +127,14 @@ def test_one_value_that_most_labels_have_does_not_hide_the_others() -> None:
     labels = [*range(30), *[30] * 400]
     names, cells = cells_of(labels, labels)
     assert names == ["to 29", "above 29"] and cells == [["100", "0"], ["0", "100"]]
+
+
+def test_a_long_title_of_harm_is_within_its_figure():
+    rows = [
+        HarmResult("groups", "hr@10 gap", "retrieval", name, "activity", 0.1, 0.0, 0.2)
+        for name in ("language_model", "language_model_blend")
+    ]
+    figure = harm_figure(rows, "Gap between groups on retrieval: HR@10 gap", ["language_model"])
+    figure.draw_without_rendering()
+    ends = figure._suptitle.get_window_extent()
+    assert ends.x0 >= 0 and ends.x1 <= figure.bbox.width
