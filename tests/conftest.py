@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from unittest import mock
 
 import hypothesis
@@ -147,3 +148,28 @@ def ray() -> Iterator[ModuleType]:
         found.init(address="local", num_cpus=4, **quiet)
         yield found
         found.shutdown()
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> Any:
+    """Processes that have everything imported already, so that each starts at once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["recinject.cli", "recinject.pipeline.report"])
+    return context
+
+
+@pytest.fixture
+def start_python(forkserver: Any) -> Iterator[Callable[[str], Any]]:
+    """Run code in a process of its own, which is killed when the test ends."""
+    started = []
+
+    def run(code: str) -> Any:
+        process = forkserver.Process(target=exec, args=(code, {}))
+        process.start()
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.join()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import sys
@@ -145,34 +145,22 @@ def judge(whole: Path) -> Callable[..., str]:
     return say
 
 
-@pytest.fixture(scope="session")
-def processes() -> Any:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["recinject.cli", "recinject.pipeline.report"])
-    return context
-
-
 @pytest.fixture
-def start(processes: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
+def start(start_python: Callable[[str], Any], tmp_path: Path) -> Callable[..., Any]:
     """Start a command in a process of its own; it may write files of ``limit`` bytes."""
-    started = []
+    numbers = itertools.count()
 
     def run(*words: object, limit: int = -1, before: str = "") -> Any:
-        said = tmp_path / f"said-{len(started)}"
+        said = tmp_path / f"said-{next(numbers)}"
         os.mkfifo(said)  # what it says must not be what the limit of files cuts off
         code = CHILD.format(said=str(said), limit=limit, words=[*map(str, words)], before=before)
-        process = processes.Process(target=exec, args=(code, {}))
-        process.start()
+        process = start_python(code)
         process.said = []
         process.reader = threading.Thread(target=_read, args=(said, process.said), daemon=True)
         process.reader.start()
-        started.append(process)
         return process
 
-    yield run
-    for process in started:
-        process.kill()
-        process.join()
+    return run
 
 
 @pytest.fixture(name="finish", scope="session")

@@ -1,7 +1,6 @@
 """Training's invariants, through the real command line."""
 
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -83,28 +82,9 @@ def test_the_loss_of_each_task_is_logged(train):
     assert len(by_task) == 6 and min(by_task) < entry["loss"] < max(by_task)
 
 
-@pytest.fixture(scope="module")
-def processes():
-    """Processes that have everything imported already, so that each starts at once."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["recinject.cli", "recinject.pipeline.report"])
-    return context
-
-
 @pytest.fixture
-def start(processes):
-    started = []
-
-    def run(words):
-        process = processes.Process(target=exec, args=(CHILD.format(words=words), {}))
-        process.start()
-        started.append(process)
-        return process
-
-    yield run
-    for process in started:
-        process.kill()
-        process.join()
+def start(start_python):
+    return lambda words: start_python(CHILD.format(words=words))
 
 
 def wait_for(condition, process):

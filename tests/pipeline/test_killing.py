@@ -3,7 +3,6 @@
 ``RECINJECT_KILLS=50 pytest -m slow tests/pipeline/test_killing.py`` is the long form.
 """
 
-import multiprocessing
 import os
 import random
 import shutil
@@ -17,7 +16,7 @@ from recinject.training.trainer import MARKER, newest_complete
 
 CHILD = """
 import os, resource, sys
-sys.stderr = open({stderr!r}, "a")
+sys.stderr = open("{stderr}", "a")
 if {limit}:
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
 sys.argv = ["recinject", *{words!r}]
@@ -32,30 +31,15 @@ SETTINGS = (
 )
 
 
-@pytest.fixture(scope="module")
-def processes():
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["recinject.cli", "recinject.pipeline.report"])
-    return context
-
-
 @pytest.fixture
-def start(processes, copy_built, tiny_recipe, tmp_path):
+def start(start_python, copy_built, tiny_recipe, tmp_path):
     """Start training in a folder of a given name, in a process that may write files so large."""
-    started = []
 
     def run(name, limit=0):
         words = ["train", str(tiny_recipe), f"runs={copy_built(name).parent}", *SETTINGS]
-        code = CHILD.format(words=words, limit=limit, stderr=str(tmp_path / f"{name}.txt"))
-        process = processes.Process(target=exec, args=(code, {}))
-        process.start()
-        started.append(process)
-        return process
+        return start_python(CHILD.format(words=words, limit=limit, stderr=tmp_path / f"{name}.txt"))
 
-    yield run
-    for process in started:
-        process.kill()
-        process.join()
+    return run
 
 
 def finish(process):
