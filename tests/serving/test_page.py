@@ -1,4 +1,4 @@
-"""The page in a real browser: Debian's Chromium, driven by Selenium."""
+"""The page in a real browser: Chromium or Chrome, driven by Selenium."""
 
 import json
 import re
@@ -11,7 +11,8 @@ import pytest
 from recinject.serving.explore import write_page
 
 selenium = pytest.importorskip("selenium", reason="selenium is not installed")
-BROWSER, DRIVER = (shutil.which(name) for name in ("chromium", "chromedriver"))
+BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
+DRIVER = shutil.which("chromedriver")
 in_browser = pytest.mark.skipif(
     not (BROWSER and DRIVER), reason="no browser: apt-get install chromium chromium-driver"
 )
