@@ -22,8 +22,7 @@ from recinject.evaluation.lists import ListResult
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import is_among
 from recinject.identifiers.data import Data
-from recinject.recommenders.language_model import RatingsByLabel, WrittenRatings
-from recinject.recommenders.protocol import Prediction, Queries
+from recinject.recommenders.protocol import Prediction, Queries, RatingsByLabel, WrittenRatings
 from recinject.samples.samples import Samples
 from recinject.samples.store import shards
 

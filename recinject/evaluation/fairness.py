@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array, csr_matrix
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
 
 from recinject.data.schema import Catalog, Floats, Integers
 from recinject.evaluation.lists import ListMeasures
@@ -444,6 +443,8 @@ def _histories(subject: Subject) -> csr_array:
 
 def _guess(features: csr_array, labels: Array, groups: Array, folds: Array) -> Floats:
     """Return the score of each group for each user, by a model of other users: (groups, users)."""
+    from sklearn.linear_model import LogisticRegression  # seconds to import, for this alone
+
     scores = np.zeros((len(groups), len(labels)))
     plain = csr_matrix(features)  # whose numbers stay as narrow as liblinear needs them
     plain.indices, plain.indptr = (each.astype(np.int32) for each in (plain.indices, plain.indptr))

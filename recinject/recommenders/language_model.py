@@ -8,7 +8,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,8 +41,10 @@ from recinject.recommenders.baselines import mean_rating
 from recinject.recommenders.protocol import (
     Prediction,
     Queries,
+    RatingsByLabel,
     Recommender,
     Why,
+    WrittenRatings,
     places,
     rank_candidates,
     top_k,
@@ -55,17 +57,6 @@ from recinject.training.networks import global_chance
 Rows = NDArray[np.int64]
 _NUMBERS_AT_ONCE = 4_000_000
 _GREEDY = {"max_new_tokens": 8, "do_sample": False, "num_beams": 1}
-
-
-@dataclass(frozen=True, eq=False)
-class RatingsByLabel(Prediction):
-    """Ratings read off the probabilities of labels.
-
-    Attributes:
-        mass: the probability, among all texts, that the answer begins with a label, shape (n,).
-    """
-
-    mass: Floats | None = None
 
 
 class LanguageModel(Recommender):
@@ -564,17 +555,6 @@ def parse_rating(text: str, lowest: float, highest: float) -> float | None:
 def _value(number: str) -> float:
     word = _WORDS.get(number)
     return float(number.replace(",", ".").replace("\u2212", "-")) if word is None else word
-
-
-@dataclass(frozen=True, eq=False)
-class WrittenRatings(Prediction):
-    """Ratings read off texts.
-
-    Attributes:
-        parsed: which texts state a rating; the others have the fallback, shape (n,).
-    """
-
-    parsed: Flags | None = None
 
 
 class RankedByRetrieval(Recommender):

@@ -183,6 +183,28 @@ class Prediction(_Columns):
 
 
 @dataclass(frozen=True, eq=False)
+class RatingsByLabel(Prediction):
+    """Ratings read off the probabilities of labels.
+
+    Attributes:
+        mass: the probability, among all texts, that the answer begins with a label, shape (n,).
+    """
+
+    mass: Floats | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class WrittenRatings(Prediction):
+    """Ratings read off texts.
+
+    Attributes:
+        parsed: which texts state a rating; the others have the fallback, shape (n,).
+    """
+
+    parsed: Flags | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Sources:
     """What a recommender may learn from beside the training events.
 

@@ -1,3 +1,4 @@
+import importlib
 import json
 import multiprocessing
 import os
@@ -5,23 +6,31 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-import datasets
 import pyarrow.parquet as pq
 import pytest
 
 from recinject.engines import Engine
 from recinject.foundation.errors import RecinjectError, StoppedError
 from recinject.foundation.storage import atomic_folder
-from recinject.reporting.report import dataset_card
-from recinject.reporting.result import DataFacts, SampleRow
 from recinject.samples import store
 from recinject.samples.builder import SCHEMA
-from recinject.samples.mixture import token_columns
 from recinject.samples.samples import build_samples
 from recinject.samples.store import Forms, read_samples, shards, write_samples
 from recinject.tasks.task import BPR, MaskedItemModelling, Retrieval
 
 BOTH = Forms(tokens=True, jsonl=True)
+
+
+@pytest.fixture
+def datasets():
+    """The library; workers, which import this file too, have no use for it."""
+    return importlib.import_module("datasets")
+
+
+@pytest.fixture
+def token_columns():
+    """As in :mod:`recinject.samples.mixture`, which imports datasets, too."""
+    return importlib.import_module("recinject.samples.mixture").token_columns
 
 
 def files_of(folder):
@@ -60,7 +69,7 @@ def test_jsonl_says_what_parquet_says(built):
         assert len(lines) == row["samples"]
 
 
-def test_tokens_are_those_of_the_texts_beside_them(built):
+def test_tokens_are_those_of_the_texts_beside_them(token_columns, built):
     factory, folder, rows = built
     n_read = 0
     for row in rows:
@@ -294,7 +303,7 @@ def test_a_worker_that_dies_ends_the_build_and_the_next_one_goes_on(
     assert files_of(target) == files_of(tmp_path / "whole")
 
 
-def test_what_was_never_built_is_named(built):
+def test_what_was_never_built_is_named(token_columns, built):
     with pytest.raises(
         RecinjectError, match=r"no \.parquet files of the split 'test'(.|\n)*add bpr to"
     ):
@@ -304,7 +313,7 @@ def test_what_was_never_built_is_named(built):
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
-def test_other_programs_read_the_files_as_they_are(builder, tmp_path, suffix):
+def test_other_programs_read_the_files_as_they_are(builder, tmp_path, datasets, suffix):
     folder = tmp_path / "retrieval"
     folder.mkdir()
     write_samples(builder, folder, BOTH)
@@ -321,7 +330,9 @@ def test_other_programs_read_the_files_as_they_are(builder, tmp_path, suffix):
         assert all(text.strip() == text != "" for text in loaded[column])
 
 
-def test_tokens_are_mapped_with_the_smallest_kind_of_integer(builder, tmp_path):
+def test_tokens_are_mapped_with_the_smallest_kind_of_integer(
+    token_columns, builder, tmp_path, datasets
+):
     (tmp_path / "retrieval").mkdir()
     write_samples(builder, tmp_path / "retrieval", Forms())
     columns = token_columns(tmp_path, "retrieval", "train")
@@ -334,6 +345,9 @@ def test_tokens_are_mapped_with_the_smallest_kind_of_integer(builder, tmp_path):
 
 
 def card_of(rows: list[dict[str, object]]) -> str:
+    from recinject.reporting.report import dataset_card
+    from recinject.reporting.result import DataFacts, SampleRow
+
     found = [
         SampleRow(row["task"], row["split"], row["samples"], len(row["templates"])) for row in rows
     ]
@@ -348,7 +362,9 @@ def card_of(rows: list[dict[str, object]]) -> str:
     )
 
 
-def test_datasets_reads_a_folder_with_its_card(make, small_split, tmp_path):
+def test_datasets_reads_a_folder_with_its_card(
+    token_columns, make, small_split, tmp_path, datasets
+):
     folder = tmp_path / "samples"
     folder.mkdir()
     # Nobody here has the fifty events that the third task wants.
