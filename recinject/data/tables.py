@@ -6,16 +6,18 @@ import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.settings import explain, fields_of
 from recinject.registry import pick
+
+if TYPE_CHECKING:  # it takes longer to import than all that `recinject check` does
+    import pandas as pd
 
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null; 0 names a column.
 ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else str(name))]
@@ -273,6 +275,8 @@ def as_arrow(path: Path | str, rows: object) -> pa.Table:
     if isinstance(rows, pa.RecordBatch | pa.Table):
         refuse_repeated(path, rows.schema.names)
         return pa.table({name: _plain_type(rows[name]) for name in rows.schema.names})
+    import pandas as pd
+
     convert = getattr(rows, "to_pandas", None)  # of datasets.Dataset, polars
     frame = convert() if callable(convert) else rows
     if not isinstance(frame, pd.DataFrame):
@@ -304,6 +308,8 @@ def _plain_type(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _text_or_none(value: Any) -> str | None:
+    import pandas as pd
+
     is_missing = value is None or (not isinstance(value, (*_LISTS, dict)) and pd.isna(value))
     return None if is_missing else value_text(value)
 
