@@ -67,12 +67,6 @@ class LogTables:
         self.connection.close()
         self.scratch.cleanup()
 
-    def __enter__(self) -> LogTables:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def ask(self, query: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
         return self.connection.execute(query).fetchall()
@@ -219,14 +213,13 @@ class Loaded:
         found: dict[int, int] = {}
         before, unit = 0, "line"
         for block in self.sources[number].blocks() if own else ():
-            if callable(block.lines):
-                return dict(zip((row + start for row in own), block.lines(own), strict=True)), unit
-            inside = [row for row in own if before <= row < before + len(block.rows)]
-            if block.lines is None:
-                unit = "row"
-            for row in inside:
-                at = row - before
-                found[row + start] = row + 1 if block.lines is None else block.line_numbers[at]
+            lines = block.lines
+            if callable(lines):
+                return dict(zip((row + start for row in own), lines(own), strict=True)), unit
+            unit = "row" if lines is None else unit
+            for row in own:
+                if before <= row < before + len(block.rows):
+                    found[row + start] = row + 1 if lines is None else lines[row - before]
             before += len(block.rows)
         return found, unit
 

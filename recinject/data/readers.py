@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -78,14 +79,14 @@ def read_log(
     from recinject.data.collecting import collect  # pandas, which `look` does without
 
     settings["columns"] = columns or {}
-    with open_log(path, items=items, format=format, split=split, **settings) as tables:
+    with closing(open_log(path, items=items, format=format, split=split, **settings)) as tables:
         return collect(tables)
 
 
 def look(path: Places, **settings: Any) -> list[Finding]:
     """Return what reading a log finds, as :func:`read_log` takes it; a refusal is an error."""
     try:
-        with open_log(path, **settings) as tables:
+        with closing(open_log(path, **settings)) as tables:
             seen = look_at(tables, check(tables))
             return [*tables.findings, *tables.said_of_texts, *seen]
     except RecinjectError as error:
@@ -347,7 +348,7 @@ def make_log(
     """
     from recinject.data.collecting import collect
 
-    with LogTables.open(read_settings(settings or {})) as tables:
+    with closing(LogTables.open(read_settings(settings or {}))) as tables:
         tables.source, tables.examined = source, bool(said)
         if said:
             tables.say("format", said)

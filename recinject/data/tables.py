@@ -157,12 +157,6 @@ class Block:
     said: str = ""  # how the file was made out, in words, where it was not told
     sequences: frozenset[str] = frozenset()  # columns of text that blanks divide, as RecBole's
 
-    @property
-    def line_numbers(self) -> Sequence[int]:
-        """The line of each row; a row's number in the block where lines are not known."""
-        known = not callable(self.lines) and self.lines is not None
-        return self.lines if known else range(1, len(self.rows) + 1)  # type: ignore[return-value]
-
 
 def refuse(path: Path | str, unit: str, problems: Iterable[Problem]) -> None:
     """Raise one error that has a line for each problem of a file, if there is one."""
