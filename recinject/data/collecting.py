@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -14,27 +13,19 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recinject.data.findings import Finding, LogError, examine, note, setting
-from recinject.data.loading import LogTables, literal, quoted
+from recinject.data.checking import check, check_items, look_at
+from recinject.data.findings import Finding, LogError, note, quoted
+from recinject.data.loading import LogTables
 from recinject.data.schema import Catalog, Interactions, Log, empty_array, release
 from recinject.data.tables import (
     IDS,
-    NUMBERS,
-    SHOWN,
+    ITEM_COLUMNS,
     labels,
     match_items_among_events,
     value_text,
 )
-from recinject.data.times import NUMERIC, seconds
-from recinject.foundation.errors import RecinjectError, did_you_mean
 
 _ROWS_AT_ONCE, _ROWS_HELD = 1 << 17, 1 << 22
-_WRONG = {
-    "user_id": "is empty",
-    "item_id": "is empty",
-    "timestamp": "is neither seconds since 1970 nor a date such as 2014-03-01T10:00:00",
-}
-_BOUND = r"\s*(<=|>=|<|>)\s*([-+.0-9eE]+)\s*"
 
 
 def collect(tables: LogTables) -> Log:
@@ -55,271 +46,32 @@ def collect(tables: LogTables) -> Log:
     """
     numbers = check(tables)
     if tables.item_names:
-        _check_items(tables)
+        check_items(tables)
     seen = look_at(tables, numbers) if tables.examined else []
     if any(finding.level == "error" for finding in seen):
-        place = tables.tables["items" if tables.item_names else "read_events"].sources[0].path
+        place = tables.place("items" if tables.item_names else "read_events")
         raise LogError(str(place), [*tables.findings, *seen])
     for ours, table in (("user_id", "user_codes"), ("item_id", "item_codes")):
         _number(tables, ours, table)
     interactions = _interactions(tables, numbers)
     catalog, taken = _catalog(tables)
-    names = {ours: name for ours, name in tables.names.items() if ours in IDS or ours in numbers}
-    of_items = dict(tables.item_names)
-    if of_items and of_items.pop("item_id") != names["item_id"]:
-        of_items["item_id of items"] = tables.item_names["item_id"]
-    named = {**names, **of_items}
-    renamed = {ours: name for ours, name in named.items() if ours != name} | taken
+    renamed = _renamed(tables, numbers) | taken
     listed = ", ".join(f"{ours} from {name!r}" for ours, name in renamed.items())
     source = f"{tables.source} ({listed})" if listed else tables.source
     read = [note("columns", f"{listed.replace(' from ', ' is read from ', 1)}.")] if listed else []
-    first = [each for each in tables.findings if each.name == "format"]
     log = Log(interactions, catalog, source, positioned="position" in numbers)
-    said = [note("text", text) for each in tables.tables.values() for text in each.said]
-    others = [each for each in tables.findings if each.name != "format"]
-    findings = [*first, *read, *said, *_findings(tables, log), *others, *seen]
-    return replace(log, findings=findings, users=_user_table(tables))
+    known = [*read, *tables.said_of_texts, *_findings(tables, log)]
+    found = sorted([*known, *tables.findings], key=lambda each: each.name != "format")
+    return replace(log, findings=[*found, *seen], users=_user_table(tables))
 
 
-def look_at(tables: LogTables, numbers: Mapping[str, str]) -> list[Finding]:
-    """Examine the events that are kept, whose numbers are given as SQL, and the items."""
-    asked = tables.settings
-    names = {ours: name for ours, name in tables.names.items() if ours in (*IDS, *numbers)}
-    names |= {f"kept by {name}": name for name in (*asked.keep, *asked.drop)}
-    if not tables.item_names and tables.guess_items:
-        loaded, given = tables.tables["read_events"], dict(asked.columns)
-        path = loaded.sources[0].path
-        names |= match_items_among_events(path, loaded.names, tables.names, given)
-    if asked.rating_of is not None:
-        names |= {"rating_of": asked.rating_of.column, "rating": "rating"}
-    sql = {ours: tables.text("read_events", tables.names[ours]) for ours in IDS}
-    if tables.item_names:
-        sql["items"] = tables.text("items", tables.item_names["item_id"])
-    found = examine(tables.connection, names, tables.item_names, {**sql, **numbers})
-    if not asked.partial_items:
-        return found
-    return [
-        replace(each, level="note") if each.name == "unmatched-items" else each for each in found
-    ]
-
-
-def check(tables: LogTables) -> dict[str, str]:
-    """Return the SQL of the events' numbers, and restrict the events to those that are kept.
-
-    A column without any value is left out.
-
-    Raises:
-        RecinjectError: values are missing or broken, and ``bad_rows`` does not drop them.
-    """
-    settings = tables.settings
-    _keep_and_drop(tables)
-    numbers: dict[str, str] = {}
-    faults: dict[str, str] = {ours: _bad_id(tables, tables.names[ours]) for ours in IDS}
-    names = dict(tables.names)
-    if settings.rating_of is not None:
-        names["rating"] = settings.rating_of.column
-        _known_column(tables, names["rating"], "data.rating_of.column")
-    for ours in NUMBERS:
-        if ours not in names:
-            continue
-        text = tables.text("read_events", names[ours])
-        value, may_miss = _value(tables, ours, names[ours], text)
-        known, filled = tables.ask(
-            f"SELECT count({value}), count({quoted(names[ours])}) "
-            f"FROM read_events WHERE {tables.selected}"
-        )[0]
-        if not known and not filled:
-            continue
-        bad = f"({value} IS NULL OR NOT isfinite({value}))"
-        bad = f"({bad} AND {quoted(names[ours])} IS NOT NULL)" if may_miss else bad
-        numbers[ours], faults[ours] = value, bad
-    _settle(tables, faults, names)
-    if "rating" in numbers:
-        numbers["rating"] = _rating(tables, numbers["rating"])
-    tables.connection.execute(
-        f"CREATE OR REPLACE VIEW events AS FROM read_events WHERE {tables.selected}"
-    )
-    return numbers
-
-
-def _known_column(tables: LogTables, name: str, setting: str) -> None:
-    known = tables.tables["read_events"].names
-    if name not in known:
-        path = tables.tables["read_events"].sources[0].path
-        raise RecinjectError(
-            f"{setting}: {path} has no column {name!r}", hint=did_you_mean(name, known)
-        )
-
-
-def _keep_and_drop(tables: LogTables) -> None:
-    """Restrict the events as ``data.keep`` and ``data.drop`` say, and say how many are left."""
-    for rule, given in (("keep", tables.settings.keep), ("drop", tables.settings.drop)):
-        for name, values in given.items():
-            _known_column(tables, name, f"data.{rule}")
-            text = tables.text("read_events", name)
-            tests = [_test(text, value) for value in values]
-            met = f"COALESCE({' OR '.join(tests) or 'false'}, false)"
-            condition = met if rule == "keep" else f"NOT {met}"
-            before, left = tables.ask(
-                f"SELECT count(*), count(*) FILTER ({condition}) FROM read_events "
-                f"WHERE {tables.selected}"
-            )[0]
-            tables.selected += f" AND {condition}"
-            said = f"data.{rule}: {', '.join(values)} of {name!r}"
-            fact = f"{said} left out {before - left:,} of {before:,} events."
-            tables.findings.append(note(rule, fact))
-            if not left:
-                found = tables.ask(
-                    f"SELECT {text} FROM read_events GROUP BY 1 ORDER BY count(*) DESC LIMIT 9"
-                )
-                raise RecinjectError(
-                    f"{said} leaves no event of {before:,}",
-                    hint=f"{name!r} has the values {', '.join(str(row[0]) for row in found)}",
-                )
-
-
-def _test(text: str, value: str) -> str:
-    """Return the SQL of whether a text is a value, or a number within a bound such as ``>=4``."""
-    if found := re.fullmatch(_BOUND, value):
-        return f"TRY_CAST({text} AS DOUBLE) {found[1]} {float(found[2])}"
-    return f"{text} = {literal(value)}"
-
-
-def _bad_id(tables: LogTables, name: str) -> str:
-    kind = tables.types("read_events")[name]
-    if kind.endswith("]") or kind.startswith(("STRUCT", "MAP", "UNION")):
-        return "true"
-    text = tables.text("read_events", name)
-    if kind != "VARCHAR":
-        return f"({quoted(name)} IS NULL)"
-    nested = (
-        f"SELECT {text} FROM read_events WHERE ({text} LIKE '[%' OR {text} LIKE '{{%') "
-        f"AND json_valid({text})"
-    )
-    if not tables.ask(f"{nested} LIMIT 1"):
-        return f"({text} IS NULL)"
-    return f"({text} IS NULL OR {text} IN ({nested}))"
-
-
-def _value(tables: LogTables, ours: str, name: str, text: str) -> tuple[str, bool]:
-    """Return the SQL of a column's numbers, and whether they may be missing."""
-    path = tables.tables["read_events"].sources[0].path
-    if ours == "timestamp":
-        value, found = seconds(tables, path, name)
-        tables.findings += found
-        return value, True
-    kind, column = tables.types("read_events")[name], quoted(name)
-    if kind == "VARCHAR":
-        value = f"TRY_CAST({column} AS DOUBLE)"
-        comma = f"TRY_CAST(replace({text}, ',', '.') AS DOUBLE)"
-        if tables.settings.decimal == ",":
-            value = comma
-        elif tables.settings.decimal is None:
-            odd, fits = tables.ask(
-                "SELECT count(*), count(*) FILTER "
-                f"(regexp_full_match({text}, '-?[0-9]+,[0-9]{{1,2}}')) FROM read_events "
-                f"WHERE {text} IS NOT NULL AND {value} IS NULL AND {tables.selected}"
-            )[0]
-            if odd and odd == fits:
-                value = comma
-                tables.findings.append(
-                    note("decimal", f"{name!r} has decimal commas (data.decimal=,).")
-                )
-    elif kind == "FLOAT":
-        value = f"CAST(CAST({column} AS VARCHAR) AS DOUBLE)"
-    elif kind in NUMERIC or kind.startswith("DECIMAL"):
-        value = f"CAST({column} AS DOUBLE)"
-    else:
-        value = "CAST(NULL AS DOUBLE)"
-    return value, ours == "rating" and bool(tables.settings.missing)
-
-
-def _settle(tables: LogTables, faults: Mapping[str, str], names: Mapping[str, str]) -> None:
-    """Refuse or drop events with faults, and the lines that could not be made out.
-
-    ``faults`` has the SQL of which values of each of our columns are at fault.
-    """
-    loaded, drop = tables.tables["read_events"], tables.settings.bad_rows == "drop"
-    counts = ", ".join(f"count(*) FILTER ({bad})" for bad in faults.values())
-    row = tables.ask(f"SELECT {counts} FROM read_events WHERE {tables.selected}")[0]
-    wrong = {ours: count for ours, count in zip(faults, row, strict=True) if count}
-    if drop:
-        for ours, count in wrong.items():
-            fact = f"Events with a {ours} that {_fault(ours)}, dropped: {count:,}."
-            tables.findings.append(Finding("warning", "bad-rows", fact))
-            tables.selected += f" AND NOT {faults[ours]}"
-        if lines := sum(problem.count for _, problem in loaded.problems):
-            fact = f"Lines that are no rows, dropped: {lines:,}."
-            tables.findings.append(Finding("warning", "bad-rows", fact))
-        if not tables.ask(f"SELECT count(*) FROM read_events WHERE {tables.selected}")[0][0]:
-            raise RecinjectError(
-                f"{loaded.sources[0].path}: holds no events, without its bad rows",
-                hint="set data.bad_rows=refuse to see what is wrong with them",
-            )
-        return
-    found = []
-    for ours, count in wrong.items():
-        column = quoted(names[ours])
-        rows = tables.ask(
-            f"SELECT rowid, {column} FROM read_events WHERE {tables.selected} AND {faults[ours]} "
-            f"ORDER BY rowid LIMIT {SHOWN}"
-        )
-        value = rows[0][1]
-        shown = "" if value is None else value_text(value).strip()[:40]
-        is_nested = ours in IDS and (isinstance(value, list | dict) or shown[:1] in "[{")
-        is_nested = bool(is_nested and shown)
-        what = f"{ours} {shown!r} {'is a list or an object' if is_nested else _fault(ours)}"
-        values = tables.ask(
-            f"SELECT {tables.text('read_events', names[ours])} AS v FROM read_events WHERE "
-            f"{tables.selected} AND {faults[ours]} GROUP BY v ORDER BY count(*) DESC, v LIMIT 4"
-        )
-        alike = [str(v)[:40] for (v,) in values if v is not None]
-        found.append(([row for row, _ in rows], count, what, _hint(ours, alike)))
-    loaded.refuse(found)
-
-
-def _fault(ours: str) -> str:
-    return _WRONG.get(ours, "is not a number")
-
-
-def _hint(ours: str, values: Sequence[str]) -> str:
-    mend = "mend or remove it, or drop such rows with data.bad_rows=drop"
-    if ours in IDS:
-        return mend
-    missing = ""
-    if ours == "rating":
-        missing = f", or keep the event without it with {setting('data.missing', values)}"
-    if ours == "timestamp":
-        missing = f", or take it as unknown with {setting('data.missing', values)}"
-        missing += ", or say how to read it with data.time_format"
-    return f"{mend}{missing}, or do without the column with data.columns.{ours}=''"
-
-
-def _rating(tables: LogTables, value: str) -> str:
-    """Return the SQL of ratings: without those that stand for none, and made of a count."""
-    settings = tables.settings
-    if settings.unrated:
-        listed = ", ".join(map(str, settings.unrated))
-        (count,) = tables.ask(
-            f"SELECT count(*) FROM read_events WHERE {tables.selected} AND {value} IN ({listed})"
-        )[0]
-        value = f"CASE WHEN NOT {value} IN ({listed}) THEN {value} END"
-        fact = f"Events whose rating stands for none (data.unrated): {count:,}."
-        tables.findings.append(note("unrated", fact))
-    if settings.rating_of is None:
-        return value
-    made = f"The rating is made of {settings.rating_of.column!r} (as: {settings.rating_of.how})."
-    tables.findings.append(note("rating", made))
-    if settings.rating_of.how == "log":
-        return f"CASE WHEN {value} > 0 THEN floor(log2({value})) + 1 WHEN {value} <= 0 THEN 0.0 END"
-    if settings.rating_of.how == "bins":
-        (edges,) = tables.ask(
-            f"SELECT quantile_disc({value}, [0.2, 0.4, 0.6, 0.8]) FROM read_events "
-            f"WHERE {tables.selected}"
-        )[0]
-        above = " + ".join(f"({value} > {edge})::INT" for edge in dict.fromkeys(edges))
-        return f"CAST(1 + {above} AS DOUBLE)"
-    return value
+def _renamed(tables: LogTables, numbers: Mapping[str, str]) -> dict[str, str]:
+    """Return our name to the file's where they differ; the items' own ids where theirs does."""
+    named = {ours: name for ours, name in tables.names.items() if ours in (*IDS, *numbers)}
+    of_items = dict(tables.item_names)
+    if of_items and of_items.pop("item_id") != named["item_id"]:
+        of_items["item_id of items"] = tables.item_names["item_id"]
+    return {ours: name for ours, name in (named | of_items).items() if ours != name}
 
 
 def _number(tables: LogTables, ours: str, table: str) -> None:
@@ -337,7 +89,10 @@ def _number(tables: LogTables, ours: str, table: str) -> None:
 def _interactions(tables: LogTables, numbers: Mapping[str, str]) -> Interactions:
     """Return the events as arrays, put in order in the connection, out of core."""
     columns = {"user": "u._number", "item": "i._number", **numbers}
-    columns |= {"part": _part_sql(tables)} if tables.parts else {}
+    if tables.parts:
+        files = zip(tables.tables["read_events"].starts, tables.parts, strict=True)
+        cases = [f"WHEN read_events.rowid >= {start} THEN {part}" for start, part in files]
+        columns["part"] = f"CASE {' '.join(reversed(cases))} END"
     chosen = ", ".join(f"{sql} AS {quoted(ours)}" for ours, sql in columns.items())
     users, items = (quoted(tables.names[ours]) for ours in IDS)
     events = (
@@ -346,12 +101,7 @@ def _interactions(tables: LogTables, numbers: Mapping[str, str]) -> Interactions
         f"JOIN item_codes i ON read_events.{items} = i._raw WHERE {tables.selected}"
     )
     key = "position" if "position" in numbers else "timestamp" if "timestamp" in numbers else "0"
-    if (
-        key == "timestamp"
-        and tables.ask(
-            f"SELECT count(*) FROM read_events WHERE {tables.selected} AND ({numbers[key]}) IS NULL"
-        )[0][0]
-    ):
+    if key == "timestamp" and tables.kept("count(*)", f"AND ({numbers[key]}) IS NULL")[0][0]:
         # An event of unknown time stays behind the event that it follows in the log.
         key = "last_value(timestamp IGNORE NULLS) OVER (PARTITION BY user ORDER BY _row)"
     shown = ", ".join(map(quoted, [ours for ours in columns if ours != "position"]))
@@ -359,32 +109,17 @@ def _interactions(tables: LogTables, numbers: Mapping[str, str]) -> Interactions
         f"SELECT {shown} FROM (SELECT *, {key} AS _key FROM ({events})) "
         f'ORDER BY "user", _key NULLS FIRST, _row'
     )
-    (count,) = tables.ask(f"SELECT count(*) FROM read_events WHERE {tables.selected}")[0]
-    arrays = _fetch(tables, query, count)
-    ids = tables.ask("SELECT DISTINCT _number, _text FROM user_codes ORDER BY 1")
-    n_items = tables.ask("SELECT max(_number) + 1 FROM item_codes")[0][0]
+    arrays = _fetch(tables, query, tables.kept("count(*)")[0][0])
+    ratings = arrays.get("rating")
     return Interactions(
         users=arrays["user"],
         items=arrays["item"],
-        ratings=_known(arrays.get("rating")),
+        ratings=None if ratings is None or np.isnan(ratings).all() else ratings,
         timestamps=arrays.get("timestamp"),
-        user_ids=[text for _, text in ids],
-        n_items=n_items,
+        user_ids=_ids(tables, "user_codes"),
+        n_items=tables.ask("SELECT max(_number) + 1 FROM item_codes")[0][0],
         parts=arrays.get("part"),
     )
-
-
-def _known(values: NDArray[Any] | None) -> NDArray[Any] | None:
-    return None if values is None or np.isnan(values).all() else values
-
-
-def _part_sql(tables: LogTables) -> str:
-    starts = tables.tables["read_events"].starts
-    cases = [
-        f"WHEN read_events.rowid >= {start} THEN {part}"
-        for start, part in zip(starts, tables.parts, strict=True)
-    ]
-    return f"CASE {' '.join(reversed(cases))} END"
 
 
 def _fetch(tables: LogTables, query: str, count: int) -> dict[str, NDArray[Any]]:
@@ -406,85 +141,69 @@ def _fetch(tables: LogTables, query: str, count: int) -> dict[str, NDArray[Any]]
 
 def _catalog(tables: LogTables) -> tuple[Catalog, dict[str, str]]:
     """Return what is known of the items, and which columns of the events told it."""
-    ids = tables.ask("SELECT DISTINCT _number, _text FROM item_codes ORDER BY 1")
-    frame = pd.DataFrame({"item_id": [text for _, text in ids], "title": ""}, dtype=object)
-    taken: dict[str, str] = {}
-    if tables.item_names:
-        columns = _item_columns(tables)
-    else:
-        taken = _among_events(tables)
-        columns = _first_of_each(tables, taken)
-    for ours, values in columns.items():
+    frame = pd.DataFrame({"item_id": _ids(tables, "item_codes"), "title": ""}, dtype=object)
+    taken = {} if tables.item_names else _among_events(tables)
+    for ours, values in _item_columns(tables, taken).items():
         if any(value is not None for value in values):
             frame[ours] = pd.Series(values, dtype=object)
     frame["title"] = [value or "" for value in frame["title"]]
     return Catalog(frame), taken
 
 
-def _check_items(tables: LogTables) -> None:
-    """Refuse a table of items with broken rows."""
-    loaded, text = tables.tables["items"], tables.text("items", tables.item_names["item_id"])
-    rows = tables.ask(f"SELECT rowid FROM items WHERE {text} IS NULL ORDER BY rowid LIMIT {SHOWN}")
-    if tables.settings.bad_rows == "refuse":
-        (count,) = tables.ask(f"SELECT count(*) FROM items WHERE {text} IS NULL")[0]
-        what = f"item_id '' {_WRONG['item_id']}"
-        found = [([row for (row,) in rows], count, what, _hint("item_id", ""))]
-        loaded.refuse(found if rows else [])
+def _ids(tables: LogTables, codes: str) -> list[str]:
+    """Return the id of each number."""
+    return [
+        text for _, text in tables.ask(f"SELECT DISTINCT _number, _text FROM {codes} ORDER BY 1")
+    ]
 
 
-def _item_columns(tables: LogTables) -> dict[str, list[Any]]:
-    """Return the columns of the table of items for each item in use, None without a value."""
-    names, loaded = tables.item_names, tables.tables["items"]
-    text = tables.text("items", names["item_id"])
-    known = ("", *names.values(), "item_id", "title", "brand", "category", "categories")
-    columns = {**names, **{name: name for name in loaded.names if name not in known}}
-    del columns["item_id"]
+def _item_columns(tables: LogTables, among_events: Mapping[str, str]) -> dict[str, list[Any]]:
+    """Return what is known of each item in use, None without a value.
+
+    Of a table of items the first row counts; of the events the first value that is there.
+    """
+    if tables.item_names:
+        names, table, first = tables.item_names, "items", "arg_min_null"
+        others = [
+            n for n in tables.tables[table].names if n not in (*names.values(), *ITEM_COLUMNS)
+        ]
+        columns = {**names, **dict(zip(others, others, strict=True))}
+        del columns["item_id"]
+        rows = f"LEFT JOIN items ON {tables.text(table, names['item_id'])} = _text"
+    else:
+        columns, table, first = dict(among_events), "read_events", "arg_min"
+        item = quoted(tables.names["item_id"])
+        rows = f"JOIN read_events ON {item} = _raw WHERE {tables.selected}"
     if not columns:
         return {}
-    first = (
-        f"SELECT _number, min(items.rowid) AS _first FROM items JOIN item_codes ON {text} = _text "
-        "GROUP BY 1"
-    )
-    fields = [f"items.{quoted(name)}" for name in columns.values()]
-    query = (
-        f"SELECT {', '.join(fields)} FROM (SELECT DISTINCT _number FROM item_codes) "
-        f"LEFT JOIN ({first}) USING (_number) LEFT JOIN items ON items.rowid = _first "
-        "ORDER BY _number"
-    )
-    return _tidy(tables, "items", columns, query)
+    fields = (f"{first}({table}.{quoted(name)}, {table}.rowid)" for name in columns.values())
+    query = f"SELECT {', '.join(fields)} FROM item_codes {rows} GROUP BY _number ORDER BY _number"
+    return _tidy(tables, table, columns, query)
 
 
 def _tidy(
     tables: LogTables, table: str, columns: Mapping[str, str], query: str
 ) -> dict[str, list[Any]]:
     """Return the columns of a query as texts, and as lists of texts for categories."""
-    rows, kinds = tables.ask(query), tables.types("read_events" if table == "events" else table)
-    sequences = tables.tables["read_events" if table == "events" else table].sequences
+    rows, kinds, sequences = tables.ask(query), tables.types(table), tables.tables[table].sequences
     found: dict[str, list[Any]] = {}
     for place, (ours, name) in enumerate(columns.items()):
         values = [row[place] for row in rows]
-        nested = ours == "category" and "categories" not in columns and _holds_lists(values)
-        if ours == "categories" or nested:
+        first = next((value for value in values if value is not None), None)
+        is_list = isinstance(_parsed(first), list | tuple)
+        if ours == "categories" or (ours == "category" and "categories" not in columns and is_list):
             separator = None if name in sequences else "|"
             lists = [labels(_parsed(value), separator) or None for value in values]
             found["categories"] = lists
             continue
         if kinds[name] in ("FLOAT", "DOUBLE"):
-            known = [value for value in values if value is not None and value == value]
-            if not all(value.is_integer() for value in known):
-                values = [
-                    None if value is None or value != value else repr(value) for value in values
-                ]
-            values = [None if value != value else value for value in values]
+            known = [value for value in values if value is not None]
+            if not all(value.is_integer() for value in known):  # then 5.0 is no 5
+                values = [None if value is None else repr(value) for value in values]
         parse = _parsed if ours not in ("title", "item_id") else (lambda value: value)
         texts = [None if value is None else value_text(parse(value)).strip() for value in values]
         found[ours] = [text or None for text in texts]
     return found
-
-
-def _holds_lists(values: Sequence[Any]) -> bool:
-    first = next((value for value in values if value is not None), None)
-    return isinstance(_parsed(first), list | tuple)
 
 
 def _parsed(value: Any) -> Any:
@@ -504,9 +223,8 @@ def _among_events(tables: LogTables) -> dict[str, str]:
     """
     loaded, asked = tables.tables["read_events"], dict(tables.settings.columns)
     if not tables.guess_items:  # an empty name leaves a column out
-        asked = {**dict.fromkeys(("title", "brand", "category", "categories"), ""), **asked}
-    path = loaded.sources[0].path
-    candidates = match_items_among_events(path, loaded.names, tables.names, asked)
+        asked = {**dict.fromkeys(ITEM_COLUMNS[1:], ""), **asked}
+    candidates = match_items_among_events(tables.place(), loaded.names, tables.names, asked)
 
     def holds_one_value_an_item(name: str) -> bool:
         text, item = tables.text("read_events", name), quoted(tables.names["item_id"])
@@ -517,27 +235,8 @@ def _among_events(tables: LogTables) -> dict[str, str]:
         )[0]
         return bool(filled) and not several
 
-    return {
-        ours: name
-        for ours, name in candidates.items()
-        if asked.get(ours) or holds_one_value_an_item(name)
-    }
-
-
-def _first_of_each(tables: LogTables, names: Mapping[str, str]) -> dict[str, list[Any]]:
-    """Return the first value that the events have of each item in each column."""
-    if not names:
-        return {}
-    item = quoted(tables.names["item_id"])
-    fields = [
-        f"arg_min({quoted(name)}, read_events.rowid) FILTER ({quoted(name)} IS NOT NULL)"
-        for name in names.values()
-    ]
-    query = (
-        f"SELECT {', '.join(fields)} FROM read_events JOIN item_codes ON {item} = _raw "
-        f"WHERE {tables.selected} GROUP BY _number ORDER BY _number"
-    )
-    return _tidy(tables, "events", names, query)
+    named = candidates.items()
+    return {o: name for o, name in named if asked.get(o) or holds_one_value_an_item(name)}
 
 
 def _user_table(tables: LogTables) -> pd.DataFrame | None:
@@ -545,13 +244,12 @@ def _user_table(tables: LogTables) -> pd.DataFrame | None:
     if not tables.user_names:
         return None
     name = tables.user_names["user_id"]
-    text = tables.text("users", name)
-    others = [own for own in tables.tables["users"].names if own != name]
-    fields = ", ".join(["c._text AS user_id", *(f"users.{quoted(own)}" for own in others)])
+    others = [quoted(own) for own in tables.tables["users"].names if own != name]
+    fields = ["any_value(c._text) AS user_id"]
+    fields += [f"arg_min_null(users.{own}, users.rowid) AS {own}" for own in others]
     found: pd.DataFrame = tables.connection.sql(
-        f"SELECT {fields} FROM (SELECT DISTINCT _number, _text FROM user_codes) c LEFT JOIN "
-        f"(SELECT {text} AS _own, min(rowid) AS _first FROM users GROUP BY 1) f ON _own = _text "
-        "LEFT JOIN users ON users.rowid = f._first ORDER BY c._number"
+        f"SELECT {', '.join(fields)} FROM user_codes c LEFT JOIN users "
+        f"ON {tables.text('users', name)} = c._text GROUP BY c._number ORDER BY c._number"
     ).df()
     return found
 

@@ -102,10 +102,10 @@ def _explained(path: Path) -> Iterator[None]:
 
 def open_bytes(path: Path) -> BinaryIO:
     """Open a file for reading, unpacked if its name ends in ``.gz`` or ``.zst``."""
-    kind = path.suffix.lower() if path.suffix.lower() in PACKED else ""
+    kind = path.suffix.lower()
     if kind == ".zst":
         return cast(BinaryIO, pa.input_stream(path, compression="zstd"))
-    return cast(BinaryIO, gzip.open(path)) if kind else path.open("rb")
+    return cast(BinaryIO, gzip.open(path)) if kind == ".gz" else path.open("rb")
 
 
 def refuse_dense(path: Path, unpacked_size: int) -> None:
@@ -287,23 +287,21 @@ def read_records(
     """
     text = Text.of(path, wanted.settings.encoding)
     is_array = next(text.chunks(whole=False)).lstrip().startswith(b"[")
-    items = _array_items(text) if is_array else (each for each in text.lines() if keep(each[1]))
-    said = text.said
+    lines = ((number, parse_object(line)) for number, line in text.lines() if keep(line))
+    objects = _array_items(text) if is_array else lines
     hint = 'write one JSON object a line, e.g. {"user_id": "u1", "item_id": "i1"}, or mend the line'
-    while group := list(islice(items, _ROWS_AT_ONCE)):
+    while group := list(islice(objects, _ROWS_AT_ONCE)):
         records: list[dict[str, Any]] = []
         numbers: list[int] = []
         wrong = []
-        for number, line in group:
-            record = parse_object(line) if isinstance(line, str) else line
-            if not isinstance(record, dict):
-                what = record if isinstance(line, str) else f"is JSON, but no object: {line!s:.40}"
-                wrong.append((number, str(what)))
+        for number, record in group:
+            if isinstance(record, str):
+                wrong.append((number, record))
                 continue
             rows = _spread(record)
             records += ({k: v for k, v in row.items() if k not in left_out} for row in rows)
             numbers += [number] * len(rows)
-        yield Block(_texts(records), numbers, Problem.of(wrong, hint), said)
+        yield Block(_texts(records), numbers, Problem.of(wrong, hint), text.said)
 
 
 def parse_object(line: str) -> dict[str, Any] | str:
@@ -325,8 +323,8 @@ def parse_object(line: str) -> dict[str, Any] | str:
 _OPENING, _BETWEEN = re.compile(r"\s*\[\s*"), re.compile(r"[\s,]*")
 
 
-def _array_items(text: Text) -> Iterator[tuple[int, Any]]:
-    """Yield the values of one JSON array with the lines on which they start."""
+def _array_items(text: Text) -> Iterator[tuple[int, dict[str, Any] | str]]:
+    """Yield the objects of one JSON array, or what is wrong with them, with their first lines."""
     decoder, rest, line = json.JSONDecoder(), "", 1
     opened, letters = False, codecs.getincrementaldecoder("utf-8")()
     for chunk in chain(text.chunks(whole=False), [b""]):
@@ -347,7 +345,8 @@ def _array_items(text: Text) -> Iterator[tuple[int, Any]]:
                     break  # it may go on in the next chunk
                 yield line, f"is not JSON ({error})"
                 return
-            yield line, value if not isinstance(value, str) else [value]
+            is_object = isinstance(value, dict)
+            yield line, value if is_object else f"is JSON, but no object: {value!s:.40}"
             line += rest.count("\n", place, end)
             place = end
         rest = rest[place:]
@@ -369,23 +368,15 @@ def _spread(record: dict[str, Any]) -> list[dict[str, Any]]:
 def _texts(records: Sequence[dict[str, Any]]) -> pa.Table:
     """Return objects as columns of text; what is nested in them stays JSON."""
     names = dict.fromkeys(name for record in records for name in record)
+    columns = {value_text(str(n)): [_text(each.get(n)) for each in records] for n in names}
+    return pa.table({name: pa.array(own, pa.string()) for name, own in columns.items()})
 
-    def text(value: Any) -> str | None:
-        if value is None:
-            return None
-        if isinstance(value, list | tuple | dict):
-            nested = json.dumps(value, ensure_ascii=False, default=str)
-            return nested.encode("utf-8", "replace").decode()
-        return value_text(value)
 
-    return pa.table(
-        {
-            value_text(str(name)): pa.array(
-                [text(record.get(name)) for record in records], pa.string()
-            )
-            for name in names
-        }
-    )
+def _text(value: Any) -> str | None:
+    if value is None:
+        return None
+    nested = isinstance(value, list | tuple | dict)
+    return value_text(json.dumps(value, ensure_ascii=False, default=str) if nested else value)
 
 
 def _read_parquet(path: Path, wanted: Wanted) -> Iterator[Block]:
@@ -539,10 +530,8 @@ def refuse_headless(path: Path, head: Sequence[Sequence[str]]) -> None:
         RecinjectError: a value of the first line is a number; 0, 1, 2 and so on may be names.
     """
     first, values = head[0], head[-1]
-    numbered = [name for name in first if name] == [
-        str(n) for n in range(len(list(filter(None, first))))
-    ]
-    if numbered or not any(map(_is_number, first)):
+    named = [name for name in first if name]
+    if named == [str(n) for n in range(len(named))] or not any(map(_is_number, first)):
         return
     free = ["user_id", "item_id"]
     names: list[str] = []

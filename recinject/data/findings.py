@@ -75,6 +75,11 @@ def setting(key: str, value: object) -> str:
     return f"'{key}={json.dumps(value, ensure_ascii=False)}'"
 
 
+def quoted(name: str) -> str:
+    """Return a column's name as SQL has it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 _MANY_EVENTS, _SAMPLE = 2_000_000, 20_000  # above, a share of the users or rows is looked at
 _SHOWN, _FEW_VALUES = 5, 20
 _MISSING = r"(<?\(?#?(na|n/a|nan|null|none|nil|undefined|unknown|anonymous)\)?>?|\\n|-+|\?|-1)"
@@ -139,7 +144,7 @@ class _Eye:
 
     def text(self, name: str, table: str = "events") -> str:
         """Return the SQL of a column's text, missing where it is empty."""
-        column, whole = _name(name), "NULL"
+        column, whole = quoted(name), "NULL"
         if self.types[table][name] in ("DOUBLE", "FLOAT"):  # as an id, 7.0 is 7
             whole = f"if({column} = trunc({column}), TRY_CAST({column} AS HUGEINT)::VARCHAR, NULL)"
         return f"coalesce({whole}, nullif(trim({column}::VARCHAR), ''))"
@@ -151,12 +156,8 @@ class _Eye:
 
     def varies(self, name: str) -> bool:
         """Whether a column tells of events, and not of users or items alone."""
-        differ = f"HAVING count(DISTINCT {_name(name)}) > 1 LIMIT 1"
+        differ = f"HAVING count(DISTINCT {quoted(name)}) > 1 LIMIT 1"
         return all(self.rows(f"SELECT 1 FROM seen GROUP BY {own} {differ}") for own in ("_u", "_i"))
-
-
-def _name(column: str) -> str:
-    return '"' + column.replace('"', '""') + '"'
 
 
 def _listed(counts: Sequence[tuple[Any, int]]) -> str:
@@ -336,7 +337,7 @@ def _pairs(eye: _Eye) -> Iterator[Finding]:
 def _columns(eye: _Eye) -> Iterator[Finding]:
     """Columns that were not taken, and hold times, kinds of events or quantities."""
     others = [name for name in eye.types["events"] if name not in eye.names.values()]
-    chosen = ", ".join(f"{eye.text(name)} AS {_name(name)}" for name in others) or "1 AS x"
+    chosen = ", ".join(f"{eye.text(name)} AS {quoted(name)}" for name in others) or "1 AS x"
     where = f"hash(_u, _i) % {max(1, eye.size // _SAMPLE)} = 0"
     eye.rows(f"CREATE OR REPLACE TEMP TABLE few AS SELECT {chosen} FROM seen WHERE {where}")
     dated = [name for name in others if _holds_dates(eye, name) and eye.varies(name)]
@@ -359,14 +360,14 @@ def _holds_dates(eye: _Eye, name: str) -> bool:
     tests += [f"TRY_CAST(v AS DOUBLE) BETWEEN 5e{n} AND 25e{n}" for n in powers]
     tests += ["try_strptime(v, '%Y%m%d') > '1970-01-01'"] if is_timely else []
     good, known = eye.rows(f"""SELECT count(*) FILTER ({" OR ".join(tests)}), count(v)
-        FROM (SELECT {_name(name)} AS v FROM few)""")[0]
+        FROM (SELECT {quoted(name)} AS v FROM few)""")[0]
     return bool(known) and good >= 0.95 * known
 
 
 def _kind_or_quantity(eye: _Eye, name: str) -> Iterator[Finding]:
     many, known, numbers, below, verbs = eye.rows(f"""SELECT count(DISTINCT v), count(v), count(x),
         count(*) FILTER (x < 0), count(*) FILTER (regexp_full_match(lower(v), '{_VERBS}'))
-        FROM (SELECT {_name(name)} AS v, TRY_CAST(v AS DOUBLE) AS x FROM few)""")[0]
+        FROM (SELECT {quoted(name)} AS v, TRY_CAST(v AS DOUBLE) AS x FROM few)""")[0]
     is_kind = many <= _FEW_VALUES and (verbs or _KINDS.search(name.lower()))
     is_quantity = numbers == known and (below or _COUNTS.search(name.lower()))
     if many < 2 or not (is_kind or is_quantity) or not eye.varies(name):
@@ -438,7 +439,7 @@ def _titles(eye: _Eye) -> Iterator[Finding]:
     """Titles that differ by Unicode form or blanks alone."""
     table, names = ("items", eye.item_names) if eye.item_names else ("events", eye.names)
     if "title" in names:
-        title = f"{_name(names['title'])}::VARCHAR"
+        title = f"{quoted(names['title'])}::VARCHAR"
         alike = eye.rows(f"""SELECT min(t), max(t) FROM (SELECT {title} AS t FROM {table}) GROUP BY
             trim(regexp_replace(nfc_normalize(t), '\\s+', ' ', 'g'))
             HAVING min(t) < max(t) ORDER BY 1""")

@@ -10,12 +10,10 @@ from itertools import compress, islice
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from recinject.data.files import (
-    ALL,
     JSON_LINES,
     KINDS,
     CsvDialect,
@@ -64,10 +62,13 @@ def _ratings_files(path: Path) -> list[Path]:
 
 def _read_movielens(path: Path, wanted: Wanted) -> Iterator[Block]:
     """Read a file by its name; movies get ``genres`` parted by ``|``, an empty text for none."""
-    if path.name in ("movies.dat", "u.item"):
-        yield _movies(path) if path.name == "movies.dat" else _with_flags(path)
-    elif path.name in _DIALECTS:
+    if path.name in _DIALECTS:
         yield from read_delimited(path, wanted, _DIALECTS[path.name])
+    elif path.name == "movies.dat":
+        hint = "mend or remove that line; fields are separated by ::"
+        yield from _by_line(path, wanted, ["item_id", "title", "genres"], _movie, hint)
+    elif path.name == "u.item":
+        yield from _read_flags(path, wanted)
     else:
         for block in read_table(path, wanted):
             rows = as_arrow(path, block.rows)
@@ -78,25 +79,38 @@ def _read_movielens(path: Path, wanted: Wanted) -> Iterator[Block]:
             yield replace(block, rows=rows)
 
 
-def _movies(path: Path) -> Block:
-    block = _titled(path, "::", ["genres"])
-    return replace(block, rows=block.rows.replace({"genres": {_NO_GENRES: ""}}))
+def _titled(line: str, separator: str, tail: int) -> list[str]:
+    """Cut a line into an id, a title that may hold the separator, and a tail of fields."""
+    item_id, found, rest = line.partition(separator)
+    return [item_id, *rest.rsplit(separator, tail)] if found else [item_id]
 
 
-def _titled(path: Path, separator: str, tail: Sequence[str]) -> Block:
-    """Read lines of an id, a title that may hold the separator, and a tail of fields."""
+def _movie(line: str, number: int) -> list[tuple[str, ...]] | str:
+    fields = _titled(line, "::", 1)
+    if len(fields) != 3:
+        return f"{len(fields)} fields where there must be 3"
+    return [(*fields[:2], fields[2].replace(_NO_GENRES, ""))]
+
+
+def _read_flags(path: Path, wanted: Wanted) -> Iterator[Block]:
+    """Read ``u.item``, whose lines end in a flag for each genre."""
+    genres = _genre_names(path.with_name("u.genre"))
+    count = 5 + len(genres)
 
     def parse(line: str, number: int) -> list[tuple[str, ...]] | str:
-        item_id, *rest = line.split(separator, 1)
-        fields = (item_id, *(rest[0].rsplit(separator, len(tail)) if rest else []))
-        wrong = f"{len(fields)} fields where there must be {len(tail) + 2}"
-        return [fields] if len(fields) == len(tail) + 2 else wrong
+        fields = _titled(line, "|", count - 2)
+        if len(fields) != count:
+            return f"{len(fields)} fields where there must be {count}"
+        item_id, title, date, _, url, *flags = fields
+        # One flag too many would shift all genres by one, with the first flag for the address.
+        if not {*flags} <= {"0", "1"} or url in ("0", "1"):
+            return f"does not end in {len(genres)} flags of 0 and 1"
+        own = compress(genres, map(int, flags))
+        return [(item_id, title, date, "|".join(name for name in own if name != "unknown"))]
 
-    hint = f"mend or remove that line; fields are separated by {separator}"
-    blocks = list(_by_line(path, ALL, ["item_id", "title", *tail], parse, hint))
-    numbers = [line for block in blocks for line in block.line_numbers]
-    problems = [problem for block in blocks for problem in block.problems]
-    return Block(pd.concat([block.rows for block in blocks]), numbers, problems)
+    names = ["item_id", "title", "release_date", "genres"]
+    hint = "mend that line, whose fields are separated by |, or the list of genres in u.genre"
+    return _by_line(path, wanted, names, parse, hint)
 
 
 def _by_line(
@@ -120,25 +134,10 @@ def _by_line(
             else:
                 rows += found
                 numbers += [number] * len(found)
-        frame = pd.DataFrame(rows, columns=list(columns), dtype="str")
-        yield Block(frame, numbers, Problem.of(wrong, hint), text.said)
-
-
-def _with_flags(path: Path) -> Block:
-    genres = _genre_names(path.with_name("u.genre"))
-    block = _titled(path, "|", ["release_date", "video_release_date", "url", *genres])
-    flags = block.rows.iloc[:, 5:]
-    # One flag too many would shift all genres by one, with the first flag for the address.
-    wrong = ~flags.isin(["0", "1"]).all(axis=1) | block.rows["url"].isin(["0", "1"])
-    what = f"does not end in {len(genres)} flags of 0 and 1"
-    lines = [(n, what) for n, bad in zip(block.line_numbers, wrong, strict=True) if bad]
-    found = Problem.of(lines, "mend that line, or the list of genres in u.genre")
-    named = [
-        "|".join(name for name in compress(genres, row) if name != "unknown")
-        for row in (flags == "1").to_numpy()
-    ]
-    kept = block.rows[["item_id", "title", "release_date"]]
-    return replace(block, rows=kept.assign(genres=named), problems=[*block.problems, *found])
+        values = zip(*rows, strict=True) if rows else [()] * len(columns)
+        arrays = [pa.array(own, pa.string()) for own in values]
+        table = pa.table(arrays, names=list(columns))
+        yield Block(table, numbers, Problem.of(wrong, hint), text.said)
 
 
 def _genre_names(path: Path) -> list[str]:
@@ -254,7 +253,6 @@ def _lists(shape: str) -> Callable[[Path, Wanted], Iterator[Block]]:
 
 
 _MIND = ("impression_id", "user_id", "timestamp", "history", "impressions")
-_NEWS = ("item_id", "category", "subcategory", "title", "abstract", "url")
 
 
 def _read_mind(path: Path, wanted: Wanted) -> Iterator[Block]:
@@ -330,6 +328,7 @@ class Format:
     Examples:
         A reader of lines such as ``Ann likes tea``:
 
+        >>> import pandas as pd
         >>> from recinject.registry import register
         >>> def read(path, wanted):
         ...     rows = [line.split(" likes ") for line in path.read_text().splitlines()]

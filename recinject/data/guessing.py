@@ -48,9 +48,10 @@ def guess_columns(path: str | Path, settings: ReadSettings, form: str | None = N
     Well-known names are left to :func:`~recinject.data.readers.read_log`, and so are forms of logs
     that are no plain tables.
     """
-    frame, file = _first_rows(path, settings, form)
-    if frame is None or file is None:
+    found_rows = _first_rows(path, settings, form)
+    if found_rows is None:
         return Columns()
+    frame, file = found_rows
     asked = (*EVENT_COLUMNS, *ITEM_COLUMNS[1:])
     known = match_names(file, list(frame.columns), asked, (), settings.columns)
     taken, found = dict(known), dict[str, str]()
@@ -68,19 +69,17 @@ def guess_columns(path: str | Path, settings: ReadSettings, form: str | None = N
 
 def _first_rows(
     path: str | Path, settings: ReadSettings, form: str | None
-) -> tuple[pd.DataFrame | None, Path | None]:
+) -> tuple[pd.DataFrame, Path] | None:
+    """Return the first rows of a plain table, and its file."""
     place = Path(path)
     if not place.exists() or place.suffix.lower() == ".zip":
-        return None, None
-    chosen, files, _ = find_files(place, form, None)
-    if chosen.name != "table":
-        return None, None
-    blocks = chosen.read(files[0], Wanted(settings))
+        return None
+    chosen, (file, *_), _ = find_files(place, form, None)
+    blocks = chosen.read(file, Wanted(settings)) if chosen.name == "table" else ()
     first: Any = next(iter(blocks), None)
     if first is None:
-        return None, None
-    rows = as_arrow(files[0], getattr(first, "rows", first)).slice(0, _ROWS)
-    return rows.to_pandas(), files[0]
+        return None
+    return as_arrow(file, getattr(first, "rows", first)).slice(0, _ROWS).to_pandas(), file
 
 
 def _best(ours: str, frame: pd.DataFrame, taken: Mapping[str, str]) -> str | None:

@@ -13,17 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from recinject.data.findings import Finding, number_form
+from recinject.data.findings import Finding, note, number_form, quoted
 from recinject.data.tables import Block, Problem, ReadSettings, as_arrow, refuse
 
 _LARGE, _MEMORY = 1 << 25, "400MB"
+_NUMERIC = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT", "DOUBLE"}
+_NUMERIC |= {"UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"}
 _SPACES = (*range(9, 14), *range(28, 33), 0x85, 0xA0, 0x1680, *range(0x2000, 0x200B))
 BLANKS = "".join(map(chr, (*_SPACES, 0x2028, 0x2029, 0x202F, 0x205F, 0x3000)))
-
-
-def quoted(name: str) -> str:
-    """Return a column's name as SQL has it."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def literal(text: str) -> str:
@@ -70,15 +67,26 @@ class LogTables:
         self.connection.close()
         self.scratch.cleanup()
 
-    def __enter__(self) -> LogTables:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def ask(self, query: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
         return self.connection.execute(query).fetchall()
+
+    def kept(self, chosen: str, rest: str = "") -> list[tuple[Any, ...]]:
+        """Return the rows of a query about the events that are kept so far."""
+        return self.ask(f"SELECT {chosen} FROM read_events WHERE {self.selected} {rest}")
+
+    def say(self, name: str, fact: str) -> None:
+        """Add a note to the findings."""
+        self.findings.append(note(name, fact))
+
+    @property
+    def said_of_texts(self) -> list[Finding]:
+        """How text files were made out, where they did not tell."""
+        return [note("text", text) for each in self.tables.values() for text in each.said]
+
+    def place(self, table: str = "read_events") -> Path | str:
+        """Return the first file of a table, as messages name it."""
+        return self.tables[table].sources[0].path
 
     def types(self, table: str) -> dict[str, str]:
         """Return the columns of a table with their types."""
@@ -103,6 +111,16 @@ class LogTables:
         if self.settings.numeric_ids and name in (ids.get("user_id"), ids.get("item_id")):
             return number_form(column)
         return column
+
+    def number(self, name: str) -> str:
+        """Return the SQL of an event's column as numbers, NULL where it holds none."""
+        kind, column = self.types("read_events")[name], quoted(name)
+        if kind == "VARCHAR":
+            return f"TRY_CAST({column} AS DOUBLE)"
+        if kind == "FLOAT":  # the decimals that it shows
+            return f"CAST(CAST({column} AS VARCHAR) AS DOUBLE)"
+        is_number = kind in _NUMERIC or kind.startswith("DECIMAL")
+        return f"CAST({column if is_number else 'NULL'} AS DOUBLE)"
 
     def load(self, name: str, sources: Sequence[Source]) -> None:
         """Fill a table with the rows of its sources, one after another."""
@@ -195,14 +213,13 @@ class Loaded:
         found: dict[int, int] = {}
         before, unit = 0, "line"
         for block in self.sources[number].blocks() if own else ():
-            if callable(block.lines):
-                return dict(zip((row + start for row in own), block.lines(own), strict=True)), unit
-            inside = [row for row in own if before <= row < before + len(block.rows)]
-            if block.lines is None:
-                unit = "row"
-            for row in inside:
-                at = row - before
-                found[row + start] = row + 1 if block.lines is None else block.line_numbers[at]
+            lines = block.lines
+            if callable(lines):
+                return dict(zip((row + start for row in own), lines(own), strict=True)), unit
+            unit = "row" if lines is None else unit
+            for row in own:
+                if before <= row < before + len(block.rows):
+                    found[row + start] = row + 1 if lines is None else lines[row - before]
             before += len(block.rows)
         return found, unit
 
@@ -214,15 +231,17 @@ def _tidy(rows: pa.Table, missing: Sequence[str]) -> pa.Table:
     """
     kept = [name for name in rows.column_names if name not in ("", "__index_level_0__")]
     columns: dict[str, pa.ChunkedArray] = {}
-    nothing = pa.array(["", *missing])
     for name in kept:
         column = rows[name]
+        nothing = pa.nulls(len(column), column.type)  # a scalar, or an array, would import pandas
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             column = pc.utf8_trim(column, BLANKS)
-            empty = pc.is_in(column, nothing.cast(column.type))
-            column = pc.if_else(empty, pa.scalar(None, column.type), column)
+            filled = pc.cast(pc.binary_length(column), pa.bool_())
+            if missing:
+                filled = pc.and_not(filled, pc.is_in(column, pa.array(missing, column.type)))
+            column = pc.if_else(filled, column, nothing)
         elif pa.types.is_floating(column.type):
-            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+            column = pc.if_else(pc.is_nan(column), nothing, column)
         alike = sum(other.lower() == name.lower() for other in (*columns, "rowid"))
         columns[f"{name} ({alike + 1})" if alike else name] = column
     return pa.table(columns)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile, ZipFile
 
 import duckdb
-import pandas as pd
 
-from recinject.data.collecting import check, collect, look_at
+from recinject.data.checking import check, look_at
 from recinject.data.files import refuse_dense, require_path
-from recinject.data.findings import Finding, note
+from recinject.data.findings import Finding
 from recinject.data.formats import Format, find_files, find_users, part_of
 from recinject.data.loading import LogTables, Source, literal
-from recinject.data.schema import Log
 from recinject.data.tables import (
     EVENT_COLUMNS,
     IDS,
@@ -26,12 +25,13 @@ from recinject.data.tables import (
     Wanted,
     match_names,
     read_settings,
-    value_text,
 )
 from recinject.foundation.errors import RecinjectError
-from recinject.foundation.settings import expect
 from recinject.foundation.storage import hash_files
 from recinject.registry import find
+
+if TYPE_CHECKING:
+    from recinject.data.schema import Log
 
 Places = str | Path | Sequence[str | Path] | Mapping[str, str | Path]
 
@@ -76,18 +76,19 @@ def read_log(
         >>> print(log.findings[0])
         The format was detected: table log.csv.
     """
+    from recinject.data.collecting import collect  # pandas, which `look` does without
+
     settings["columns"] = columns or {}
-    with open_log(path, items=items, format=format, split=split, **settings) as tables:
+    with closing(open_log(path, items=items, format=format, split=split, **settings)) as tables:
         return collect(tables)
 
 
 def look(path: Places, **settings: Any) -> list[Finding]:
     """Return what reading a log finds, as :func:`read_log` takes it; a refusal is an error."""
     try:
-        with open_log(path, **settings) as tables:
+        with closing(open_log(path, **settings)) as tables:
             seen = look_at(tables, check(tables))
-            said = [note("text", text) for each in tables.tables.values() for text in each.said]
-            return [*tables.findings, *said, *seen]
+            return [*tables.findings, *tables.said_of_texts, *seen]
     except RecinjectError as error:
         return [Finding("error", "unreadable", error.message, fix=error.hint)]
 
@@ -109,74 +110,55 @@ def open_log(
     """
     asked = read_settings(settings)
     scratch = TemporaryDirectory(prefix="recinject-")
+    fetch = partial(local, scratch=Path(scratch.name))
     try:
+        about = None if items is None else fetch(items, "data.items")
         if isinstance(path, str | Path) and str(path).startswith("duckdb:"):
             tables = LogTables.open(asked, 0, scratch)
             tables.source = _load_query(tables, str(path))
-            about = None if items is None else local(items, "data.items", Path(scratch.name))
-            _match(tables, about, _users(tables, find("reader", "table"), about), None, True)
+            _load_others(tables, find("reader", "table"), Path(scratch.name), about)
             return tables
-        listed = [path] if isinstance(path, str | Path) else [*_files(path)]
-        places = [local(each, "data.path", Path(scratch.name)) for each in listed]
-        about = None if items is None else local(items, "data.items", Path(scratch.name))
+        places = [fetch(each, "data.path") for each in _files(path)]
         given = places[0] if isinstance(path, str | Path) else places
-        chosen, files, about = find_files(given, format, about, split == "given")
+        form, files, about = find_files(given, format, about, split == "given")
         tables = LogTables.open(asked, sum(file.stat().st_size for file in files), scratch)
+        tables.source = f"{form.name} {shown_names(files)}{f' and {about.name}' if about else ''}"
+        how = "asked for" if format else "detected"
+        tables.say("format", f"The format was {how}: {tables.source}.")
         wanted = Wanted(asked)
-        named = shown_names(files)
-        tables.source = f"{chosen.name} {named}" + (f" and {about.name}" if about else "")
-        tables.findings.append(
-            note(
-                "format",
-                f"The format was {'asked for' if format else 'detected'}: {tables.source}.",
-            )
-        )
-        tables.load("read_events", [Source(f, partial(chosen.read, f, wanted)) for f in files])
-        if split == "given":
-            tables.parts = _parts(path, files)
-        users = _users(tables, chosen, files[0])
-        _match(tables, about, users, chosen.read, chosen.guess_items)
+        tables.load("read_events", [Source(f, partial(form.read, f, wanted)) for f in files])
+        tables.parts = _parts(path, files) if split == "given" else ()
+        _load_others(tables, form, files[0], about)
     except BaseException:
         scratch.cleanup()
         raise
     return tables
 
 
-def _users(tables: LogTables, form: Format, events: Path | None) -> Source | None:
-    """Return the table of users that a setting names, or that lies beside the events."""
-    asked, scratch = tables.settings.users, Path(tables.scratch.name)
-    place = None if asked is None else local(asked, "data.users", scratch)
-    found = find_users(place, form, events or scratch)
-    if found is None:
-        return None
-    if asked is None:
-        tables.findings.append(note("users", f"What is known of users is in {found[0].name}."))
-    return Source(found[0], partial(found[1], found[0], Wanted(tables.settings)))
+def _load_others(tables: LogTables, form: Format, events: Path, about: Path | None) -> None:
+    """Match the events' columns, and load the tables of items and of users, if there are any.
 
-
-def _match(
-    tables: LogTables, about: Path | None, users: Source | None, read: Any, guess_items: bool
-) -> None:
-    """Match the names of the events' columns, and load and match the other tables."""
-    asked = tables.settings
-    tables.names = _names_of(tables, "read_events", EVENT_COLUMNS, IDS, asked.columns, "columns")
-    tables.guess_items = guess_items
+    The users' lies beside the events, where no setting names it.
+    """
+    asked, place = tables.settings, None
+    if asked.users is not None:
+        place = local(asked.users, "data.users", Path(tables.scratch.name))
+    users = find_users(place, form, events)
+    if users and place is None:
+        tables.say("users", f"What is known of users is in {users[0].name}.")
+    _match(tables, "read_events")
+    tables.guess_items = form.guess_items
     if about is not None:
-        used = partial(_ids_in_use, tables)
-        reading = partial(read or find_files(about, None, None)[0].read, about, Wanted(asked, used))
-        _load_items(tables, Source(about, reading))
+        wanted = Wanted(asked, partial(_ids_in_use, tables))
+        _load(tables, "items", Source(about, partial(form.read, about, wanted)))
     if users is not None:
-        _load_users(tables, users)
+        file, read = users
+        _load(tables, "users", Source(file, partial(read, file, Wanted(asked))))
 
 
-def _load_users(tables: LogTables, source: Source) -> None:
-    tables.load("users", [source])
-    known, asked = list(tables.types("users")), tables.settings.columns
-    columns = {k: v for k, v in asked.items() if k == "user_id" and v in known}
-    tables.user_names = _names_of(tables, "users", ("user_id",), ("user_id",), columns, "columns")
-
-
-def _files(path: Any) -> Sequence[Any]:
+def _files(path: Any) -> list[Any]:
+    if isinstance(path, str | Path):
+        return [path]
     return list(path.values()) if isinstance(path, Mapping) else list(path)
 
 
@@ -206,7 +188,7 @@ def hash_log(
 
     Of a URL, what its file system calls the state of the file; of a folder's forms, their files.
     """
-    listed = [path] if isinstance(path, str | Path) else _files(path)
+    listed = _files(path)
     places = [place for place in (*listed, items, users) if place is not None]
     local_ones = [Path(place) for place in places if ":/" not in str(place)]
     for place in local_ones:
@@ -312,41 +294,37 @@ def _load_query(tables: LogTables, path: str) -> str:
     return f"query of {file or 'DuckDB'}"
 
 
-def _names_of(
-    tables: LogTables,
-    table: str,
-    wanted: Sequence[str],
-    required: Sequence[str],
-    columns: Mapping[str, str],
-    setting: str,
-) -> dict[str, str]:
-    loaded = tables.tables[table]
-    path = loaded.sources[0].path
+_COLUMNS = {  # that each table may have, and must
+    "read_events": (EVENT_COLUMNS, IDS),
+    "items": (ITEM_COLUMNS, IDS[1:]),
+    "users": (IDS[:1], IDS[:1]),
+}
+
+
+def _load(tables: LogTables, table: str, source: Source) -> None:
+    tables.load(table, [source])
+    _match(tables, table)
+
+
+def _match(tables: LogTables, table: str) -> None:
+    """Match the names of a table's columns; items and users may have ids of another name."""
+    loaded, asked, key = tables.tables[table], tables.settings, "columns"
+    columns = asked.columns
+    if table != "read_events":
+        columns = {k: v for k, v in columns.items() if k not in IDS or v in loaded.names}
+    if table == "items" and asked.item_columns:
+        columns, key = {**columns, **asked.item_columns}, "item_columns"
     if not loaded.rows:
         loaded.refuse([])
         if table == "read_events":
-            raise RecinjectError(f"{path}: holds no events", hint="give a log with rows")
+            raise RecinjectError(f"{tables.place()}: holds no events", hint="give a log with rows")
     try:
-        return match_names(path, loaded.names, wanted, required, columns, setting)
+        names = match_names(tables.place(table), loaded.names, *_COLUMNS[table], columns, key)
     except RecinjectError:
         loaded.refuse([])  # what is wrong with the lines explains it
         raise
-
-
-def _load_items(tables: LogTables, source: Source) -> None:
-    """Read the table of items, whose id may have another name than the events' has."""
-    tables.load("items", [source])
-    asked, known = tables.settings, tables.tables["items"].names
-    own = {k: name for k, name in asked.columns.items() if k != "item_id" or name in known}
-    columns = {**own, **asked.item_columns}
-    tables.item_names = _names_of(
-        tables,
-        "items",
-        ITEM_COLUMNS,
-        IDS[1:],
-        columns,
-        "item_columns" if asked.item_columns else "columns",
-    )
+    own = {"read_events": tables.names, "items": tables.item_names, "users": tables.user_names}
+    own[table].update(names)
 
 
 def _ids_in_use(tables: LogTables) -> frozenset[str]:
@@ -354,48 +332,31 @@ def _ids_in_use(tables: LogTables) -> frozenset[str]:
     return frozenset(row[0] for row in tables.ask(f"SELECT DISTINCT {text} FROM read_events"))
 
 
-def log_of_frames(
-    events: object,
-    items: object,
-    columns: Mapping[str, str],
-    settings: Mapping[str, Any],
-    users: object = None,
-) -> Log:
-    """Make a log of tables in memory; see :meth:`Log.from_frame`."""
-    expect(columns, Mapping, "columns", "write them as {'user_id': 'customer'}")
-    named = {ours: "" if name is None else value_text(name) for ours, name in columns.items()}
-    source = f"{type(events).__name__} of events"
-    source += "" if items is None else f" and {type(items).__name__} of items"
-    said = f"The log is a {source.replace(' and ', ' and a ')}."
-    return _of_frames(events, items, source, {**settings, "columns": named}, said, users=users)
-
-
-def make_log(events: pd.DataFrame, items: pd.DataFrame | None, source: str) -> Log:
-    """Make a log of tables whose columns have our names; see :func:`collect`."""
-    return _of_frames(events, items, source, {}, examined=False)
-
-
-def _of_frames(
+def make_log(
     events: object,
     items: object,
     source: str,
-    settings: Mapping[str, Any],
-    said: str = "",
     *,
-    examined: bool = True,
     users: object = None,
+    settings: Mapping[str, Any] | None = None,
+    said: str = "",
 ) -> Log:
-    asked = read_settings(settings)
-    with LogTables.open(asked) as tables:
-        tables.source, tables.examined = source, examined
+    """Make a log of tables in memory; see :func:`~recinject.data.collecting.collect`.
+
+    What comes from outside is examined, and ``said`` what it is; the tables of others have columns
+    of our names.
+    """
+    from recinject.data.collecting import collect
+
+    with closing(LogTables.open(read_settings(settings or {}))) as tables:
+        tables.source, tables.examined = source, bool(said)
         if said:
-            tables.findings.append(note("format", said))
-        tables.load("read_events", [Source("events", lambda: events)])
-        tables.names = _names_of(
-            tables, "read_events", EVENT_COLUMNS, IDS, asked.columns, "columns"
-        )
-        if items is not None:
-            _load_items(tables, Source("items", lambda: items))
-        if users is not None:
-            _load_users(tables, Source("users", lambda: users))
+            tables.say("format", said)
+        for name, given in (("read_events", events), ("items", items), ("users", users)):
+            if given is not None:
+                _load(tables, name, _in_memory(name.removeprefix("read_"), given))
         return collect(tables)
+
+
+def _in_memory(name: str, table: object) -> Source:
+    return Source(name, lambda: table)

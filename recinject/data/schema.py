@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from recinject.data.findings import Finding
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Ragged
+from recinject.foundation.settings import expect
 
 Integers = NDArray[np.int32]
 Floats = NDArray[np.float64]
@@ -225,9 +226,14 @@ class Log:
             >>> log.interactions.user_ids, log.catalog.item_ids
             (['ann'], ['a7'])
         """
-        from recinject.data.readers import log_of_frames  # which makes logs, and so imports them
+        from recinject.data.readers import make_log  # which makes logs, and so imports them
 
-        return log_of_frames(events, items, columns or {}, settings, users)
+        expect(columns or {}, Mapping, "columns", "write them as {'user_id': 'customer'}")
+        source = f"{type(events).__name__} of events"
+        source += "" if items is None else f" and {type(items).__name__} of items"
+        said = f"The log is a {source.replace(' and ', ' and a ')}."
+        settings["columns"] = columns or {}
+        return make_log(events, items, source, users=users, settings=settings, said=said)
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a row an event with raw ids: ``user_id``, ``item_id``, ``rating``, ``timestamp``.

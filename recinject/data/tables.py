@@ -6,16 +6,18 @@ import json
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from recinject.foundation.errors import RecinjectError, did_you_mean
 from recinject.foundation.settings import explain, fields_of
 from recinject.registry import pick
+
+if TYPE_CHECKING:  # it takes longer to import than all that `recinject check` does
+    import pandas as pd
 
 # A shell turns data.columns.rating='' into nothing, which YAML reads as null; 0 names a column.
 ColumnName = Annotated[str, BeforeValidator(lambda name: "" if name is None else str(name))]
@@ -155,12 +157,6 @@ class Block:
     said: str = ""  # how the file was made out, in words, where it was not told
     sequences: frozenset[str] = frozenset()  # columns of text that blanks divide, as RecBole's
 
-    @property
-    def line_numbers(self) -> Sequence[int]:
-        """The line of each row; a row's number in the block where lines are not known."""
-        known = not callable(self.lines) and self.lines is not None
-        return self.lines if known else range(1, len(self.rows) + 1)  # type: ignore[return-value]
-
 
 def refuse(path: Path | str, unit: str, problems: Iterable[Problem]) -> None:
     """Raise one error that has a line for each problem of a file, if there is one."""
@@ -273,6 +269,8 @@ def as_arrow(path: Path | str, rows: object) -> pa.Table:
     if isinstance(rows, pa.RecordBatch | pa.Table):
         refuse_repeated(path, rows.schema.names)
         return pa.table({name: _plain_type(rows[name]) for name in rows.schema.names})
+    import pandas as pd
+
     convert = getattr(rows, "to_pandas", None)  # of datasets.Dataset, polars
     frame = convert() if callable(convert) else rows
     if not isinstance(frame, pd.DataFrame):
@@ -304,6 +302,8 @@ def _plain_type(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _text_or_none(value: Any) -> str | None:
+    import pandas as pd
+
     is_missing = value is None or (not isinstance(value, (*_LISTS, dict)) and pd.isna(value))
     return None if is_missing else value_text(value)
 

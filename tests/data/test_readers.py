@@ -287,13 +287,16 @@ def test_numbers_do_not_tell_the_order_of_appearance() -> None:
     assert log.interactions.users.dtype == log.interactions.items.dtype == np.int32
 
 
-def test_reading_imports_no_heavy_library() -> None:
-    code = "import sys, recinject.data.readers; print(*sys.modules)"
-    loaded = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    heavy = {"torch", "transformers", "scipy", "sklearn", "matplotlib", "datasets"}
-    assert not heavy & set(loaded.stdout.split())
+def test_a_look_imports_no_heavy_library(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("user,item,rating,title,weight\nu1,i1,1,One,\nu2,i1,2.5,One,0.5\n")
+    code = "import sys; from recinject.data.readers import look; print(look(sys.argv[1])[0].fact)"
+    code += "; print(*sys.modules)"
+    found = [sys.executable, "-c", code, str(path)]
+    loaded = subprocess.run(found, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert loaded[0] == "The format was detected: table log.csv."
+    heavy = {"torch", "transformers", "scipy", "sklearn", "matplotlib", "datasets", "pandas"}
+    assert not heavy & set(loaded[1].split())
 
 
 @pytest.mark.parametrize(
