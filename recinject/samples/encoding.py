@@ -173,7 +173,7 @@ class Encoder:
         """Say which samples have the tokens of their pieces, shape (n,)."""
         if self.table is None or self.ends is None:
             return np.full(len(samples), self.table is not None)
-        return samples.sums(self.ends[samples.values] != samples.edges % 2) == 0
+        return np.asarray(samples.sums(self.ends[samples.values] != samples.edges % 2) == 0)
 
     def _rows(self, samples: Ragged, completions: bool) -> Ragged:
         """Return the rows of the table that samples are put together from."""

@@ -80,7 +80,7 @@ def order_by_length(
     turns = chance.permutation(len(order) // batch_size)
     batches = order[: len(turns) * batch_size].reshape(-1, batch_size)[turns]
     if len(turns):
-        largest = _padded_tokens(lengths[batches.ravel()], batch_size).argmax()
+        largest = int(_padded_tokens(lengths[batches.ravel()], batch_size).argmax())
         batches[[0, largest]] = batches[[largest, 0]]
     return np.concatenate([batches.ravel(), order[batches.size :]])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -201,13 +201,19 @@ class BlockwiseSoftmax:
             losses = torch.zeros(labels.shape, dtype=states.dtype, device=states.device)
             if not known.any():
                 return losses
-            found = cross_entropies(states[known], self._head.weight, labels[known])
+            found = cross_entropies(
+                states[known], cast(torch.Tensor, self._head.weight), labels[known]
+            )
             return losses.masked_scatter(known, found)
 
 
 def _is_matrix(head: torch.nn.Module | None) -> bool:
     """Whether a head is a matrix alone, with no bias, adapter or other forward."""
-    return type(head) is torch.nn.Linear and head.bias is None and "forward" not in vars(head)
+    return (
+        type(head) is torch.nn.Linear
+        and getattr(head, "bias", None) is None
+        and "forward" not in vars(head)
+    )
 
 
 def vocabulary_of(model: torch.nn.Module) -> int:
