@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import time
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,9 +28,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from jinja2.sandbox import SandboxedEnvironment
+from tokenizers import Tokenizer
 
 from recinject.data.readers import read_log
-from recinject.data.schema import Interactions
+from recinject.data.schema import Interactions, Log
 from recinject.data.simulator import simulate_shop
 from recinject.data.splitting import Part, leave_one_out
 from recinject.identifiers.data import Data
@@ -55,20 +57,26 @@ def real_data() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def make_builder(samples: int) -> Builder:
-    """Make a builder of samples with twenty titles each."""
+@cache
+def read() -> Log:
+    """Return the real log, or a simulated one."""
     folder = real_data()
     if folder is None:
-        log = simulate_shop(users=500, items=2000, events_per_user=20, seed=SEED)
-        tokenizer = None
-    else:
-        log = read_log(folder / "amazon-2014-toys")
+        return simulate_shop(users=500, items=2000, events_per_user=20, seed=SEED)
+    return read_log(folder / "amazon-2014-toys")
+
+
+def make_builder(samples: int, tokenizer: Tokenizer | None = None, causal: bool = False) -> Builder:
+    """Make a builder of samples with twenty titles each, for T5 if no tokenizer is given."""
+    log, folder = read(), real_data()
+    if folder is not None and tokenizer is None:
         tokenizer = load_tokenizer(folder / "t5-tokenizer")
     popularity = np.bincount(log.interactions.items, minlength=len(log.catalog)) + 0.1
     split = leave_one_out(histories(popularity, samples))
     data = Data(split, log.catalog, name_items("title", log.catalog, SEED))
     settings = SampleSettings(max_prompt_tokens=4096, max_completion_tokens=512, seed=SEED)
-    factory = make_factory(data, [Retrieval(history_length=TITLES)], settings, tokenizer)
+    task = Retrieval(history_length=TITLES)
+    factory = make_factory(data, [task], settings, tokenizer, causal=causal)
     return next(b for b in factory.builders() if b.split == Part.TEST.label)
 
 

@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from datasets import Dataset
+from numpy.typing import NDArray
+from pyarrow.compute import list_value_length
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -47,6 +49,7 @@ from recinject.training.blockwise import BlockwiseSoftmax
 from recinject.training.optimizers import log_entries
 
 _IGNORED, _CUTOFF = -100, 10
+_ROWS = 100_000  # how many samples' labels are counted at once
 Measure: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -467,7 +470,8 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         # Of shares of a head no block can be computed, and a teacher's labels need all logits.
         whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or soft_labels)
         inner = without_wrapper(model)
-        if whole and not isinstance(model, RatingModel) and BlockwiseSoftmax.suits(inner):
+        suits = partial(BlockwiseSoftmax.suits, inner, smoothing, self.args.device.type)
+        if whole and not isinstance(model, RatingModel) and suits():
             self._softmax = BlockwiseSoftmax(inner, smoothing, self.accelerator.autocast)
         _share_out_weights(self)  # before the Trainer has accelerate do it
 
@@ -546,16 +550,23 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         if not self._phases and self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        lengths = list(self.train_dataset[self.args.length_column_name])
+        lengths = self._lengths()
         batch_size, seed = samples_a_step(self.args), self.args.seed
         if not self._phases:
             return LengthBuckets(lengths, batch_size, seed, self._present_epoch)
         tasks, names = np.asarray(self.train_dataset["task"], np.int64), self._task_names
         steps, phases = self.args.max_steps, self._phases
-        order = order_by_phase(
-            tasks, names, np.asarray(lengths, np.int64), phases, steps, batch_size, seed
-        )
-        return order.tolist()
+        return order_by_phase(tasks, names, lengths, phases, steps, batch_size, seed).tolist()
+
+    def _lengths(self) -> NDArray[np.int64]:
+        """Return how long each training sample is in what is padded for itself, (n, 1 or 2)."""
+        columns = [np.asarray(self.train_dataset[self.args.length_column_name], np.int64)]
+        rates = isinstance(self.model, RatingModel)
+        if without_wrapper(self.model).config.is_encoder_decoder and not rates:
+            labels = self.train_dataset.select_columns(["labels"]).with_format("arrow")
+            parts = [list_value_length(part["labels"]) for part in labels.iter(_ROWS)]
+            columns.append(np.concatenate([part.to_numpy() for part in parts]))
+        return np.column_stack(columns)
 
 
 def _share_out_weights(trainer: Trainer) -> None:

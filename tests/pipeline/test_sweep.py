@@ -181,7 +181,8 @@ def samples_trained_on(run):
     mixed = mix_tasks(run.folder("samples"), names, {}, run.recipe.seed)
     columns = [np.asarray(mixed[name]) for name in ("task", "length")]
     steps = run.recipe.training.arguments["max_steps"]
-    rows = order_by_phase(columns[0], names, columns[1], phases, steps, 8, run.recipe.seed)
+    lengths = columns[1][:, None]
+    rows = order_by_phase(columns[0], names, lengths, phases, steps, 8, run.recipe.seed)
     seen = [(mixed[int(row)]["task"], tuple(mixed[int(row)]["input_ids"])) for row in rows]
     return sorted(each for each in seen if names[each[0]] != "bpr"), len(rows)
 
