@@ -1,7 +1,7 @@
 """The command line: one verb for each thing that the package does, and no logic."""
 
-# Modules that import torch, pandas or yaml are imported by the verbs that need them, and help is not
-# drawn by rich: it comes at once.
+# Modules that import torch, pandas or yaml are imported by the verbs that need them, and rich does
+# not draw the help: it comes at once.
 from __future__ import annotations
 
 import json
