@@ -12,6 +12,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -158,7 +159,9 @@ def finish(axes: Axes, title: str, *, grid: bool = False) -> None:
 
 def to_png(figure: Figure, path: Path) -> None:
     """Write a figure on white, dense enough for a sharp screen."""
-    figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
+    # What savefig does, but laid out while it is drawn, and not in a pass before.
+    figure.set(dpi=160, facecolor="white")
+    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
 
 
 def to_svg(figure: Figure, label: str) -> Markup:
