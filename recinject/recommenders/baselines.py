@@ -273,13 +273,13 @@ class ItemKNN(ItemScorer):
         starts = range(0, len(queries), self._rows_at_once)
         rows = [slice(start, start + self._rows_at_once) for start in starts]
         parts = zip(*(self._near(shown, queries, block, k) for block in rows), strict=True)
-        *columns, enough = (np.concatenate(part) for part in parts)
+        items, scores, ahead, tied, enough = (np.concatenate(part) for part in parts)
+        found = Prediction(self.name, queries.task, items, scores, ahead, tied)
         if len(left := np.flatnonzero(~enough)):
-            found = super().predict(queries.take(left), k)
-            own = found.items, found.scores, found.ahead, found.tied
-            for column, values in zip(columns, own, strict=True):
-                column[left] = values
-        return Prediction(self.name, queries.task, *columns)
+            whole = super().predict(queries.take(left), k)
+            for name in ("items", "scores", "ahead", "tied"):
+                getattr(found, name)[left] = getattr(whole, name)
+        return found
 
     def _near(self, shown: Queries, queries: Queries, rows: slice, k: int) -> tuple[Array, ...]:
         """Rank the items with a score above 0, and say which rows need no others."""
@@ -290,7 +290,7 @@ class ItemKNN(ItemScorer):
         barred = history_matrix(queries.barred[rows], sums.shape[1])
         for matrix in (sums, barred):
             matrix.sort_indices()
-        near, gone = (Ragged(each.indices, each.indptr) for each in (sums, barred))
+        near, gone = (Ragged(each.indices, each.indptr.astype(np.int64)) for each in (sums, barred))
         keys, gone_keys = (each.rows * sums.shape[1] + each.values for each in (near, gone))
         scores = near.of(np.where(is_among(keys, gone_keys), -np.inf, sums.data)).to_grid(-np.inf)
         items = near.to_grid(-1)

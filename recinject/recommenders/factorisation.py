@@ -57,7 +57,8 @@ class Factorisation(ItemScorer):
         """Multiply the factors of each query's user with those of all items."""
         factors, known = self._user_factors(queries, rows)
         # The last digits depend on the product's shape: rounding makes a score its query's own.
-        scores = (factors.astype(np.float64) @ self._item_factors.T).astype(np.float32)
+        exact: Floats = factors.astype(np.float64) @ self._item_factors.T
+        scores = exact.astype(np.float32)
         scores[~known] = self._popularity
         return scores
 

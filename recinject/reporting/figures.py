@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from io import BytesIO
 from math import ceil, isfinite
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -161,7 +162,8 @@ def to_png(figure: Figure, path: Path) -> None:
     """Write a figure on white, dense enough for a sharp screen."""
     # What savefig does, but laid out while it is drawn, and not in a pass before.
     figure.set(dpi=160, facecolor="white")
-    FigureCanvasAgg(figure).print_png(path, metadata={"Software": None})
+    canvas: Any = FigureCanvasAgg(figure)
+    canvas.print_png(path, metadata={"Software": None})
 
 
 def to_svg(figure: Figure, label: str) -> Markup:
