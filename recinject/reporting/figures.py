@@ -7,13 +7,11 @@ from collections.abc import Sequence
 from io import BytesIO
 from math import ceil, isfinite
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -160,10 +158,7 @@ def finish(axes: Axes, title: str, *, grid: bool = False) -> None:
 
 def to_png(figure: Figure, path: Path) -> None:
     """Write a figure on white, dense enough for a sharp screen."""
-    # What savefig does, but laid out while it is drawn, and not in a pass before.
-    figure.set(dpi=160, facecolor="white")
-    canvas: Any = FigureCanvasAgg(figure)
-    canvas.print_png(path, metadata={"Software": None})
+    figure.savefig(path, dpi=160, facecolor="white", metadata={"Software": None})
 
 
 def to_svg(figure: Figure, label: str) -> Markup:
