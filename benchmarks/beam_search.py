@@ -6,7 +6,8 @@ Three cases, all with random weights: items named by titles of 24 tokens and a T
 size, items named by four codes and the same model, and the codes with a model of TIGER's size (T5,
 4 + 4 layers, 6 heads of 64, width 128). The reference is ``generate`` with
 ``prefix_allowed_tokens_fn`` over a trie of dicts. Both search the same prompts with the same beams,
-in turns, in this process.
+in turns, in this process. A fourth case names each item by one token and asks TIGER's size: one
+step and the best tokens against the beam search, which must give the same lists.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ import numpy as np
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
-from recinject.decoding.beam_search import constrained_beam_search
+from recinject.decoding.beam_search import constrained_beam_search, score_next
 from recinject.decoding.trie import Trie
+from recinject.recommenders.protocol import top_k
 
 PAD, END, FIRST, CODES, LEVELS, TITLE, WORDS = 0, 1, 2, 256, 4, 24, 32_000
 Items = list[list[int]]
@@ -133,7 +135,7 @@ def seconds(search: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Search both ways in turns, print a row, and return what belongs into the JSON object."""
+    """Search both ways in turns; see :func:`told`."""
     rng = np.random.default_rng(0)
     model, items = make_model(case), make_items(case, rng)
     trie = Trie.build(items)
@@ -148,14 +150,34 @@ def measure(case: Case) -> dict[str, Any]:
             )
             theirs.append(seconds(lambda: generate(model, prompts, items, case.beams)))
     same = np.mean([np.isin(a, b) for a, b in zip(ours[0][1][0], theirs[0][1], strict=True)])
+    return told(case, ours, theirs, same)
+
+
+def told(case: Case, ours: list[Any], theirs: list[Any], same: float) -> dict[str, Any]:
+    """Print a row of a table, and return what belongs into the JSON object."""
     fast, slow = (case.users / min(second for second, _ in side) for side in (ours, theirs))
     print(
-        f"{case.name:22} {len(items):>7,} {case.users:>6} {case.beams:>6} {fast:>9.2f} "
+        f"{case.name:22} {case.items:>7,} {case.users:>6} {case.beams:>6} {fast:>9.2f} "
         f"{slow:>12.2f} {fast / slow:>7.1f}"
     )
     result = {"benchmark": "beam_search", "case": case.name, "value": round(fast, 3)}
     result |= {"unit": "users/s", "reference": round(slow, 3), "ratio": round(fast / slow, 2)}
     return {**result, "same_items": round(float(same), 4)}
+
+
+def measure_one_token(case: Case) -> dict[str, Any]:
+    """Search items of one token each, by one step and by beams, as :func:`measure` does."""
+    rng = np.random.default_rng(0)
+    model = make_model(replace(case, vocabulary=case.items + FIRST))
+    tokens = np.arange(case.items, dtype=np.int32) + FIRST
+    trie, prompts = Trie.build(tokens[:, None].tolist()), rng.choice(tokens, (case.users, 20))
+    asked = model, torch.from_numpy(prompts).long(), torch.ones(prompts.shape, dtype=torch.long)
+    one, beams = [], []
+    for _ in range(case.rounds):
+        one.append(seconds(lambda: top_k(score_next(*asked, tokens), case.beams)))
+        beams.append(seconds(lambda: constrained_beam_search(*asked, trie, case.beams)))
+    same = float(np.mean(one[0][1][0] == beams[0][1][0]))
+    return told(case, one, beams, same)
 
 
 def main() -> None:
@@ -167,7 +189,9 @@ def main() -> None:
         f"{'case':22} {'items':>7} {'users':>6} {'beams':>6} {'users/s':>9} {'reference/s':>12} "
         f"{'ratio':>7}"
     )
-    results = [measure(case.quick if quick else case) for case in CASES]
+    cases = [case.quick if quick else case for case in CASES]
+    one_token = replace(cases[-1], name="tiger, one token")
+    results = [measure_one_token(one_token), *(measure(case) for case in cases)]
     print("\n".join(map(json.dumps, results)))
 
 

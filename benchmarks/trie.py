@@ -5,8 +5,10 @@
 Items are named as TIGER names them: three codes of 256, drawn at random, and a fourth that tells
 items with the same codes apart. The reference is what ``prefix_allowed_tokens_fn`` is usually
 given: nested dicts. A step finds the tokens that may follow 640 beginnings of identifiers, here the
-mean over the steps of an identifier; both tries are checked to give the same tokens. The memory of
-the dicts is counted without the numbers in them.
+mean over the steps of an identifier; both tries are checked to give the same tokens. A masked step
+takes the scores of those tokens from the logits over FLAN-T5's vocabulary, too: the flat trie
+gathers them, and the reference, transformers' ``PrefixConstrainedLogitsProcessor``, sets all others
+to -inf; both keep the same scores. The memory of the dicts is counted without the numbers in them.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from transformers import PrefixConstrainedLogitsProcessor
 
 from recinject.decoding.trie import Trie
 from recinject.foundation.ragged import Ragged
 
-END, FIRST_CODE, CODES, LEVELS, ROWS = 1, 2, 256, 3, 640
+END, FIRST_CODE, CODES, LEVELS, ROWS, VOCABULARY = 1, 2, 256, 3, 640, 32_128
 Tree = dict[int, Any]
 
 
@@ -84,8 +88,13 @@ def seconds(make: Callable[[], Any], rounds: int) -> tuple[float, Any]:
 
 
 def step_seconds(trie: Trie, root: Tree, items: NDArray[np.int64], rounds: int) -> list[float]:
-    """Return the mean time of a step of each trie, over the steps of some items' identifiers."""
+    """Return the mean times of a step, over the steps of some items' identifiers.
+
+    To find the tokens that may follow, by the flat trie and by the dicts, and to mask logits by
+    them, in turn.
+    """
     rows = np.random.default_rng(1).integers(len(items), size=ROWS)
+    logits = torch.randn(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(0))
     times = []
     for length in range(1, items.shape[1]):
         nodes, prefixes = trie.paths[rows, length - 1], items[rows, :length].tolist()
@@ -93,13 +102,26 @@ def step_seconds(trie: Trie, root: Tree, items: NDArray[np.int64], rounds: int) 
         theirs, expected = seconds(lambda read=prefixes: followers(root, read), rounds)
         if tokens.to_list() != [sorted(row) for row in expected]:
             raise SystemExit("the two tries do not allow the same tokens")
-        times.append((ours, theirs))
+        gathers, kept = seconds(lambda at=nodes: _scores_after(trie, at, logits), rounds)
+        read = torch.tensor(prefixes)
+        dense = PrefixConstrainedLogitsProcessor(
+            lambda _, prefix: followers(root, [prefix.tolist()])[0], num_beams=1
+        )
+        fills, masked = seconds(lambda by=dense, read=read: by(read, logits), rounds)
+        if not torch.equal(kept, masked[masked.isfinite()]):
+            raise SystemExit("the two masks do not keep the same scores")
+        times.append((ours, theirs, gathers, fills))
     return np.mean(times, axis=0).tolist()
 
 
 def _tokens_after(trie: Trie, nodes: NDArray[np.int32]) -> Ragged:
     children = trie.children(nodes)
     return children.of(trie.tokens[children.values])
+
+
+def _scores_after(trie: Trie, nodes: NDArray[np.int32], logits: torch.Tensor) -> torch.Tensor:
+    found = _tokens_after(trie, nodes)
+    return logits.flatten()[torch.from_numpy(found.rows * VOCABULARY + found.values)]
 
 
 def measure(count: int, rounds: int) -> dict[str, tuple[float, float]]:
@@ -112,10 +134,11 @@ def measure(count: int, rounds: int) -> dict[str, tuple[float, float]]:
     reference, root = seconds(lambda: build_dicts(items), 1)
     arrays = (trie.tokens, trie.first_child, trie.items, trie.counts, trie.paths)
     size = sum(array.nbytes for array in arrays) / count
-    ours, theirs = step_seconds(trie, root, grid, rounds)
+    ours, theirs, gathers, fills = step_seconds(trie, root, grid, rounds)
     return {
         "bytes/item": (size, dict_bytes(root) / count),
         "ms/step": (1000 * ours, 1000 * theirs),
+        "ms/masked step": (1000 * gathers, 1000 * fills),
         "s to build": (build, reference),
     }
 

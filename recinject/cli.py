@@ -1,6 +1,7 @@
 """The command line: one verb for each thing that the package does, and no logic."""
 
-# Modules that import torch or pandas are imported by the verbs that need them: help comes at once.
+# Modules that import torch, pandas or yaml are imported by the verbs that need them, and rich does
+# not draw the help: it comes at once.
 from __future__ import annotations
 
 import json
@@ -21,12 +22,11 @@ import recinject
 from recinject.foundation.boundary import explain
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import cell, echo, say
-from recinject.foundation.storage import shipped_folder
 
 app = typer.Typer(
     no_args_is_help=True,
     invoke_without_command=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Inject recommendation knowledge into language models, and compare them honestly with "
@@ -531,6 +531,8 @@ def check(
 
 def _is_log(name: str) -> bool:
     """Whether a name is of a log, and of no recipe: a file or folder, or by its ending."""
+    from recinject.foundation.storage import shipped_folder
+
     if (
         Path(name).suffix in (".yaml", ".yml")
         or (shipped_folder("recipes") / f"{name}.yaml").exists()

@@ -157,7 +157,9 @@ def test_every_verb_shows_an_example_of_itself(verb, recinject, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     ended = recinject(verb, "--help")
     assert ended.code == 0
-    assert re.search(rf"Example: (recinject|accelerate launch -m recinject) {verb}\b", ended.output)
+    assert re.search(
+        rf"Example: `(recinject|accelerate launch -m recinject) {verb}\b", ended.output
+    )
 
 
 def test_no_verb_and_a_wrong_verb_say_what_there_is(recinject):

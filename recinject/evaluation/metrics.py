@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,10 +109,12 @@ def bootstrap(
         return np.stack([of(weights) for of in statistics], 1)
 
     found = []
-    for users, seeds in _draws(clusters, resamples, seed):
-        figures = measured(np.repeat(users, clusters.seeds, axis=1))
+    of_users = _draws(clusters.users, clusters.users, resamples, (seed, "bootstrap"))
+    of_seeds = _draws(clusters.seeds, few, resamples, (seed, "bootstrap", "seeds"))
+    for users in of_users:
+        figures = measured(np.repeat(users, clusters.seeds, axis=1) if few else users)
         if few:
-            pairs = (users[:, :, None] * seeds[:, None]).reshape(len(users), -1)
+            pairs = (users[:, :, None] * next(of_seeds)[:, None]).reshape(len(users), -1)
             figures = figures + widening * (measured(pairs) - figures)
         found.append(figures)
     return np.concatenate(found)
@@ -124,21 +126,37 @@ def interval(draws: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _draws(clusters: Clusters, resamples: int, seed: int) -> Iterator[tuple[Floats, Floats]]:
-    """Yield how often each user counts, (draws, users), and each seed, (draws, seeds)."""
+_Counts = NDArray[np.uint8]  # no user is drawn 256 times: the chance is below 1e-500
+_KEPT: dict[tuple[Any, ...], _Counts] = {}
+_MOST_KEPT = 2**27  # bytes
+
+
+def _draws(size: int, drawn: int, resamples: int, key: tuple[int | str, ...]) -> Iterator[Floats]:
+    """Yield how often each of some users or seeds counts, (draws, size).
+
+    Everything that has as many users counts them alike, so what was drawn is kept for the next.
+    """
+    blocks = _drawn_blocks(size, drawn, resamples, key)
+    if size * resamples <= _MOST_KEPT:
+        asked = (size, drawn, resamples, *key)
+        if asked not in _KEPT:
+            made = np.concatenate([*blocks])
+            if made.nbytes + sum(kept.nbytes for kept in _KEPT.values()) > _MOST_KEPT:
+                _KEPT.clear()
+            _KEPT[asked] = made
+        starts = range(_DRAWS_AT_ONCE, resamples, _DRAWS_AT_ONCE)
+        blocks = iter(np.split(_KEPT[asked], starts))
+    for block in blocks:
+        yield block.astype(np.float64)
+
+
+def _drawn_blocks(
+    size: int, drawn: int, resamples: int, key: tuple[int | str, ...]
+) -> Iterator[_Counts]:
     for start in range(0, resamples, _DRAWS_AT_ONCE):
         numbers = range(start, min(start + _DRAWS_AT_ONCE, resamples))
-        streams = [derive_rng(seed, "bootstrap", number) for number in numbers]
-        others = [derive_rng(seed, "bootstrap", "seeds", number) for number in numbers]
-        yield (
-            _counts(streams, clusters.users, clusters.users),
-            _counts(others, clusters.seeds, clusters.seeds - 1),
-        )
-
-
-def _counts(streams: Sequence[np.random.Generator], size: int, drawn: int) -> Floats:
-    counts = [np.bincount(rng.integers(size, size=drawn), minlength=size) for rng in streams]
-    return np.array(counts, np.float64)
+        rows = (derive_rng(*key, number).integers(size, size=drawn) for number in numbers)
+        yield np.array([np.bincount(row, minlength=size) for row in rows], np.uint8)
 
 
 @dataclass(frozen=True)

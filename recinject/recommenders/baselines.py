@@ -14,8 +14,16 @@ from scipy.sparse import coo_array, csr_array, diags_array, vstack
 
 from recinject.data.schema import Floats, Integers, Interactions
 from recinject.foundation.errors import RecinjectError
+from recinject.foundation.ragged import Array, Ragged, is_among
 from recinject.identifiers.content import TFIDF, embed_items
-from recinject.recommenders.protocol import ItemScorer, Prediction, Queries, Recommender
+from recinject.recommenders.protocol import (
+    ItemScorer,
+    Prediction,
+    Queries,
+    Recommender,
+    places,
+    top_k,
+)
 from recinject.registry import register
 
 MOST_BYTES = 16e9
@@ -251,9 +259,47 @@ class ItemKNN(ItemScorer):
 
     def score(self, queries: Queries, rows: slice) -> Floats:
         """Sum the similarities of each query's history."""
-        histories = history_matrix(queries.histories[rows], self._similarity.shape[0])
-        scores: Floats = (histories @ self._similarity).toarray()
+        scores: Floats = self._sums(queries, rows).toarray()
         return scores
+
+    def _sums(self, queries: Queries, rows: slice) -> csr_array[np.float64]:
+        return history_matrix(queries.histories[rows], self._similarity.shape[0]) @ self._similarity
+
+    def predict(self, queries: Queries, k: int) -> Prediction:
+        """Rank as everybody does, but look at near items alone where no others matter."""
+        if queries.candidates is not None or queries.allowed is not None or not len(queries):
+            return super().predict(queries, k)
+        shown = queries.latest(self._longest(queries.kind))
+        starts = range(0, len(queries), self._rows_at_once)
+        rows = [slice(start, start + self._rows_at_once) for start in starts]
+        parts = zip(*(self._near(shown, queries, block, k) for block in rows), strict=True)
+        items, scores, ahead, tied, enough = (np.concatenate(part) for part in parts)
+        found = Prediction(self.name, queries.task, items, scores, ahead, tied)
+        if len(left := np.flatnonzero(~enough)):
+            whole = super().predict(queries.take(left), k)
+            for name in ("items", "scores", "ahead", "tied"):
+                getattr(found, name)[left] = getattr(whole, name)
+        return found
+
+    def _near(self, shown: Queries, queries: Queries, rows: slice, k: int) -> tuple[Array, ...]:
+        """Rank the items with a score above 0, and say which rows need no others."""
+        sums, targets = self._sums(shown, rows), queries.targets[rows]
+        if not sums.nnz:
+            lists, none = np.full((len(targets), k), -1, np.int32), np.zeros(len(targets))
+            return lists, lists.astype(np.float64), none, none, none > 0
+        barred = history_matrix(queries.barred[rows], sums.shape[1])
+        for matrix in (sums, barred):
+            matrix.sort_indices()
+        near, gone = (Ragged(each.indices, each.indptr.astype(np.int64)) for each in (sums, barred))
+        keys, gone_keys = (each.rows * sums.shape[1] + each.values for each in (near, gone))
+        scores = near.of(np.where(is_among(keys, gone_keys), -np.inf, sums.data)).to_grid(-np.inf)
+        items = near.to_grid(-1)
+        chosen, best = top_k(scores, k)
+        is_target = (items == targets[:, None]) & (targets >= 0)[:, None] & (scores > 0)
+        at = np.where(is_target.any(1), is_target.argmax(1), -1).astype(np.int32)
+        enough = (best[:, -1] > 0) & ((at >= 0) | (targets < 0))
+        listed = np.where(chosen < 0, -1, np.take_along_axis(items, chosen, axis=1))
+        return listed.astype(np.int32), best, *places(scores, at), enough
 
 
 def user_item_matrix(training: Interactions) -> csr_array[np.float64]:

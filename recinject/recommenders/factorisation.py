@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, PositiveInt
 from pydantic.dataclasses import dataclass
 from scipy.sparse import csr_matrix
@@ -20,6 +21,7 @@ from recinject.recommenders.baselines import history_matrix, item_counts, user_i
 from recinject.recommenders.protocol import ItemScorer, Queries
 
 _NotNegative = Annotated[float, Field(ge=0)]
+_MOST_SCORES = 2**20
 
 
 @dataclass(eq=False)
@@ -47,13 +49,18 @@ class Factorisation(ItemScorer):
         self._item_factors = self._model.item_factors.astype(np.float64)
         self._popularity = item_counts(training)
         self._trained = np.diff(training.offsets) > 0
+        # So that the scores of many items stay in the processor's cache.
+        few = max(16, _MOST_SCORES // training.n_items)
+        self._rows_at_once = min(ItemScorer._rows_at_once, few)
 
-    def score(self, queries: Queries, rows: slice) -> Floats:
+    def score(self, queries: Queries, rows: slice) -> NDArray[np.float32]:
         """Multiply the factors of each query's user with those of all items."""
         factors, known = self._user_factors(queries, rows)
         # The last digits depend on the product's shape: rounding makes a score its query's own.
-        scores = (factors.astype(np.float64) @ self._item_factors.T).astype(np.float32)
-        return np.where(known[:, None], scores, self._popularity)
+        exact: Floats = factors.astype(np.float64) @ self._item_factors.T
+        scores = exact.astype(np.float32)
+        scores[~known] = self._popularity
+        return scores
 
     @abstractmethod
     def _user_factors(self, queries: Queries, rows: slice) -> tuple[Floats, Flags]:

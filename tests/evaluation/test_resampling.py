@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from recinject.data.schema import Floats
+from recinject.evaluation import metrics
 from recinject.evaluation.metrics import (
     Clusters,
     auc_of,
@@ -55,6 +57,18 @@ def test_a_draw_is_the_same_for_every_figure_and_however_many_are_drawn() -> Non
     np.testing.assert_array_equal(few, many[:33])
     np.testing.assert_array_equal(many[:, 0], many[:, 1])
     assert not np.array_equal(few, bootstrap([mean, mean], CLUSTERS, 33, seed=2))
+
+
+@pytest.mark.parametrize("seeds", [None, np.array([1, 2, 1, 1, 2, 1])])
+def test_draws_are_the_same_whether_they_are_kept_or_not(
+    seeds: NDArray[np.int64] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clusters = Clusters.of(USERS, seeds)
+    statistics = [mean_of(VALUES, clusters)]
+    made, kept = (bootstrap(statistics, clusters, 70, seed=3) for _ in range(2))
+    monkeypatch.setattr(metrics, "_MOST_KEPT", 0)
+    np.testing.assert_array_equal(kept, bootstrap(statistics, clusters, 70, seed=3))
+    np.testing.assert_array_equal(kept, made)
 
 
 def test_pairs_of_users_and_seeds_count_as_often_as_both_together() -> None:

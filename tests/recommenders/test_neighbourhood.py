@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from recinject.recommenders.baselines import (
     history_matrix,
     user_item_matrix,
 )
-from recinject.recommenders.protocol import Queries, Recommender
+from recinject.recommenders.protocol import ItemScorer, Queries, Recommender
 
 
 @pytest.mark.parametrize("neighbours", [3, 100])
@@ -32,6 +33,23 @@ def test_scores_are_sums_of_the_nearest_cosines(
     histories = history_matrix(retrieval.histories, training.n_items).toarray()
     scores = model.score(retrieval, slice(0, len(retrieval)))
     np.testing.assert_allclose(scores, histories @ similarity, atol=1e-12)
+
+
+@pytest.mark.parametrize("keeps_seen", [False, True])
+@pytest.mark.parametrize("k", [2, 12])
+def test_lists_of_near_items_are_those_of_all_items(
+    training: Interactions, retrieval: Queries, k: int, keeps_seen: bool
+) -> None:
+    model = ItemKNN(4)
+    model.fit(training, seed=0)
+    asked = replace(retrieval, keeps_seen=keeps_seen)
+    nowhere = replace(asked, targets=np.full(len(asked), -1, np.int32))
+    in_history = replace(asked, targets=np.roll(asked.targets, 1))
+    unknown = asked.take(np.array([len(asked) - 1]))  # nothing was used
+    for queries in (asked, nowhere, in_history, unknown):
+        found, expected = model.predict(queries, k), ItemScorer.predict(model, queries, k)
+        for name in ("items", "scores", "ahead", "tied"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
 
 
 def test_an_item_used_twice_counts_once() -> None:

@@ -42,6 +42,21 @@ def one_query(target: int, history: list[int], candidates: list[int] | None = No
 
 @given(SCORES, st.integers(1, 15))
 def test_top_k_is_a_stable_sort_cut_short(scores: Floats, k: int) -> None:
+    check_top(scores, k)
+
+
+@pytest.mark.parametrize("values", [2, 50, 10**9])
+@pytest.mark.parametrize("k", [1, 15])
+def test_top_k_of_many_columns_is_a_stable_sort_cut_short(values: int, k: int) -> None:
+    rng = np.random.default_rng(values)
+    scores = rng.integers(0, values, (5, 2000)).astype(np.float64)
+    scores[:, 100:900] = -np.inf
+    check_top(scores, k)
+    scores[0] = -np.inf
+    check_top(scores, k)
+
+
+def check_top(scores: Floats, k: int) -> None:
     columns, values = top_k(scores, k)
     assert columns.shape == values.shape == (len(scores), k)
     for row, found, value in zip(scores, columns, values, strict=True):
