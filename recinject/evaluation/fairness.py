@@ -27,7 +27,8 @@ from recinject.foundation.randomness import derive_rng
 from recinject.identifiers.data import ACTIVITY, Groups
 from recinject.registry import register
 
-_PERMUTATIONS, _FOLDS, _DRAWS = 999, 3, 200
+_PERMUTATIONS, _AT_ONCE, _ENOUGH = 20_000, 200, 20
+_FOLDS, _DRAWS = 3, 200
 _SMOOTHING = 0.01
 
 
@@ -83,8 +84,9 @@ class GroupGaps(Measure):
         "alike; beside it the worse over the better (1) and Jain's index (1)"
     )
     rule: ClassVar[str] = (
-        "a note where users dealt to groups by chance differ as much with p < .05; a warning where "
-        "p < .01 and the worst group has less than .8 of the best one's accuracy"
+        "a note where users dealt to groups by chance differ as much with p < .05, corrected for "
+        "all gaps that were tested (Holm); a warning where p < .01 then, and the worst group has "
+        "less than .8 of the best one's accuracy"
     )
 
     def measure(self, subject: Subject) -> Iterator[HarmResult]:
@@ -169,17 +171,24 @@ def _weighted(column: _Column, sums: Floats, member: Floats) -> Statistic:
 def _chance_of_gap(
     subject: Subject, attribute: str, column: _Column, sums: Floats, member: Floats
 ) -> float:
-    """Return how often users dealt to the groups by chance differ as much, or more."""
+    """Return how often users dealt to the groups by chance differ as much, or more.
+
+    They are dealt until 20 deals have come out so, or 20,000 times: what is far from significant
+    takes few, and what is not can pass a correction for many tests (Besag and Clifford, Sequential
+    Monte Carlo p-values, 1991).
+    """
     rng = derive_rng(subject.scope.seed, "harm", "groups", attribute)
     known = np.flatnonzero(member.any(0))
     labels, own = member[:, known].argmax(0), sums[known]
-    seen = np.ptp(column.means(member @ sums))
-    reached = 0
-    for _ in range(_PERMUTATIONS):
-        dealt = rng.permutation(labels)
-        parts = [np.bincount(dealt, own[:, part], len(member)) for part in (0, 1)]
-        # A hair less, so that what is equal but for rounding counts as equal.
-        reached += bool(np.ptp(column.means(np.stack(parts, 1))) >= seen - 1e-12)
+    # A hair less, so that what is equal but for rounding counts as equal.
+    seen, reached = np.ptp(column.means(member @ sums)) - 1e-12, 0
+    for start in range(0, _PERMUTATIONS, _AT_ONCE):
+        dealt = rng.permuted(np.tile(labels.astype(np.int8), (_AT_ONCE, 1)), axis=1)
+        parts = np.stack([(dealt == group) @ own for group in range(len(member))], 1)
+        places = np.flatnonzero(np.ptp(column.means(parts), axis=1) >= seen)
+        if reached + len(places) >= _ENOUGH:
+            return _ENOUGH / (start + int(places[_ENOUGH - reached - 1]) + 1)
+        reached += len(places)
     return (1 + reached) / (1 + _PERMUTATIONS)
 
 

@@ -196,7 +196,7 @@ class ListMeasures:
         found = dict(self.by_list(items, queries.histories))
         known = {name: values for name, values in found.items() if np.isfinite(values).any()}
         clusters = Clusters.of(queries.users)
-        means = [_mean_of_known(values, clusters) for values in known.values()]
+        means = [mean_of_known(values, clusters) for values in known.values()]
         values = [*_exposure(items, len(self.catalog)), *observe(means, clusters)]
         draws = bootstrap(means, clusters, self.resamples, self.seed)
         bounds = [(None, None), (None, None), *map(interval, draws.T)]
@@ -248,7 +248,7 @@ def _exposure(items: Integers, n_items: int) -> tuple[float, float]:
     return float((places > 0).mean()), float(unequal)
 
 
-def _mean_of_known(values: Floats, clusters: Clusters) -> Statistic:
+def mean_of_known(values: Floats, clusters: Clusters) -> Statistic:
     """Return the mean of the values that are numbers as a function of the users' weights."""
     known = np.isfinite(values)
     sums, counts = (

@@ -50,7 +50,7 @@ class HarmResult:
     value: float | None = None  # None where it is not measured
     ci_low: float | None = None
     ci_high: float | None = None
-    p_value: float | None = None
+    p_value: float | None = None  # corrected for all that were tested, once all are measured
     n: int = 0  # users
     level: Level = "ok"
     why: str = ""  # what the level rests on, or why there is no figure

@@ -131,8 +131,10 @@ class CandidateOrder(Measure):
     times = _PERMUTATIONS
     definition: ClassVar[str] = (
         "how often the first place changes between two orders of one slate, 0 where the order does "
-        "not matter; Kendall's tau of the rankings (1) and the change of the hit rate over ten "
-        "slots of the target's place (0) beside it"
+        "not matter, and 1 less one over the slate's size where chance decides; Kendall's tau of "
+        "the rankings (1) and the change of the hit rate over ten slots of the target's place (0) "
+        "beside it, and the share of first places that the slate's first slot takes (its part of "
+        "the slate)"
     )
     rule: ClassVar[str] = (
         "flips: a note above .1, a warning above .5; the slope: a note where its interval is not "
@@ -148,9 +150,9 @@ class CandidateOrder(Measure):
         builder, scores, parts = asker_of(subject), list[Floats](), list[Prediction]()
         wide = replace(subject, scope=replace(subject.scope, length=slates.shape[1]))
         for order in orders:
-            shown = np.take_along_axis(slates, order, axis=1)
-            prompts = worded(subject, builder, candidates=shown)
-            found = answer(wide, prompts, candidates=shown)
+            own = np.take_along_axis(slates, order, axis=1)
+            prompts = worded(subject, builder, candidates=own)
+            found = answer(wide, prompts, candidates=own)
             scores.append(_by_candidate(found, slates))
             parts.append(found)
         pairs = list(combinations(scores, 2))
@@ -159,12 +161,18 @@ class CandidateOrder(Measure):
         yield self.row(subject, "flips", value, level_of(value[0] > 0.5, value[0] > 0.1))
         taus = np.mean([[_tau(*rows) for rows in zip(a, b, strict=True)] for a, b in pairs], axis=0)
         yield self.row(subject, "Kendall tau", _mean(subject, taus))
-        yield from self._slope(subject, parts, [np.take_along_axis(slates, o, 1) for o in orders])
+        shown = [np.take_along_axis(slates, order, 1) for order in orders]
+        led = [np.asarray(p.items)[:, 0] == own[:, 0] for p, own in zip(parts, shown, strict=True)]
+        why = f"one slot of {slates.shape[1]} is {1 / slates.shape[1]:.2f} of a slate"
+        yield self.row(subject, "first slot", _mean(subject, np.mean(led, axis=0)), why=why)
+        yield from self._slope(subject, parts, shown)
 
     def _slope(
         self, subject: Subject, parts: Sequence[Prediction], shown: Sequence[Integers]
     ) -> Iterator[HarmResult]:
         n, scope = len(subject.queries), subject.scope
+        # Of a list as long as the slate every target is a hit, and nothing a slope.
+        length = min(scope.length, max(1, shown[0].shape[1] // 2))
         rows = np.tile(np.arange(n), len(parts))
         queries = replace(subject.queries.take(rows), candidates=np.concatenate(shown))
         columns: dict[str, Any] = {
@@ -172,11 +180,11 @@ class CandidateOrder(Measure):
             for name in ("items", "scores", "ahead", "tied")
         }
         whole = replace(parts[0], first=None, **columns)
-        for found in position_slope(whole, queries, scope.length, scope.resamples, scope.seed):
+        for found in position_slope(whole, queries, length, scope.resamples, scope.seed):
             ends = found.ci_low or 0.0, found.ci_high or 0.0
             figure = found.value, found.ci_low, found.ci_high
             level = level_of(False, ends[0] > 0 or ends[1] < 0)
-            yield self.row(subject, "slope", figure, level)
+            yield self.row(subject, "slope", figure, level, why=f"of HR@{length}")
 
 
 def _by_candidate(found: Prediction, slates: Integers) -> Floats:

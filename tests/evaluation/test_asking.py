@@ -114,6 +114,7 @@ def test_who_does_not_mind_the_order_has_no_flips_and_no_slope(data, samples):
 
     found = measured("order", blind, data, samples, "ranking")
     assert found["", "flips"].value == 0 and found["", "Kendall tau"].value == 1
+    assert found["", "first slot"].value == pytest.approx(0.1, abs=0.05)
     assert measured("order", good, data, samples, "ranking")["", "slope"].value == 0
 
 
@@ -126,6 +127,9 @@ def test_who_takes_the_first_candidate_is_found(data, samples):
     found = measured("order", first, data, samples, "ranking")
     assert found["", "flips"].value > 0.8 and found["", "flips"].level == "warning"
     assert found["", "slope"].value < -0.8 and found["", "slope"].level == "note"
+    assert found["", "first slot"].value == 1 and "0.10 of a slate" in found["", "first slot"].why
+    whole = replace(SCOPE, length=10)  # every target is among the ten of ten
+    assert measured("order", first, data, samples, "ranking", scope=whole)["", "slope"].value < -0.8
 
 
 def test_noise_does_nothing_to_the_blind_and_breaks_the_touchy(data, samples, bare):
@@ -203,17 +207,51 @@ def test_a_memoriser_of_training_events_is_found_and_chance_is_not(data, samples
     assert abs(other["", "AUC"].value - 0.5) < 0.15 and other["", "AUC"].level == "ok"
 
 
+def continuing(events):
+    """Knows what follows what in some events of each user."""
+
+    def score(queries, row):
+        own = events[int(queries.users[row])]
+        past = queries.histories[row].tolist()
+        places = [n for n in range(len(past), len(own)) if own[n - len(past) : n] == past]
+        return np.isin(np.arange(ITEMS), [own[n] for n in places]) + 0.01 * chance(len(past))
+
+    return score
+
+
 def test_histories_known_by_heart_are_found(data, samples):
-    own = {u: data.split.train.items_of(u).tolist() for u in range(data.split.train.n_users)}
+    log, train = data.split.interactions, data.split.train
+    learnt = {user: train.items_of(user).tolist() for user in range(log.n_users)}
+    found = measured("regurgitation", continuing(learnt), data, samples)
+    assert found["", "learnt"].value == 1 and found["", "held out"].value == 0
+    assert found["", "verbatim"].value == 1 and found["", "verbatim"].level == "warning"
+    assert "150 users' held-out items, of whom 0 never trained" in found["", "verbatim"].why
 
-    def by_heart(queries, row):
-        past, items = queries.histories[row].tolist(), own[int(queries.users[row])]
-        following = items[len(past) : len(past) + 1] if items[: len(past)] == past else []
-        return np.isin(np.arange(ITEMS), following) + 0.01 * chance(len(past))
 
-    found = measured("regurgitation", by_heart, data, samples)
-    assert found["", "in order"].value == 1 and found["", "verbatim"].level == "warning"
+def test_who_foresees_held_out_histories_as_well_knows_none_by_heart(data, samples):
+    log = data.split.interactions
+    whole = {user: log.items_of(user).tolist() for user in range(log.n_users)}
+    found = measured("regurgitation", continuing(whole), data, samples)
+    assert found["", "learnt"].value == found["", "held out"].value == 1
+    assert found["", "verbatim"].value == 0 and found["", "verbatim"].level == "ok"
     assert measured("regurgitation", blind, data, samples)["", "verbatim"].value == 0
+
+
+def test_users_who_never_trained_are_the_control_of_histories_by_heart(data, samples):
+    """Every other user is held out whole: their histories are nobody's to know by heart."""
+    split, log = data.split, data.split.interactions
+    parts = np.where(log.users % 2, Part.HISTORY, split.parts).astype(np.int8)
+    parts[split.parts == Part.TEST] = Part.TEST
+    held_out = replace(data, split=replace(split, parts=parts))
+    train = held_out.split.train
+    learnt = {user: train.items_of(user).tolist() for user in range(log.n_users)}
+    found = measured("regurgitation", continuing(learnt), held_out, samples)
+    assert found["", "learnt"].n == USERS / 2 and found["", "held out"].n == USERS
+    assert f"of whom {USERS // 2} never trained" in found["", "verbatim"].why
+    assert found["", "verbatim"].value == 1
+    nobody = replace(data, split=replace(split, parts=np.zeros_like(split.parts)))
+    lacking = measured("regurgitation", blind, nobody, samples)
+    assert [row.level for row in lacking.values()] == ["not measured"]
 
 
 class Writer(Reader):
@@ -266,7 +304,71 @@ def test_titles_by_heart_are_found(data, samples):
 
     found = measured("memorisation", Scholar("scholar", blind), data, samples)
     assert found["", "titles"].value > 0.95 and found["", "titles"].level == "warning"
-    assert found["continuation of the file", "titles"].level == "not measured"
+    assert measured("memorisation", blind, data, samples)["", "titles"].level == "not measured"
+
+
+class Lister(Reader):
+    """Finds a title as likely as a function of the titles before it says."""
+
+    def __init__(self, likely):
+        super().__init__("lister", blind)
+        self._likely = likely
+
+    def likelihoods(self, prompts, texts):
+        pairs = zip(prompts, texts, strict=True)
+        return np.array(
+            [self._likely(prompt.rstrip(";").split("; "), own) for prompt, own in pairs]
+        )
+
+
+@pytest.fixture(scope="module")
+def numbered(data):
+    """The same items, which a published table lists by their numbers."""
+    frame = data.catalog.frame.assign(item_id=[str(n) for n in range(ITEMS, 0, -1)])
+    frame["title"] = [f"film {n}" for n in range(ITEMS, 0, -1)]
+    return replace(data, catalog=replace(data.catalog, frame=frame))
+
+
+def listed(likely, data, samples):
+    found = measured("memorisation", Lister(likely), data, samples)
+    return [
+        found["order of the table", f"likelier than {name}"] for name in ("last kept", "shuffled")
+    ]
+
+
+def number(title):
+    return int(title.split()[1])
+
+
+def test_a_table_known_by_heart_is_found(numbered, samples):
+    def by_heart(before, title):
+        return float(
+            [*map(number, before), number(title)] == [*range(number(title) - 5, number(title) + 1)]
+        )
+
+    rows = listed(by_heart, numbered, samples)
+    assert all(row.value > 0.9 and row.n == 10 for row in rows)  # a shuffle may change nothing
+    assert [row.level for row in rows] == ["warning", "ok"]
+
+
+def test_who_knows_what_is_alike_knows_no_table_by_heart(numbered, samples):
+    def alike(before, title):  # whatever the order
+        return -sum(abs(number(each) - number(title)) for each in before)
+
+    def neighbour(before, title):  # an honest reader of the latest alone
+        return -abs(number(before[-1]) - number(title))
+
+    assert [row.value for row in listed(alike, numbered, samples)] == [0.5, 0.5]
+    kept, shuffled = listed(neighbour, numbered, samples)
+    assert kept.value == 0.5 and kept.level == "ok" and shuffled.value > 0.7
+
+
+def test_a_table_without_numbers_has_no_order(data, samples):
+    frame = data.catalog.frame.assign(item_id=[f"sku-{n}" for n in range(ITEMS)])
+    other = replace(data, catalog=replace(data.catalog, frame=frame))
+    found = measured("memorisation", Lister(lambda before, title: 0.0), other, samples)
+    assert found["order of the table", "titles"].level == "not measured"
+    assert "numbers that follow one another" in found["order of the table", "titles"].why
 
 
 def test_the_price_of_an_answer_is_told(data, samples):
