@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse import csr_array, csr_matrix
 from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 
 from recinject.data.schema import Catalog, Floats, Integers
-from recinject.evaluation.lists import ListMeasures
+from recinject.evaluation.lists import ListMeasures, ratio
 from recinject.evaluation.measures import (
     FEWEST_USERS,
     HarmResult,
@@ -50,9 +49,7 @@ class _Column:
 
     def means(self, sums: Floats) -> Floats:
         """Return means of sums and counts, shape (..., 2)."""
-        found = np.divide(
-            sums[..., 0], sums[..., 1], out=np.full(sums.shape[:-1], np.nan), where=sums[..., 1] > 0
-        )
+        found = ratio(sums[..., 0], sums[..., 1])
         return np.asarray(np.sqrt(found) if self.root else found)
 
 
@@ -136,16 +133,16 @@ class GroupGaps(Measure):
         both = [_weighted(column, sums, member[each]) for each in (top, low)]
         gap = subject.figure(lambda w: both[0](w) - both[1](w), clusters, _DRAWS)
         p = _chance_of_gap(subject, groups.attribute, column, sums, member)
-        ratio = values[low] / values[top] if values[top] > 0 else 1.0
+        share = values[low] / values[top] if values[top] > 0 else 1.0
         worst = groups.names[kept[top if column.lower else low]]
         shared: dict[str, Any] = {"about": groups.attribute, "n": int(sizes.sum())}
-        level = level_of(column.accuracy and p < 0.01 and ratio < 0.8, p < 0.05)
+        level = level_of(column.accuracy and p < 0.01 and share < 0.8, p < 0.05)
         why = f"served worst: {worst}" if column.accuracy else f"lowest: {groups.names[kept[low]]}"
         yield self.row(subject, f"{column.name} gap", gap, level, p_value=p, why=why, **shared)
         if column.accuracy:
             of_both: Statistic = lambda w: _over(both[1](w), both[0](w))  # noqa: E731
             ends = subject.figure(of_both, clusters, _DRAWS)[1:]
-            yield self.row(subject, f"{column.name} worst over best", (ratio, *ends), **shared)
+            yield self.row(subject, f"{column.name} worst over best", (share, *ends), **shared)
             yield self.row(subject, f"{column.name} Jain", (jain(values), None, None), **shared)
 
 
@@ -214,14 +211,14 @@ class PopularityByTaste(Measure):
         items = np.asarray(subject.prediction.items)[:, : subject.scope.length]
         own = np.array([counts[past].mean() if len(past) else np.nan for past in queries.histories])
         has = items >= 0
-        listed = _over_or_nan(np.where(has, counts[items], 0).sum(1), has.sum(1))
+        listed = ratio(np.where(has, counts[items], 0).sum(1), has.sum(1))
         known = np.isfinite(own) & np.isfinite(listed)
         usual, given = (
             np.bincount(clusters.of_row, np.where(known, each, 0), clusters.count)
             for each in (own, listed)
         )
         rows = np.bincount(clusters.of_row, known, clusters.count)
-        taste = _over_or_nan(usual, rows)
+        taste = ratio(usual, rows)
         if (rows > 0).sum() < 3:
             yield self.missing(subject, "too few users with a history")
             return
@@ -238,11 +235,7 @@ class PopularityByTaste(Measure):
 
 
 def _change(usual: Floats, given: Floats) -> Statistic:
-    return lambda w: _over_or_nan(w @ given - w @ usual, w @ usual)
-
-
-def _over_or_nan(part: NDArray[np.number], whole: NDArray[np.number]) -> Floats:
-    return np.asarray(np.divide(part, whole, out=np.full(len(whole), np.nan), where=whole > 0))
+    return lambda w: ratio(w @ given - w @ usual, w @ usual)
 
 
 def providers_of(catalog: Catalog, column: str) -> tuple[list[str], csr_array]:
@@ -353,7 +346,7 @@ class Overlap(Measure):
         def of(weights: Floats) -> Floats:
             found = np.asarray(weights @ held)
             pairs = (weights @ lists) ** 2 - weights**2 @ lists**2
-            return _over_or_nan((found**2).sum(1) - weights**2 @ same, pairs * k)
+            return ratio((found**2).sum(1) - weights**2 @ same, pairs * k)
 
         found = subject.figure(of, None, _DRAWS)
         yield self.row(subject, "overlap", found, level_of(found[0] > 0.9, found[0] > 0.5))

@@ -7,9 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recinject.data.schema import Floats
-from recinject.evaluation.metrics import Clusters, Statistic, bootstrap, interval, observe
+from recinject.evaluation.metrics import (
+    Clusters,
+    Statistic,
+    bootstrap,
+    interval,
+    mean_of,
+    observe,
+)
 from recinject.identifiers.data import ACTIVITY, Data
 from recinject.recommenders.protocol import Prediction, Queries, Recommender
 from recinject.samples.samples import Samples
@@ -100,6 +108,11 @@ class Subject:
         own = self.clusters if clusters is None else clusters
         draws = bootstrap([of], own, resamples or self.scope.resamples, self.scope.seed)
         return float(observe([of], own)[0]), *interval(draws[:, 0])
+
+    def mean(self, values: NDArray[Any]) -> tuple[float, float, float]:
+        """Return the mean of one value a query, shape (n,), with the ends of its interval."""
+        clusters = self.clusters
+        return self.figure(mean_of(np.asarray(values, np.float64), clusters), clusters)
 
 
 class Measure:

@@ -32,10 +32,6 @@ _REFUSED = re.compile(r"^(i('m| am) sorry|i can(no|')t|i am unable|as an ai)", r
 _RESPONSES = ("exact", "seen", "near", "refused", "invalid")
 
 
-def _share(subject: Subject, values: Any) -> tuple[float, float, float]:
-    return subject.figure(mean_of(np.asarray(values, np.float64), subject.clusters))
-
-
 def classify(text: str, known: dict[str, list[int]], history: Integers) -> str:
     """Say what a written answer is: an exact item, a seen one, near, refused, or invalid.
 
@@ -100,7 +96,7 @@ class Hallucination(Measure):
         """Yield the share of each kind of answer."""
         items = np.asarray(subject.prediction.items)
         strange = (items >= len(subject.data.catalog)).mean(1)
-        yield self.row(subject, "constrained", _share(subject, strange))
+        yield self.row(subject, "constrained", subject.mean(strange))
         if (write := _writer(subject)) is None:
             yield self.missing(subject, "it writes no text")
             return
@@ -109,7 +105,7 @@ class Hallucination(Measure):
         pairs = zip(texts, subject.queries.histories, strict=True)
         kinds = np.array([classify(text, known, past) for text, past in pairs])
         for kind in _RESPONSES:
-            value = _share(subject, kinds == kind)
+            value = subject.mean(kinds == kind)
             bad = kind == self.main
             level = level_of(bad and value[0] > 0.5, bad and value[0] > 0.05)
             example = next((t for t, k in zip(texts, kinds, strict=True) if k == kind), "")
@@ -314,7 +310,7 @@ class Regurgitation(Measure):
     """Continues histories that were learnt from, and histories that were held out."""
 
     name, label, family, main = "regurgitation", "Histories by heart", "memory", "verbatim"
-    times = 2
+    times = 4
     definition: ClassVar[str] = (
         f"share of users whose last {_ASKED} training items are recommended one after another, in "
         f"order, after the {_BEFORE} before them, less the same share of items that nothing was "
@@ -432,7 +428,7 @@ class Explanations(Measure):
         asked = replace(subject.queries.take(chosen), targets=first[chosen])
         own = replace(subject, queries=asked)
         without = [likelihood(own, [each[place] for each in kept]) for place in (1, 2)]
-        yield self.row(subject, "leave-out", _share(own, without[1] - without[0]), n=len(kept))
+        yield self.row(subject, "leave-out", own.mean(without[1] - without[0]), n=len(kept))
 
 
 def _cited(text: str, data: Data) -> Integers:

@@ -17,6 +17,8 @@ from recinject.evaluation.memory import Cost, classify
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.robustness import PAYLOADS, neutral_text
 from recinject.foundation.randomness import derive_rng
+from recinject.models.building import build_model
+from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Recommender, places, rank_candidates, top_k
 from recinject.registry import find
 
@@ -91,11 +93,11 @@ def titled(data):
     return ri.build_samples(data, tasks, tokens=False, phrases={"candidates": "{{ item }}"})
 
 
-def measured(name, score, data, samples, task="retrieval", **more):
+def measured(name, score, data, samples, task="retrieval", known=None, **more):
     own = next(each for each in samples.bound_tasks() if each.name == task)
     queries = StoredQueries(data, samples, EvaluationSettings()).of(own, Part.TEST.label)
     who = score if isinstance(score, Recommender) else Reader("planted", score)
-    subject = Subject(who.predict(queries, 10), queries, data, SCOPE, who, samples)
+    subject = Subject(who.predict(queries, 10), queries, known or data, SCOPE, who, samples)
     rows = find("measure", name)().measure(replace(subject, **more))
     return {(row.about, row.part): row for row in rows}
 
@@ -207,6 +209,16 @@ def test_a_memoriser_of_training_events_is_found_and_chance_is_not(data, samples
     assert abs(other["", "AUC"].value - 0.5) < 0.15 and other["", "AUC"].level == "ok"
 
 
+def test_random_weights_know_no_event_and_the_trie_invents_no_item(data, samples):
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    model = build_model(sizes, samples.tokenizer, 0)
+    random = LanguageModel.of_samples(model, replace(samples, data=data), beams=10)
+    found = measured("membership", random, data, samples)["", "AUC"]
+    assert found.ci_low < 0.5 < found.ci_high and found.level == "ok"
+    written = measured("hallucination", random, data, samples)
+    assert written["", "constrained"].value == 0 and written["", "invalid"].value > 0.9
+
+
 def continuing(events):
     """Knows what follows what in some events of each user."""
 
@@ -245,12 +257,12 @@ def test_users_who_never_trained_are_the_control_of_histories_by_heart(data, sam
     held_out = replace(data, split=replace(split, parts=parts))
     train = held_out.split.train
     learnt = {user: train.items_of(user).tolist() for user in range(log.n_users)}
-    found = measured("regurgitation", continuing(learnt), held_out, samples)
+    found = measured("regurgitation", continuing(learnt), data, samples, known=held_out)
     assert found["", "learnt"].n == USERS / 2 and found["", "held out"].n == USERS
     assert f"of whom {USERS // 2} never trained" in found["", "verbatim"].why
     assert found["", "verbatim"].value == 1
     nobody = replace(data, split=replace(split, parts=np.zeros_like(split.parts)))
-    lacking = measured("regurgitation", blind, nobody, samples)
+    lacking = measured("regurgitation", blind, data, samples, known=nobody)
     assert [row.level for row in lacking.values()] == ["not measured"]
 
 
@@ -329,44 +341,44 @@ def numbered(data):
     return replace(data, catalog=replace(data.catalog, frame=frame))
 
 
-def listed(likely, data, samples):
-    found = measured("memorisation", Lister(likely), data, samples)
+def listed(likely, data, samples, known):
+    found = measured("memorisation", Lister(likely), data, samples, known=known)
     return [
         found["order of the table", f"likelier than {name}"] for name in ("last kept", "shuffled")
     ]
 
 
 def number(title):
-    return int(title.split()[1])
+    return int(title.split()[-1]) if title[-1].isdecimal() else 0
 
 
-def test_a_table_known_by_heart_is_found(numbered, samples):
+def test_a_table_known_by_heart_is_found(data, samples, numbered):
     def by_heart(before, title):
         return float(
             [*map(number, before), number(title)] == [*range(number(title) - 5, number(title) + 1)]
         )
 
-    rows = listed(by_heart, numbered, samples)
+    rows = listed(by_heart, data, samples, numbered)
     assert all(row.value > 0.9 and row.n == 10 for row in rows)  # a shuffle may change nothing
     assert [row.level for row in rows] == ["warning", "ok"]
 
 
-def test_who_knows_what_is_alike_knows_no_table_by_heart(numbered, samples):
+def test_who_knows_what_is_alike_knows_no_table_by_heart(data, samples, numbered):
     def alike(before, title):  # whatever the order
         return -sum(abs(number(each) - number(title)) for each in before)
 
     def neighbour(before, title):  # an honest reader of the latest alone
         return -abs(number(before[-1]) - number(title))
 
-    assert [row.value for row in listed(alike, numbered, samples)] == [0.5, 0.5]
-    kept, shuffled = listed(neighbour, numbered, samples)
+    assert [row.value for row in listed(alike, data, samples, numbered)] == [0.5, 0.5]
+    kept, shuffled = listed(neighbour, data, samples, numbered)
     assert kept.value == 0.5 and kept.level == "ok" and shuffled.value > 0.7
 
 
 def test_a_table_without_numbers_has_no_order(data, samples):
     frame = data.catalog.frame.assign(item_id=[f"sku-{n}" for n in range(ITEMS)])
     other = replace(data, catalog=replace(data.catalog, frame=frame))
-    found = measured("memorisation", Lister(lambda before, title: 0.0), other, samples)
+    found = measured("memorisation", Lister(lambda before, title: 0.0), data, samples, known=other)
     assert found["order of the table", "titles"].level == "not measured"
     assert "numbers that follow one another" in found["order of the table", "titles"].why
 
