@@ -235,9 +235,9 @@ def test_histories_known_by_heart_are_found(data, samples):
     log, train = data.split.interactions, data.split.train
     learnt = {user: train.items_of(user).tolist() for user in range(log.n_users)}
     found = measured("regurgitation", continuing(learnt), data, samples)
-    assert found["", "learnt"].value == 1 and found["", "held out"].value == 0
-    assert found["", "verbatim"].value == 1 and found["", "verbatim"].level == "warning"
-    assert "150 users' held-out items, of whom 0 never trained" in found["", "verbatim"].why
+    assert found["", "learnt"].value == 1 and found["", "held out"].value < 0.1
+    assert found["", "verbatim"].value > 0.9 and found["", "verbatim"].level == "warning"
+    assert "users' held-out items, of whom 0 never trained" in found["", "verbatim"].why
 
 
 def test_who_foresees_held_out_histories_as_well_knows_none_by_heart(data, samples):
@@ -246,7 +246,8 @@ def test_who_foresees_held_out_histories_as_well_knows_none_by_heart(data, sampl
     found = measured("regurgitation", continuing(whole), data, samples)
     assert found["", "learnt"].value == found["", "held out"].value == 1
     assert found["", "verbatim"].value == 0 and found["", "verbatim"].level == "ok"
-    assert measured("regurgitation", blind, data, samples)["", "verbatim"].value == 0
+    other = measured("regurgitation", blind, data, samples)["", "verbatim"]
+    assert abs(other.value) < 0.05 and other.level == "ok"
 
 
 def test_users_who_never_trained_are_the_control_of_histories_by_heart(data, samples):
@@ -258,9 +259,9 @@ def test_users_who_never_trained_are_the_control_of_histories_by_heart(data, sam
     train = held_out.split.train
     learnt = {user: train.items_of(user).tolist() for user in range(log.n_users)}
     found = measured("regurgitation", continuing(learnt), data, samples, known=held_out)
-    assert found["", "learnt"].n == USERS / 2 and found["", "held out"].n == USERS
+    assert 0 < found["", "learnt"].n <= USERS / 2 < found["", "held out"].n
     assert f"of whom {USERS // 2} never trained" in found["", "verbatim"].why
-    assert found["", "verbatim"].value == 1
+    assert found["", "verbatim"].value > 0.9
     nobody = replace(data, split=replace(split, parts=np.zeros_like(split.parts)))
     lacking = measured("regurgitation", blind, data, samples, known=nobody)
     assert [row.level for row in lacking.values()] == ["not measured"]
