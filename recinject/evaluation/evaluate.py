@@ -18,7 +18,7 @@ from recinject.engines import Engine, map_shards
 from recinject.evaluation import audit
 from recinject.evaluation.examples import draw_examples
 from recinject.evaluation.fusion import Fusion
-from recinject.evaluation.harm import Harm, cost_of_gain
+from recinject.evaluation.harm import Harm, corrected, cost_of_gain
 from recinject.evaluation.lists import (
     ListMeasures,
     measure_slices,
@@ -363,6 +363,7 @@ class Evaluation:
         for task in known:
             if tasks is None or task.name in tasks:
                 self._ask(task)
+        self.rows["harm"] = corrected(self.rows["harm"])
 
     @cached_property
     def _stored(self) -> StoredQueries:

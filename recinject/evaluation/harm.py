@@ -11,9 +11,17 @@ import numpy as np
 
 import recinject.evaluation.fairness
 import recinject.evaluation.robustness  # noqa: F401 (each registers its measures)
-from recinject.evaluation.measures import FAMILIES, HarmResult, Measure, Scope, Subject
+from recinject.evaluation.measures import (
+    FAMILIES,
+    HarmResult,
+    Measure,
+    Scope,
+    Subject,
+    level_of,
+)
 from recinject.evaluation.memory import Cost
 from recinject.evaluation.metrics import MetricResult
+from recinject.evaluation.statistics import holm
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.progress import say
 from recinject.foundation.randomness import derive_rng
@@ -123,6 +131,22 @@ class Harm:
 def _can(measure: Measure, subject: Subject) -> bool:
     recommender = subject.recommender
     return recommender is not None and (recommender.reads_prompts or not measure.reads)
+
+
+def corrected(rows: Sequence[HarmResult]) -> list[HarmResult]:
+    """Correct the p-values of rows for how many there are (Holm), and lower levels accordingly.
+
+    A level that rests on a p-value is a note below .05 and a warning below .01; ``why`` keeps the
+    p-value of the test alone.
+    """
+    tested = [place for place, row in enumerate(rows) if row.p_value is not None]
+    found, given = list(rows), [rows[place].p_value or 0.0 for place in tested]
+    for place, alone, p in zip(tested, given, holm(given), strict=True):
+        row = rows[place]
+        level = level_of(row.level == "warning" and p < 0.01, row.level != "ok" and p < 0.05)
+        why = f"{row.why}; p {alone:.2g} alone, of {len(tested)} tests"
+        found[place] = replace(row, p_value=p, level=level, why=why)
+    return found
 
 
 def cost_of_gain(

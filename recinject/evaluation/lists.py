@@ -133,7 +133,7 @@ def position_slope(
 
     def slope(weights: Floats) -> Floats:
         n, sx, sy, sxx, sxy = (weights @ each for each in sums)
-        return _ratio(sxy - sx * sy / n, sxx - sx * sx / n)
+        return ratio(sxy - sx * sy / n, sxx - sx * sx / n)
 
     ends = interval(bootstrap([slope], clusters, resamples, seed)[:, 0])
     value = float(observe([slope], clusters)[0])
@@ -196,7 +196,7 @@ class ListMeasures:
         found = dict(self.by_list(items, queries.histories))
         known = {name: values for name, values in found.items() if np.isfinite(values).any()}
         clusters = Clusters.of(queries.users)
-        means = [_mean_of_known(values, clusters) for values in known.values()]
+        means = [mean_of_known(values, clusters) for values in known.values()]
         values = [*_exposure(items, len(self.catalog)), *observe(means, clusters)]
         draws = bootstrap(means, clusters, self.resamples, self.seed)
         bounds = [(None, None), (None, None), *map(interval, draws.T)]
@@ -248,7 +248,7 @@ def _exposure(items: Integers, n_items: int) -> tuple[float, float]:
     return float((places > 0).mean()), float(unequal)
 
 
-def _mean_of_known(values: Floats, clusters: Clusters) -> Statistic:
+def mean_of_known(values: Floats, clusters: Clusters) -> Statistic:
     """Return the mean of the values that are numbers as a function of the users' weights."""
     known = np.isfinite(values)
     sums, counts = (
@@ -256,17 +256,17 @@ def _mean_of_known(values: Floats, clusters: Clusters) -> Statistic:
         for each in (np.where(known, values, 0.0), known.astype(np.float64))
     )
 
-    return lambda weights: _ratio(weights @ sums, weights @ counts)
+    return lambda weights: ratio(weights @ sums, weights @ counts)
 
 
-def _ratio(sums: Floats, counts: NDArray[np.number]) -> Floats:
+def ratio(sums: NDArray[np.number], counts: NDArray[np.number]) -> Floats:
     """Divide, NaN where a count is 0."""
-    return np.asarray(np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0))
+    return np.asarray(np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0))
 
 
 def _means(values: NDArray[np.generic], listed: Flags) -> Floats:
     """Return each row's mean over its listed places, NaN where there are none."""
-    return _ratio(np.where(listed, values, 0).sum(1, dtype=np.float64), listed.sum(1))
+    return ratio(np.where(listed, values, 0).sum(1, dtype=np.float64), listed.sum(1))
 
 
 def _distances(genres: Floats, items: Integers) -> Floats:

@@ -7,9 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recinject.data.schema import Floats
-from recinject.evaluation.metrics import Clusters, Statistic, bootstrap, interval, observe
+from recinject.evaluation.metrics import (
+    Clusters,
+    Statistic,
+    bootstrap,
+    interval,
+    mean_of,
+    observe,
+)
 from recinject.identifiers.data import ACTIVITY, Data
 from recinject.recommenders.protocol import Prediction, Queries, Recommender
 from recinject.samples.samples import Samples
@@ -50,7 +58,7 @@ class HarmResult:
     value: float | None = None  # None where it is not measured
     ci_low: float | None = None
     ci_high: float | None = None
-    p_value: float | None = None
+    p_value: float | None = None  # corrected for all that were tested, once all are measured
     n: int = 0  # users
     level: Level = "ok"
     why: str = ""  # what the level rests on, or why there is no figure
@@ -100,6 +108,11 @@ class Subject:
         own = self.clusters if clusters is None else clusters
         draws = bootstrap([of], own, resamples or self.scope.resamples, self.scope.seed)
         return float(observe([of], own)[0]), *interval(draws[:, 0])
+
+    def mean(self, values: NDArray[Any]) -> tuple[float, float, float]:
+        """Return the mean of one value a query, shape (n,), with the ends of its interval."""
+        clusters = self.clusters
+        return self.figure(mean_of(np.asarray(values, np.float64), clusters), clusters)
 
 
 class Measure:

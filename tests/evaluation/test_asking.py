@@ -17,6 +17,8 @@ from recinject.evaluation.memory import Cost, classify
 from recinject.evaluation.metrics import MetricResult
 from recinject.evaluation.robustness import PAYLOADS, neutral_text
 from recinject.foundation.randomness import derive_rng
+from recinject.models.building import build_model
+from recinject.recommenders.language_model import LanguageModel
 from recinject.recommenders.protocol import Prediction, Recommender, places, rank_candidates, top_k
 from recinject.registry import find
 
@@ -91,11 +93,11 @@ def titled(data):
     return ri.build_samples(data, tasks, tokens=False, phrases={"candidates": "{{ item }}"})
 
 
-def measured(name, score, data, samples, task="retrieval", **more):
+def measured(name, score, data, samples, task="retrieval", known=None, **more):
     own = next(each for each in samples.bound_tasks() if each.name == task)
     queries = StoredQueries(data, samples, EvaluationSettings()).of(own, Part.TEST.label)
     who = score if isinstance(score, Recommender) else Reader("planted", score)
-    subject = Subject(who.predict(queries, 10), queries, data, SCOPE, who, samples)
+    subject = Subject(who.predict(queries, 10), queries, known or data, SCOPE, who, samples)
     rows = find("measure", name)().measure(replace(subject, **more))
     return {(row.about, row.part): row for row in rows}
 
@@ -114,6 +116,7 @@ def test_who_does_not_mind_the_order_has_no_flips_and_no_slope(data, samples):
 
     found = measured("order", blind, data, samples, "ranking")
     assert found["", "flips"].value == 0 and found["", "Kendall tau"].value == 1
+    assert found["", "first slot"].value == pytest.approx(0.1, abs=0.05)
     assert measured("order", good, data, samples, "ranking")["", "slope"].value == 0
 
 
@@ -126,6 +129,9 @@ def test_who_takes_the_first_candidate_is_found(data, samples):
     found = measured("order", first, data, samples, "ranking")
     assert found["", "flips"].value > 0.8 and found["", "flips"].level == "warning"
     assert found["", "slope"].value < -0.8 and found["", "slope"].level == "note"
+    assert found["", "first slot"].value == 1 and "0.10 of a slate" in found["", "first slot"].why
+    whole = replace(SCOPE, length=10)  # every target is among the ten of ten
+    assert measured("order", first, data, samples, "ranking", scope=whole)["", "slope"].value < -0.8
 
 
 def test_noise_does_nothing_to_the_blind_and_breaks_the_touchy(data, samples, bare):
@@ -203,17 +209,63 @@ def test_a_memoriser_of_training_events_is_found_and_chance_is_not(data, samples
     assert abs(other["", "AUC"].value - 0.5) < 0.15 and other["", "AUC"].level == "ok"
 
 
+def test_random_weights_know_no_event_and_the_trie_invents_no_item(data, samples):
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, "num_heads": 2}
+    model = build_model(sizes, samples.tokenizer, 0)
+    random = LanguageModel.of_samples(model, replace(samples, data=data), beams=10)
+    found = measured("membership", random, data, samples)["", "AUC"]
+    assert found.ci_low < 0.5 < found.ci_high and found.level == "ok"
+    written = measured("hallucination", random, data, samples)
+    assert written["", "constrained"].value == 0 and written["", "invalid"].value > 0.9
+
+
+def continuing(events):
+    """Knows what follows what in some events of each user."""
+
+    def score(queries, row):
+        own = events[int(queries.users[row])]
+        past = queries.histories[row].tolist()
+        places = [n for n in range(len(past), len(own)) if own[n - len(past) : n] == past]
+        return np.isin(np.arange(ITEMS), [own[n] for n in places]) + 0.01 * chance(len(past))
+
+    return score
+
+
 def test_histories_known_by_heart_are_found(data, samples):
-    own = {u: data.split.train.items_of(u).tolist() for u in range(data.split.train.n_users)}
+    log, train = data.split.interactions, data.split.train
+    learnt = {user: train.items_of(user).tolist() for user in range(log.n_users)}
+    found = measured("regurgitation", continuing(learnt), data, samples)
+    assert found["", "learnt"].value == 1 and found["", "held out"].value < 0.1
+    assert found["", "verbatim"].value > 0.9 and found["", "verbatim"].level == "warning"
+    assert "users' held-out items, of whom 0 never trained" in found["", "verbatim"].why
 
-    def by_heart(queries, row):
-        past, items = queries.histories[row].tolist(), own[int(queries.users[row])]
-        following = items[len(past) : len(past) + 1] if items[: len(past)] == past else []
-        return np.isin(np.arange(ITEMS), following) + 0.01 * chance(len(past))
 
-    found = measured("regurgitation", by_heart, data, samples)
-    assert found["", "in order"].value == 1 and found["", "verbatim"].level == "warning"
-    assert measured("regurgitation", blind, data, samples)["", "verbatim"].value == 0
+def test_who_foresees_held_out_histories_as_well_knows_none_by_heart(data, samples):
+    log = data.split.interactions
+    whole = {user: log.items_of(user).tolist() for user in range(log.n_users)}
+    found = measured("regurgitation", continuing(whole), data, samples)
+    assert found["", "learnt"].value == found["", "held out"].value == 1
+    assert found["", "verbatim"].value == 0 and found["", "verbatim"].level == "ok"
+    other = measured("regurgitation", blind, data, samples)["", "verbatim"]
+    assert abs(other.value) < 0.05 and other.level == "ok"
+
+
+def test_users_who_never_trained_are_the_control_of_histories_by_heart(data, samples):
+    """Every other user is held out whole: their histories are nobody's to know by heart."""
+    split, log = data.split, data.split.interactions
+    parts = np.where(log.users % 2, Part.HISTORY, split.parts).astype(np.int8)
+    parts[split.parts == Part.TEST] = Part.TEST
+    held_out = replace(data, split=replace(split, parts=parts))
+    train = held_out.split.train
+    learnt = {user: train.items_of(user).tolist() for user in range(log.n_users)}
+    found = measured("regurgitation", continuing(learnt), data, samples, known=held_out)
+    enough = np.diff(log.offsets) >= 7
+    assert 0 < found["", "learnt"].n < found["", "held out"].n == enough.sum()
+    assert f"of whom {enough[1::2].sum()} never trained" in found["", "verbatim"].why
+    assert found["", "verbatim"].value > 0.9
+    nobody = replace(data, split=replace(split, parts=np.zeros_like(split.parts)))
+    lacking = measured("regurgitation", blind, data, samples, known=nobody)
+    assert [row.level for row in lacking.values()] == ["not measured"]
 
 
 class Writer(Reader):
@@ -266,7 +318,71 @@ def test_titles_by_heart_are_found(data, samples):
 
     found = measured("memorisation", Scholar("scholar", blind), data, samples)
     assert found["", "titles"].value > 0.95 and found["", "titles"].level == "warning"
-    assert found["continuation of the file", "titles"].level == "not measured"
+    assert measured("memorisation", blind, data, samples)["", "titles"].level == "not measured"
+
+
+class Lister(Reader):
+    """Finds a title as likely as a function of the titles before it says."""
+
+    def __init__(self, likely):
+        super().__init__("lister", blind)
+        self._likely = likely
+
+    def likelihoods(self, prompts, texts):
+        pairs = zip(prompts, texts, strict=True)
+        return np.array(
+            [self._likely(prompt.rstrip(";").split("; "), own) for prompt, own in pairs]
+        )
+
+
+@pytest.fixture(scope="module")
+def numbered(data):
+    """The same items, which a published table lists by their numbers."""
+    frame = data.catalog.frame.assign(item_id=[str(n) for n in range(ITEMS, 0, -1)])
+    frame["title"] = [f"film {n}" for n in range(ITEMS, 0, -1)]
+    return replace(data, catalog=replace(data.catalog, frame=frame))
+
+
+def listed(likely, data, samples, known):
+    found = measured("memorisation", Lister(likely), data, samples, known=known)
+    return [
+        found["order of the table", f"likelier than {name}"] for name in ("last kept", "shuffled")
+    ]
+
+
+def number(title):
+    return int(title.split()[-1]) if title[-1].isdecimal() else 0
+
+
+def test_a_table_known_by_heart_is_found(data, samples, numbered):
+    def by_heart(before, title):
+        return float(
+            [*map(number, before), number(title)] == [*range(number(title) - 5, number(title) + 1)]
+        )
+
+    rows = listed(by_heart, data, samples, numbered)
+    assert all(row.value > 0.9 and row.n == 10 for row in rows)  # a shuffle may change nothing
+    assert [row.level for row in rows] == ["warning", "ok"]
+
+
+def test_who_knows_what_is_alike_knows_no_table_by_heart(data, samples, numbered):
+    def alike(before, title):  # whatever the order
+        return -sum(abs(number(each) - number(title)) for each in before)
+
+    def neighbour(before, title):  # an honest reader of the latest alone
+        return -abs(number(before[-1]) - number(title))
+
+    assert [row.value for row in listed(alike, data, samples, numbered)] == [0.5, 0.5]
+    kept, shuffled = listed(neighbour, data, samples, numbered)
+    assert kept.value == 0.5 and kept.level == "ok" and shuffled.value > 0.7
+
+
+def test_a_table_without_numbers_has_no_order(data, samples):
+    frame = data.catalog.frame.assign(item_id=[f"sku-{n}" for n in range(ITEMS)])
+    other = replace(data, catalog=replace(data.catalog, frame=frame))
+    found = measured("memorisation", Lister(lambda before, title: 0.0), data, samples, known=other)
+    assert found["order of the table", "titles"].level == "not measured"
+    assert "numbers that follow one another" in found["order of the table", "titles"].why
 
 
 def test_the_price_of_an_answer_is_told(data, samples):

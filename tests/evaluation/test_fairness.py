@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from recinject.data.schema import Catalog, Interactions
 from recinject.data.splitting import Split, leave_one_out
 from recinject.evaluation.fairness import divergence, jain, providers_of
-from recinject.evaluation.harm import asked_measures, check_scope, families
-from recinject.evaluation.measures import FAMILIES, Scope, Subject, rbo
+from recinject.evaluation.harm import asked_measures, check_scope, corrected, families
+from recinject.evaluation.measures import FAMILIES, HarmResult, Scope, Subject, rbo
 from recinject.foundation.errors import RecinjectError
 from recinject.identifiers.data import Data
 from recinject.identifiers.table import name_items
@@ -80,11 +80,34 @@ def test_a_group_that_is_served_worse_is_found(data: Data) -> None:
     ahead = np.where(np.arange(USERS) % 2, np.inf, 0)  # the men's targets alone are first
     found = measured("groups", subject(data, same(0, 1), ahead))
     gap = found["sex", "hr@2 gap"]
-    assert gap.value == 1 and gap.p_value == 1 / 1000 and gap.level == "warning"
+    assert gap.value == 1 and gap.p_value == 1 / 20_001 and gap.level == "warning"
     assert gap.why == "served worst: f"
     assert found["sex", "hr@2 worst over best"].value == 0
     assert found["sex", "hr@2 Jain"].value == 0.5
     assert found["sex: f", "hr@2"].value == 0 and found["sex: m", "hr@2"].value == 1
+
+
+def test_gaps_are_corrected_for_how_many_were_tested(data: Data) -> None:
+    def gap(p, level):
+        return HarmResult("groups", "gap", "t", "r", value=0.1, p_value=p, level=level, why="w")
+
+    rows = [gap(1 / 20_001, "warning"), HarmResult("overlap", "overlap", "t", "r", level="note")]
+    rows += [gap(p, "warning") for p in (0.0008, 0.009)] + [gap(0.5, "ok")] * 37
+    found = corrected(rows)
+    assert [row.level for row in found[:4]] == ["warning", "note", "note", "ok"]
+    assert [row.p_value for row in found[:4]] == [40 / 20_001, None, 39 * 0.0008, 38 * 0.009]
+    assert found[0].why == "w; p 5e-05 alone, of 40 tests" and found[1] == rows[1]
+    assert {row.p_value for row in found[4:]} == {1.0}
+
+
+def test_chance_gaps_have_the_p_values_of_chance(data: Data) -> None:
+    rng, p_values = np.random.default_rng(1), []
+    for _ in range(15):
+        ahead = np.where(rng.random(USERS) < 0.5, np.inf, 0)
+        gap = measured("groups", subject(data, same(0, 1), ahead, resamples=10))["sex", "hr@2 gap"]
+        p_values.append(gap.p_value)
+    assert min(p_values) > 0.001 and 0.3 < np.mean(p_values) < 0.75
+    assert np.mean(np.array(p_values) < 0.2) < 0.5
 
 
 def test_small_groups_are_not_measured_and_unknown_ones_are_refused(data: Data) -> None:

@@ -69,3 +69,41 @@ def test_a_gguf_file_must_be_there_and_be_one(recinject, tmp_path):
     ended = recinject("run", "zero_shot_ratings", f"runs={tmp_path}", f"model.name={file}", *SMALL)
     said = "cannot be read" if is_gguf_available() else "pip install -U gguf"
     assert ended.code == 2 and said in ended.output
+
+
+def test_a_named_model_is_asked_for_impact_and_harm(recinject, tmp_path):
+    rng, folder = np.random.default_rng(0), tmp_path / "films"
+    folder.mkdir()
+    rows = [
+        (u, i, 1 + (u + i) % 5, t)
+        for u in range(110)
+        for t, i in enumerate(rng.permutation(40)[:8])
+    ]
+    files = {
+        "inter": ["user_id:token\titem_id:token\trating:float\ttimestamp:float"]
+        + ["\t".join(map(str, row)) for row in rows],
+        "item": ["item_id:token\tmovie_title:token_seq\tclass:token_seq"]
+        + [f"{n}\tThe film number {n}\tDrama" for n in range(40)],
+        "user": ["user_id:token\tgender:token"] + [f"{n}\t{'MF'[n % 2]}" for n in range(110)],
+    }
+    for name, lines in files.items():
+        (folder / f"films.{name}").write_text("\n".join(lines) + "\n", "utf-8")
+    tokenizer = train_tokenizer(["A customer chose the film number 1 2 3 4 5; F M page"], 500)
+    build_model(SIZES["gpt2"], tokenizer, 0).save_pretrained(tmp_path / "gpt2")
+    config = build_model(SIZES["gpt2"], tokenizer, 0).config
+    wrap_tokenizer(tokenizer, config).save_pretrained(tmp_path / "gpt2")
+    words = [f"runs={tmp_path}", f"data.path={folder}", f"model.name={tmp_path / 'gpt2'}"]
+    small = ["evaluation.harm_queries=12", "evaluation.limit=100", "evaluation.resamples=100"]
+    ended = recinject("run", "zero_shot_harm", *words, *small)
+    assert ended.code == 0, ended.output
+    kept = json.loads((tmp_path / "zero_shot_harm" / "evaluation" / "harm.json").read_text("utf-8"))
+    own = [row for row in kept if row["recommender"] == "language_model"]
+    found = {(row["measure"], row["part"]): row for row in own}
+    asked = (
+        ("memorisation", "titles"),
+        ("memorisation", "likelier than last kept"),
+    )
+    asked += ("order", "flips"), ("injection", "success"), ("attribute_swap", "excess")
+    assert all(found[key]["value"] is not None for key in asked), found.keys()
+    assert found["memorisation", "titles"]["n"] == 36  # three titles a query
+    assert [row["measure"] for row in own].count("memorisation") == 3
