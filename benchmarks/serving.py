@@ -1,6 +1,7 @@
 """Requests a second of the service at 32 clients, decoded together, against one at a time.
 
     python benchmarks/serving.py [--quick] [--run FOLDER] [--size quickstart|small] [--requests N]
+    python benchmarks/serving.py --memory     # of 20,000 requests: at the start and after thirds
 
 Clients in a process of their own ask the service, another process, over HTTP; each sends its next
 request when the last was answered. The model is that of a run, or a T5 of the quickstart's size or
@@ -38,14 +39,14 @@ SIZES = {
 }
 
 
-def make_run(size: str, runs: Path) -> Path:
-    """Make a run whose model was trained for one step."""
-    shop = {"users": 200, "items": 300, "events_per_user": 12}
+def make_run(size: str, runs: Path, log: str | None = None, users: int = 200) -> Path:
+    """Make a run, over a log or a simulated shop, whose model was trained for one step."""
+    shop = {"users": users, "items": 300, "events_per_user": 12}
     run = ri.run(
         "quickstart",
         runs=runs,
         name=size,
-        data={"path": None, "simulator": shop},
+        data={"path": log, "simulator": shop},
         samples={"tasks": {"retrieval": {"history_length": 10}}, "limit": 500},
         model={"config": SIZES[size], "vocab_size": 4000},
         training={"max_steps": 1, "per_device_train_batch_size": 4, "use_cpu": True},
@@ -129,19 +130,44 @@ def bodies_of(run: Path, count: int) -> list[dict[str, Any]]:
     return [{"liked": chance.choice(ids, n, replace=False).tolist(), "k": 10} for n in lengths]
 
 
+def hold(run: Path, count: int, clients: int) -> dict[str, Any]:
+    """Send all requests in thirds; return what memory the service held before and after each."""
+    service, bodies, rows = Served(run, "--queue", "256"), bodies_of(run, count), list[Any]()
+    memory = [service.memory()]
+    for third in np.array_split(np.arange(count), 3):
+        found = asyncio.run(load(service.address, [bodies[n] for n in third], clients))
+        rows.append(found)
+        memory.append(round(service.memory(), 1))
+        print(f"after {third[-1] + 1:,} requests: {memory[-1]} MiB", flush=True)
+    service.stop()
+    result = {"benchmark": "serving", "value": memory[-1], "unit": "MiB", "reference": memory[1]}
+    result |= {"ratio": round(memory[-1] / memory[1], 3), "requests": count, "clients": clients}
+    return {
+        **result,
+        "before_mib": round(memory[0], 1),
+        "after_thirds_mib": memory[1:],
+        "rows": rows,
+    }
+
+
 def main() -> None:
     """Measure, and print one JSON object last."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--run", type=Path, help="a finished run's folder")
     parser.add_argument("--size", choices=SIZES, default="quickstart")
-    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--requests", type=int)
+    parser.add_argument("--memory", action="store_true", help="of one service over many requests")
     parser.add_argument("--clients", type=int, nargs="*", default=[32, 64])
     asked = parser.parse_args()
-    size, count = ("tiny", 96) if asked.quick else (asked.size, asked.requests)
+    usual = 20_000 if asked.memory else 2_000
+    size, count = ("tiny", 96) if asked.quick else (asked.size, asked.requests or usual)
     rows = dict[str, Any]()
     with tempfile.TemporaryDirectory() as folder:
         run = asked.run or make_run(size, Path(folder))
+        if asked.memory:
+            print(json.dumps(hold(run, count, asked.clients[0])))
+            return
         bodies = bodies_of(run, count)
         for name, words in (("together", ()), ("one_at_a_time", ("--batch", "1"))):
             service = Served(run, *words, "--queue", "256")

@@ -74,6 +74,11 @@ class View:
     cold: Integers  # where whole items are held out, those of later parts; nothing elsewhere
 
     @cached_property
+    def warm(self) -> Integers:
+        """The items that are not cold, ascending: those that may be negatives."""
+        return np.delete(np.arange(self.touched.n_items, dtype=np.int32), self.cold)
+
+    @cached_property
     def event_numbers(self) -> Integers:
         """The log's own number of each event in sight, shape (events,)."""
         return np.flatnonzero(self.in_sight).astype(np.int32)
@@ -488,7 +493,7 @@ def draw_negatives(view: View, users: Array, chance: Chance, count: int) -> Inte
         RecinjectError: a user has not left that many items untouched.
     """
     distinct, row_users = np.unique(users, return_inverse=True)
-    warm = np.setdiff1d(np.arange(view.touched.n_items), view.cold)
+    warm = view.warm
     own_users, own = _own_items(view, distinct, warm)
     starts = np.searchsorted(own_users, np.arange(len(distinct) + 1))
     free = len(warm) - np.diff(starts)[row_users]
@@ -501,7 +506,7 @@ def draw_negatives(view: View, users: Array, chance: Chance, count: int) -> Inte
     keys = own_users * (len(warm) + 1) + untouched_before
     wanted = row_users[:, None] * (len(warm) + 1) + ranks
     touched_before = np.searchsorted(keys, wanted, side="right") - starts[row_users][:, None]
-    return warm[ranks + touched_before].astype(np.int32)
+    return warm[ranks + touched_before]
 
 
 def draw_popular(view: View, users: Array, chance: Chance, count: int) -> Ragged:

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from recinject.data.schema import Flags, Floats, Integers
@@ -238,9 +237,10 @@ class _ItemsLeft:
         return np.asarray(counts > gone)
 
 
-def _below(trie: Trie, allowed: Flags) -> NDArray[np.int64]:
+def _below(trie: Trie, allowed: Flags) -> Integers:
     """Count the allowed items at each node or below it; a path ends in -1."""
-    return np.bincount(trie.paths[allowed].ravel() + 1, minlength=len(trie) + 1)[1:]
+    counts = np.bincount(trie.paths[allowed].ravel() + 1, minlength=len(trie) + 1)
+    return counts[1:].astype(np.int32)
 
 
 def _extend(live: _Paths, logits: Tensor, trie: Trie, left: _ItemsLeft, legal: bool) -> _Paths:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from recinject.data.schema import Flags, Integers
+from recinject.data.schema import Integers
 from recinject.foundation.errors import RecinjectError
 from recinject.foundation.ragged import Array, Ragged
 
@@ -30,9 +30,9 @@ class Trie:
     """
 
     tokens: Integers
-    first_child: NDArray[np.int64]
+    first_child: Integers
     items: Integers
-    counts: NDArray[np.int64]
+    counts: Integers
     paths: Integers
 
     def __len__(self) -> int:
@@ -57,45 +57,53 @@ class Trie:
                 f"identifiers: {where} no tokens",
                 hint="give every item of the catalogue a text, e.g. identifiers.kind=number",
             )
-        levels = np.ascontiguousarray(rows.to_grid(-1).T)
-        order = np.lexsort(levels[::-1])
-        ordered = levels[:, order]
-        differs = np.logical_or.accumulate(ordered[:, 1:] != ordered[:, :-1], axis=0)
-        _refuse_prefixes((~differs).sum(0), lengths[order], order)
-        return cls._from_sorted(ordered, differs, order)
+        grid = rows.to_grid(-1)
+        order = np.lexsort(grid.T[::-1]).astype(np.int32)
+        trie = cls._from_sorted(grid, order)
+        trie._refuse_prefixes(lengths, order)
+        return trie
 
     @classmethod
-    def _from_sorted(cls, ordered: Integers, differs: Flags, order: NDArray[np.int64]) -> Trie:
-        is_new = (ordered >= 0) & np.pad(differs, ((0, 0), (1, 0)), constant_values=True)
-        # Level by level: the first node after the root has number 1.
-        numbers = np.cumsum(is_new, dtype=np.int32).reshape(is_new.shape)
-        numbers[ordered < 0] = -1
-        parents = np.concatenate([np.full(is_new[0].sum(), ROOT), numbers[:-1][is_new[1:]]])
-        size = len(parents) + 1
-        first_child = np.ones(size + 1, np.int64)
-        first_child[1:] += np.cumsum(np.bincount(parents, minlength=size))
+    def _from_sorted(cls, grid: Integers, order: Integers) -> Trie:
+        """Number the nodes a level at a time: beside the paths, no array is larger than a level."""
+        paths, is_new = np.empty_like(grid), np.arange(len(order)) == 0
+        nodes, size = np.zeros(len(order), np.int32), 1
+        tokens, counts = [np.full(1, -1, np.int32)], [np.array([len(order)], np.int32)]
+        children = list[Integers]()
+        for level, column in enumerate(grid.T):
+            own = column[order]
+            has_token = own >= 0
+            is_new[1:] |= own[1:] != own[:-1]  # and so it stays on all levels below
+            first, starts = size - len(tokens[-1]), is_new & has_token
+            children.append(_count(nodes[starts] - first, len(tokens[-1])))
+            tokens.append(own[starts])
+            nodes = np.cumsum(starts, dtype=np.int32)
+            counts.append(_count(nodes[has_token] - 1, len(tokens[-1])))
+            nodes += np.int32(size - 1)
+            nodes[~has_token] = -1
+            paths[order, level] = nodes
+            size += len(tokens[-1])
+        first_child = np.ones(size + 1, np.int32)
+        np.cumsum(np.concatenate([*children, 0 * counts[-1]]), out=first_child[1:])
+        first_child[1:] += 1
         items = np.full(size, -1, np.int32)
-        items[numbers.max(0)] = order
-        counts = np.bincount(numbers.ravel() + 1, minlength=size + 1)[1:]
-        counts[ROOT] = len(order)
-        paths = np.empty(numbers.shape[::-1], np.int32)
-        paths[order] = numbers.T
-        return cls(np.append(np.int32(-1), ordered[is_new]), first_child, items, counts, paths)
+        items[paths.max(1)] = np.arange(len(order))
+        return cls(np.concatenate(tokens), first_child, items, np.concatenate(counts), paths)
+
+    def _refuse_prefixes(self, lengths: NDArray[np.int64], order: Integers) -> None:
+        """Refuse sequences that equal or begin another one; in sorted order it is the next one."""
+        clash = np.flatnonzero(self.counts[self.paths.max(1)[order]] > 1)
+        if not clash.size:
+            return
+        first, second = sorted(order[clash[0] : clash[0] + 2].tolist())
+        equal = lengths[first] == lengths[second]
+        how = "have the same tokens" if equal else "are such that one's tokens begin the other's"
+        raise RecinjectError(
+            f"identifiers: items {first} and {second} {how}",
+            hint="choose an identifier that tells all items apart, e.g. identifiers.kind=number; "
+            "sequences must end with the end token",
+        )
 
 
-def _refuse_prefixes(
-    same: NDArray[np.int64], lengths: NDArray[np.int64], order: NDArray[np.int64]
-) -> None:
-    """Refuse sequences that equal or begin the next one in sorted order."""
-    # Where both have ended, padding equals padding: equal rows agree beyond their length.
-    clash = np.flatnonzero(same >= lengths[:-1])
-    if not clash.size:
-        return
-    first, second = sorted((int(order[clash[0]]), int(order[clash[0] + 1])))
-    equal = lengths[clash[0]] == lengths[clash[0] + 1]
-    how = "have the same tokens" if equal else "are such that one's tokens begin the other's"
-    raise RecinjectError(
-        f"identifiers: items {first} and {second} {how}",
-        hint="choose an identifier that tells all items apart, e.g. identifiers.kind=number; "
-        "sequences must end with the end token",
-    )
+def _count(nodes: Integers, size: int) -> Integers:
+    return np.bincount(nodes, minlength=size).astype(np.int32)

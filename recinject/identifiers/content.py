@@ -28,6 +28,7 @@ COLUMNS = ("title", "brand", "category", "categories", "description")
 FILES = (".npy", ".parquet")
 _PLACE = "identifiers.content"
 _AT_ONCE = 512
+_TEXTS_AT_ONCE, _LEARNT_AT_MOST = 50_000, 1_000_000  # what bounds the memory of large catalogues
 _NO_LENGTH = 1e-3
 _LEAST = 1e-6
 
@@ -125,16 +126,20 @@ def _tfidf(texts: Sequence[str], dimensions: int, seed: int) -> Embed:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     words = TfidfVectorizer(sublinear_tf=True, token_pattern=r"\w+", dtype=np.float32)
-    weights = words.fit_transform(texts)
+    weights = words.fit_transform(texts[:: -(-len(texts) // _LEARNT_AT_MOST)])
     if weights.shape[1] <= dimensions:
         return lambda some: np.asarray(words.transform(some).toarray(), np.float32)
     plane = TruncatedSVD(min(dimensions, len(texts)), random_state=seed).fit(weights)
 
     def embed(some: Sequence[str]) -> Vectors:
-        rows = plane.transform(words.transform(some))
-        # What is left of a text whose words are all rare is noise, and must be no direction.
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        return np.asarray(rows / np.maximum(lengths, _NO_LENGTH), np.float32)
+        vectors = np.empty((len(some), plane.n_components), np.float32)
+        for start in range(0, len(some), _TEXTS_AT_ONCE):
+            block = slice(start, start + _TEXTS_AT_ONCE)
+            rows = plane.transform(words.transform(some[block]))
+            # What is left of a text whose words are all rare is noise, and must be no direction.
+            lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+            vectors[block] = rows / np.maximum(lengths, _NO_LENGTH)
+        return vectors
 
     return embed
 
@@ -234,8 +239,10 @@ def read_embeddings(path: Path, item_ids: Sequence[str]) -> Vectors:
             row is a vector of as many finite numbers.
     """
     try:
-        rows = np.load(path) if path.suffix == ".npy" else _in_order(path, item_ids)
-        vectors = np.asarray(rows).astype(np.float32)
+        # Mapped, so that what is not read of a large file takes no memory.
+        is_array = path.suffix == ".npy"
+        rows = np.load(path, mmap_mode="c") if is_array else _in_order(path, item_ids)
+        vectors = np.asarray(rows, np.float32)
     except (*UNREADABLE_ARRAYS, TypeError) as error:
         raise _bad(path, f"cannot be read as vectors ({error})".split("\n")[0]) from error
     if vectors.ndim != 2 or len(vectors) != len(item_ids) or not vectors.shape[1]:

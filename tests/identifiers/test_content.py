@@ -8,6 +8,7 @@ import pytest
 
 from recinject.data.schema import Catalog
 from recinject.foundation.errors import RecinjectError
+from recinject.identifiers import content
 from recinject.identifiers.content import (
     embed_items,
     embedding_key,
@@ -69,6 +70,19 @@ def test_items_alike_in_words_lie_close():
     own = np.arange(60) % 3 == (np.arange(60) % 3)[:, None]
     assert alike[own].min() > alike[~own].max()
     np.testing.assert_array_equal(vectors, embed_items("tfidf", catalog_of(TITLES), 8, 1))
+
+
+def test_a_large_catalogue_is_embedded_in_blocks_to_the_same_bits(monkeypatch):
+    whole = embed_items("tfidf", catalog_of(TITLES), 8, 1)
+    monkeypatch.setattr(content, "_TEXTS_AT_ONCE", 7)
+    np.testing.assert_array_equal(embed_items("tfidf", catalog_of(TITLES), 8, 1), whole)
+
+
+def test_what_a_space_is_learnt_from_is_bounded(monkeypatch):
+    monkeypatch.setattr(content, "_LEARNT_AT_MOST", 20)
+    learnt = embed_items("tfidf", catalog_of(TITLES), 2, 1)
+    some = text_space("tfidf", TITLES[::3], 2, 1)(TITLES)
+    np.testing.assert_array_equal(learnt, some)
 
 
 def test_where_words_are_few_no_decomposition_is_needed():
