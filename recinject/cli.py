@@ -91,7 +91,9 @@ def _do(module: str, verb: str, run: Any, no_wait: bool = False, tells_plan: boo
 
 @app.command()
 def run(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
-    """Run every stage, from the log to the report; finished stages are skipped.
+    """Run every stage, from the log to the report.
+
+    Finished stages are skipped.
 
     Example: `recinject run quickstart name=short training.max_steps=100`
     """
@@ -106,7 +108,9 @@ def new(
     overrides: Overrides = None,
     name: Annotated[str | None, typer.Option(help="Of the recipe and its run")] = None,
 ) -> None:
-    """Look at a log and write a commented recipe for it, with sizes that fit this machine.
+    """Write a commented recipe for a log.
+
+    The log is looked at, and sizes fit it and this machine.
 
     Example: `recinject new log.csv`, then `recinject run log.yaml`
     """
@@ -132,7 +136,9 @@ def compare(
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Set two finished runs side by side: settings that differ, metrics with paired tests.
+    """Set two finished runs side by side, with paired tests.
+
+    Settings that differ are listed, too.
 
     Example: `recinject compare quickstart longer`
     """
@@ -161,7 +167,7 @@ def sweep(
     ] = None,
     no_wait: NoWait = False,
 ) -> None:
-    """Run a recipe with other settings and seeds, and compare them in one table.
+    """Run a recipe with other settings and seeds, in one table.
 
     Example: `recinject sweep quickstart --vary training.learning_rate=1e-3,3e-3 --seeds 1,2,3`
     """
@@ -190,7 +196,9 @@ def build(
         str | None, typer.Option(metavar="I/N", help="Build this part of the shards alone")
     ] = None,
 ) -> None:
-    """Write the samples of every task to disk, as Parquet and, if asked, JSON lines.
+    """Write the samples of every task to disk.
+
+    They are Parquet and, if asked, JSON lines.
 
     Example: `recinject build quickstart samples.jsonl=true samples.workers=2`
 
@@ -210,7 +218,9 @@ def build(
 
 @app.command()
 def gather(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Put together what `build --part` built, as if one machine had built it.
+    """Put together what `build --part` built.
+
+    The result is the same as if one machine had built it.
 
     Example: `recinject gather quickstart`
     """
@@ -221,7 +231,9 @@ def gather(recipe: RecipeName, overrides: Overrides = None) -> None:
 
 @app.command()
 def train(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
-    """Fine-tune the model on the mixture of tasks; resume where it was interrupted.
+    """Fine-tune the model on the mixture of tasks.
+
+    It goes on where it was interrupted.
 
     Example: `accelerate launch -m recinject train quickstart`
     """
@@ -230,7 +242,7 @@ def train(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = Fal
 
 @app.command()
 def evaluate(recipe: RecipeName, overrides: Overrides = None, no_wait: NoWait = False) -> None:
-    """Evaluate the model and the baselines on the same stored queries.
+    """Evaluate the model and the baselines on the same queries.
 
     Example: `recinject evaluate quickstart evaluation.limit=200`
     """
@@ -246,7 +258,9 @@ def report(
     ] = False,
     no_wait: NoWait = False,
 ) -> None:
-    """Write the report, and first run the stages that it still needs: the same as `run`.
+    """Write the report.
+
+    Stages that it still needs are run first: the same as `run`.
 
     Example: `recinject report quickstart --explore`
     """
@@ -303,7 +317,7 @@ def recommend(
     workers: Annotated[int | None, typer.Option(min=1, help="With -o: processes that ask")] = None,
     trust: Trust = False,
 ) -> None:
-    """Recommend items with the model of a finished run, or with a baseline.
+    """Recommend items with a run's model, or with a baseline.
 
     Example: `recinject recommend quickstart --liked "Stillframe Deluxe Padded Tripod" -k 5`
 
@@ -370,7 +384,9 @@ def serve(
     ] = False,
     trust: Trust = False,
 ) -> None:
-    """Answer over HTTP: lists, slates and ratings of finished runs, and a page to look at them.
+    """Answer over HTTP, with a page to look at lists.
+
+    Lists, slates and ratings of finished runs can be asked for.
 
     Example: `recinject serve quickstart --recommender ease`, then open http://127.0.0.1:8000
     """
@@ -421,7 +437,9 @@ def simulate(
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Let the lists of a run's model and baselines become the next log, for some rounds.
+    """Let a run's lists become the next log, for some rounds.
+
+    The lists are those of its model and of its baselines.
 
     Example: `recinject simulate quickstart rounds=5`
     """
@@ -438,7 +456,9 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="Make the repository public")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Upload the files listed")] = False,
 ) -> None:
-    """List the files of a trained model that would be uploaded to a hub; --yes uploads them.
+    """Upload a trained model to a hub.
+
+    Without --yes the files that would be uploaded are listed, and nothing else happens.
 
     Example: `recinject push runs/quickstart me/quickstart-t5 --yes`
     """
@@ -455,7 +475,9 @@ def export(
     ] = None,
     trust: Trust = False,
 ) -> None:
-    """Write a run's model, tree of items and samples as plain files for other programs.
+    """Write a run as plain files for other programs.
+
+    These are the model, the tree of items and the samples.
 
     Example: `recinject export quickstart -o handed_over`
     """
@@ -472,7 +494,7 @@ def preview(
     task: Annotated[str | None, typer.Option(help="Only this task")] = None,
     count: Annotated[int, typer.Option("--count", "-n", min=1, help="Samples of each split")] = 1,
 ) -> None:
-    """Print rendered samples with their token counts; writes nothing.
+    """Print rendered samples with their token counts.
 
     Example: `recinject preview quickstart --task retrieval -n 3`
     """
@@ -486,7 +508,9 @@ def preview(
 
 @app.command()
 def identifiers(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Print the items' identifiers as a tree with titles, and measures of their quality.
+    """Print the items' identifiers as a tree with titles.
+
+    Measures of their quality follow.
 
     Example: `recinject identifiers quickstart identifiers.kind=semantic`
     """
@@ -505,7 +529,9 @@ def check(
     overrides: Overrides = None,
     as_json: Annotated[bool, typer.Option("--json", help="One finding of a log a line")] = False,
 ) -> None:
-    """Check every setting, read the log and render every template; writes nothing.
+    """Check a log, or all that a recipe says, and write nothing.
+
+    Of a recipe every setting is checked, the log read, and every template rendered.
 
     Of a log alone, it prints what was found in it, and ends with 1 if that is an error.
 
@@ -550,7 +576,9 @@ def _reading(overrides: list[str]) -> dict[str, Any]:
 
 @app.command()
 def verify(name: RunName) -> None:
-    """Read every file of a run whole, and compare it with what was written; 1 where one differs.
+    """Compare every file of a run with what was written.
+
+    Files are read whole. The exit status is 1 where one differs.
 
     How long that takes is about what sealing the files cost the run.
 
@@ -594,7 +622,7 @@ def cp(
     name: Annotated[str, typer.Argument(help="A recipe, or a folder of templates: prompts")],
     destination: Annotated[Path, typer.Argument(help="The file or the folder to write")],
 ) -> None:
-    """Copy a recipe or the shipped templates, comments included, in order to change them.
+    """Copy a recipe or the shipped templates, to change them.
 
     Example: `recinject cp quickstart my_recipe.yaml`, or `recinject cp prompts words`
     """
@@ -607,7 +635,9 @@ def cp(
 
 @app.command()
 def doctor() -> None:
-    """Print what this machine has: versions, devices, precision, optional packages.
+    """Print what this machine has, and what is missing.
+
+    Versions, devices, precision and optional packages are listed.
 
     Example: `recinject doctor`
     """
