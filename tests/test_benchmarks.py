@@ -23,7 +23,7 @@ ALONE = [[f"benchmarks/{path.name}"] for path in (ROOT / "benchmarks").glob("[a-
 LONGEST = {words[0]: words[1:] for words in sorted([*ALONE, *TOLD], key=len)}
 
 
-SHORT = ("render_samples", "trie")
+SHORT = ("render_samples",)
 
 
 @pytest.mark.parametrize(
