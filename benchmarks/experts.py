@@ -107,8 +107,7 @@ class Bench:
         mixed, epoch = concatenate_datasets(parts), 0
         while True:
             chosen = epoch
-            lengths = np.array(mixed["length"])[:, None]
-            order = list(LengthBuckets(lengths, self.batch, seed, lambda: chosen))  # noqa: B023
+            order = list(LengthBuckets(list(mixed["length"]), self.batch, seed, lambda: chosen))  # noqa: B023
             for start in range(0, len(order) - self.batch + 1, self.batch):
                 rows = mixed[order[start : start + self.batch]]
                 yield self.collate([dict(zip(rows, row)) for row in zip(*rows.values())])  # noqa: B905

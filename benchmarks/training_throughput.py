@@ -165,7 +165,7 @@ def main() -> None:
     tokens = [encoding.ids[:512] for encoding in tokenizer.encode_batch(prompts)]
     labels = [encoding.ids[:64] for encoding in tokenizer.encode_batch(completions)]
     lengths = np.array([list(map(len, rows)) for rows in (tokens, labels)]).T
-    ours = spread(list(LengthBuckets(lengths, BATCH, 1, lambda: 0)), lengths, steps)
+    ours = spread(list(LengthBuckets(lengths[:, 0].tolist(), BATCH, 1, lambda: 0)), lengths, steps)
     theirs = spread(rng.permutation(len(prompts)).tolist(), lengths, steps)
     size = {**(TINY if quick else SMALL), **SHAPE}
     fast, slow = (build_model(size, tokenizer, 0) for _ in range(2))

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 from transformers import DataCollatorForSeq2Seq, PreTrainedTokenizerFast
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from recinject.foundation.ragged import Ragged
 from recinject.foundation.randomness import derive_rng
@@ -25,8 +26,6 @@ _COLUMNS = ("input_ids", "labels")
 _BESIDE = ("task", "place")
 _PAD_MULTIPLE = 8
 _IGNORED = -100
-_POOL = 400  # how many batches' samples are sorted together
-_GROUPS = (1, 2, 4, 5, 8, 10, 20, 40)  # how many of these batches are sorted by a second length
 
 
 class LengthBuckets(Sampler[int]):
@@ -35,7 +34,7 @@ class LengthBuckets(Sampler[int]):
     A resumed run thus goes on where it was cut off. Samples of like length share a batch.
 
     Args:
-        lengths: as in :func:`order_by_length`; so is the next one.
+        lengths: of the samples.
         batch_size: how many samples one optimizer step reads, over all devices.
         seed: of the order.
         epoch: returns the present epoch, as nobody calls ``set_epoch`` after a resume with several
@@ -43,7 +42,7 @@ class LengthBuckets(Sampler[int]):
     """
 
     def __init__(
-        self, lengths: NDArray[np.int64], batch_size: int, seed: int, epoch: Callable[[], int]
+        self, lengths: Sequence[int], batch_size: int, seed: int, epoch: Callable[[], int]
     ) -> None:
         self._lengths, self._batch_size, self._seed, self._epoch = lengths, batch_size, seed, epoch
 
@@ -52,44 +51,15 @@ class LengthBuckets(Sampler[int]):
 
     def __iter__(self) -> Iterator[int]:
         chance = derive_rng(self._seed, "batches", self._epoch())
-        return iter(order_by_length(self._lengths, self._batch_size, chance).tolist())
+        return iter(order_by_length(self._lengths, self._batch_size, chance))
 
 
 def order_by_length(
-    lengths: NDArray[np.int64], batch_size: int, chance: np.random.Generator
-) -> NDArray[np.int64]:
-    """Return a random order in which samples of like length share a batch, shape (n,).
-
-    Pools of samples are drawn and sorted by length; where a sample has two lengths, groups of
-    batches are sorted by the second, and are as large as pads least. The batches come in random
-    order but for the largest: it is the first, so that a lack of memory shows early.
-
-    Args:
-        lengths: of what is padded for itself, such as prompts and completions, shape (n, 1 or 2).
-        batch_size: how many samples share a batch.
-        chance: of the order.
-    """
-    numbers = np.arange(len(lengths))
-    order = chance.permutation(len(lengths))
-    order = order[np.lexsort((lengths[order, 0], numbers // (batch_size * _POOL)))]
-    if lengths.shape[1] > 1:
-        second = lengths[order, 1]
-        groups = (numbers // (batch_size * batches) for batches in _GROUPS)
-        orders = [order[np.lexsort((second, group))] for group in groups]
-        order = min(orders, key=lambda found: _padded_tokens(lengths[found], batch_size).sum())
-    turns = chance.permutation(len(order) // batch_size)
-    batches = order[: len(turns) * batch_size].reshape(-1, batch_size)[turns]
-    if len(turns):
-        largest = int(_padded_tokens(lengths[batches.ravel()], batch_size).argmax())
-        batches[[0, largest]] = batches[[largest, 0]]
-    return np.concatenate([batches.ravel(), order[batches.size :]])
-
-
-def _padded_tokens(lengths: NDArray[np.int64], batch_size: int) -> NDArray[np.int64]:
-    """Return how many tokens each whole batch takes a sample, padding included."""
-    batches = lengths[: len(lengths) // batch_size * batch_size]
-    longest = batches.reshape(-1, batch_size, lengths.shape[1]).max(1, initial=0)
-    return np.asarray(longest.sum(1))
+    lengths: Sequence[int], batch_size: int, chance: np.random.Generator
+) -> list[int]:
+    """Return a random order in which samples of like length share a batch."""
+    generator = torch.Generator().manual_seed(int(chance.integers(2**62)))
+    return list(get_length_grouped_indices(lengths, batch_size, generator=generator))
 
 
 def order_by_phase(
@@ -103,12 +73,12 @@ def order_by_phase(
 ) -> NDArray[np.int64]:
     """Order the samples of a whole training by phase, those of a batch of like length.
 
-    The arguments are those of :func:`~recinject.samples.mixture.draw_phases`, and ``lengths`` as in
-    :func:`order_by_length`. Returns indices of samples, shape (steps * batch_size,).
+    The arguments are those of :func:`~recinject.samples.mixture.draw_phases`; ``lengths`` are the
+    tokens of each sample's prompt. Returns indices of samples, shape (steps * batch_size,).
     """
     chosen = draw_phases(tasks, names, phases, steps, batch_size, seed)
     ordered = [
-        rows[order_by_length(lengths[rows], batch_size, derive_rng(seed, "phase", number))]
+        rows[order_by_length(lengths[rows].tolist(), batch_size, derive_rng(seed, "phase", number))]
         for number, rows in enumerate(chosen)
         if len(rows)
     ]

@@ -19,8 +19,6 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from datasets import Dataset
-from numpy.typing import NDArray
-from pyarrow.compute import list_value_length
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
@@ -49,7 +47,6 @@ from recinject.training.blockwise import BlockwiseSoftmax
 from recinject.training.optimizers import log_entries
 
 _IGNORED, _CUTOFF = -100, 10
-_ROWS = 100_000  # how many samples' labels are counted at once
 Measure: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -550,23 +547,16 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
         if not self._phases and self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
-        lengths = self._lengths()
+        lengths = list(self.train_dataset[self.args.length_column_name])
         batch_size, seed = samples_a_step(self.args), self.args.seed
         if not self._phases:
             return LengthBuckets(lengths, batch_size, seed, self._present_epoch)
         tasks, names = np.asarray(self.train_dataset["task"], np.int64), self._task_names
         steps, phases = self.args.max_steps, self._phases
-        return order_by_phase(tasks, names, lengths, phases, steps, batch_size, seed).tolist()
-
-    def _lengths(self) -> NDArray[np.int64]:
-        """Return how long each training sample is in what is padded for itself, (n, 1 or 2)."""
-        columns = [np.asarray(self.train_dataset[self.args.length_column_name], np.int64)]
-        rates = isinstance(self.model, RatingModel)
-        if without_wrapper(self.model).config.is_encoder_decoder and not rates:
-            labels = self.train_dataset.select_columns(["labels"]).with_format("arrow")
-            parts = [list_value_length(part["labels"]) for part in labels.iter(_ROWS)]
-            columns.append(np.concatenate([part.to_numpy() for part in parts]))
-        return np.column_stack(columns)
+        order = order_by_phase(
+            tasks, names, np.asarray(lengths, np.int64), phases, steps, batch_size, seed
+        )
+        return order.tolist()
 
 
 def _share_out_weights(trainer: Trainer) -> None:

@@ -1,25 +1,18 @@
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from recinject.models.building import wrap_tokenizer
 from recinject.samples.mixture import Phase, share_out
-from recinject.training.batches import (
-    LengthBuckets,
-    make_collator,
-    order_by_length,
-    order_by_phase,
-)
+from recinject.training.batches import LengthBuckets, make_collator, order_by_phase
 
 SIZES = st.dictionaries(st.sampled_from("abcd"), st.integers(1, 50), min_size=1)
-LENGTHS = np.random.default_rng(0).integers(20, 400, (4000, 1))
-BOTH = np.column_stack([LENGTHS[:, 0], np.random.default_rng(1).geometric(0.1, 4000)])
+LENGTHS = np.random.default_rng(0).integers(20, 400, 4000).tolist()
 
 
-def padding(order, lengths=LENGTHS, batch_size=16):
-    batches = lengths[np.array(order)].reshape(-1, batch_size, lengths.shape[1])
+def padding(order, batch_size=16):
+    batches = np.array(LENGTHS)[np.array(order)].reshape(-1, batch_size)
     return 1 - batches.sum() / (batches.max(1) * batch_size).sum()
 
 
@@ -27,28 +20,6 @@ def test_buckets_waste_little_on_padding():
     order = list(LengthBuckets(LENGTHS, 16, seed=1, epoch=lambda: 0))
     assert sorted(order) == list(range(4000))
     assert padding(order) < 0.03 < 0.3 < padding(range(4000))
-
-
-def test_completions_of_like_length_share_a_batch_too():
-    order = list(LengthBuckets(BOTH, 16, seed=1, epoch=lambda: 0))
-    one_sided = list(LengthBuckets(BOTH[:, :1], 16, seed=1, epoch=lambda: 0))
-    assert sorted(order) == list(range(4000))
-    assert padding(order, BOTH) < 0.8 * padding(one_sided, BOTH)
-    prompts, completions = BOTH[:, :1], BOTH[:, 1:]
-    assert padding(order, prompts) < 0.1
-    assert padding(order, completions) < 0.6 * padding(one_sided, completions)
-
-
-@pytest.mark.parametrize("lengths", [LENGTHS, BOTH])
-@pytest.mark.parametrize(("count", "batch_size"), [(4000, 16), (4000, 13), (5, 13), (1, 1), (0, 4)])
-def test_batches_are_shuffled_but_the_largest_comes_first(lengths, count, batch_size):
-    chance = np.random.default_rng(3)
-    order = order_by_length(lengths[:count], batch_size, chance)
-    assert sorted(order.tolist()) == list(range(count))
-    whole = order[: count // batch_size * batch_size].reshape(-1, batch_size)
-    sizes = lengths[whole].max(1, initial=0).sum(1)
-    if len(sizes) > 1:
-        assert sizes[0] == sizes.max() and np.abs(np.corrcoef(sizes[:-1], sizes[1:])[0, 1]) < 0.3
 
 
 def test_the_order_is_of_seed_and_epoch_alone():
@@ -79,7 +50,7 @@ def test_phases_follow_one_another_and_no_row_comes_twice_more_than_another(
 ):
     names = sorted(sizes)
     tasks = np.repeat(np.arange(len(names)), [sizes[name] for name in names])
-    lengths = (np.arange(len(tasks)) * 37 % 90 + 1)[:, None]
+    lengths = np.arange(len(tasks)) * 37 % 90 + 1
     phases = [Phase(1, {names[-1]: 1.0}), Phase(2, dict.fromkeys(names, 1.0))]
     order = order_by_phase(tasks, names, lengths, phases, steps, batch_size, seed)
     again = order_by_phase(tasks, names, lengths, phases, steps, batch_size, seed)
