@@ -51,7 +51,8 @@ def test_a_recipe_that_reads_text_shows_titles_in_every_history(name):
         if name == "baselines" or (name == "quickstart" and task.name in ("retrieval", "ranking")):
             continue  # no model reads them, or the shop has two minutes
         found = load_templates(task.name, task.slots, samples.prompts, samples.phrases)
-        assert re.search(r"\b(item|title)\b", found.phrases["history"]), task.name
+        names = ["item", "title", *["identifier"] * (load_recipe(name).identifiers.kind == "title")]
+        assert re.search(rf"\b({'|'.join(names)})\b", found.phrases["history"]), task.name
 
 
 # Where a hub's weights are not at hand, a model of the same kind binds LoRA's targets as well.
