@@ -19,7 +19,6 @@ from recinject.foundation.ragged import Ragged
 from recinject.foundation.settings import MOST
 from recinject.recommenders.baselines import item_counts
 from recinject.recommenders.protocol import ItemScorer, Queries
-from recinject.training.blockwise import cross_entropies
 from recinject.training.networks import (
     Dropout,
     FitSettings,
@@ -30,6 +29,8 @@ from recinject.training.networks import (
     fit_network,
     global_chance,
 )
+
+_LOGITS = 2**19  # about how many are in memory at once: as many as fit the processor's cache
 
 
 class SequenceModule(nn.Module):
@@ -217,8 +218,37 @@ def _is_last(sequences: Tensor) -> Tensor:
 
 
 def cross_entropy(states: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean cross-entropy of ``states @ weights.T``."""
-    return cross_entropies(states, weights, targets, len(states)).sum()
+    """Return the mean cross-entropy of ``states @ weights.T``, a few rows at a time."""
+    loss: Tensor = _CrossEntropy.apply(states, weights, targets)  # type: ignore[no-untyped-call]
+    return loss
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, weights: Tensor, targets: Tensor) -> Tensor:
+        loss, rows = states.new_zeros(()), max(32, _LOGITS // len(weights))
+        for_states, for_weights = torch.empty_like(states), torch.zeros_like(weights)
+        blocks = (torch.split(whole, rows) for whole in (states, targets, for_states))
+        for some, wanted, gradient in zip(*blocks, strict=True):
+            logits = some @ weights.T
+            highest, column = logits.amax(1, keepdim=True), wanted[:, None]
+            right = logits.gather(1, column) - highest
+            probabilities = logits.sub_(highest).exp_()
+            sums = probabilities.sum(1, keepdim=True)
+            loss += (sums.log() - right).sum()
+            # Dividing the products, which are narrow, is cheaper than dividing the probabilities.
+            torch.mm(probabilities, weights, out=gradient)
+            gradient.div_(sums)
+            for_weights.addmm_(probabilities.T, some / sums)
+        for_states -= weights[targets]
+        for_weights.index_add_(0, targets, states, alpha=-1)
+        ctx.save_for_backward(for_states / len(states), for_weights / len(states))
+        return loss / len(states)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+        for_states, for_weights = ctx.saved_tensors
+        return for_states * gradients[0], for_weights * gradients[0], None
 
 
 _CUTOFF, _LEAST = 10, 1e-6

@@ -1,11 +1,11 @@
-"""The loss over a vocabulary at the positions that have labels, a block of them at a time."""
+"""The softmax over a large vocabulary, a block of positions at a time, to the same loss."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from typing import Any, TypeAlias, cast
+from typing import TypeAlias
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -14,79 +14,8 @@ from torch.utils.checkpoint import checkpoint
 FULL_SOFTMAX_TOKENS = 50_000
 """The largest vocabulary whose logits are held for a whole batch."""
 _LOGITS_AT_ONCE = 1 << 26  # 256 MB in single precision
-_CACHED_LOGITS = 1 << 19  # about as many as fit the processor's cache
 _IGNORED = -100
 Head: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
-
-
-def cross_entropies(
-    states: torch.Tensor, weights: torch.Tensor, targets: torch.Tensor, divisor: float = 1.0
-) -> torch.Tensor:
-    """Return the cross-entropy of each row of ``states @ weights.T``, over a divisor: (n,).
-
-    Gradients are computed beside the losses, a few rows at a time: no logits are kept, and none
-    computed twice, unless the losses are weighed differently later.
-
-    Args:
-        states: shape (n, width).
-        weights: of the tokens, shape (vocabulary, width).
-        targets: the token of each row, shape (n,).
-        divisor: of all losses.
-    """
-    if not torch.is_grad_enabled():
-        states, weights = states.detach(), weights.detach()
-    losses: torch.Tensor = _CrossEntropies.apply(states, weights, targets, divisor)  # type: ignore[no-untyped-call]
-    return losses
-
-
-class _CrossEntropies(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, states: torch.Tensor, weights: torch.Tensor, targets: torch.Tensor, divisor: float
-    ) -> torch.Tensor:
-        tokens, width = weights.shape
-        moves_states, moves_weights = ctx.needs_input_grad[:2]
-        losses, for_states = states.new_empty(len(states)), torch.empty_like(states)
-        for_weights = torch.zeros_like(weights) if moves_weights else None
-        rows = max(32, width // 4, _CACHED_LOGITS // tokens)
-        blocks = (torch.split(whole, rows) for whole in (states, targets, losses, for_states))
-        for some, wanted, lost, gradient in zip(*blocks, strict=True):
-            logits = some @ weights.T
-            highest, column = logits.amax(1, keepdim=True), wanted[:, None]
-            right = logits.gather(1, column) - highest
-            probabilities = logits.sub_(highest).exp_()
-            sums = probabilities.sum(1, keepdim=True)
-            lost.copy_((sums.log() - right)[:, 0])
-            # Dividing the products, which are narrow, is cheaper than dividing the probabilities.
-            if moves_states:
-                torch.mm(probabilities, weights, out=gradient)
-                gradient.div_(sums)
-            if for_weights is not None:
-                for_weights.addmm_(probabilities.T, some / sums)
-        if moves_states:
-            for_states.sub_(weights[targets]).div_(divisor)
-        if for_weights is not None:
-            for_weights.index_add_(0, targets, states, alpha=-1).div_(divisor)
-        ctx.save_for_backward(states, weights, targets, for_states, for_weights)
-        ctx.divisor = divisor
-        return losses.div_(divisor)
-
-    @staticmethod
-    def backward(
-        ctx: Any, *gradients: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
-        (given,) = gradients
-        states, weights, targets, for_states, for_weights = ctx.saved_tensors
-        if for_weights is None:
-            return for_states * given[:, None], None, None, None
-        if (given == given[0]).all():
-            # In place: there may be as many weights as memory holds.
-            return for_states.mul_(given[0]), for_weights.mul_(given[0]), None, None
-        with torch.enable_grad():
-            own = weights.detach().requires_grad_()
-            losses = cross_entropy(states.detach() @ own.T, targets, reduction="none")
-        (for_weights,) = torch.autograd.grad(losses, own, given / ctx.divisor)
-        return for_states * given[:, None], for_weights, None, None
 
 
 def blockwise_losses(
@@ -134,8 +63,6 @@ def _block_losses(
 class BlockwiseSoftmax:
     """A model whose forward gives the states before its head while :meth:`deferred` is entered.
 
-    The head then computes logits where labels are, and nowhere else.
-
     Args:
         model: with an output layer that gives its logits as they are, see :meth:`suits`.
         smoothing: as in :func:`blockwise_losses`.
@@ -152,22 +79,14 @@ class BlockwiseSoftmax:
         self._vocabulary = vocabulary_of(model)
         self._smoothing, self._autocast = smoothing, autocast
         self._forward: Head = self._head.forward
-        self._is_matrix = _is_matrix(self._head)
 
     @staticmethod
-    def suits(model: torch.nn.Module, smoothing: float = 0.0, device: str = "cpu") -> bool:
-        """Whether nothing stands between head and logits, and it pays.
-
-        It does where there are many tokens; and on a CPU, which need not wait to be told how many
-        labels there are, if the head is a bare matrix.
-        """
+    def suits(model: torch.nn.Module) -> bool:
+        """Whether a model has so many tokens that it pays, and nothing between head and logits."""
         config = model.config
         scales = ("final_logit_softcapping", "logit_scale", "logits_scaling")
-        if any(getattr(config, name, None) for name in scales):
-            return False
-        head = model.get_output_embeddings()  # type: ignore[operator]
-        pays = device == "cpu" and not smoothing and _is_matrix(head)
-        return pays or vocabulary_of(model) > FULL_SOFTMAX_TOKENS
+        bare = not any(getattr(config, name, None) for name in scales)
+        return bare and vocabulary_of(model) > FULL_SOFTMAX_TOKENS
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -190,30 +109,9 @@ class BlockwiseSoftmax:
     def losses(self, states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Measure what :meth:`deferred` let pass, as ``token_losses`` measures logits."""
         with self._autocast():
-            mixed = torch.is_autocast_enabled(states.device.type)
-            # Small blocks suit a processor's cache, and leave a GPU idle.
-            plain = self._is_matrix and not mixed and states.device.type == "cpu"
-            if self._smoothing or not plain:
-                return blockwise_losses(
-                    self._forward, states, labels, self._smoothing, vocabulary=self._vocabulary
-                )
-            known = labels != _IGNORED
-            losses = torch.zeros(labels.shape, dtype=states.dtype, device=states.device)
-            if not known.any():
-                return losses
-            found = cross_entropies(
-                states[known], cast(torch.Tensor, self._head.weight), labels[known]
+            return blockwise_losses(
+                self._forward, states, labels, self._smoothing, vocabulary=self._vocabulary
             )
-            return losses.masked_scatter(known, found)
-
-
-def _is_matrix(head: torch.nn.Module | None) -> bool:
-    """Whether a head is a matrix alone, with no bias, adapter or other forward."""
-    return (
-        type(head) is torch.nn.Linear
-        and getattr(head, "bias", None) is None
-        and "forward" not in vars(head)
-    )
 
 
 def vocabulary_of(model: torch.nn.Module) -> int:

@@ -467,8 +467,7 @@ class TokenTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped he
         # Of shares of a head no block can be computed, and a teacher's labels need all logits.
         whole = not (self.is_fsdp_enabled or self.is_deepspeed_enabled or soft_labels)
         inner = without_wrapper(model)
-        suits = partial(BlockwiseSoftmax.suits, inner, smoothing, self.args.device.type)
-        if whole and not isinstance(model, RatingModel) and suits():
+        if whole and not isinstance(model, RatingModel) and BlockwiseSoftmax.suits(inner):
             self._softmax = BlockwiseSoftmax(inner, smoothing, self.accelerator.autocast)
         _share_out_weights(self)  # before the Trainer has accelerate do it
 
