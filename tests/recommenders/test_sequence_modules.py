@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy as torch_cross_entropy
 
+from recinject.recommenders import sequence
 from recinject.recommenders.sequence import (
     BERT4RecModule,
     BinarySASRecModule,
@@ -12,7 +13,6 @@ from recinject.recommenders.sequence import (
     cross_entropy,
     pack,
 )
-from recinject.training import blockwise
 
 N_ITEMS, LONGEST = 20, 6
 KINDS = [SASRecModule, BinarySASRecModule, BERT4RecModule]
@@ -174,7 +174,7 @@ def test_gradients_reach_every_parameter(kind):
 
 @pytest.mark.parametrize("block", [1, 2**19])
 def test_cross_entropy_and_its_gradients_equal_torchs(monkeypatch, block):
-    monkeypatch.setattr(blockwise, "_CACHED_LOGITS", block)
+    monkeypatch.setattr(sequence, "_LOGITS", block)
     rng = torch.Generator().manual_seed(0)
     states = torch.randn(70, 5, generator=rng, dtype=torch.float64) * 30
     weights = torch.randn(11, 5, generator=rng, dtype=torch.float64)
