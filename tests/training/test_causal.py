@@ -113,10 +113,9 @@ def test_how_a_batch_is_cut_up_changes_nothing(make, samples, tokenizer, setting
         folder = tmp_path / f"{batch}x{parts}"
         own |= {"save_strategy": "no", "max_steps": 4}
         logs.append(train(model, tokenizer, samples, settings | own, folder))
-    assert {"loss/first", "loss/second"} <= set().union(*logs[0])
     for log in logs[1:]:
         for entry, same in zip(logs[0], log, strict=True):
-            for name in entry.keys() & {"loss", "grad_norm", "loss/first", "loss/second"}:
+            for name in ("loss", "grad_norm", "loss/first", "loss/second"):
                 assert entry[name] == pytest.approx(same[name], abs=1e-4)
 
 
