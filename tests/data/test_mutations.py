@@ -20,7 +20,7 @@ from recinject.data.readers import read_log
 from recinject.data.schema import Log
 from recinject.foundation.errors import RecinjectError
 
-MUTATIONS = int(os.environ.get("RECINJECT_MUTATIONS", "20"))
+MUTATIONS = int(os.environ.get("RECINJECT_MUTATIONS", "40"))
 SEPARATORS = [b"\t", b",", b"|", b"::", b":", b";", b"\n", b"\r", b'"', b"'", b" ", b"\0"]
 SPLICES = [b"\0", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\\ud83d", b"1e999", b"-", b"NaN"]
 SPLICES += [b"9" * 400, b"9" * 5000, b"null", b"{", b"[", b"}", b"\xe2\x80\xa8", b"\x1f", b"1e300"]
