@@ -100,7 +100,9 @@ def _draw_metric(axes: Axes, rows: Sequence[MetricResult], models: Sequence[str]
         axes.annotate(text, spot, va="center", color=INK, fontweight=weight)
     axes.set_xlim(0, 1.2 * reach)
     axes.invert_yaxis()
-    finish(axes, directed(rows[0].metric))
+    finish(axes, metric_label(rows[0].metric))
+    if lower_is_better(rows[0].metric):  # in the title it would be cut off
+        axes.set_xlabel("lower is better", loc="left", color=QUIET, fontsize=9)
 
 
 def directed(metric: str) -> str:

@@ -138,3 +138,17 @@ def test_a_long_title_of_harm_is_within_its_figure():
     figure.draw_without_rendering()
     ends = figure._suptitle.get_window_extent()
     assert ends.x0 >= 0 and ends.x1 <= figure.bbox.width
+
+
+@pytest.mark.parametrize("metric", ["hr@10", "ece_first", "rmse", "mae"])
+def test_what_a_panel_measures_is_within_its_figure(metric: str) -> None:
+    names = ("oracle", "language_model", "language_model_shuffled")
+    rows = [MetricResult("rating", name, metric, 1.0, 0.9, 1.1, 10) for name in names]
+    figure = metric_figure([rows])
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    said = [axes.title, axes._left_title, axes._right_title, axes.xaxis.label]
+    assert any(each.get_text() for each in said)
+    for each in said:
+        ends = each.get_window_extent()
+        assert ends.x0 >= 0 and ends.x1 <= figure.bbox.width, each.get_text()
