@@ -67,7 +67,9 @@ def test_a_plot_shows_one_metric_or_all_of_a_task(result: Result) -> None:
     (axes,) = result.plot("retrieval", "ndcg@10").axes
     assert axes.get_title("left") == "NDCG@10"
     assert [each.get_title("left") for each in result.plot().axes] == ["HR@10", "NDCG@10"]
-    assert result.plot("rating").axes[0].get_title("left") == "RMSE (lower is better)"
+    (rmse,) = result.plot("rating").axes[:1]
+    assert (rmse.get_title("left"), rmse.get_xlabel()) == ("RMSE", "lower is better")
+    assert axes.get_xlabel() == ""
     assert result.plot("rating")._repr_png_().startswith(b"\x89PNG")
     with pytest.raises(RecinjectError, match="'retreival'"):
         result.plot("retreival")
